@@ -1,0 +1,33 @@
+"""Group-relative advantages, on numpy arrays: pure, no torch.
+
+A_i = (R_i - mean of the group) / std of the group (arXiv 2511.20347, after GRPO); the std is the
+population's (divide by G). A response without a verdict is masked: it counts in neither mean nor
+std, and its advantage is 0. A group whose rewards are all equal gives 0 everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+STD_FLOOR = 1e-6
+"""Rewards that differ by less are equal: their std is rounding, and dividing by it amplifies it."""
+
+
+def group_advantages(
+    rewards_G: np.ndarray, valid_G: np.ndarray, std: Literal["group", "none"] = "group"
+) -> np.ndarray:
+    """Return advantages [G] float32 for the rewards [G] of one prompt's responses.
+
+    `valid_G` is False where a verifier gave no verdict. `std="none"` only subtracts the mean.
+    """
+    out = np.zeros(len(rewards_G), dtype=np.float32)
+    if valid_G.sum() < 2:
+        return out
+    kept = rewards_G[valid_G].astype(np.float64)
+    deviation = kept.std()
+    if deviation < STD_FLOOR:
+        return out
+    out[valid_G] = (kept - kept.mean()) / (deviation if std == "group" else 1.0)
+    return out

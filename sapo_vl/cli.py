@@ -1,0 +1,203 @@
+"""The command line: `sapo-vl COMMAND`. Light: heavy imports follow once the arguments are right.
+
+Exit codes: 0 done, 2 the user's mistake (one line says which), 130 or 143 left by a signal after a
+checkpoint, 1 a crash of ours with its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sapo_vl import config as configs
+from sapo_vl.errors import ConfigError, UserError, nearest
+from sapo_vl.machine import prepare_environment
+
+MAIN_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train" / "main.yaml"
+EVAL_CONFIG = MAIN_CONFIG.parents[1] / "eval" / "synthetic.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"sapo-vl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sapo-vl", description="RL fine-tuning of vision-language models with SAPO."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    train = commands.add_parser("train", help="warm up, train with SAPO, evaluate before and after")
+    _add_config(train)
+    train.add_argument("--resume", action="store_true", help="continue the run in run.dir")
+    train.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the plan, train nothing"
+    )
+    train.set_defaults(run=_train)
+
+    sft = commands.add_parser("sft", help="supervised warm-up alone, into RUN/warmup/final")
+    _add_config(sft)
+    sft.add_argument("--resume", action="store_true", help="continue the run in run.dir")
+    sft.set_defaults(run=_sft)
+
+    evaluate = commands.add_parser("evaluate", help="held-out accuracy of a model folder")
+    evaluate.add_argument("--model", required=True, help="model folder or hub id")
+    evaluate.add_argument("--out", type=Path, help="folder for responses and summary.json")
+    _add_config(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    prepare = commands.add_parser("prepare", help="turn a data set into training records")
+    prepare.add_argument("name", help="synthetic, mathvision, or my/source.py:rows")
+    prepare.add_argument("--out", type=Path, required=True, help="folder to write")
+    prepare.add_argument("--source", help="original files, or a hub id")
+    prepare.add_argument("--holdout", type=float, default=0.15, help="share of held-out pictures")
+    prepare.add_argument("--limit", type=int, help="read at most so many records")
+    prepare.add_argument("--seed", type=int, default=0, help="synthetic: of the drawing")
+    prepare.add_argument("--count", type=int, default=10_000, help="synthetic: training records")
+    prepare.add_argument("--test-count", type=int, default=480, help="synthetic: held-out records")
+    prepare.add_argument("--teacher", default="weak", help="synthetic: weak or exact solutions")
+    prepare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    prepare.set_defaults(run=_prepare)
+
+    tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
+    tiny.add_argument("out", type=Path)
+    tiny.add_argument("--seed", type=int, default=0)
+    tiny.add_argument("--experts", type=int, default=0, help="> 0: a mixture of so many experts")
+    tiny.set_defaults(run=_init_tiny)
+
+    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
+    export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--checkpoint", help="e.g. step_000020; default: the newest")
+    export.set_defaults(run=_export)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a mistake, with the nearest known command or option."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        known = [option for action in self._actions for option in action.option_strings]
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                known.extend(action.choices)
+                if "invalid choice" in message:
+                    message = "unknown command" + message.split("invalid choice:")[1].split("(")[0]
+        wrong = message.split()[-1].strip("'")
+        print(f"{self.prog}: {message.strip()}{nearest(wrong, known)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML file (default: configs/train/main.yaml)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted, e.g. sapo.tau_neg=1.1"
+    )
+
+
+def _load(arguments: argparse.Namespace, default: Path) -> configs.Config:
+    return configs.load(arguments.config or default, arguments.overrides)
+
+
+def _load_run(arguments: argparse.Namespace) -> configs.Config:
+    """Resolve the configuration; a resumed run starts from its own saved one."""
+    if not arguments.resume:
+        return _load(arguments, MAIN_CONFIG)
+    directory = configs.load(arguments.config or MAIN_CONFIG, arguments.overrides).run.dir
+    saved = directory / "config.yaml"
+    if not saved.exists():
+        raise ConfigError(f"run.dir={directory} holds no run to resume")
+    return configs.load(saved, arguments.overrides)
+
+
+def _leaving(action: Callable[[], None]) -> None:
+    """Run `action`; when a signal ends it, exit with the shell's code for that signal."""
+    from sapo_vl.run import Interrupted
+
+    try:
+        action()
+    except Interrupted as stop:
+        print(f"sapo-vl: stopped by {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    config = _load_run(arguments)
+    prepare_environment()
+    if arguments.dry_run:
+        from sapo_vl import dryrun
+
+        dryrun.show(config)
+        return
+    from sapo_vl import train
+
+    _leaving(lambda: train.main(config, resume=arguments.resume))
+
+
+def _sft(arguments: argparse.Namespace) -> None:
+    config = _load_run(arguments)
+    if config.sft.steps == 0:
+        raise ConfigError("sft.steps=0: name the number of warm-up steps")
+    prepare_environment()
+    from sapo_vl import train
+
+    _leaving(lambda: train.warm_up_only(config, resume=arguments.resume))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    config = _load(arguments, EVAL_CONFIG)
+    config.model.path = arguments.model
+    prepare_environment()
+    from sapo_vl import evaluate_model
+
+    _leaving(lambda: evaluate_model.main(config, arguments.out))
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from sapo_vl.data.prepare import prepare
+
+    report = prepare(
+        arguments.name,
+        out=arguments.out,
+        source=arguments.source,
+        holdout=arguments.holdout,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        count=arguments.count,
+        test_count=arguments.test_count,
+        teacher=arguments.teacher,
+        overwrite=arguments.overwrite,
+    )
+    print(report.table())
+
+
+def _init_tiny(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    from sapo_vl import tiny
+    from sapo_vl.data import synthetic
+    from sapo_vl.stages import TOKENIZER_TEXTS
+
+    corpus = synthetic.corpus(arguments.seed, TOKENIZER_TEXTS)
+    tiny.build(arguments.out, corpus=corpus, seed=arguments.seed, experts=arguments.experts)
+    print(f"wrote {arguments.out}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    from sapo_vl import export
+
+    export.main(arguments.run_dir, arguments.out, arguments.checkpoint)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Rollout batches: sample, grade, advantages; cut into mini-batches; keep and restore.
+
+A rollout batch is a list of RolloutGroup, whole groups on one rank.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sapo_vl.advantages import group_advantages
+from sapo_vl.config import Config
+from sapo_vl.evaluate import problem_seed
+from sapo_vl.generator import Generator, Sampling
+from sapo_vl.packing import TrainRow
+from sapo_vl.prompts import PromptRenderer
+from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.schema import RolloutGroup, Sample
+
+
+def collect(
+    generator: Generator,
+    renderer: PromptRenderer,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    config: Config,
+    step: int,
+) -> list[RolloutGroup]:
+    """Sample G responses for each sample, grade them and compute group advantages.
+
+    Seeds come from (run seed, step, record id): the same step gives the same rollouts again.
+    """
+    options = config.rollout
+    prompts = renderer.render(samples)
+    seeds = [problem_seed(config.run.seed, f"{step}:{sample.id}") for sample in samples]
+    sampling = Sampling(options.group_size, options.temperature, options.max_new_tokens)
+    completions = generator.generate(prompts, sampling, seeds)
+    pairs = [(s, c.text) for s, cs in zip(samples, completions, strict=True) for c in cs]
+    rewards = rubric.grade(pairs)
+    groups = []
+    for i, (prompt, own) in enumerate(zip(prompts, completions, strict=True)):
+        graded = rewards[i * options.group_size : (i + 1) * options.group_size]
+        advantages = group_advantages(
+            np.array([r.value for r in graded]),
+            np.array([r.valid for r in graded]),
+            config.sapo.advantage_std,
+        )
+        groups.append(RolloutGroup(prompt, own, graded, advantages))
+    return groups
+
+
+def mini_batches(groups: Sequence[RolloutGroup], count: int) -> list[list[TrainRow]]:
+    """Return `count` lists of rows, of the groups that carry a gradient, dealt out in turn.
+
+    A group whose advantages are all 0 is left out, and so is a response without a verdict. A list
+    that would be empty holds one row that does not count, so that this rank still takes part.
+    """
+    kept = [group for group in groups if np.any(group.advantages)]
+    parts = [
+        [row for group in kept[part::count] for row in group_rows(group)] for part in range(count)
+    ]
+    spare = replace(group_rows(groups[0], all_rows=True)[0], counts=False, advantage=0.0)
+    return [part or [spare] for part in parts]
+
+
+def group_rows(group: RolloutGroup, *, all_rows: bool = False) -> list[TrainRow]:
+    """Return a row per judged response (or per response)."""
+    old = _old_logprobs(group)
+    return [
+        TrainRow(group.prompt, c.token_ids, float(a), c.generator_logprobs, o)
+        for c, r, a, o in zip(group.completions, group.rewards, group.advantages, old, strict=True)
+        if r.valid or all_rows
+    ]
+
+
+def keep_old_logprobs(groups: Sequence[RolloutGroup], batches: Sequence[list[TrainRow]]) -> None:
+    """Copy the rows' old log-probs back to their groups; responses without a row get none."""
+    found = {
+        id(row.token_ids): row.old_logprobs for batch in batches for row in batch if row.counts
+    }
+    for group in groups:
+        values = [found.get(id(c.token_ids)) for c in group.completions]
+        if all(v is not None for v in values):
+            group.old_logprobs = values  # type: ignore[assignment]
+
+
+def _old_logprobs(group: RolloutGroup) -> list[Any]:
+    if group.old_logprobs is None:
+        return [None] * len(group.completions)
+    return list(group.old_logprobs)
+
+
+def pack(batches: Sequence[list[TrainRow]], groups: Sequence[RolloutGroup]) -> dict[str, Any]:
+    """Return a picklable form without pictures' tensors, for a checkpoint inside a step."""
+    number = {id(group.prompt): i for i, group in enumerate(groups)}
+    return {
+        "samples": [group.prompt.sample for group in groups],
+        "groups": [(g.completions, g.rewards, g.advantages) for g in groups],
+        "batches": [
+            [(number[id(r.prompt)], replace(r, prompt=None)) for r in batch]  # type: ignore[arg-type]
+            for batch in batches
+        ],
+    }
+
+
+def unpack(
+    packed: dict[str, Any], renderer: PromptRenderer
+) -> tuple[list[list[TrainRow]], list[RolloutGroup]]:
+    """Undo `pack`, rendering the prompts again."""
+    prompts = renderer.render(packed["samples"])
+    groups = [
+        RolloutGroup(prompt, *rest) for prompt, rest in zip(prompts, packed["groups"], strict=True)
+    ]
+    batches = [[replace(row, prompt=prompts[i]) for i, row in batch] for batch in packed["batches"]]
+    own = {tuple(c.token_ids): c.token_ids for g in groups for c in g.completions}
+    for batch in batches:  # rows share their ids with the completions, see keep_old_logprobs
+        for row in batch:
+            row.token_ids = own[tuple(row.token_ids)]
+    return batches, groups
+
+
+def write(path: Path, groups: Sequence[RolloutGroup]) -> None:
+    """Write a parquet file with a row per response; pictures stand in each group's first row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for group in groups:
+        sample = group.prompt.sample
+        old = _old_logprobs(group)
+        for i, (completion, reward) in enumerate(
+            zip(group.completions, group.rewards, strict=True)
+        ):
+            rows.append(
+                {
+                    "id": sample.id,
+                    "task": sample.task,
+                    "problem": sample.problem,
+                    "images": list(sample.images) if i == 0 else [],
+                    "answer": sample.answer,
+                    "response": completion.text,
+                    "finish_reason": completion.finish_reason,
+                    "reward": reward.value,
+                    "correct": reward.correct,
+                    "valid": reward.valid,
+                    "verdicts": json.dumps(
+                        {n: [v.outcome, v.score, v.reason] for n, v in reward.terms.items()}
+                    ),
+                    "advantage": float(group.advantages[i]),
+                    "token_ids": completion.token_ids,
+                    "generator_logprobs": completion.generator_logprobs.tolist(),
+                    "old_logprobs": None if old[i] is None else old[i].tolist(),
+                }
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.Table.from_pylist(rows), partial)
+    partial.rename(path)

@@ -1,0 +1,152 @@
+"""Supervised warm-up: cross-entropy on `Sample.solution`, by the learner's own forward path.
+
+    sapo-vl sft --config configs/train/main.yaml run.dir=RUN      -> RUN/warmup/final
+
+The main job warms up on a weak teacher's traces (half of them hasty guesses), as a cold start
+before SAPO; with a real model and real traces it is the usual supervised fine-tuning. The loss is
+the mean over all response tokens of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from sapo_vl import checkpoint, distributed, stages
+from sapo_vl import model as models
+from sapo_vl.config import Config, SftConfig
+from sapo_vl.errors import DataError
+from sapo_vl.learner.engine import Learner, RowTensors, StepReport, token_mean
+from sapo_vl.logprobs import ResponseLogprobs
+from sapo_vl.metrics import MetricsWriter
+from sapo_vl.model import ModelFolder
+from sapo_vl.packing import TrainRow
+from sapo_vl.progress import Progress as Display
+from sapo_vl.prompts import PromptRenderer
+from sapo_vl.run import Run
+from sapo_vl.sapo import Surrogate
+from sapo_vl.schema import Sample
+
+
+def warm_up(run: Run, folder: ModelFolder, metrics: MetricsWriter | None) -> ModelFolder:
+    """Train on solutions for sft.steps and return the folder with the result (RUN/warmup/final).
+
+    Finished already: only opened. Interrupted: continued from its newest checkpoint.
+    """
+    config, final = run.config, run.dir / "warmup" / "final"
+    if config.sft.steps == 0:
+        return folder
+    if not final.exists():
+        renderer = PromptRenderer(folder, config.data)
+        path = stages.data_folder(run, config.sft.data or config.data.path)
+        samples = stages.usable(config, renderer, path, config.data.train_split, "sft.data")
+        if samples[0].solution is None:
+            raise DataError(
+                f"sft.data: the records in {path} hold no solutions; name records that do, "
+                "or set sft.steps=0"
+            )
+        with run.phase("warmup"):
+            _train(run, folder, renderer, samples, metrics)
+    return models.open_folder(final)
+
+
+def _train(
+    run: Run,
+    folder: ModelFolder,
+    renderer: PromptRenderer,
+    samples: Sequence[Sample],
+    metrics: MetricsWriter | None,
+) -> None:
+    config = run.config
+    root = run.dir / "warmup" / "checkpoints"
+    learner = Learner(_without_temperature(config), folder)
+    found = checkpoint.latest(root)
+    done = checkpoint.load(found, learner) if found else checkpoint.Progress()
+    if found:
+        distributed.say(f"warm-up: continuing at step {done.step} of {config.sft.steps}")
+    title = f"warm-up, {config.sft.steps} steps"
+    with Display(None if distributed.rank() == 0 else False, config.sft.steps, title) as display:
+        while done.step < config.sft.steps:
+            started = time.perf_counter()
+            chosen = stages.draw(len(samples), config.run.seed, done.cursor, config.sft.batch)
+            own = chosen[distributed.rank() :: distributed.world_size()]
+            rows = _rows(folder, renderer, [samples[i] for i in own])
+            run.heartbeat([row.prompt.sample.id for row in rows])
+            lr = cosine(done.step, config.sft)
+            report = learner.update(rows, cross_entropy, token_mean, lr)
+            done.step += 1
+            done.cursor += config.sft.batch
+            seconds = time.perf_counter() - started
+            _log(metrics, display, done.step, report, lr, seconds)
+            stop = run.stop.requested()
+            if stop or (done.step % config.checkpoint.sft_every == 0 < done.step):
+                checkpoint.save(root, learner, done, config.checkpoint.keep)
+            if stop:
+                raise run.stop.error()
+    partial = run.dir / "warmup" / "final.partial"
+    learner.export(partial)
+    if distributed.rank() == 0:
+        partial.rename(run.dir / "warmup" / "final")
+    distributed.barrier()
+    learner.close()
+
+
+def cross_entropy(out: ResponseLogprobs, tensors: RowTensors) -> Surrogate:
+    """Return -sum of weights * logprobs; there is no gate, so its telemetry is neutral."""
+    loss = -(tensors.weights_T * out.logprobs_N).sum()
+    zeros = torch.zeros_like(tensors.weights_T)
+    return Surrogate(loss, -loss.detach(), zeros, zeros + 1.0, zeros.sum())
+
+
+def cosine(step: int, options: SftConfig) -> float:
+    """Return the learning rate of a step: linear rise, then a cosine to `final_lr` of the peak."""
+    if step < options.warmup_steps:
+        return options.lr * (step + 1) / options.warmup_steps
+    share = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    floor = options.final_lr
+    return options.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def _without_temperature(config: Config) -> Config:
+    """Cross-entropy is at temperature 1, whatever rollouts are sampled at."""
+    rollout = config.rollout.model_copy(update={"temperature": 1.0})
+    return config.model_copy(update={"rollout": rollout})
+
+
+def _rows(
+    folder: ModelFolder, renderer: PromptRenderer, samples: Sequence[Sample]
+) -> list[TrainRow]:
+    prompts = renderer.render(samples)
+    texts = [sample.solution or "" for sample in samples]
+    ids = folder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [
+        TrainRow(prompt, [*own, folder.eos_ids[0]])
+        for prompt, own in zip(prompts, ids, strict=True)
+    ]
+
+
+def _log(
+    metrics: MetricsWriter | None,
+    display: Display,
+    step: int,
+    report: StepReport,
+    lr: float,
+    seconds: float,
+) -> None:
+    tokens = sum(row.length for row in report.rows)
+    sums = distributed.total({"loss": report.loss, "tokens": float(tokens)})
+    row = {
+        "phase": "sft",
+        "step": step,
+        "loss": sums["loss"],
+        "lr": lr,
+        "grad_norm": report.grad_norm,
+        "tokens_per_s/learner": sums["tokens"] / seconds,
+        "seconds/step": seconds,
+    }
+    if metrics is not None:
+        metrics.write(row)
+    display.update(step, {"loss": sums["loss"], "tokens/s": sums["tokens"] / seconds})

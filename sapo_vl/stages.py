@@ -1,0 +1,136 @@
+"""What must exist before training: the policy's folder and the usable records.
+
+Both are made once per run and found again when it is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sapo_vl import distributed, model
+from sapo_vl.config import Config
+from sapo_vl.data import prepare as preparation
+from sapo_vl.data import store, synthetic
+from sapo_vl.errors import DataError
+from sapo_vl.model import ModelFolder
+from sapo_vl.prompts import PromptRenderer
+from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.run import Run
+from sapo_vl.schema import Sample
+
+TOKENIZER_TEXTS = 4000
+"""Procedural records whose texts the tiny model's tokenizer is trained on."""
+
+
+def policy_folder(run: Run) -> ModelFolder:
+    """Open model.path; 'tiny' is built in RUN/model first."""
+    path = Path(run.config.model.path)
+    if run.config.model.path == "tiny":
+        path = run.dir / "model"
+        if distributed.rank() == 0 and not path.exists():
+            from sapo_vl import tiny
+
+            seed = run.config.run.seed
+            tiny.build(path, corpus=synthetic.corpus(seed, TOKENIZER_TEXTS), seed=seed)
+            distributed.say(f"built a tiny Qwen3-VL in {path}")
+        distributed.barrier()
+    return model.open_folder(path)
+
+
+def data_folder(run: Run, path: Path | None) -> Path:
+    """Return `path`, or RUN/data with the procedural data set drawn by the run's seed."""
+    if path is not None:
+        return path
+    own = run.dir / "data"
+    if distributed.rank() == 0 and not own.exists():
+        options = run.config.data
+        preparation.prepare(
+            "synthetic",
+            out=own,
+            seed=run.config.run.seed,
+            count=options.synthetic_train,
+            test_count=options.synthetic_test,
+        )
+        distributed.say(
+            f"drew {options.synthetic_train} training and {options.synthetic_test} held-out "
+            f"problems in {own}"
+        )
+    distributed.barrier()
+    return own
+
+
+class UsableSamples(Sequence[Sample]):
+    """The records of a split whose prompts fit, still lazy."""
+
+    def __init__(self, samples: store.Samples, indices: Sequence[int]) -> None:
+        self._samples = samples
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        if isinstance(index, slice):
+            return [self._samples[i] for i in self._indices[index]]
+        return self._samples[self._indices[index]]
+
+
+def usable(
+    config: Config, renderer: PromptRenderer, path: Path, split: str, key: str
+) -> UsableSamples:
+    """Return the split's records whose prompts fit; prompts are dropped whole, never truncated.
+
+    What is dropped is said with the reason. Raises DataError when nothing is left.
+    """
+    samples = store.load(path, split)
+    room = config.generator.max_model_len - config.rollout.max_new_tokens
+    limit = min(config.data.max_prompt_tokens, room)
+    kept, long, crowded = [], [], []
+    for i, (sample, length) in enumerate(zip(samples, renderer.lengths(samples), strict=True)):
+        if length > limit:
+            long.append(sample.id)
+        elif len(sample.images) > config.generator.max_images:
+            crowded.append(sample.id)
+        else:
+            kept.append(i)
+    reasons = (
+        (long, f"longer than {limit} tokens"),
+        (crowded, f"more than generator.max_images={config.generator.max_images} images"),
+    )
+    for ids, reason in reasons:
+        if ids:
+            distributed.say(
+                f"{key}: {len(ids)} of {len(samples)} records left out, {reason} ({ids[0]}, ..)"
+            )
+    if not kept:
+        raise DataError(
+            f"{key}: none of the {len(samples)} records in {path} fits; raise "
+            "data.max_prompt_tokens and generator.max_model_len, or lower data.max_pixels"
+        )
+    return UsableSamples(samples, kept)
+
+
+def check_gold(rubric: Rubric, *sets: Sequence[Sample]) -> None:
+    """Grade every gold answer by the run's verifier. Raises DataError for the first refused."""
+    for samples in sets:
+        rubric.check_gold(samples)
+    distributed.say(f"gold answers: all {sum(len(s) for s in sets)} pass the verifier")
+
+
+def draw(length: int, seed: int, cursor: int, count: int) -> list[int]:
+    """Return the `count` record numbers from position `cursor` on, in a new order each epoch.
+
+    A pure function: the order of epoch e is the permutation of numpy's generator seeded (seed, e).
+    """
+    return [index for index, _ in zip(_stream(length, seed, cursor), range(count), strict=False)]
+
+
+def _stream(length: int, seed: int, cursor: int) -> Iterator[int]:
+    epoch, position = divmod(cursor, length)
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(length)
+        yield from (int(i) for i in order[position:])
+        epoch, position = epoch + 1, 0

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Set up what is missing and run `sapo-vl prepare` with the same arguments.
+#   bash scripts/prepare_data.sh mathvision --source FOLDER --out FOLDER
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
+exec "$python" -m sapo_vl.cli prepare "$@"

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Set up what is missing, then lint, types and tests; further arguments go to pytest.
+#   bash scripts/test.sh                 all of it
+#   bash scripts/test.sh -m 'not slow'   what needs neither vLLM nor DeepSpeed
+#   bash scripts/test.sh --lint          no tests
+set -euo pipefail
+with_dev=1
+# shellcheck source=scripts/env.sh
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
+cd "$root"
+
+failed=()
+check() {
+  echo "== $*" >&2
+  "$python" -m "$@" || failed+=("${*:1:2}")
+}
+check ruff check .
+check ruff format --check .
+check mypy -p sapo_vl
+if [[ "${1:-}" != "--lint" ]]; then
+  check pytest "$@"
+fi
+if ((${#failed[@]})); then
+  echo "test.sh: failed: ${failed[*]}" >&2
+  exit 1
+fi

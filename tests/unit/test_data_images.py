@@ -1,0 +1,225 @@
+"""Pixels and sizes, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sapo_vl.data.images import (
+    Size,
+    changes,
+    header_size,
+    open_image,
+    resize,
+    target_size,
+    visual_tokens,
+)
+from sapo_vl.errors import ConfigError, DataError
+
+WHITE = (255, 255, 255)
+
+
+def encode(image, kind="PNG", **options):
+    out = BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pixels(data):
+    return [tuple(map(int, pixel)) for pixel in np.asarray(open_image(data)).reshape(-1, 3)]
+
+
+def turned(image, orientation, kind="PNG"):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image, kind, exif=exif.tobytes())
+
+
+def png_claiming(width, height):
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    plain = encode(Image.new("RGB", (1, 1)))
+    return plain[:12] + header + struct.pack(">I", zlib.crc32(header)) + plain[33:]
+
+
+@pytest.mark.parametrize(
+    ("mode", "stored", "seen"),
+    [
+        ("RGBA", [(0, 0, 0, 255), (0, 0, 0, 128), (9, 9, 9, 0)], [(0,) * 3, (127,) * 3, WHITE]),
+        ("LA", [(0, 255), (0, 128), (50, 0)], [(0,) * 3, (127,) * 3, WHITE]),
+        ("L", [0, 77, 255], [(0,) * 3, (77,) * 3, WHITE]),
+        ("1", [0, 1, 0], [(0,) * 3, WHITE, (0,) * 3]),
+        ("I;16", [0x1234, 0xFFFF, 0x00FF], [(0x12,) * 3, WHITE, (0,) * 3]),
+    ],
+)
+def test_every_mode_becomes_rgb_on_white(mode, stored, seen):
+    image = Image.new(mode, (3, 1))
+    for x, value in enumerate(stored):
+        image.putpixel((x, 0), value)
+    assert pixels(encode(image)) == seen
+
+
+def test_palette_colours_and_its_transparent_entry():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    assert pixels(encode(image)) == [(10, 20, 30), (200, 100, 50)]
+    assert pixels(encode(image, transparency=1)) == [(10, 20, 30), WHITE]
+    assert pixels(encode(image, "GIF", transparency=1))[1] == WHITE
+
+
+def test_transparent_value_of_a_16_bit_grey_png():
+    image = Image.new("I;16", (2, 1))
+    image.putpixel((0, 0), 0x0203)
+    data = encode(image)
+    clear = b"tRNS" + struct.pack(">H", 0x0203)
+    chunk = struct.pack(">I", 2) + clear + struct.pack(">I", zlib.crc32(clear))
+    assert pixels(data[:33] + chunk + data[33:]) == [WHITE, (0, 0, 0)]
+
+
+def test_transparent_colour_of_an_rgb_png():
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+    image.putpixel((1, 0), (4, 5, 6))
+    assert pixels(encode(image, transparency=(1, 2, 3))) == [WHITE, (4, 5, 6)]
+
+
+def test_exif_turns_the_picture_and_the_header_size_agrees():
+    image = Image.new("RGB", (2, 1), (255, 0, 0))
+    image.putpixel((1, 0), (0, 0, 255))
+    red, blue = (255, 0, 0), (0, 0, 255)
+    assert pixels(turned(image, 1)) == [red, blue]
+    assert pixels(turned(image, 3)) == [blue, red]
+    assert header_size(turned(image, 3)) == (2, 1)
+    upright = open_image(turned(image, 6))  # a quarter turn clockwise: left comes to the top
+    assert upright.size == header_size(turned(image, 6)) == (1, 2)
+    assert pixels(turned(image, 6)) == [red, blue]
+    assert pixels(turned(image, 8)) == [blue, red]
+
+
+@given(st.integers(1, 8), st.integers(1, 40), st.integers(1, 40), st.sampled_from(["PNG", "JPEG"]))
+def test_header_size_is_the_decoded_size(orientation, width, height, kind):
+    data = turned(Image.new("RGB", (width, height)), orientation, kind)
+    assert header_size(data) == open_image(data).size
+
+
+def test_broken_exif_leaves_the_picture_as_it_lies():
+    data = encode(Image.new("RGB", (3, 2)), exif=b"Exif\x00\x00 no such thing")
+    assert open_image(data).size == header_size(data) == (3, 2)
+
+
+def test_changes_are_named():
+    assert changes(encode(Image.new("RGB", (2, 2)))) == []
+    assert changes(encode(Image.new("RGBA", (2, 2)))) == ["transparent, laid on white"]
+    assert changes(turned(Image.new("RGB", (2, 2)), 6)) == ["turned upright (EXIF)"]
+    assert changes(encode(Image.new("I;16", (2, 2)))) == ["16-bit grey, cut to 8 bits"]
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", encode(Image.new("RGB", (1, 1)))[:20]])
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(DataError):
+        open_image(data)
+    with pytest.raises(DataError):
+        header_size(data)
+
+
+def test_a_truncated_picture_is_refused_when_decoded():
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), "JPEG")
+    assert header_size(data[:-500]) == (40, 40)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        open_image(data[:-500])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_000, 10_000, 50_000])
+def test_decompression_bombs_are_refused_by_their_header(side):
+    with pytest.raises(DataError, match=r"over 67108864|decompression bomb"):
+        header_size(png_claiming(side, side))
+
+
+@pytest.mark.parametrize(
+    ("given_size", "budget", "wanted"),
+    [
+        ((1000, 700), (4096, 2**24), (992, 704)),  # 31.25 -> 31 and 21.875 -> 22 squares
+        ((1743, 205), (4096, 2**24), (1728, 192)),  # 54.47 -> 54 and 6.41 -> 6
+        ((48, 80), (1, 2**24), (64, 64)),  # halves go to the even multiple: 1.5 -> 2, 2.5 -> 2
+        ((5, 5), (1, 2**24), (32, 32)),
+        ((7, 28), (1, 2**24), (32, 32)),
+        ((5, 5), (4096, 2**24), (64, 64)),  # times sqrt(4096 / 25) = 12.8
+        ((7, 28), (4096, 2**24), (32, 128)),  # times sqrt(4096 / 196) = 4.571
+        ((40, 30), (4096, 2**24), (96, 64)),  # times 1.8475: 73.9 and 55.4, up to squares
+        ((100, 100), (1, 4096), (64, 64)),
+        ((300, 100), (1, 16384), (192, 64)),  # by sqrt(30000 / 16384) = 1.353: 221.7 and 73.9
+        ((6400, 32), (1, 4096), (128, 32)),  # Qwen's own rule gives 896x32, seven times the budget
+        ((40, 50), (4096, 4096), (64, 64)),  # Qwen's own gives 64x96, over the maximum
+    ],
+)
+def test_target_size_by_hand(given_size, budget, wanted):
+    size = target_size(*given_size, factor=32, min_pixels=budget[0], max_pixels=budget[1])
+    assert size == wanted
+
+
+def test_target_size_refuses_what_has_no_sensible_size():
+    with pytest.raises(DataError, match="longer than 200:1"):
+        target_size(6433, 32, factor=32, min_pixels=1, max_pixels=2**20)
+    with pytest.raises(DataError, match="no area"):
+        target_size(0, 32, factor=32, min_pixels=1, max_pixels=2**20)
+    with pytest.raises(ConfigError, match="max_pixels: 1000"):
+        target_size(64, 64, factor=32, min_pixels=1, max_pixels=1000)
+
+
+SIDES = st.integers(1, 4000)
+
+
+@given(
+    SIDES, SIDES, st.sampled_from([16, 28, 32]), st.integers(1, 2**14), st.integers(2**14, 2**23)
+)
+def test_target_size_invariants(width, height, factor, least, most):
+    if max(width, height) > 200 * min(width, height):
+        return
+    size = target_size(width, height, factor=factor, min_pixels=least, max_pixels=most)
+    assert size.width % factor == 0
+    assert size.height % factor == 0
+    assert min(size) >= factor
+    assert size.width * size.height <= most
+    assert visual_tokens(size, factor) * factor**2 == size.width * size.height
+    again = target_size(*size, factor=factor, min_pixels=1, max_pixels=most)
+    assert again == size
+    flipped = target_size(height, width, factor=factor, min_pixels=least, max_pixels=most)
+    assert visual_tokens(flipped, factor) == visual_tokens(size, factor)
+
+
+def test_target_size_is_qwens_where_theirs_keeps_the_budget():
+    try:
+        from qwen_vl_utils.vision_process import smart_resize
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"qwen_vl_utils cannot be imported here: {error}")
+    rng = np.random.default_rng(0)
+    least, most, compared = 4 * 32 * 32, 256 * 32 * 32, 0
+    for width, height in rng.integers(3, 1500, (3000, 2)).tolist():
+        if max(width, height) > 200 * min(width, height):
+            continue
+        theirs = smart_resize(height, width, factor=32, min_pixels=least, max_pixels=most)
+        if theirs[0] * theirs[1] <= most:
+            ours = target_size(width, height, factor=32, min_pixels=least, max_pixels=most)
+            assert (ours.height, ours.width) == theirs
+            compared += 1
+    assert compared > 2900
+
+
+def test_resize_and_tokens():
+    image = Image.new("RGB", (64, 32), (1, 2, 3))
+    assert resize(image, Size(64, 32)) is image
+    larger = resize(image, Size(96, 64))
+    assert larger.size == (96, 64)
+    assert (np.asarray(larger) == (1, 2, 3)).all()
+    assert visual_tokens(Size(96, 64), 32) == 6
+    assert visual_tokens(Size(64, 64), 16) == 16
+    with pytest.raises(AssertionError, match="65"):
+        visual_tokens(Size(65, 64), 32)
