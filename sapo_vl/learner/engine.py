@@ -87,7 +87,7 @@ class Learner:
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.folder = folder
-        self._policy = Policy(model, folder, config.rollout.temperature)
+        self._policy = Policy(model, folder, config.rollout.temperature, config.learner.packing)
         if config.learner.zero_stage == 3:
             _keep_experts_whole(self._policy)
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -141,7 +141,7 @@ class Learner:
 
     def _micro_batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """Plan this rank's micro-batches and fill up to the largest number on any rank."""
-        batches = packing.plan(rows, self._options.micro_batch_tokens)
+        batches = packing.PLANS[self._options.packing](rows, self._options.micro_batch_tokens)
         missing = int(distributed.largest(len(batches))) - len(batches)
         return batches + [[packing.filler(rows)] for _ in range(missing)]
 
