@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapo_vl import distributed, packing
+from sapo_vl import distributed, packing, patch_embedding
 from sapo_vl import model as models
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
@@ -83,6 +83,7 @@ class Learner:
             del sharding
         else:
             model = models.load(folder, config.model.dtype)
+        distributed.say(patch_embedding.use_faster(model, distributed.device()))
         models.freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
