@@ -314,15 +314,12 @@ def _check_keys(model: type[BaseModel], tree: Any, prefix: str, where: str) -> N
 
 
 def _suggest(model: type[BaseModel], prefix: str, key: str) -> str:
-    close = nearest(key, model.model_fields)
-    if close and prefix:
-        close = nearest(f"{prefix}.{key}", [f"{prefix}.{name}" for name in model.model_fields])
-    if close:
-        return close
     everywhere = [f"{s}.{k}" for s, f in Config.model_fields.items() for k in _fields(f.annotation)]
     same_leaf = [name for name in everywhere if name.endswith(f".{key}")]
     if same_leaf:
         return f"; did you mean '{same_leaf[0]}'?"
+    if prefix and nearest(key, model.model_fields):
+        return nearest(f"{prefix}.{key}", [f"{prefix}.{name}" for name in model.model_fields])
     return nearest(key, [*Config.model_fields, *everywhere]) or (
         f"; known here: {', '.join(model.model_fields)}"
     )

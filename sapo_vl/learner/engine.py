@@ -29,6 +29,9 @@ from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
 from sapo_vl.sapo import Surrogate
 
+CHOICE = "patch_embedding.txt"
+"""The file in a run's folder that keeps its form of the patch embedding."""
+
 GATHER_GROUP = 16
 """ZeRO-3 parameters gathered at once when weights are streamed out: bounded memory, few calls."""
 
@@ -83,7 +86,9 @@ class Learner:
             del sharding
         else:
             model = models.load(folder, config.model.dtype)
-        distributed.say(patch_embedding.use_faster(model, distributed.device()))
+        distributed.say(
+            patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
+        )
         models.freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]

@@ -49,9 +49,9 @@ def perturb(module: torch.nn.Module, part: str = "", scale: float = 0.02) -> Non
                 value.add_(scale * torch.randn_like(value))
 
 
-def learners(module, folder, prompts, completions, temperature=1.0) -> list[np.ndarray]:
+def learners(module, folder, prompts, completions, temperature, packing) -> list[np.ndarray]:
     """Return the learner's log-probs of the sampled responses, one array a response."""
-    policy = Policy(module, folder, temperature)
+    policy = Policy(module, folder, temperature, packing)
     rows = [
         TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
     ]
@@ -60,10 +60,10 @@ def learners(module, folder, prompts, completions, temperature=1.0) -> list[np.n
     return [v.numpy() for v in values.split([len(row.token_ids) for row in rows])]
 
 
-def difference(module, folder, prompts, completions, temperature=1.0) -> float:
+def difference(module, folder, prompts, completions, temperature=1.0, packing="padded") -> float:
     """Return max |log mu - log pi| over all tokens of all responses."""
     flat = [c for cs in completions for c in cs]
-    ours = learners(module, folder, prompts, completions, temperature)
+    ours = learners(module, folder, prompts, completions, temperature, packing)
     assert all(len(c.token_ids) == len(c.generator_logprobs) for c in flat)
     return max(
         float(np.abs(c.generator_logprobs - v).max()) for c, v in zip(flat, ours, strict=True)
@@ -75,7 +75,8 @@ def test_logprobs_are_the_learners(engine, network, folder, prompts, temperature
     sampling = Sampling(3, temperature, 12)
     completions = engine.generate(prompts, sampling, SEEDS)
     assert [len(cs) for cs in completions] == [3] * 4
-    assert difference(network, folder, prompts, completions, temperature) <= BOUND
+    for packing in ("padded", "shared_prefix"):
+        assert difference(network, folder, prompts, completions, temperature, packing) <= BOUND
 
 
 def test_the_pictures_matter_to_the_logprobs(engine, network, folder, prompts, renderer):
