@@ -61,4 +61,4 @@ for argument in "$@"; do
 done
 # Both toolkits on one thread: small matrices are slower on several, and ratios stay comparable.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$bench/bin/python" -m "$module" "${arguments[@]}"
+exec "$bench/bin/python" -W "ignore:TRL currently supports vLLM" -m "$module" "${arguments[@]}"
