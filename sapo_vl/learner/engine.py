@@ -23,7 +23,7 @@ from sapo_vl import distributed, packing, patch_embedding
 from sapo_vl import model as models
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
-from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.policy import Policy, TokenObjective
 from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
@@ -44,6 +44,20 @@ class RowTensors:
     weights_T: Tensor  # global aggregation weight; 0 for rows that only fill up
     old_logprobs_T: Tensor | None  # none: on policy, take the forward's own
     generator_logprobs_T: Tensor | None
+
+    def part(self, own: slice) -> RowTensors:
+        """Return the constants of a slice of the tokens."""
+        old, generator = self.old_logprobs_T, self.generator_logprobs_T
+        return RowTensors(
+            self.advantages_T[own],
+            self.weights_T[own],
+            None if old is None else old[own],
+            None if generator is None else generator[own],
+        )
+
+    def objective(self, objective: Objective) -> TokenObjective:
+        """Return `objective` with these constants, for any slice of the tokens."""
+        return lambda out, own: objective(out, self.part(own))
 
 
 Objective = Callable[[ResponseLogprobs, RowTensors], Surrogate]
@@ -113,8 +127,7 @@ class Learner:
         """Set `old_logprobs` of each row to the current policy's, in the same micro-batches."""
         batches = self._micro_batches(rows)
         for batch in batches:
-            out = self._engine(batch)
-            _hand_out(batch, out.logprobs_N)
+            _hand_out(batch, self._engine(batch).out.logprobs_N)
 
     def update(
         self, rows: Sequence[TrainRow], objective: Objective, row_weight: RowWeight, lr: float
@@ -133,9 +146,8 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         for batch in self._micro_batches(rows):
-            out = self._engine(batch)
-            tensors = _row_tensors(batch, row_weight, denominator, out.logprobs_N.device)
-            surrogate = objective(out, tensors)
+            tensors = _row_tensors(batch, row_weight, denominator, distributed.device())
+            out, surrogate = self._engine(batch, tensors.objective(objective))
             self._engine.backward(surrogate.loss * distributed.world_size())
             _record(report, batch, out, surrogate)
         before = self._engine.skipped_steps
