@@ -155,6 +155,9 @@ def final_answer(response: str) -> Extraction:
     if stated := _from_phrase(text):
         return _bounded(stated)
     if not is_sentence(text) and "\n" not in text:
+        spans = list(_MATH_SPAN.finditer(text))
+        if len(spans) == 1 and _PROSE_WORD.search(_MATH_SPAN.sub("", text)):
+            return _bounded(Extraction(_inside(spans[0]), "the only formula"))
         return _bounded(Extraction(text, "the whole response")) if text else found
     return _bounded(_from_end(text))
 

@@ -60,6 +60,8 @@ class ExactDecider:
             return False
         if (left is None) != (right is None):
             other = answer if right is None else gold
+            if other.replace(" ", "").lstrip("+-") == "\\infty":
+                return False
             if not other.strip() or not any(c.isalnum() for c in other):
                 return False
             if other.replace(" ", "").isalpha() and other not in ("e", "i"):
