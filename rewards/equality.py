@@ -316,12 +316,18 @@ def _same_leaves(gold: str, answer: str, decide: Decider) -> Verdict3:
     left, right = units.split(ratios[0] or gold), units.split(ratios[1] or answer)
     if not left.value or not right.value or not units.agree(left.unit, right.unit):
         return False
+    if left.degrees != right.degrees and "\\pi" in (left.value + right.value):
+        return decide.number(_in_radians(left), _in_radians(right))
     plain = decide.number(left.value, right.value)
     if plain is True or left.percent == right.percent:
         return plain
     if left.percent:
         return decide.number(f"({left.value})/100", right.value)
     return decide.number(left.value, f"({right.value})/100")
+
+
+def _in_radians(quantity: units.Quantity) -> str:
+    return f"({quantity.value})*\\pi/180" if quantity.degrees else quantity.value
 
 
 def _ratio(text: str) -> str | None:

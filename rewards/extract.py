@@ -156,7 +156,8 @@ def final_answer(response: str) -> Extraction:
         return _bounded(stated)
     if not is_sentence(text) and "\n" not in text:
         spans = list(_MATH_SPAN.finditer(text))
-        if len(spans) == 1 and _PROSE_WORD.search(_MATH_SPAN.sub("", text)):
+        is_number = len(spans) == 1 and any(char.isdigit() for char in _inside(spans[0]))
+        if is_number and _PROSE_WORD.search(_MATH_SPAN.sub("", text)):
             return _bounded(Extraction(_inside(spans[0]), "the only formula"))
         return _bounded(Extraction(text, "the whole response")) if text else found
     return _bounded(_from_end(text))

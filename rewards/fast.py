@@ -11,7 +11,10 @@ from sapo_vl.rewards.structure import Relation, Verdict3
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[A-Za-z]{4,}")
-_UNEVALUATED = re.compile(r"\\(?:int|sum|prod|lim|iint|oint|det)(?![a-z])")
+_UNEVALUATED = re.compile(r"\\(?:int|iint|oint|lim|det|sum|prod)(?![a-z])")
+_SHORT_SUM = re.compile(
+    r"\\(?:sum|prod)\s*_\s*\{[^{}]*=\s*\d{1,2}\s*\}\s*\^\s*(?:\d{1,2}|\{\s*\d{1,2}\s*\})(?!\d)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class ExactDecider:
             return True
         if is_prose(answer) and not is_prose(gold):
             return False
-        if _UNEVALUATED.search(answer) and not _UNEVALUATED.search(gold):
+        if _UNEVALUATED.search(_SHORT_SUM.sub("", answer)) and not _UNEVALUATED.search(gold):
             return False
         if (left is None) != (right is None):
             other = answer if right is None else gold

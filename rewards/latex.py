@@ -137,6 +137,8 @@ _SAME = [
     (re.compile(r"\\(?:approx|thickapprox|simeq|doteq)(?![a-zA-Z])"), r"\\approx "),
     (re.compile(r"\\(?:bar|overline)(?![a-zA-Z])\s*(?=\{[A-Za-z]+\})"), r"\\overline"),
     (re.compile(r"\\[bp]mod(?![a-zA-Z])"), r"\\mod "),
+    (re.compile(r"\\(?:vec|hat|overrightarrow)\s*(?=\{)|\\(?:vec|hat)\s+(?=[a-z])"), ""),
+    (re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))"), "'"),
     (re.compile(r"\*\*"), "^"),
 ]  # fmt: skip
 _BLANKS = re.compile(r"\s+")

@@ -4,7 +4,7 @@
 What is left is a `Pending` question for the worker pool (pool.py), where sympy may be slow, hang
 or die without harm. `score` does both for one response.
 
-Left out: conversion of units and of degrees to radians (docs/verifiers.md has the conventions).
+Left out: conversion between units (docs/verifiers.md has the conventions).
 """
 
 from __future__ import annotations

@@ -75,6 +75,10 @@ _QUANTIFIER = re.compile(
     r",?\s*(?:\\text\s*\{\s*)?(?:for (?:all|every|any|each)|where|with)\b.*?"
     r"(?=,\s*\\text\s*\{\s*(?:and|or)|,?\s+(?:and|or)\s|$)"
 )
+_DOMAIN = re.compile(
+    r"(?:,|\(|\s)\s*\(?\s*(?<![a-zA-Z\\])[a-z](?:\s*,\s*[a-z])*\s*\\in\s*"
+    r"\\mathbb\s*\{?[ZNQC]\}?(?:[\^_]\{?[+*]\}?)?\s*\)?\s*$"
+)
 _MEMBER = re.compile(r"\s*[A-Za-z](?:_\{?\w+\}?)?\s*\\in(?![a-z])\s*(.+)", re.S)
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in(?![a-z])[^|:]*)?[|:](.*)\\\}", re.S)
 _MATRIX = re.compile(
@@ -117,7 +121,7 @@ def parse(text: str, nesting: int = 0) -> Value:
         return Words(words)
     if match := _MATRIX.fullmatch(text):
         return _matrix(match[1], match[2], nesting)
-    text = _QUANTIFIER.sub("", text)
+    text = _DOMAIN.sub("", _QUANTIFIER.sub("", text))
     text = _CONNECTIVE.sub(";" if _joins_assignments(text) else ",", text)
     if match := _BUILDER.fullmatch(text):
         return parse(match[1], nesting + 1)

@@ -31,6 +31,7 @@ DIGITS = 40
 AGREE = sympy.Rational(1, 10**25)  # relative difference that counts as none, at 40 digits
 _NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
 _PLAIN_LOG = re.compile(r"\\log(?![a-z_ ]*_)")
 _INTEGER_NAMES = {"k", "n", "m", "l"}
 
@@ -123,6 +124,7 @@ def read(text: str, fold_case: bool = True) -> Any:
     check(text)
     if not re.search(r"[\w]", text):
         raise ValueError("no digits and no letters")
+    text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)  # what is left inside an expression
     config = ConversionConfig(lowercase_symbols=fold_case)
     normal = normalize_latex(text, config=_NORMALIZATION)
     found = latex2sympy(
@@ -180,7 +182,7 @@ def _value_at(expression: Any, point: int) -> Any:
     if not isinstance(expression, sympy.Expr) or expression.has(AppliedUndef):
         return None
     values = {
-        symbol: _coordinate(symbol.name, point)
+        symbol: sympy.I if symbol.name == "i" else _coordinate(symbol.name, point)
         for symbol in sorted(expression.free_symbols, key=lambda s: s.name)
     }
     try:

@@ -33,6 +33,9 @@ _BARE_UNIT = re.compile(
 )
 
 
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # its argument has the degrees
+
+
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """A value with what stands behind it."""
@@ -40,14 +43,15 @@ class Quantity:
     value: str  # cleaned text of the value alone
     unit: str = ""  # normal form ("cm^2"), empty when there is none
     percent: bool = False  # the value was followed by % or "percent"
+    degrees: bool = False  # the value was followed by ° or "degrees"
 
 
 def split(text: str) -> Quantity:
     """Return value and unit of a cleaned text. A lone letter is a unit only inside `\\text{}`."""
     text = text.strip()
-    if text.endswith(("°", "°C", "°F")):
+    if text.endswith(("°", "°C", "°F")) and not _FUNCTION.search(text):
         value, _, unit = text.rpartition("°")
-        return Quantity(value.strip(), f"°{unit}" if unit else "")
+        return Quantity(value.strip(), f"°{unit}" if unit else "", degrees=not unit)
     if text.endswith("%"):
         return Quantity(text[:-1].strip(), percent=True)
     if not text or not (text[-1].isalpha() or text[-1] in "}23."):
@@ -95,5 +99,5 @@ def _quantity(value: str, words: str, power: str | None) -> Quantity:
     if unit == "%":
         return Quantity(value.strip(), percent=True)
     if unit == "deg":
-        unit = ""
+        return Quantity(value.strip(), degrees=True)
     return Quantity(value.strip(), f"{unit}^{power}" if power and unit else unit)

@@ -5,7 +5,7 @@ import sys
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.rewards import VERIFIERS, boxed, chance
@@ -116,6 +116,7 @@ def test_random_is_fair_and_repeatable():
     assert chance.score(sample("1"), "a", seed=1).score != chance.score(sample("1"), "a").score
 
 
+@settings(deadline=None)
 @given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")))
 def test_nothing_written_by_a_model_raises(text):
     for response in (
@@ -133,6 +134,7 @@ def test_nothing_written_by_a_model_raises(text):
         assert 0 <= chance.score(sample("1"), response).score < 1
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab{}\\ boxed", max_size=60))
 def test_a_box_keeps_what_balanced_braces_hold(inner):
     found = last_box(f"\\boxed{{{inner}}}").answer

@@ -1,7 +1,7 @@
 """Choice, count, boxes, point, text and the shaping terms; every verifier's own gold is 1."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.errors import ConfigError, DataError
@@ -221,6 +221,7 @@ def test_language():
     )
 
 
+@settings(deadline=None)
 @given(st.text() | st.binary().map(lambda b: b.decode("utf-8", "surrogateescape")))
 def test_nothing_a_model_writes_raises(response):
     for kind in ("choice", "multi_choice", "count", "boxes", "point", "text"):
