@@ -3,10 +3,10 @@
 One row, seed 0 (the picture, a 64x64 PNG, shows a red and a blue hand):
 
     Sample(id="synthetic-0-2", dataset="synthetic", task="angle",
-           problem="<image>What is the angle in degrees?", images=(b"\\x89PNG..",), answer="120",
+           problem="<image>What is the angle in degrees?", images=(b"\\x89PNG..",), answer="90",
            answer_type="number", split="train",
-           solution="<think>blue 0 red 120</think>\\\\boxed{120}",
-           metadata={"level": 1, "teacher": "right", "kind": "angle", "blue": 0, "red": 120})
+           solution="<think>blue 0 red 90</think>\\\\boxed{90}",
+           metadata={"level": 1, "teacher": "right", "kind": "angle", "blue": 0, "red": 90})
 
 The training solutions come from a weak teacher: half are hasty guesses, a tenth read the picture
 right and slip in the last step. Warm-up on perfect ones leaves reinforcement learning nothing to

@@ -5,11 +5,11 @@ answer can be had without its picture. Colours, sizes and positions jitter; noth
 depends on ever overlaps or leaves the picture.
 
     task   what is seen                                       answers            hit by a guess
-    count  2 to 5 red, green, blue shapes on a 4x4 grid       0 to 5             0.30
+    count  2 to 5 red, green, blue shapes on a 4x4 grid       0 to 5             0.29
     bars   three bars of height 1 to 5 over grid lines        0 to 10            0.13
-    angle  a red and a blue hand in 30 degree steps           0 to 180, by 30    0.17
-    line   a number line from 0 to 6 with a red point         0 to 6             0.15
-    arith  a sum of two digits, printed                       2 to 18            0.08
+    angle  a red hand in 30 degree steps, a blue at 0 or 90   0 to 180, by 30    0.17
+    line   a number line from 0 to 6 with a red point         0 to 6             0.14
+    arith  a sum of two digits 1 to 6, printed                2 to 12            0.11
     rect   a rectangle on an 8x8 grid, sides 1 to 4           1 to 16            0.11
 
 The last column is the chance that an answer drawn from the task's own answers is right.
@@ -81,9 +81,9 @@ def count(rng: Random) -> Puzzle:
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
         for (colour, shape), cell in zip(shapes, cells, strict=True):
-            size = rng.randint(10, 12)
-            x = cell % 4 * 16 + rng.randint(1, 15 - size)
-            y = cell // 4 * 16 + rng.randint(1, 15 - size)
+            size = rng.randint(11, 12)
+            x = cell % 4 * 16 + rng.randint(1, 3)
+            y = cell // 4 * 16 + rng.randint(1, 3)
             _shape(draw, shape, x, y, size, _tint(colour, rng))
 
     facts = {"kind": kind, "colours": [first, second], "shapes": [list(s) for s in shapes]}
@@ -106,11 +106,11 @@ def bars(rng: Random) -> Puzzle:
     kind = rng.choice(list(kinds))
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
-        unit, floor = 10, rng.randint(56, 60)
-        width, left = rng.randint(10, 13), rng.randint(3, 8)
+        unit, floor = 10, rng.randint(57, 58)
+        width, left = rng.randint(12, 13), rng.randint(4, 5)
         for level in range(6):
             y = floor - level * unit
-            draw.line((0, y, SIDE - 1, y), fill=(205, 205, 205) if level else (60, 60, 60))
+            draw.line((0, y, SIDE - 1, y), fill=(225, 225, 225) if level else (60, 60, 60))
         for place, (colour, units) in enumerate(height.items()):
             x = left + place * (width + 5)
             draw.rectangle((x, floor - units * unit, x + width, floor), fill=_tint(colour, rng))
@@ -125,7 +125,7 @@ def angle(rng: Random) -> Puzzle:
 
     Directions are degrees counter-clockwise from the right, as in mathematics.
     """
-    blue = rng.randrange(0, 360, 30)
+    blue = rng.choice((0, 90))
     red = (blue + rng.randrange(30, 360, 30)) % 360
     between = min((red - blue) % 360, (blue - red) % 360)
     kinds = {
@@ -135,11 +135,11 @@ def angle(rng: Random) -> Puzzle:
     kind = rng.choice(list(kinds))
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
-        x, y = rng.randint(30, 33), rng.randint(30, 33)
+        x, y = rng.randint(31, 32), rng.randint(31, 32)
         for colour, degrees in (("blue", blue), ("red", red)):
-            length, turn = rng.randint(23, 27), math.radians(degrees)
+            length, turn = rng.randint(25, 27), math.radians(degrees)
             tip = (round(x + length * math.cos(turn)), round(y - length * math.sin(turn)))
-            draw.line((x, y, *tip), fill=_tint(colour, rng), width=2)
+            draw.line((x, y, *tip), fill=_tint(colour, rng), width=4)
         draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(40, 40, 40))
 
     facts = {"kind": kind, "blue": blue, "red": red}
@@ -157,17 +157,17 @@ def line(rng: Random) -> Puzzle:
     kind = rng.choice(list(kinds))
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
-        step, y = rng.randint(8, 9), rng.randint(12, 44)
-        left = rng.randint(4, SIDE - 5 - 6 * step)
+        step, y = 9, rng.randint(26, 30)
+        left = rng.randint(4, 5)
         ink = (50, 50, 50)
         draw.line((left, y, left + 6 * step, y), fill=ink)
         for number in range(7):
             x = left + number * step
-            draw.line((x, y - 4, x, y + 4), fill=ink)
+            draw.line((x, y - 5, x, y + 5), fill=ink)
         for number in (0, 6):
             x = left + number * step
-            draw.text((x, y + 6), str(number), fill=ink, font=_font(11), anchor="mt")
-        x, radius = left + tick * step, rng.randint(2, 3)
+            draw.text((x, y + 7), str(number), fill=ink, font=_font(11), anchor="mt")
+        x, radius = left + tick * step, rng.randint(3, 4)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_tint("red", rng))
 
     facts = {"kind": kind, "tick": tick}
@@ -176,13 +176,13 @@ def line(rng: Random) -> Puzzle:
 
 
 def arith(rng: Random) -> Puzzle:
-    """A printed sum of two digits 1 to 9."""
-    a, b = rng.randint(1, 9), rng.randint(1, 9)
+    """A printed sum of two digits 1 to 6."""
+    a, b = rng.randint(1, 6), rng.randint(1, 6)
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
-        ink = tuple(rng.randint(0, 90) for _ in range(3))
-        place = (32 + rng.randint(-5, 5), 32 + rng.randint(-16, 16))
-        draw.text(place, f"{a} + {b}", fill=ink, font=_font(rng.randint(18, 21)), anchor="mm")
+        ink = tuple(rng.randint(0, 60) for _ in range(3))
+        place = (32 + rng.randint(-1, 1), 32 + rng.randint(-2, 2))
+        draw.text(place, f"{a} + {b}", fill=ink, font=_font(22), anchor="mm")
 
     facts = {"kind": "sum", "a": a, "b": b}
     return Puzzle("What is the sum?", f"{a} + {b}", a + b, facts, paint)
@@ -199,15 +199,15 @@ def rect(rng: Random) -> Puzzle:
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
         cell = 7
-        left, top = rng.randint(1, 6), rng.randint(1, 6)
-        x, y = left + cell * rng.randint(0, 8 - w), top + cell * rng.randint(0, 8 - h)
+        left, top = rng.randint(3, 4), rng.randint(3, 4)
+        x, y = left + cell * rng.randint(0, 2), top + cell * rng.randint(0, 2)
         ink = _tint(rng.choice(list(COLOURS)), rng)
-        pale = tuple(255 - (255 - c) // 4 for c in ink)
+        pale = tuple(255 - (255 - c) // 2 for c in ink)
         draw.rectangle((x, y, x + w * cell, y + h * cell), fill=pale)
         for k in range(9):
             step = k * cell
-            draw.line((left, top + step, left + 8 * cell, top + step), fill=(205, 205, 205))
-            draw.line((left + step, top, left + step, top + 8 * cell), fill=(205, 205, 205))
+            draw.line((left, top + step, left + 8 * cell, top + step), fill=(225, 225, 225))
+            draw.line((left + step, top, left + step, top + 8 * cell), fill=(225, 225, 225))
         draw.rectangle((x, y, x + w * cell, y + h * cell), outline=ink, width=2)
 
     facts = {"kind": kind, "w": w, "h": h}

@@ -78,6 +78,8 @@ def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         partial.rename(final)
         for old in _listed(root)[:-keep]:
             _discard(old)
+        for torn in root.glob(".step_*"):  # of processes that were killed while writing or deleting
+            shutil.rmtree(torn, ignore_errors=True)
     distributed.barrier()
     return final
 

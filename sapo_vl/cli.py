@@ -7,6 +7,7 @@ checkpoint, 1 a crash of ours with its traceback.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ EVAL_CONFIG = MAIN_CONFIG.parents[1] / "eval" / "synthetic.yaml"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -29,6 +30,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"sapo-vl: no space left on the disk of {error.filename or 'the run'}: free some; a "
+            "run continues with --resume",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; overrides may stand anywhere among the options, which argparse alone refuses."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    misplaced = [word for word in rest if "=" not in word or word.startswith("-")]
+    if misplaced or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized argument: {(misplaced or rest)[0]}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -124,7 +124,9 @@ class LearnerConfig(Section):
     betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     clip: float = Field(1.0, ge=0, description="gradient norm; 0: no clipping")
-    packing: Literal["padded"] = Field("padded", description="how responses lie in a micro-batch")
+    packing: Literal["shared_prefix", "padded"] = Field(
+        "shared_prefix", description="padded: the slow reference, each response with its own prompt"
+    )
     micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of one micro-batch")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     offload_optimizer: bool = Field(False, description="optimizer state and step on the CPU")

@@ -6,6 +6,7 @@ can't be fetched (no hub), a known size's published shapes are used, and the pla
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 
 from sapo_vl import machine, model, shapes
 from sapo_vl.config import Config
-from sapo_vl.data import store
+from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.learner.engine import deepspeed_settings
 from sapo_vl.progress import table
 from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.stages import TOKENIZER_TEXTS
 
 GIB = 2**30
 
@@ -35,7 +37,7 @@ def show(config: Config) -> None:
     module, origin = _on_meta(config)
     model.freeze(module, config.model.freeze)
     rows = model.trainable_rows(module)
-    ranks = max(1, machine.gpu_count())
+    ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))
     options = config.rollout
     table(
         "plan",
@@ -96,7 +98,7 @@ def _on_meta(config: Config) -> tuple[Any, str]:
         from sapo_vl import tiny
 
         with TemporaryDirectory() as folder:
-            tiny.build(Path(folder) / "tiny", corpus=["0"], seed=0)
+            tiny.build(Path(folder) / "tiny", corpus=synthetic.corpus(0, TOKENIZER_TEXTS), seed=0)
             found, origin = model.open_folder(Path(folder) / "tiny").config, "built in the run"
     else:
         try:

@@ -5,16 +5,30 @@ The loop itself is in train.py.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sapo_vl import checkpoint, distributed, metrics, plots, rollouts, sft, stages, telemetry
+from sapo_vl import (
+    checkpoint,
+    distributed,
+    metrics,
+    model,
+    plots,
+    rollouts,
+    sft,
+    stages,
+    telemetry,
+)
 from sapo_vl import generator as generators
 from sapo_vl.config import Config
+from sapo_vl.data import store
+from sapo_vl.errors import ConfigError, EnvironmentProblem
 from sapo_vl.evaluate import Accuracy, evaluate
+from sapo_vl.generator import NO_VLLM
 from sapo_vl.learner.engine import Learner, StepReport
 from sapo_vl.metrics import MetricsWriter
 from sapo_vl.progress import Progress as Display
@@ -31,6 +45,28 @@ class ParityError(RuntimeError):
 
 class NotFinite(RuntimeError):
     """The gradient was not finite for learner.max_bad_steps optimizer steps in a row."""
+
+
+def preflight(config: Config) -> None:
+    """Check all that can be checked without weights, before a run's folder exists.
+
+    Raises ConfigError, DataError or EnvironmentProblem.
+    """
+    ranks = distributed.world_size()
+    for key, value in (
+        ("rollout.prompts", config.rollout.prompts),
+        ("sft.batch", config.sft.batch),
+    ):
+        if value < ranks:
+            raise ConfigError(f"{key}={value} is below the number of ranks ({ranks})")
+    Rubric.from_terms([(term.fn, term.weight) for term in config.rewards]).close()
+    if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise EnvironmentProblem(NO_VLLM)
+    if config.data.path is not None:
+        for split in (config.data.train_split, config.data.eval_split):
+            store.load(config.data.path, split)
+    if config.model.path != "tiny":
+        model.open_folder(config.model.path)
 
 
 class Job:
@@ -222,22 +258,24 @@ def _covered(run: Run) -> dict[str, int]:
 def report(job: Job) -> None:
     """Evaluate the result, export it to RUN/final, and write and print the summary."""
     run, final = job.run, job.run.dir / "final"
-    after = job.evaluate("after", job.config.rollout.steps)
+    if read_json(run.dir / "eval" / "after.json") is None:
+        job.evaluate("after", job.config.rollout.steps)
+    distributed.barrier()
     if not final.exists():
         job.learner.export(run.dir / "final.partial")
         if distributed.rank() == 0:
             (run.dir / "final.partial").rename(final)
     if distributed.rank() != 0:
         return
-    before = read_json(run.dir / "eval" / "before.json")
+    before, after = (read_json(run.dir / "eval" / f"{name}.json") for name in ("before", "after"))
     seconds = {name: round(value, 1) for name, value in run.seconds().items()}
-    summary = {"before": before, "after": after.summary(), "seconds": seconds}
+    summary = {"before": before, "after": after, "seconds": seconds}
     write_json(run.dir / "summary.json", summary)
     plots.curves(run.dir)
     rows = [_figures(name, summary[name]) for name in ("before", "after")]
     n = job.config.evaluation.samples
     columns = ["held-out accuracy", f"avg@{n}", "95 % interval", "greedy"]
-    table(f"{after.problems} held-out problems", columns, rows)
+    table(f"{after['problems']} held-out problems", columns, rows)
     note = telemetry.explain_gate(
         [r for r in metrics.read(run.dir) if r.get("phase") == "train"],
         job.config.sapo.mini_batches,

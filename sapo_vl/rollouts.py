@@ -97,12 +97,14 @@ def _old_logprobs(group: RolloutGroup) -> list[Any]:
 
 def pack(batches: Sequence[list[TrainRow]], groups: Sequence[RolloutGroup]) -> dict[str, Any]:
     """Return a picklable form without pictures' tensors, for a checkpoint inside a step."""
-    number = {id(group.prompt): i for i, group in enumerate(groups)}
+    place = {
+        id(c.token_ids): (i, j) for i, g in enumerate(groups) for j, c in enumerate(g.completions)
+    }
     return {
         "samples": [group.prompt.sample for group in groups],
         "groups": [(g.completions, g.rewards, g.advantages) for g in groups],
         "batches": [
-            [(number[id(r.prompt)], replace(r, prompt=None)) for r in batch]  # type: ignore[arg-type]
+            [(*place[id(r.token_ids)], replace(r, prompt=None, token_ids=[])) for r in batch]  # type: ignore[arg-type]
             for batch in batches
         ],
     }
@@ -116,11 +118,13 @@ def unpack(
     groups = [
         RolloutGroup(prompt, *rest) for prompt, rest in zip(prompts, packed["groups"], strict=True)
     ]
-    batches = [[replace(row, prompt=prompts[i]) for i, row in batch] for batch in packed["batches"]]
-    own = {tuple(c.token_ids): c.token_ids for g in groups for c in g.completions}
-    for batch in batches:  # rows share their ids with the completions, see keep_old_logprobs
-        for row in batch:
-            row.token_ids = own[tuple(row.token_ids)]
+    batches = [
+        [  # rows share their ids with the completions, see keep_old_logprobs
+            replace(row, prompt=prompts[i], token_ids=groups[i].completions[j].token_ids)
+            for i, j, row in batch
+        ]
+        for batch in packed["batches"]
+    ]
     return batches, groups
 
 

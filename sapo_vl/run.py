@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -99,13 +100,15 @@ class Run:
         distributed.barrier()
         if distributed.rank() == 0 and not resume:
             self.dir.mkdir(parents=True, exist_ok=True)
+            for leftover in ("model", "data"):  # of a start that failed, perhaps with another seed
+                shutil.rmtree(self.dir / leftover, ignore_errors=True)
             configs.save(config, self.dir / "config.yaml")
             write_json(self.dir / "versions.json", _versions())
         distributed.barrier()
 
     def _check(self, resume: bool) -> None:
-        there = (self.dir / "config.yaml").exists()
-        if resume and not there:
+        there = (self.dir / "metrics.jsonl").exists()  # the first thing that is worth keeping
+        if resume and not (self.dir / "config.yaml").exists():
             raise ConfigError(f"run.dir={self.dir} holds no run to resume")
         if not resume and there:
             raise ConfigError(

@@ -8,23 +8,29 @@ through the gate, weights back to the sampler. Its parts are built in job.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
 import torch
 
 from sapo_vl import checkpoint, distributed, rollouts, sft, stages, telemetry
 from sapo_vl.config import Config, LearnerConfig
-from sapo_vl.job import Clock, Job, check_finite, record, recording, report
+from sapo_vl.job import Clock, Job, check_finite, preflight, record, recording, report
 from sapo_vl.learner.engine import Objective, RowTensors, mean_of_means
 from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.progress import Progress as Display
-from sapo_vl.run import Run
+from sapo_vl.run import Interrupted, Run
 from sapo_vl.sapo import Surrogate, mismatch_weight, sapo_loss
 from sapo_vl.schema import RolloutGroup
+
+Result = TypeVar("Result")
 
 
 def main(config: Config, *, resume: bool) -> None:
     """Run the main job or continue it. Raises UserError, or Interrupted after a checkpoint."""
     distributed.start()
     torch.manual_seed(config.run.seed)
+    preflight(config)
     run = Run(config, resume=resume)
     run.stop.install()
     with recording(run, resume=resume) as writer:
@@ -39,6 +45,7 @@ def warm_up_only(config: Config, *, resume: bool) -> None:
     """Do the supervised warm-up alone: `sapo-vl sft`. Raises as `main` does."""
     distributed.start()
     torch.manual_seed(config.run.seed)
+    preflight(config)
     run = Run(config, resume=resume)
     run.stop.install()
     with recording(run, resume=resume) as writer:
@@ -58,7 +65,7 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
                 batches, groups = rollouts.unpack(done.buffer, job.renderer)
                 statistics = done.extra["statistics"]
             else:
-                groups = roll_out(job, done)
+                groups = or_leave(job, done, lambda: roll_out(job, done))
                 clock.lap("rollout")
                 batches = rollouts.mini_batches(groups, count)
                 job.generator.sleep()
@@ -93,7 +100,8 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
                 checkpoint.save(job.checkpoints, learner, done, config.checkpoint.keep)
             every = config.evaluation.every
             if every and done.step % every == 0 and done.step < steps:
-                job.evaluate(f"step_{done.step:06d}", done.step)
+                name = f"step_{done.step:06d}"
+                or_leave(job, done, lambda: job.evaluate(name, done.step))  # noqa: B023
 
 
 def roll_out(job: Job, done: checkpoint.Progress) -> list[RolloutGroup]:
@@ -139,8 +147,18 @@ def learning_rate(step: int, steps: int, options: LearnerConfig) -> float:
     return options.lr * (1 - (1 - options.final_lr) * share)
 
 
-def leave(job: Job, done: checkpoint.Progress) -> None:
-    """Write a checkpoint and raise Interrupted."""
-    path = checkpoint.save(job.checkpoints, job.learner, done, job.config.checkpoint.keep)
+def or_leave(job: Job, done: checkpoint.Progress, work: Callable[[], Result]) -> Result:
+    """Return what `work` returns; when a signal ends it, write a checkpoint of `done` and leave."""
+    try:
+        return work()
+    except Interrupted:
+        leave(job, done)
+
+
+def leave(job: Job, done: checkpoint.Progress) -> NoReturn:
+    """Write a checkpoint, unless there is one of this very place, and raise Interrupted."""
+    path = job.checkpoints / done.name
+    if not path.exists():
+        checkpoint.save(job.checkpoints, job.learner, done, job.config.checkpoint.keep)
     distributed.say(f"checkpoint {path}; continue with --resume run.dir={job.run.dir}")
     raise job.run.stop.error()

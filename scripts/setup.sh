@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make or check the virtual environment; `bash scripts/setup.sh --help` says how. The work is done by
-# environment.py; this finds a Python that can run it.
+# Make or check the virtual environment; `bash scripts/setup.sh --help` says how.
+# environment.py does the work; this finds a Python that can run it.
 set -euo pipefail
 
 here="$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"

@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from sapo_vl.schema import Completion
 
+NO_VLLM = (
+    "vLLM is not installed here: run scripts/setup.sh, or set generator.backend=transformers for "
+    "the slow reference"
+)
+
 if TYPE_CHECKING:
     import torch
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from sapo_vl.errors import DataError, EnvironmentProblem
-from sapo_vl.generator import Sampling
+from sapo_vl.generator import NO_VLLM, Sampling
 from sapo_vl.logprobs import BAN_BIAS
 from sapo_vl.schema import Completion
 
@@ -44,10 +44,7 @@ class VLLMGenerator:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise EnvironmentProblem(
-                f"vLLM can't be imported ({error}): run scripts/setup.sh, or set "
-                "generator.backend=transformers for the slow reference"
-            ) from error
+            raise EnvironmentProblem(f"{NO_VLLM} ({error})") from error
         self._folder = folder
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False

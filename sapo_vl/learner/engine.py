@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapo_vl import distributed, packing
+from sapo_vl import distributed, packing, patch_embedding
 from sapo_vl import model as models
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
@@ -83,11 +83,12 @@ class Learner:
             del sharding
         else:
             model = models.load(folder, config.model.dtype)
+        distributed.say(patch_embedding.use_faster(model, distributed.device()))
         models.freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.folder = folder
-        self._policy = Policy(model, folder, config.rollout.temperature)
+        self._policy = Policy(model, folder, config.rollout.temperature, config.learner.packing)
         if config.learner.zero_stage == 3:
             _keep_experts_whole(self._policy)
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -141,7 +142,7 @@ class Learner:
 
     def _micro_batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """Plan this rank's micro-batches and fill up to the largest number on any rank."""
-        batches = packing.plan(rows, self._options.micro_batch_tokens)
+        batches = packing.PLANS[self._options.packing](rows, self._options.micro_batch_tokens)
         missing = int(distributed.largest(len(batches))) - len(batches)
         return batches + [[packing.filler(rows)] for _ in range(missing)]
 

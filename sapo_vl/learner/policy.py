@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sapo_vl.learner import padded
+from sapo_vl import attention, distributed
+from sapo_vl.learner import packed, padded
 from sapo_vl.logprobs import BAN_BIAS, ResponseLogprobs, response_logprobs
 from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
@@ -21,12 +22,15 @@ from sapo_vl.packing import TrainRow
 class Policy(nn.Module):
     """A Hugging Face model that returns log-probs of responses."""
 
+    model: Any  # the Hugging Face module
     bias_V: torch.Tensor  # [V] BAN_BIAS at banned ids, 0 elsewhere
 
-    def __init__(self, model: nn.Module, folder: ModelFolder, temperature: float) -> None:
-        """`temperature` is the one of sampling: logits are divided by it."""
+    def __init__(
+        self, model: nn.Module, folder: ModelFolder, temperature: float, packing: str
+    ) -> None:
+        """`temperature` is the one of sampling: logits are divided by it; `packing` see PLANS."""
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self._temperature = temperature
         self._image_token_id = folder.image_token_id
         self._pad_id = folder.tokenizer.pad_token_id or 0
@@ -34,12 +38,20 @@ class Policy(nn.Module):
         bias[list(folder.banned_ids)] = BAN_BIAS
         self.register_buffer("bias_V", bias, persistent=False)
         self._blank = _blank_image(folder)
+        self._packed = packing == "shared_prefix"
+        if self._packed:
+            attention.use(model, attention.best_form(distributed.device()))
 
     def forward(self, rows: Sequence[TrainRow]) -> ResponseLogprobs:
         """Return log-probs [N] of all response tokens of `rows`, in the order of the rows."""
         device = self.bias_V.device
-        batch = padded.collate(rows, self._image_token_id, self._pad_id, device)
-        hidden = padded.hidden_states(self.model.model, batch)
+        batch: packed.PackedBatch | padded.PaddedBatch
+        if self._packed:
+            batch = packed.collate(rows, device)
+            hidden = packed.hidden_states(self.model.model, batch)
+        else:
+            batch = padded.collate(rows, self._image_token_id, self._pad_id, device)
+            hidden = padded.hidden_states(self.model.model, batch)
         if batch.pixel_values is None:
             hidden = hidden + 0.0 * self._idle_vision(device).to(hidden.dtype)
         return response_logprobs(

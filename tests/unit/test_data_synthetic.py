@@ -80,7 +80,7 @@ def trace_from_pixels(task, p):
         return found
     if task == "line":
         y, x = np.argwhere(mask(p, "red")).mean(axis=0)
-        ticks = np.flatnonzero(p[round(y) - 4].max(axis=1) < 100)
+        ticks = np.flatnonzero(p[round(y) - 5].max(axis=1) < 100)
         assert len(ticks) == 7
         return [0, 6, int(np.abs(ticks - x).argmin())]
     outline = np.argwhere(mask(p, "red") | mask(p, "green") | mask(p, "blue"))
@@ -206,7 +206,7 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one(seed, count, split):
 def test_a_record_is_pinned():
     sample = next(s for s in drawn(seed=0, count=6) if s.id == "synthetic-0-2")
     assert sample.problem == "<image>What is the angle in degrees?"
-    assert sample.solution == r"<think>blue 30 red 120</think>\boxed{90}"
+    assert sample.solution == r"<think>blue 0 red 90</think>\boxed{90}"
 
 
 def test_no_held_out_picture_is_ever_trained_on():

@@ -1,0 +1,282 @@
+"""Attention of shared-prefix rows: each response sees its prompt and itself, nothing else.
+
+A packed row [1, T] holds prompt, y1 .. yG, next prompt, ... with no padding. `SharedPrefix` says
+which tokens form which segment; `use` makes a model's text layers call `forward` here, through
+transformers' AttentionInterface: no model code is patched. The layout travels as a keyword argument
+of the model's forward.
+
+Three forms of one function, decided by the device:
+
+- cascade (CPU): every segment causally on itself, the responses' queries once more on their
+  prompt's keys, the two merged by their log-sum-exp. Exact: aten's flash kernel returns the
+  log-sum-exp, and its backward, given the merged output and log-sum-exp, yields each part's share
+  of the gradient. Segments of like length form one call; FlashAttention's cascade of prefix and
+  suffix is the idea.
+- flex (CUDA): FlexAttention, with one block mask per batch that skips what no query may see.
+- dense: SDPA with a T x T mask. The reference, and the fallback on any device.
+
+Legend: T tokens of a row, H query heads, K key-value heads, D head width, S segments of a batch,
+Q and P their padded lengths.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NAME = "sapo_shared_prefix"
+"""What `attn_implementation` of the text model is called."""
+
+LIKE_LENGTH = 0.8
+"""Segments share a call when the shortest has at least this share of the longest's tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Segments of like length, gathered into one batch; padding repeats a valid index."""
+
+    index_SQ: Tensor  # where in the row each token is
+    valid_SQ: Tensor | None  # False on padding; None when there is none
+    tokens_N: Tensor  # index_SQ without the padding
+
+
+@dataclass(slots=True)
+class SharedPrefix:
+    """Which tokens of a packed row belong together.
+
+    Example, one prompt of 3 tokens with responses of 2 and 1:
+        group_T    = 0 0 0  0 0  0
+        response_T = 0 0 0  1 1  2      (0: prompt; responses are numbered through the whole row)
+    """
+
+    group_T: Tensor  # prompt that a token belongs to
+    response_T: Tensor  # response that a token belongs to, 0 for the prompt's own
+    causal: list[Segments] = field(default_factory=list)  # all segments, each on itself
+    cross: list[tuple[Segments, Tensor]] = field(default_factory=list)  # responses on keys [S, P]
+    block_mask: Any = None  # FlexAttention's, built once per batch
+
+    @staticmethod
+    def build(groups: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> SharedPrefix:
+        """Lay out groups of (prompt length, response lengths) one after the other."""
+        group, response, spans, queries = [], [], [], defaultdict(list)
+        start, number = 0, 0
+        for g, (prompt, lengths) in enumerate(groups):
+            spans.append((start, prompt))
+            group.append(torch.full((prompt + sum(lengths),), g))
+            response.append(torch.zeros(prompt, dtype=torch.long))
+            if sum(lengths):
+                queries[prompt].append((start, start + prompt, sum(lengths)))
+            start += prompt
+            for length in lengths:
+                number += 1
+                response.append(torch.full((length,), number))
+                if length:
+                    spans.append((start, length))
+                start += length
+        layout = SharedPrefix(torch.cat(group).to(device), torch.cat(response).to(device))
+        if device.type == "cpu":
+            layout.causal = [_segments(part) for part in _alike(spans)]
+            for prompt, found in queries.items():  # keys of one length, so that none is padded
+                own = _segments([(first, count) for _, first, count in found])
+                keys = torch.tensor([[s] for s, _, _ in found]) + torch.arange(prompt)
+                layout.cross.append((own, keys))
+        return layout
+
+
+def use(model: nn.Module, form: str) -> None:
+    """Make the text layers of `model` attend by `forward`; `form` is cascade, flex or dense."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, FORMS[form])
+    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+    model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})  # type: ignore[operator]
+
+
+def best_form(device: torch.device) -> str:
+    """Return the form for a device: cascade on the CPU, flex on CUDA."""
+    return {"cpu": "cascade", "cuda": "flex"}.get(device.type, "dense")
+
+
+def cascade(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: SharedPrefix,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return [1, T, H, D] of queries [1, H, T, D] on keys and values [1, K, T, D]."""
+    out = _Cascade.apply(
+        query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), layout, scaling
+    )
+    return out[None], None
+
+
+def dense(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: SharedPrefix,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Do the same with SDPA and an explicit mask [T, T]."""
+    positions = torch.arange(len(layout.group_T), device=query.device)
+    mask = _visible(layout, positions[:, None], positions[None, :])
+    out = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2), None
+
+
+def flex(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: SharedPrefix,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Do the same with FlexAttention; the first layer builds the block mask, the others use it."""
+    compiled = query.device.type == "cuda"  # elsewhere only the uncompiled reference exists
+    attend, create = _flex_functions(compiled)
+    if layout.block_mask is None:
+        length = query.shape[2]
+        layout.block_mask = create(
+            lambda b, h, q, k: _visible(layout, q, k), None, None, length, length, query.device
+        )
+    out = attend(query, key, value, block_mask=layout.block_mask, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2), None
+
+
+FORMS = {"cascade": cascade, "flex": flex, "dense": dense}
+"""Name -> attention function with transformers' signature."""
+
+
+def _visible(layout: SharedPrefix, query: Tensor, key: Tensor) -> Tensor:
+    """Return whether the query's token sees the key's: same group, before it, prompt or own."""
+    response = layout.response_T[key]
+    return (
+        (layout.group_T[query] == layout.group_T[key])
+        & (key <= query)
+        & ((response == 0) | (response == layout.response_T[query]))
+    )
+
+
+@cache
+def _flex_functions(compiled: bool) -> tuple[Any, Any]:
+    from torch.nn.attention import flex_attention as module
+
+    if not compiled:
+        return module.flex_attention, module.create_block_mask
+    # Uncompiled, the T x T mask would be materialised; lengths change from batch to batch.
+    return (
+        torch.compile(module.flex_attention, dynamic=True),
+        torch.compile(module.create_block_mask, dynamic=True),
+    )
+
+
+def _alike(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Group (start, length) spans of like length, longest first."""
+    parts: list[list[tuple[int, int]]] = []
+    for span in sorted(spans, key=lambda s: (-s[1], s[0])):
+        if not parts or span[1] < LIKE_LENGTH * parts[-1][0][1]:
+            parts.append([])
+        parts[-1].append(span)
+    return parts
+
+
+def _segments(spans: Sequence[tuple[int, int]]) -> Segments:
+    starts = torch.tensor([start for start, _ in spans])
+    lengths = torch.tensor([length for _, length in spans])
+    columns = torch.arange(int(lengths.max()))
+    index = starts[:, None] + torch.minimum(columns[None, :], lengths[:, None] - 1)
+    valid = columns[None, :] < lengths[:, None]
+    if bool(valid.all()):
+        return Segments(index, None, index.flatten())
+    return Segments(index, valid, index[valid])
+
+
+def _gather(x_THD: Tensor, index_SQ: Tensor) -> Tensor:
+    """Return [S, H, Q, D] of a row's tensor [T, H, D]."""
+    return x_THD[index_SQ].transpose(1, 2)
+
+
+def _tokens(x_SHQD: Tensor, part: Segments) -> Tensor:
+    """Undo `_gather` for the tokens that are no padding: [N, H, D]."""
+    x_SQHD = x_SHQD.transpose(1, 2)
+    return x_SQHD.flatten(0, 1) if part.valid_SQ is None else x_SQHD[part.valid_SQ]
+
+
+class _Cascade(torch.autograd.Function):
+    """Shared-prefix attention on the CPU, see the module's docstring. Heads may be grouped."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: SharedPrefix, scale: float
+    ) -> Tensor:
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out_THD = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
+        lse_TH = torch.empty(q_THD.shape[:2], dtype=torch.float32)
+        for part in layout.causal:
+            q, k, v = (_gather(x, part.index_SQ) for x in (q_THD, k_TKD, v_TKD))
+            out, lse = attend(q, k, v, 0.0, True, scale=scale)
+            out_THD[part.tokens_N] = _tokens(out, part)
+            lse_TH[part.tokens_N] = _tokens(lse[..., None], part)[..., 0]
+        for part, keys_SP in layout.cross:
+            q, k, v = (
+                _gather(q_THD, part.index_SQ),
+                _gather(k_TKD, keys_SP),
+                _gather(v_TKD, keys_SP),
+            )
+            out, lse = attend(q, k, v, 0.0, False, scale=scale)
+            prefix_NHD, prefix_NH = _tokens(out, part), _tokens(lse[..., None], part)[..., 0]
+            own_NH = lse_TH[part.tokens_N]
+            merged_NH = torch.logaddexp(own_NH, prefix_NH)
+            own_NHD = out_THD[part.tokens_N]
+            own_NHD *= (own_NH - merged_NH).exp()[..., None]
+            own_NHD += prefix_NHD * (prefix_NH - merged_NH).exp()[..., None]
+            out_THD[part.tokens_N] = own_NHD
+            lse_TH[part.tokens_N] = merged_NH
+        ctx.save_for_backward(q_THD, k_TKD, v_TKD, out_THD, lse_TH)
+        ctx.layout, ctx.scale = layout, scale
+        return out_THD
+
+    @staticmethod
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        q_THD, k_TKD, v_TKD, out_THD, lse_TH = ctx.saved_tensors
+        dq, dk, dv = torch.zeros_like(q_THD), torch.zeros_like(k_TKD), torch.zeros_like(v_TKD)
+        parts = [(p, p.index_SQ, True) for p in ctx.layout.causal]
+        parts += [(p, keys, False) for p, keys in ctx.layout.cross]
+        for part, keys_SP, causal in parts:
+            q, k, v = (
+                _gather(q_THD, part.index_SQ),
+                _gather(k_TKD, keys_SP),
+                _gather(v_TKD, keys_SP),
+            )
+            out, grad = _gather(out_THD, part.index_SQ), _gather(grad_THD, part.index_SQ)
+            lse = lse_TH[part.index_SQ].transpose(1, 2).contiguous()
+            if part.valid_SQ is not None:  # a padded query with no gradient adds none to the keys
+                grad = grad * part.valid_SQ[:, None, :, None]
+            gq, gk, gv = attend(grad, q, k, v, out, lse, 0.0, causal, scale=ctx.scale)
+            dq.index_add_(0, part.tokens_N, _tokens(gq, part))
+            dk.index_add_(0, keys_SP.flatten(), gk.transpose(1, 2).flatten(0, 1))
+            dv.index_add_(0, keys_SP.flatten(), gv.transpose(1, 2).flatten(0, 1))
+        return dq, dk, dv, None, None

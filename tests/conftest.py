@@ -1,0 +1,70 @@
+"""Fixtures of all tests: the tiny model's folders, and one vLLM engine for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.machine import prepare_environment
+
+prepare_environment()  # before anything imports torch
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may ask the hub
+
+import pytest  # noqa: E402
+from helpers import tiny_config  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+settings.register_profile(
+    "sapo_vl",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("sapo_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny random Qwen3-VL."""
+    return _tiny(tmp_path_factory.mktemp("tiny") / "model", experts=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny random Qwen3-VL-MoE with four experts."""
+    return _tiny(tmp_path_factory.mktemp("tiny_moe") / "model", experts=4)
+
+
+def _tiny(out: Path, experts: int) -> Path:
+    from sapo_vl import tiny
+    from sapo_vl.data import synthetic
+
+    tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, experts=experts)
+    return out
+
+
+@pytest.fixture(scope="session")
+def folder(tiny_folder: Path):
+    """Return the tiny model's opened folder: config and processor."""
+    from sapo_vl import model
+
+    return model.open_folder(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def renderer(folder, tiny_folder: Path):
+    """Return the renderer of the tiny model's prompts."""
+    from sapo_vl.prompts import PromptRenderer
+
+    return PromptRenderer(folder, tiny_config(tiny_folder).data)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_folder: Path, folder) -> Iterator:
+    """Return the session's one vLLM engine, on the tiny model in float32."""
+    from sapo_vl.generator.vllm_engine import VLLMGenerator
+
+    generator = VLLMGenerator(tiny_config(tiny_folder), folder, seed=0)
+    yield generator
+    generator.close()
