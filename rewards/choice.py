@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable
 
 from sapo_vl.errors import DataError
+from sapo_vl.rewards.equality import same
 from sapo_vl.rewards.extract import answer_part, first_turn, last_box, last_tag
+from sapo_vl.rewards.fast import ExactDecider, Tolerance
 from sapo_vl.rewards.latex import clean, fold
 from sapo_vl.schema import Outcome, Sample, Verdict
 
@@ -33,7 +35,7 @@ _STATEMENT = re.compile(
     r"|\b(?:answer|choose|select|pick|option)\b\s*:?\s*(?:option|choice)?\s*"
     r"(?=\(?[A-Z]\)?(?:[\s.,:;)]|$))"
     r"|(?:答案|正确选项|故选|应选|应该选|选择|选)\s*】?\s*(?:应该|应)?\s*"
-    r"(?:包括|选择|选项|选|是|为)?\s*(?:选项)?\s*[:]?)\s*[*(\\$\"']*\s*",
+    r"(?:包括|选择|选项|选|是|为)?\s*(?:选项)?\s*[:]?)\s*(?:1[.)]\s+)?[*(\\$\"'/]*\s*",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
@@ -123,7 +125,8 @@ def _ways(text: str, letters: str, choices: tuple[str, ...]) -> Iterable[tuple[s
     yield "the whole response", _whole(text, letters, choices)
     yield "stated answer", _stated(text, letters, choices or _listed(text))
     yield "opens with a choice", _opens(text, letters)
-    sentences = [s.strip() for s in _SENTENCE.split(text) if s and s.strip()]
+    sentences = [s.strip() for s in _SENTENCE.split(text) if s and not s.strip().isdigit()]
+    sentences = [s for s in sentences if s]
     if sentences and any(_SINGLE.search(option) for option in choices):
         yield "option named", _only(_options_named(sentences[-1], choices))
     affirmed = [s for s in sentences if not re.search(r"\b(?:not|neither|nor)\b|n't\b", s)]
@@ -243,8 +246,15 @@ def _plain(text: str) -> str:
 
 
 def _options_equal(text: str, choices: tuple[str, ...]) -> list[str]:
+    """The options that say what `text` says: as words, or where none does, as numbers."""
     wanted = _plain(text)
-    return [LETTERS[i] for i, option in enumerate(choices) if wanted and _plain(option) == wanted]
+    if not wanted:
+        return []
+    found = [LETTERS[i] for i, option in enumerate(choices) if _plain(option) == wanted]
+    if found or len(text) > 80 or not any(char.isdigit() for char in wanted):
+        return found
+    number, decide = clean(text), ExactDecider(Tolerance())
+    return [LETTERS[i] for i, o in enumerate(choices) if same(number, clean(o), decide)]
 
 
 def _options_named(sentence: str, choices: tuple[str, ...]) -> list[str]:
