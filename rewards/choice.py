@@ -63,6 +63,9 @@ _SENTENCE = re.compile(
 )
 _LISTED = re.compile(r"\(\s*([A-Za-z])\s*\)\s*(.*?)(?=\(\s*[A-Za-z]\s*\)|$)", re.S)
 _TAGS = re.compile(r"</?s>|<eo[ae]>|<\|[a-z_]{1,20}\|>|\*\*|__|`")
+_WRAPPED = re.compile(
+    r"(?:\\\(|\\\[|\$)?\s*\\(?:text|mathrm|mathbf|textbf)\s*\{\s*(\(?[A-Z]\)?)\s*\}\s*(?:\\\)|\\\]|\$)?"
+)
 _YES_NO = {"yes", "no"}
 
 
@@ -106,7 +109,7 @@ def claim(response: str, letters: str, choices: tuple[str, ...] = ()) -> tuple[s
         found = _in_marked(box.answer, letters, choices)
         if found or _SINGLE.search(box.answer):
             return found, box.reason
-        text = text[: text.rfind("boxed{")]  # a value in a box: the letter may be stated before it
+        text = text.replace(box.answer, "")  # a value in a box: the letter is stated elsewhere
     tag = last_tag(text)
     if tag is not None:
         return (
@@ -114,7 +117,7 @@ def claim(response: str, letters: str, choices: tuple[str, ...] = ()) -> tuple[s
             if tag.answer
             else (set(), tag.reason)
         )
-    text = _TAGS.sub("", first_turn(fold(text))).strip()
+    text = _WRAPPED.sub(r"\1", _TAGS.sub("", first_turn(fold(text)))).strip()
     for reason, found in _ways(text, letters, choices):
         if found:
             return found, reason

@@ -147,7 +147,7 @@ _BLANKS = re.compile(r"\s+")
 def clean(text: str) -> str:
     """Return the short LaTeX of an answer in one spelling; an empty string when nothing is left."""
     text = fold(text)
-    if not text.isalnum():
+    if not text.isdigit():
         text = _clean_latex(text)
     return text.strip().rstrip(".,;:").strip() if not text.endswith("\\dots") else text.strip()
 

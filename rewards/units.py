@@ -22,13 +22,20 @@ _SPELLINGS = {
     "unit": "unit", "n": "newton", "j": "joule", "w": "watt", "v": "volt", "hz": "hz hertz",
     "mph": "mph", "km/h": "kmh kph", "ohm": "ohm", "%": "percent percentage",
 }  # fmt: skip
+_CHINESE = {
+    "平方厘米": "cm^2", "立方厘米": "cm^3", "平方米": "m^2", "立方米": "m^3", "厘米": "cm",
+    "毫米": "mm", "分米": "dm", "千米": "km", "公里": "km", "米": "m", "千克": "kg", "克": "g", "元": "yuan",
+    "小时": "h", "分钟": "min", "秒": "s", "度": "", "个": "",
+}  # fmt: skip
+_CHINESE_UNIT = re.compile(rf"(.*[\d)}}])\s*({'|'.join(_CHINESE)})", re.S)
 _KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in words.split()}
 
 _TEXT_UNIT = re.compile(
     r"(.*?[\d})!])\s*\{?\\text\s*\{([^{}]*)\}\}?\s*(?:\^\s*\{?([23])\}?)?", re.S
 )
 _BARE_UNIT = re.compile(
-    r"([+-]?[\d.,/\s]*\d\.?|.*[})])(\s*)\{?([A-Za-z][A-Za-z]*(?:[ /.-]+[A-Za-z]+)*)\.?\}?\s*"
+    r"([+-]?[\d.,/\s]*\d\.?|.*(?:[})]|\\pi))(\s*)"
+    r"\{?([A-Za-z][A-Za-z]*(?:[ /.-]+[A-Za-z]+)*)\.?\}?\s*"
     r"(?:\^\s*\{?([23])\}?)?"
 )
 
@@ -54,6 +61,8 @@ def split(text: str) -> Quantity:
         return Quantity(value.strip(), f"°{unit}" if unit else "", degrees=not unit)
     if text.endswith("%"):
         return Quantity(text[:-1].strip(), percent=True)
+    if not text.isascii() and (match := _CHINESE_UNIT.fullmatch(text)):
+        return Quantity(match[1], _CHINESE[match[2]], degrees=match[2] == "度")
     if not text or not (text[-1].isalpha() or text[-1] in "}23."):
         return Quantity(text)
     if "\\text" in text and (match := _TEXT_UNIT.fullmatch(text)):
