@@ -47,7 +47,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     misplaced = [word for word in rest if "=" not in word or word.startswith("-")]
     if misplaced or (rest and not hasattr(arguments, "overrides")):
-        parser.error(f"unrecognized argument: {(misplaced or rest)[0]}")
+        arguments.parser.error(f"unknown argument {(misplaced or rest)[0]}")
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     return arguments
@@ -65,18 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan, train nothing"
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, parser=train)
 
     sft = commands.add_parser("sft", help="supervised warm-up alone, into RUN/warmup/final")
     _add_config(sft)
     sft.add_argument("--resume", action="store_true", help="continue the run in run.dir")
-    sft.set_defaults(run=_sft)
+    sft.set_defaults(run=_sft, parser=sft)
 
     evaluate = commands.add_parser("evaluate", help="held-out accuracy of a model folder")
     evaluate.add_argument("--model", required=True, help="model folder or hub id")
     evaluate.add_argument("--out", type=Path, help="folder for responses and summary.json")
     _add_config(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, parser=evaluate)
 
     prepare = commands.add_parser("prepare", help="turn a data set into training records")
     prepare.add_argument("name", help="synthetic, mathvision, or my/source.py:rows")
@@ -89,19 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--test-count", type=int, default=480, help="synthetic: held-out records")
     prepare.add_argument("--teacher", default="weak", help="synthetic: weak or exact solutions")
     prepare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
-    prepare.set_defaults(run=_prepare)
+    prepare.set_defaults(run=_prepare, parser=prepare)
 
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
     tiny.add_argument("out", type=Path)
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--experts", type=int, default=0, help="> 0: a mixture of so many experts")
-    tiny.set_defaults(run=_init_tiny)
+    tiny.set_defaults(run=_init_tiny, parser=tiny)
 
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
     export.add_argument("--checkpoint", help="e.g. step_000020; default: the newest")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=_export, parser=export)
     return parser
 
 

@@ -71,9 +71,7 @@ class SftConfig(Section):
     """Supervised warm-up on `Sample.solution`; 0 steps: none."""
 
     steps: int = Field(0, ge=0, description="optimizer steps")
-    data: Path | None = Field(
-        None, description="records with solutions; none: data.path, or procedural"
-    )
+    data: Path | None = Field(None, description="records with solutions; none: those of data.path")
     batch: int = Field(16, ge=1, description="records per step, over all ranks")
     lr: float = Field(1e-5, gt=0, description="peak learning rate")
     warmup_steps: int = Field(20, ge=0, description="linear rise")
@@ -128,7 +126,7 @@ class LearnerConfig(Section):
         "shared_prefix", description="padded: the slow reference, each response with its own prompt"
     )
     micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of one micro-batch")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     offload_optimizer: bool = Field(False, description="optimizer state and step on the CPU")
     offload_parameters: bool = Field(False, description="ZeRO-3 parameters on the CPU")
     deepspeed: Path | None = Field(None, description="JSON merged over DeepSpeed's configuration")
@@ -314,15 +312,12 @@ def _check_keys(model: type[BaseModel], tree: Any, prefix: str, where: str) -> N
 
 
 def _suggest(model: type[BaseModel], prefix: str, key: str) -> str:
-    close = nearest(key, model.model_fields)
-    if close and prefix:
-        close = nearest(f"{prefix}.{key}", [f"{prefix}.{name}" for name in model.model_fields])
-    if close:
-        return close
     everywhere = [f"{s}.{k}" for s, f in Config.model_fields.items() for k in _fields(f.annotation)]
     same_leaf = [name for name in everywhere if name.endswith(f".{key}")]
     if same_leaf:
         return f"; did you mean '{same_leaf[0]}'?"
+    if prefix and nearest(key, model.model_fields):
+        return nearest(f"{prefix}.{key}", [f"{prefix}.{name}" for name in model.model_fields])
     return nearest(key, [*Config.model_fields, *everywhere]) or (
         f"; known here: {', '.join(model.model_fields)}"
     )

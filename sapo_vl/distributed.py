@@ -79,6 +79,11 @@ def total(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(values, tensor.tolist(), strict=True))
 
 
+def first(value: float) -> float:
+    """Return rank 0's value."""
+    return total({"value": value if rank() == 0 else 0.0})["value"]
+
+
 def largest(value: float) -> float:
     """Return the maximum over ranks."""
     if world_size() == 1:

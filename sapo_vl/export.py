@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sapo_vl import checkpoint, model
+from sapo_vl import checkpoint, model, stages
 from sapo_vl import config as configs
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.learner.engine import Learner
@@ -24,15 +24,15 @@ def main(run_dir: Path, out: Path, name: str | None) -> None:
     if found is None or not found.exists():
         there = ", ".join(sorted(p.name for p in root.glob("step_*"))) or "none"
         raise ConfigError(f"{run_dir} has no checkpoint {name or ''}; there: {there}")
-    config = configs.load(run_dir / "config.yaml", [])
+    config = configs.load(run_dir / "config.yaml", [f"run.dir={run_dir}"])
     learner = Learner(config, model.open_folder(start_folder(run_dir, config)))
     checkpoint.load(found, learner)
     learner.export(out)
     print(f"wrote {found.name} to {out}")
 
 
-def start_folder(run_dir: Path, config: configs.Config) -> Path | str:
+def start_folder(run_dir: Path, config: configs.Config) -> Path:
     """Return the folder that the run's SAPO phase started from."""
     if config.sft.steps > 0:
         return run_dir / "warmup" / "final"
-    return run_dir / "model" if config.model.path == "tiny" else config.model.path
+    return stages.starting_model(config)

@@ -89,6 +89,7 @@ class Job:
         folder = sft.warm_up(run, folder, writer)
         with run.phase("start"):
             self.learner = Learner(config, folder)
+            show_trainable(self.learner)
             self.generator = generators.build(config, folder, seed=config.run.seed)
         self.checkpoints = run.dir / "checkpoints"
 
@@ -148,6 +149,17 @@ def check_finite(run: Run, step_report: StepReport, bad_steps: int) -> int:
     return bad_steps + 1
 
 
+def show_trainable(learner: Learner) -> None:
+    """Print which components are trained, on rank 0."""
+    rows = model.trainable_rows(learner.model)
+    if distributed.rank() == 0:
+        table(
+            "trainable parameters",
+            ["component", "parameters", "trained"],
+            [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
+        )
+
+
 class Clock:
     """Seconds of a step by phase."""
 
@@ -177,6 +189,7 @@ def record(
     mismatch = telemetry.mismatch(groups)
     row: dict[str, Any] = {"phase": "train", "step": step, "lr": lr}
     row |= telemetry.group_rates(sums) | mismatch
+    statistics = [share_loss(values) for values in statistics]
     for name in sorted({name for values in statistics for name in values}):
         per_batch = [values[name] for values in statistics if name in values]
         row[name] = sum(per_batch) / len(per_batch)
@@ -194,14 +207,20 @@ def record(
     if job.writer is not None:
         job.writer.write(row)
     shown = {
-        "reward": row["reward/mean"],
-        "accuracy": row["accuracy"],
-        "gate": row.get("gate/mean", float("nan")),
-        "kl": row.get("mismatch/kl", float("nan")),
-        "tokens/s": row.get("tokens_per_s/generate", float("nan")),
+        "reward": "reward/mean",
+        "accuracy": "accuracy",
+        "gate": "gate/mean",
+        "kl": "mismatch/kl",
+        "tokens/s": "tokens_per_s/generate",
     }
-    display.update(step, shown)
+    display.update(step, {name: row.get(key, "-") for name, key in shown.items()})
     check_parity(config, mismatch, step)
+
+
+def share_loss(values: dict[str, float]) -> dict[str, float]:
+    """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
+    own = {name: values.get(name, 0.0) for name in ("loss", "surrogate")}
+    return values | distributed.total(own)
 
 
 def check_parity(config: Config, mismatch: dict[str, float], step: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import warnings
 from functools import cache
 
 CPU_ENVIRONMENT = {
@@ -26,6 +27,7 @@ COMMON_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 
@@ -46,3 +48,4 @@ def prepare_environment() -> None:
     settings = COMMON_ENVIRONMENT | (CPU_ENVIRONMENT if gpu_count() == 0 else {})
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")

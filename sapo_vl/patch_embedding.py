@@ -2,18 +2,22 @@
 
 Qwen3-VL cuts patches by a Conv3d whose stride is its kernel: a matrix product of flattened patches.
 Some builds run that convolution ten times slower (pytorch #174051, transformers #45750), some do
-not, so it is measured once per model and device, forward and backward, and the faster form is
-taken. Parameters keep their names, shapes and values.
+not, so it is measured, forward and backward, and the faster form is taken. Parameters keep their
+names, shapes and values. The two forms differ in the last bits: rank 0 chooses for all, and a run
+keeps its first choice when it is resumed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sapo_vl import distributed
 
 PATCHES = 1024
 """Patches in the measurement: a picture of 512 x 512 pixels."""
@@ -35,18 +39,30 @@ class PatchProduct(nn.Module):
         return nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
-def use_faster(model: Any, device: torch.device) -> str:
-    """Replace the convolution where the product is faster; return what was measured, in words."""
+def use_faster(model: Any, device: torch.device, choice: Path | None) -> str:
+    """Replace the convolution where the product is faster; return what was found, in words.
+
+    `choice` is the file that keeps the decision of a run; none: measure each time.
+    """
     embed = model.model.visual.patch_embed
     conv = embed.proj
     if not isinstance(conv, nn.Conv3d):
         return "patch embedding: no convolution"
-    slow, fast = measure(conv, device)
-    figures = f"convolution {1e3 * slow:.1f} ms, product {1e3 * fast:.1f} ms for {PATCHES} patches"
-    if fast >= slow:
-        return f"patch embedding by convolution ({figures})"
-    embed.proj = PatchProduct(conv)
-    return f"patch embedding by matrix product ({figures})"
+    if choice is not None and choice.exists():
+        form, figures = choice.read_text(encoding="utf-8").strip(), "as this run began"
+    else:
+        slow, fast = measure(conv, device)
+        form = "product" if distributed.first(float(fast < slow)) else "convolution"
+        figures = (
+            f"{1e3 * slow:.1f} ms by convolution, {1e3 * fast:.1f} by product, {PATCHES} patches"
+        )
+        distributed.barrier()
+        if choice is not None and choice.parent.is_dir() and distributed.rank() == 0:
+            choice.write_text(form + "\n", encoding="utf-8")
+    distributed.barrier()
+    if form == "product":
+        embed.proj = PatchProduct(conv)
+    return f"patch embedding by {form} ({figures})"
 
 
 def measure(conv: nn.Conv3d, device: torch.device) -> tuple[float, float]:

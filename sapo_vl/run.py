@@ -1,7 +1,9 @@
 """A run's folder and what watches over it: signals, stalls, seconds per phase.
 
-RUN/config.yaml versions.json metrics.jsonl tensorboard/ curves.png summary.json
-RUN/model/ data/ warmup/ rollouts/ checkpoints/ eval/ final/
+    RUN/config.yaml versions.json metrics.jsonl tensorboard/ curves.png summary.json
+    RUN/model-seed0/ data-seed0-10000-480/ warmup/ rollouts/ checkpoints/ eval/ final/
+
+Nothing in it is ever deleted but old checkpoints: what is made from a seed bears the seed's name.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import faulthandler
 import json
 import os
 import platform
-import shutil
 import signal
 import sys
 import time
@@ -100,8 +101,6 @@ class Run:
         distributed.barrier()
         if distributed.rank() == 0 and not resume:
             self.dir.mkdir(parents=True, exist_ok=True)
-            for leftover in ("model", "data"):  # of a start that failed, perhaps with another seed
-                shutil.rmtree(self.dir / leftover, ignore_errors=True)
             configs.save(config, self.dir / "config.yaml")
             write_json(self.dir / "versions.json", _versions())
         distributed.barrier()

@@ -41,16 +41,31 @@ def warm_up(run: Run, folder: ModelFolder, metrics: MetricsWriter | None) -> Mod
         return folder
     if not final.exists():
         renderer = PromptRenderer(folder, config.data)
-        path = stages.data_folder(run, config.sft.data or config.data.path)
-        samples = stages.usable(config, renderer, path, config.data.train_split, "sft.data")
-        if samples[0].solution is None:
-            raise DataError(
-                f"sft.data: the records in {path} hold no solutions; name records that do, "
-                "or set sft.steps=0"
-            )
+        samples = _solved(run, renderer)
         with run.phase("warmup"):
             _train(run, folder, renderer, samples, metrics)
     return models.open_folder(final)
+
+
+def _solved(run: Run, renderer: PromptRenderer) -> Sequence[Sample]:
+    """Return the records of sft.data or data.path; they must hold solutions.
+
+    The tiny model, which can't even write an answer yet, falls back to the procedural ones.
+    """
+    config = run.config
+    for given in (config.sft.data or config.data.path, None):
+        path = stages.data_folder(run, given)
+        split = config.data.train_split
+        samples = stages.usable(config, renderer, path, split, "sft.data")
+        if samples[0].solution is not None:
+            return samples
+        if config.model.path != "tiny" or config.sft.data is not None:
+            break
+        distributed.say(f"the records in {path} hold no solutions: warming up on procedural ones")
+    raise DataError(
+        f"sft.data: the records in {path} hold no solutions; name records that do, or set "
+        "sft.steps=0"
+    )
 
 
 def _train(

@@ -26,10 +26,9 @@ TOKENIZER_TEXTS = 4000
 
 
 def policy_folder(run: Run) -> ModelFolder:
-    """Open model.path; 'tiny' is built in RUN/model first."""
-    path = Path(run.config.model.path)
+    """Open model.path; 'tiny' is built in the run first."""
+    path = starting_model(run.config)
     if run.config.model.path == "tiny":
-        path = run.dir / "model"
         if distributed.rank() == 0 and not path.exists():
             from sapo_vl import tiny
 
@@ -40,13 +39,21 @@ def policy_folder(run: Run) -> ModelFolder:
     return model.open_folder(path)
 
 
+def starting_model(config: Config) -> Path:
+    """Return model.path, or the folder in the run where 'tiny' is built."""
+    if config.model.path == "tiny":
+        return config.run.dir / f"model-seed{config.run.seed}"
+    return Path(config.model.path)
+
+
 def data_folder(run: Run, path: Path | None) -> Path:
-    """Return `path`, or RUN/data with the procedural data set drawn by the run's seed."""
+    """Return `path`, or the folder in the run with the procedural data of the run's seed."""
     if path is not None:
         return path
-    own = run.dir / "data"
+    options = run.config.data
+    sizes = f"{options.synthetic_train}-{options.synthetic_test}"
+    own = run.dir / f"data-seed{run.config.run.seed}-{sizes}"
     if distributed.rank() == 0 and not own.exists():
-        options = run.config.data
         preparation.prepare(
             "synthetic",
             out=own,

@@ -29,7 +29,7 @@ def minibatch(report: StepReport, tau_pos: float, tau_neg: float) -> dict[str, f
     (its assumption A2) on the distance between the tokens' mean gate and the gate at their mean.
     """
     if not report.rows:
-        return {}
+        return {"loss": 0.0}
     positive = np.array([row.advantage > 0 for row in report.rows])
     values: dict[str, float] = {}
     for sign, chosen, tau in (("pos", positive, tau_pos), ("neg", ~positive, tau_neg)):
@@ -57,7 +57,8 @@ def minibatch(report: StepReport, tau_pos: float, tau_neg: float) -> dict[str, f
         "ratio/kl": float(np.mean(np.expm1(log_ratio) - log_ratio)),
         "ratio/clamped": report.clamped,
         "entropy": float(np.concatenate(report.entropy).mean()),
-        "loss/centred": report.centred,
+        "loss": report.loss,
+        "surrogate": report.centred,
         "grad_norm": report.grad_norm,
     }
     return values

@@ -8,14 +8,14 @@ through the gate, weights back to the sampler. Its parts are built in job.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 import torch
 
 from sapo_vl import checkpoint, distributed, rollouts, sft, stages, telemetry
 from sapo_vl.config import Config, LearnerConfig
-from sapo_vl.job import Clock, Job, check_finite, preflight, record, recording, report
+from sapo_vl.job import Clock, Job, check_finite, check_parity, preflight, record, recording, report
 from sapo_vl.learner.engine import Objective, RowTensors, mean_of_means
 from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.progress import Progress as Display
@@ -64,11 +64,13 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
             if done.buffer is not None:  # a signal ended the last start between two mini-batches
                 batches, groups = rollouts.unpack(done.buffer, job.renderer)
                 statistics = done.extra["statistics"]
+                job.generator.sleep()
             else:
                 groups = or_leave(job, done, lambda: roll_out(job, done))
                 clock.lap("rollout")
                 batches = rollouts.mini_batches(groups, count)
                 job.generator.sleep()
+                probe(job, groups, done.step)
                 for rows in batches[1:]:  # the first mini-batch's are those of its own forward
                     learner.fill_old_logprobs(rows)
                 clock.lap("old_logprobs")
@@ -112,6 +114,17 @@ def roll_out(job: Job, done: checkpoint.Progress) -> list[RolloutGroup]:
     run.heartbeat([sample.id for sample in own])
     with run.stop.at_once():
         return rollouts.collect(job.generator, job.renderer, job.rubric, own, config, done.step)
+
+
+def probe(job: Job, groups: Sequence[RolloutGroup], step: int) -> None:
+    """Compare sampler and learner on the first group before its weights are used for a step.
+
+    A stale encoder cache or a wrong prompt shows here, also where all groups are dropped.
+    """
+    rows = rollouts.group_rows(groups[0], all_rows=True)
+    job.learner.fill_old_logprobs(rows)
+    rollouts.keep_old_logprobs(groups[:1], [rows])
+    check_parity(job.config, telemetry.mismatch(groups[:1]), step + 1)
 
 
 def sapo_objective(config: Config) -> Objective:

@@ -29,6 +29,9 @@ from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
 from sapo_vl.sapo import Surrogate
 
+CHOICE = "patch_embedding.txt"
+"""The file in a run's folder that keeps its form of the patch embedding."""
+
 GATHER_GROUP = 16
 """ZeRO-3 parameters gathered at once when weights are streamed out: bounded memory, few calls."""
 
@@ -83,7 +86,9 @@ class Learner:
             del sharding
         else:
             model = models.load(folder, config.model.dtype)
-        distributed.say(patch_embedding.use_faster(model, distributed.device()))
+        distributed.say(
+            patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
+        )
         models.freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -213,7 +218,7 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # our own denominator; every step() is a boundary
         "managed_gradient_accumulation": False,
-        "gradient_clipping": 0.0 if options.zero_stage == 0 else options.clip,
+        "gradient_clipping": 0.0 if _own_step(config) else options.clip,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
@@ -253,6 +258,11 @@ class SkippingAdamW(torch.optim.AdamW):
             super().step(closure)
 
 
+def _own_step(config: Config) -> bool:
+    """Return whether clipping and skipping are ours: float32 without ZeRO, which has neither."""
+    return config.learner.zero_stage == 0 and config.model.dtype == "float32"
+
+
 def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
     options = config.learner
     shared: dict[str, Any] = {
@@ -261,7 +271,7 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
         "weight_decay": options.weight_decay,
         "fused": True,  # no just-in-time build, unlike DeepSpeed's own
     }
-    if options.zero_stage == 0 and config.model.dtype == "float32":
+    if _own_step(config):
         return SkippingAdamW(trained, clip=options.clip, **shared)
     return torch.optim.AdamW(trained, **shared)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -49,9 +50,9 @@ def perturb(module: torch.nn.Module, part: str = "", scale: float = 0.02) -> Non
                 value.add_(scale * torch.randn_like(value))
 
 
-def learners(module, folder, prompts, completions, temperature=1.0) -> list[np.ndarray]:
+def learners(module, folder, prompts, completions, temperature, packing) -> list[np.ndarray]:
     """Return the learner's log-probs of the sampled responses, one array a response."""
-    policy = Policy(module, folder, temperature)
+    policy = Policy(module, folder, temperature, packing)
     rows = [
         TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
     ]
@@ -60,10 +61,10 @@ def learners(module, folder, prompts, completions, temperature=1.0) -> list[np.n
     return [v.numpy() for v in values.split([len(row.token_ids) for row in rows])]
 
 
-def difference(module, folder, prompts, completions, temperature=1.0) -> float:
+def difference(module, folder, prompts, completions, temperature=1.0, packing="padded") -> float:
     """Return max |log mu - log pi| over all tokens of all responses."""
     flat = [c for cs in completions for c in cs]
-    ours = learners(module, folder, prompts, completions, temperature)
+    ours = learners(module, folder, prompts, completions, temperature, packing)
     assert all(len(c.token_ids) == len(c.generator_logprobs) for c in flat)
     return max(
         float(np.abs(c.generator_logprobs - v).max()) for c, v in zip(flat, ours, strict=True)
@@ -75,7 +76,8 @@ def test_logprobs_are_the_learners(engine, network, folder, prompts, temperature
     sampling = Sampling(3, temperature, 12)
     completions = engine.generate(prompts, sampling, SEEDS)
     assert [len(cs) for cs in completions] == [3] * 4
-    assert difference(network, folder, prompts, completions, temperature) <= BOUND
+    for packing in ("padded", "shared_prefix"):
+        assert difference(network, folder, prompts, completions, temperature, packing) <= BOUND
 
 
 def test_the_pictures_matter_to_the_logprobs(engine, network, folder, prompts, renderer):
@@ -98,18 +100,39 @@ def test_new_weights_are_used(engine, network, folder, prompts):
     assert difference(network, folder, prompts, before) > 0.1
 
 
+def load_tower(module: torch.nn.Module, weight: torch.Tensor) -> None:
+    """Change the engine's vision tower in place, as a transfer from another process does."""
+    module.visual.pos_embed.weight.data.copy_(weight)
+
+
 def test_stale_image_embeddings_are_noticed(engine, network, folder, prompts):
-    """Without emptying the encoder cache the old tower's embeddings stay; the sync empties it."""
+    """Without emptying the encoder cache the old tower's embeddings stay."""
+    engine.generate(prompts, SAMPLING, SEEDS)
+    perturb(network, "pos_embed", 2.0)
+    weight = network.model.visual.pos_embed.weight.detach().clone()
+    engine._llm.apply_model(partial(load_tower, weight=weight))
+    engine.reset_caches(encoder=False)
+    stale = engine.generate(prompts, SAMPLING, SEEDS)
+    assert difference(network, folder, prompts[1:], stale[1:]) > 1e-3
+    assert difference(network, folder, prompts[:1], stale[:1]) <= BOUND  # no picture, no cache
+    engine.reset_caches()
+    fresh = engine.generate(prompts, SAMPLING, SEEDS)
+    assert difference(network, folder, prompts, fresh) <= BOUND
+
+
+def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, folder, prompts):
+    """vLLM's reload empties the worker's half of the cache; the scheduler's half must follow."""
     engine.generate(prompts, SAMPLING, SEEDS)
     perturb(network, "visual", 0.1)
     weights = iter(list(named(network)))
     engine._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     engine._llm.apply_model(_repack_heads)
     engine.reset_caches(encoder=False)
-    stale = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, folder, prompts[1:], stale[1:]) > 1e-3
-    assert difference(network, folder, prompts[:1], stale[:1]) <= BOUND  # no picture, no cache
-    engine.reset_caches()
+    with pytest.raises(RuntimeError, match="Encoder cache miss"):
+        engine.generate(prompts, SAMPLING, SEEDS)
+    inner = engine._llm.llm_engine  # what the failed call left behind would be scheduled for ever
+    inner.abort_request(list(inner.output_processor.request_states), internal=True)
+    engine.update_weights(named(network))
     fresh = engine.generate(prompts, SAMPLING, SEEDS)
     assert difference(network, folder, prompts, fresh) <= BOUND
 
@@ -139,24 +162,20 @@ def test_vision_ids_are_never_sampled(engine, network, folder, prompts):
     loved = folder.image_token_id
     with torch.no_grad():
         embedding = network.get_input_embeddings().weight
-        norm = network.model.language_model.norm.weight
-        embedding.mul_(0.05)
-        embedding[:, 0] = 0
-        embedding[loved, 0] = 30
-        network.model.language_model.layers[-1].mlp.down_proj.weight[0] = 0
-        norm.fill_(1)
         # every state gets a large first component, which only the loved id's row looks at
         for layer in network.model.language_model.layers:
             layer.self_attn.o_proj.weight.mul_(0.01)
             layer.mlp.down_proj.weight.mul_(0.01)
+        embedding.mul_(0.05)
         embedding[:, 0] = 0.5
-        embedding[loved, 0] = 30
+        embedding[loved, 0] = 5
+        network.model.language_model.norm.weight.fill_(1)
     engine.update_weights(named(network))
     ids = torch.tensor([prompts[0].expanded_ids])
     with torch.no_grad():
         logits = network(input_ids=ids).logits[0, -1]
     assert logits.argmax().item() == loved, "the test's own premise"
-    assert logits.softmax(-1)[loved] > 0.99
+    assert logits[loved] > 40 + logits.topk(2).values[1]
     completions = engine.generate(prompts, SAMPLING, SEEDS)
     sampled = {token for cs in completions for c in cs for token in c.token_ids}
     assert not sampled & set(folder.banned_ids)
@@ -200,7 +219,7 @@ def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, folder, pro
         network.get_input_embeddings().weight.mul_(0.01)
         network.model.language_model.norm.weight.zero_()
     engine.update_weights(named(network))  # all ids equally likely
-    ended = [c for cs in engine.generate(prompts, Sampling(64, 1.0, 200), SEEDS) for c in cs]
+    ended = [c for cs in engine.generate(prompts, Sampling(16, 1.0, 100), SEEDS) for c in cs]
     stopped = [c for c in ended if c.finish_reason == "stop"]
     assert stopped
     for c in ended:
@@ -218,7 +237,9 @@ def test_greedy_is_the_same_in_both_generators(engine, folder, tiny_folder, prom
     ours = engine.generate(prompts, greedy, SEEDS)
     theirs = reference.generate(prompts, greedy, SEEDS)
     assert [c.token_ids for (c,) in ours] == [c.token_ids for (c,) in theirs]
-    assert [c.text for (c,) in ours] == [c.text for (c,) in theirs]
+    # vLLM holds back the bytes of a character that is not whole yet
+    cut = "\N{REPLACEMENT CHARACTER}"
+    assert [c.text.rstrip(cut) for (c,) in ours] == [c.text.rstrip(cut) for (c,) in theirs]
     assert [c.finish_reason for (c,) in ours] == [c.finish_reason for (c,) in theirs]
 
 
