@@ -94,7 +94,10 @@ def test_hanging_answers_among_easy_ones():
     expected = [reward.correct for reward in alone.grade(pairs)]
     alone.close()
     hostile = [
-        (Sample(f"h-{i}", "speed", "hang", "?", (), r"\frac{1}{3}"), rf"\boxed{{{HANGS[i % 7]}+{i}}}")
+        (
+            Sample(f"h-{i}", "speed", "hang", "?", (), r"\frac{1}{3}"),
+            rf"\boxed{{{HANGS[i % 7]}+{i}}}",
+        )
         for i in range(100)
     ]
     mixed = list(pairs)
