@@ -164,7 +164,7 @@ class Learner:
         return batches + [[packing.filler(rows)] for _ in range(missing)]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all (Hugging Face name, whole tensor), gathered in groups under ZeRO-3.
+        """Yield all (name, whole tensor) as a published folder has them, gathered under ZeRO-3.
 
         Every rank must exhaust it. A tied head is not sent: the embedding stands for it.
         """
@@ -176,7 +176,7 @@ class Learner:
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
                 for name, parameter in group:
-                    yield name, parameter.detach()
+                    yield name, models.published(name, parameter.detach())
 
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder: weights, config, generation config, processor.
@@ -190,7 +190,8 @@ class Learner:
         if self._frozen:
             assert models.frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
-            self.model.save_pretrained(out, state_dict=state)
+            # As it is: transformers would turn the experts back into its own layout.
+            self.model.save_pretrained(out, state_dict=state, save_original_format=False)
             self.folder.processor.save_pretrained(out)
         distributed.barrier()
 
