@@ -57,7 +57,7 @@ def learners(module, folder, prompts, completions, temperature, packing) -> list
         TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
     ]
     with torch.no_grad():
-        values = policy(rows).logprobs_N
+        values = policy(rows).out.logprobs_N
     return [v.numpy() for v in values.split([len(row.token_ids) for row in rows])]
 
 
