@@ -26,7 +26,7 @@ from sapo_vl.machine import prepare_environment
 from sapo_vl.packing import TrainRow
 
 AGREE = 2e-5
-"""Largest relative difference of losses and gradient norms: float32 rounding, summed differently."""
+"""Largest relative difference of losses and of gradient norms: rounding of float32 sums."""
 
 OLD_NOISE = 0.3
 """Standard deviation of log r: the gate then works on both sides of 1."""
@@ -45,8 +45,12 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     folder = _folder()
-    results = {"machine": report.machine(), "gemm_gflops": measure.gemm_rate(), "cases": {}}
-    results["vision_width"] = arguments.vision_width
+    results: dict[str, Any] = {
+        "machine": report.machine(),
+        "gemm_gflops": measure.gemm_rate(),
+        "vision_width": arguments.vision_width,
+        "cases": {},
+    }
     for name in arguments.cases:
         case = CASES[name]
         names = arguments.variants or _default_variants(case)

@@ -41,6 +41,7 @@ def flops(model: Any, rows: Sequence[TrainRow]) -> float:
     forward = 2.0 * (_linear(text.layers) * packed + 2 * attended + head)
     sight = model.config.vision_config
     for prompt in prompts:
+        assert prompt.grid_thw is not None, "the benchmark's prompts hold a picture"
         patches = int(prompt.grid_thw.prod(-1).sum())
         squares = int((prompt.grid_thw.prod(-1) ** 2).sum())
         merged = patches // sight.spatial_merge_size**2
