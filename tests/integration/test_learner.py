@@ -236,10 +236,11 @@ def test_all_stages_take_the_same_step(build, prompts, objective, stage):
     for _ in range(2):
         one = reference.update(rows, objective, mean_of_means, LR)
         two = learner.update(rows, objective, mean_of_means, LR)
-        assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+        # stage 3's head goes through its module: other rounding, which Adam's first step enlarges
+        assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-4 if stage == 3 else 1e-5)
     end, other = weights(reference), weights(learner)
     assert distance(end, start) > 1e-3
-    assert distance(other, end) < 1e-6
+    assert distance(other, end) < (1e-5 if stage == 3 else 1e-6)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
