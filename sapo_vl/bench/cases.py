@@ -58,10 +58,10 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("g4", 4, 64, 107, 155, 247, prompts=4, least=2.2),
+        Case("g4", 4, 64, 107, 155, 247, least=2.2),
         Case("g8", 8, 64, 104, 160, 259, least=2.8, aim=3.0),
         Case("g16", 16, 64, 100, 155, 255, prompts=1, least=2.8),
-        Case("g4-256", 4, 256, 300, 155, 252, prompts=4, least=2.9),
+        Case("g4-256", 4, 256, 300, 155, 252, least=2.9),
         Case("g8-256", 8, 256, 298, 153, 254, least=4.7, aim=5.0, least_memory=4.0),
         Case("g16-256", 16, 256, 294, 155, 235, prompts=1, least=5.8, aim=6.5),
         Case("g8-short", 8, 256, 300, 40, 72, least=6.2),

@@ -95,8 +95,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _default_variants(case: Case) -> list[str]:
-    heads = ["trl-compact"] if case.vocabulary == REAL_VOCABULARY else []
-    return ["shared", "padded", "trl", *heads, "trl-logits"]
+    heads = ["trl-compact", "trl-logits"] if case.vocabulary == REAL_VOCABULARY else []
+    return ["shared", "padded", "trl", *heads]
 
 
 def _folder() -> Any:
@@ -149,11 +149,13 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
 
     model, rows = batch.build()
     contestants = {n: build(n, model, batch.folder, batch.case, rows) for n in names}
-    losses = {name: c.run() for name, c in contestants.items()}  # warms up too
-    norms = {name: c.grad_norm() for name, c in contestants.items()}
+    losses, norms, used = {}, {}, {}
+    for name, contestant in contestants.items():  # this warms up too
+        used[name], losses[name] = measure.flops(contestant.run)
+        norms[name] = contestant.grad_norm()
+        contestant.model.zero_grad(set_to_none=True)
     _check(losses, "losses")
     _check(norms, "gradient norms")
-    used = {name: measure.flops(c.run) for name, c in contestants.items()}
     seconds: dict[str, list[measure.Seconds]] = {name: [] for name in names}
     for _ in range(repeats):
         for name, contestant in contestants.items():

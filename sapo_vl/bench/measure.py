@@ -79,8 +79,8 @@ def gemm_rate(repeats: int = 7) -> float:
     return 2 * GEMM_SIDE**3 / median(times[1:]) / 1e9
 
 
-def flops(work: Callable[[], Any]) -> float:
-    """Return the operations of all matrix products, convolutions and attention calls in `work`.
+def flops(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the operations of all matrix products, convolutions and attention calls, and a result.
 
     A causal attention call counts whole, though its kernel leaves out half.
     """
@@ -102,8 +102,8 @@ def flops(work: Callable[[], Any]) -> float:
         aten.addmm_: product_added,
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        work()
-    return float(counter.get_total_flops())
+        result = work()
+    return float(counter.get_total_flops()), result
 
 
 def load_average() -> float:

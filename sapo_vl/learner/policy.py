@@ -63,12 +63,16 @@ class Policy(nn.Module):
         batch: packed.PackedBatch | padded.PaddedBatch
         if self._packed:
             batch = packed.collate(rows, device)
-            hidden = packed.hidden_states(self.model.model, batch)
         else:
             batch = padded.collate(rows, self._image_token_id, self._pad_id, device)
-            hidden = padded.hidden_states(self.model.model, batch)
-        if batch.pixel_values is None:
-            hidden = hidden + 0.0 * self._idle_vision(device).to(hidden.dtype)
+        vision = self._see(batch.pixel_values, batch.image_grid_thw, device)
+        images = None if batch.pixel_values is None else {"image": vision}
+        if isinstance(batch, packed.PackedBatch):
+            hidden = packed.hidden_states(self.model.model, batch, images)
+        else:
+            hidden = padded.hidden_states(self.model.model, batch, images)
+        if images is None:
+            hidden = hidden + 0.0 * _sum_of(vision).to(hidden.dtype)
         return self._scored(hidden, batch.targets_N, objective)
 
     def _scored(
@@ -96,20 +100,25 @@ class Policy(nn.Module):
         )
         return Scored(out, joined(parts)._replace(loss=loss))
 
-    def _idle_vision(self, device: torch.device) -> torch.Tensor:
-        """Run the vision tower on a blank picture and return the sum of all its outputs.
+    def _see(
+        self, pixels: torch.Tensor | None, grid: torch.Tensor | None, device: torch.device
+    ) -> Any:
+        """Run the vision tower, always first and always: on a blank picture if there is none.
 
-        A rank whose micro-batch has only text must still take part in the collectives of the
-        tower's parameters, mergers and deepstack included (EasyR1 #468, transformers #37186).
+        A rank whose micro-batch has only text must take part in the collectives of the tower's
+        parameters, mergers and deepstack included, in the same order as the others, forward and
+        backward (EasyR1 #468, transformers #37186).
         """
-        pixels, grid = self._blank
-        out = self.model.model.get_image_features(
-            pixels.to(device), grid.to(device), return_dict=True
-        )
-        parts = [*out.pooler_output]
-        for features in getattr(out, "deepstack_features", None) or []:
-            parts.extend(features)
-        return torch.stack([p.float().sum() for p in parts]).sum()
+        if pixels is None or grid is None:
+            pixels, grid = (x.to(device) for x in self._blank)
+        return self.model.model.get_image_features(pixels, grid, return_dict=True)
+
+
+def _sum_of(vision: Any) -> torch.Tensor:
+    parts = [*vision.pooler_output]
+    for features in getattr(vision, "deepstack_features", None) or []:
+        parts.extend(features)
+    return torch.stack([p.float().sum() for p in parts]).sum()
 
 
 def _blank_image(folder: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:

@@ -64,12 +64,12 @@ def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) 
 
 def keep_gradient(learner: Learner, rows: list, objective, out: Path) -> None:
     """Write the gradient of one update, as every rank has it, without taking the step."""
-    step = learner._engine.step
-    learner._engine.step = lambda: None
+    step, gradients = learner._optimizer.step, {}
+    learner._optimizer.step = lambda: gradients.update(
+        {n: p.grad.clone() for n, p in learner.model.named_parameters()}
+    )
     learner.update(rows, objective, mean_of_means, LR)
-    learner._engine.step = step
-    gradients = {n: p.grad.clone() for n, p in learner.model.named_parameters()}
-    learner._engine.zero_grad()
+    learner._optimizer.step = step
     torch.save(gradients, out.with_name(f"{out.name}-gradient-{distributed.rank()}.pt"))
 
 
