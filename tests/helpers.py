@@ -128,3 +128,10 @@ def cli(
         check=False,
         env=environment(**env),
     )
+
+
+def distance(a: dict, b: dict) -> float:
+    """Return |a - b| / |b| over all tensors of two dictionaries together."""
+    assert a.keys() == b.keys()
+    gap = sum(float((a[n].double() - b[n].double()).square().sum()) for n in a)
+    return (gap / sum(float(v.double().square().sum()) for v in b.values())) ** 0.5

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import make_rows, make_sample, make_samples, tiny_config
+from helpers import distance, make_rows, make_sample, make_samples, tiny_config
 
 from sapo_vl import model as models
 from sapo_vl import train
@@ -63,13 +63,6 @@ def same(a: Weights, b: Weights) -> bool:
 
 def moved(a: Weights, b: Weights) -> dict[str, float]:
     return {name: float((a[name].float() - b[name].float()).abs().max()) for name in a}
-
-
-def distance(a: Weights, b: Weights) -> float:
-    """Return |a - b| / |b| over all tensors together."""
-    assert a.keys() == b.keys()
-    gap = sum(float((a[n].double() - b[n].double()).square().sum()) for n in a)
-    return (gap / sum(float(v.double().square().sum()) for v in b.values())) ** 0.5
 
 
 def gradient(learner: Learner, rows, objective) -> Weights:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, environment
+from helpers import ROOT, distance, environment
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -43,13 +43,6 @@ def outputs(tiny_folder, tiny_moe_folder, tmp_path_factory) -> dict[int, Path]:
         assert "done" in done.stdout
         assert "resume: exact" in done.stdout
     return found
-
-
-def distance(a: dict, b: dict) -> float:
-    """Return |a - b| / |b| over all tensors together."""
-    assert a.keys() == b.keys()
-    gap = sum(float((a[n].double() - b[n].double()).square().sum()) for n in a)
-    return (gap / sum(float(v.double().square().sum()) for v in b.values())) ** 0.5
 
 
 def exported(folder: Path) -> dict:
