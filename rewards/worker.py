@@ -52,8 +52,18 @@ def serve() -> None:
         start = time.perf_counter()
         reply = answer(job)
         reply["seconds"] = time.perf_counter() - start
-        reply["rss_kb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        reply["rss_kb"] = resident_kb()
         send(channel, reply)
+
+
+def resident_kb() -> int:
+    """Return this process's resident memory in KiB.
+
+    Not getrusage's ru_maxrss: that begins with the memory of the parent that started us, and a
+    trainer's is large.
+    """
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() // 1024
 
 
 def answer(job: Job) -> dict[str, Any]:

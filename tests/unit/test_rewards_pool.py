@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from sapo_vl.errors import ConfigError
 from sapo_vl.rewards.fast import Tolerance
-from sapo_vl.rewards.jobs import Question, Reply, UserJob
+from sapo_vl.rewards.jobs import LoadJob, Question, Reply, UserJob
 from sapo_vl.rewards.pool import Pool
 from sapo_vl.rewards.referee import Referee
 from sapo_vl.rewards.rubric import Rubric
@@ -188,3 +189,16 @@ def test_equal_questions_are_asked_once_and_failures_are_not_remembered():
     assert [v.outcome for v in second] == [Outcome.CORRECT, Outcome.WRONG]
     assert fake.asked[2:] == [(1, None)]
     referee.close()
+
+
+def test_a_large_parent_does_not_wear_its_workers_out():
+    ballast = bytearray(900 * 2**20)  # more than a worker may hold; touched, so that it is resident
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    pool = Pool(workers=1, deadline=10.0, symbolic=False)
+    try:
+        jobs = [LoadJob(str(Path(os.__file__)), "getcwd")] * 5
+        assert [reply.status for reply in pool.run(jobs)] == ["done"] * 5
+        assert pool.restarts == 0
+    finally:
+        pool.close()
+    assert ballast[0] == ord("x")
