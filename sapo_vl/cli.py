@@ -91,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     prepare.set_defaults(run=_prepare, parser=prepare)
 
+    verify = commands.add_parser("verify", help="run the verifiers over a file of pairs")
+    verify.add_argument("--in", dest="input", type=Path, required=True, help="pairs, .jsonl[.gz]")
+    verify.add_argument("--out", type=Path, required=True, help="verdicts, .jsonl[.gz]")
+    verify.add_argument("--workers", type=int, help="worker processes (default: up to 4)")
+    verify.add_argument("--deadline", type=float, default=2.0, help="seconds per hard question")
+    verify.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, ends in /v1")
+    verify.add_argument("--judge-model", metavar="NAME", help="its model")
+    verify.set_defaults(run=_verify, parser=verify)
+
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
     tiny.add_argument("out", type=Path)
     tiny.add_argument("--seed", type=int, default=0)
@@ -201,6 +210,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(report.table())
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from sapo_vl import verify
+
+    verify.run(arguments)
 
 
 def _init_tiny(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ Legend: N response tokens, C of a chunk, D hidden width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,10 @@ class ResponseLogprobs(NamedTuple):
     entropy_N: Tensor  # float32, nats, detached
 
 
+ChunkLoss = Callable[[ResponseLogprobs, slice], tuple[Tensor, Tensor]]
+"""Takes a chunk's detached log-probs and its place among the tokens; returns loss and gradient."""
+
+
 def response_logprobs(
     head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, bias_V: Tensor, temperature: float
 ) -> ResponseLogprobs:
@@ -37,10 +42,9 @@ def response_logprobs(
     elsewhere, the same that the sampler adds. The softmax is float32 whatever the head's type.
     A head whose weight is sharded (ZeRO-3) goes through its own forward, whose hooks gather it.
     """
-    weight = getattr(head, "weight", None)
-    plain = isinstance(weight, Tensor) and getattr(head, "bias", None) is None
-    if plain and not hasattr(weight, "ds_id"):
-        return ResponseLogprobs(*_Head.apply(hidden_ND, weight, targets_N, bias_V, temperature))
+    if is_plain(head):
+        out = _Head.apply(hidden_ND, head.weight, targets_N, bias_V, temperature)
+        return ResponseLogprobs(*out)
     parts = [
         checkpoint(_by_module, head, h, t, bias_V, temperature, use_reentrant=False)
         for h, t in _chunks(hidden_ND, targets_N, len(bias_V))
@@ -63,6 +67,31 @@ def _by_module(
     return chosen_C, entropy_C
 
 
+def is_plain(head: nn.Module) -> bool:
+    """Return whether the head is one whole matrix that may be used outside its own forward."""
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, Tensor) or getattr(head, "bias", None) is not None:
+        return False
+    return not hasattr(weight, "ds_id")  # ZeRO-3's mark of a sharded parameter
+
+
+def _statistics(
+    logits_CV: Tensor, targets_C: Tensor, *, keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (log-probs, entropy, sum of exponentials) [C] of shifted logits.
+
+    With `keep` the logits are overwritten by their exponentials, which the caller goes on with.
+    """
+    chosen_C = logits_CV.gather(-1, targets_C[:, None])[:, 0]
+    exp_CV = logits_CV.exp()
+    total_C = exp_CV.sum(-1)
+    log_C = total_C.log()
+    entropy_C = log_C - torch.linalg.vecdot(exp_CV, logits_CV) / total_C
+    if keep:
+        logits_CV.copy_(exp_CV)
+    return chosen_C - log_C, entropy_C, total_C
+
+
 def _shifted_logits(
     hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, temperature: float
 ) -> Tensor:
@@ -73,6 +102,76 @@ def _shifted_logits(
         logits /= temperature
     logits -= logits.amax(-1, keepdim=True)
     return logits
+
+
+def fused_loss(
+    weight_VD: Tensor,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor,
+    temperature: float,
+    chunk_loss: ChunkLoss,
+) -> tuple[Tensor, ResponseLogprobs]:
+    """Return (loss, detached log-probs) of a loss that is a sum over tokens.
+
+    Knowing each token's loss while its logits exist, the gradient is taken then: the logits are
+    made once, not twice, and the backward pass only scales. For a loss whose tokens depend on each
+    other (a sequence-level ratio) use `response_logprobs`.
+    """
+    loss, chosen_N, entropy_N = _FusedHead.apply(
+        hidden_ND, weight_VD, targets_N, bias_V, temperature, chunk_loss
+    )
+    return loss, ResponseLogprobs(chosen_N, entropy_N)
+
+
+class _FusedHead(torch.autograd.Function):
+    """Keeps the loss's gradients of states [N, D] and weight [V, D], made chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor,
+        temperature: float,
+        chunk_loss: ChunkLoss,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = (
+            torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        )
+        chosen, entropy, first = [], [], 0
+        loss = hidden_ND.new_zeros((), dtype=torch.float32)
+        for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
+            own = slice(first, first + len(targets_C))
+            first = own.stop
+            logits_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, temperature)
+            chosen_C, entropy_C, total_C = _statistics(logits_CV, targets_C, keep=True)
+            chosen.append(chosen_C)
+            entropy.append(entropy_C)
+            share, grad_C = chunk_loss(ResponseLogprobs(chosen_C, entropy_C), own)
+            loss += share
+            # logits_CV holds exp(logits) now: softmax times -grad, plus grad at the target
+            scaled_C = grad_C / temperature
+            logits_CV *= (-scaled_C / total_C)[:, None]
+            logits_CV.scatter_add_(-1, targets_C[:, None], scaled_C[:, None])
+            grad_CV = logits_CV.to(weight_VD.dtype)
+            torch.mm(grad_CV, weight_VD, out=grad_hidden[own])
+            if grad_weight is not None:
+                grad_weight += grad_CV.T @ hidden_CD
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight_VD.dtype
+        outputs = torch.cat(chosen), torch.cat(entropy)
+        ctx.mark_non_differentiable(*outputs)
+        return loss, *outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight, *[None] * 4
 
 
 class _Head(torch.autograd.Function):
@@ -90,13 +189,10 @@ class _Head(torch.autograd.Function):
         chosen, entropy, normaliser = [], [], []
         for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
             logits_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, temperature)
-            exp_CV = logits_CV.exp()
-            total_C = exp_CV.sum(-1)
-            log_C = total_C.log()
-            chosen.append(logits_CV.gather(-1, targets_C[:, None])[:, 0] - log_C)
-            mean_logit_C = torch.linalg.vecdot(exp_CV, logits_CV) / total_C
-            entropy.append(log_C - mean_logit_C)
-            normaliser.append(log_C)
+            chosen_C, entropy_C, total_C = _statistics(logits_CV, targets_C)
+            chosen.append(chosen_C)
+            entropy.append(entropy_C)
+            normaliser.append(total_C.log())
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V, torch.cat(normaliser))
         ctx.temperature = temperature
         entropy_N = torch.cat(entropy)

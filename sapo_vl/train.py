@@ -64,6 +64,7 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
             if done.buffer is not None:  # a signal ended the last start between two mini-batches
                 batches, groups = rollouts.unpack(done.buffer, job.renderer)
                 statistics = done.extra["statistics"]
+                job.generator.sleep()
             else:
                 groups = or_leave(job, done, lambda: roll_out(job, done))
                 clock.lap("rollout")

@@ -69,16 +69,6 @@ class Row:
     mode: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.add_argument("--in", dest="input", type=Path, required=True, help="pairs, .jsonl[.gz]")
-    parser.add_argument("--out", type=Path, required=True, help="verdicts, .jsonl[.gz]")
-    parser.add_argument("--workers", type=int, help="worker processes (default: up to 4)")
-    parser.add_argument("--deadline", type=float, default=2.0, help="seconds per hard question")
-    parser.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, ends in /v1")
-    parser.add_argument("--judge-model", metavar="NAME", help="its model")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Verify all rows and print the totals. Raises DataError for a row that is none."""
     if (arguments.judge is None) != (arguments.judge_model is None):

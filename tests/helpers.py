@@ -76,6 +76,7 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
             "generator.kv_cache_mb=64",
             "learner.micro_batch_tokens=1024",
             "learner.lr=1e-3",
+            "learner.zero_stage=0",
             *overrides,
         ],
     )
