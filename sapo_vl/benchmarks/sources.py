@@ -14,11 +14,11 @@ from sapo_vl.schema import IMAGE_MARK
 
 
 def find(source: Path, name: str, files: Sequence[str], hub: str = "") -> Path:
-    """Return the folder (`source`, or `source/name`) that holds one of `files` (patterns).
+    """Return the folder (`source/name`, or `source`) that holds one of `files` (patterns).
 
     Raises DataError with the files that are looked for and where they can be had.
     """
-    for folder in (source, source / name):
+    for folder in (source / name, source):
         if any(next(folder.glob(pattern), None) for pattern in files):
             return folder
     where = f"; `hf download {hub} --repo-type dataset --local-dir DIR` fetches it" if hub else ""
