@@ -25,10 +25,12 @@ import torch
 
 from sapo_vl import benchmark_report, distributed, generator, model, passk, score
 from sapo_vl.benchmark_responses import NOT_ASKED, Asker, Kept, check_marks, jobs, shuffled
+from sapo_vl.benchmarks import named
 from sapo_vl.benchmarks.base import Benchmark, Problem, Scored
 from sapo_vl.benchmarks.llm import Endpoint
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.evaluate import gather
 from sapo_vl.generator import Generator, Sampling
 from sapo_vl.model import ModelFolder
 from sapo_vl.progress import table
@@ -155,10 +157,12 @@ class _Run:
         parts = {"blank": with_images, "shuffled": shuffled(problems, self.config.run.seed)}
         gains: dict[str, Any] = {}
         for name in CONTROLS:
-            if parts[name]:
-                where = f"{self.benchmark.name}/{name}"
-                found = self._part(where, parts[name], blank=name == "blank")
-                gains[name] = vision_gain(scored, found)
+            if not parts[name]:
+                continue  # a benchmark of text alone, or of one picture
+            where = f"{self.benchmark.name}/{name}"
+            gain = vision_gain(scored, self._part(where, parts[name], blank=name == "blank"))
+            if gain is not None:
+                gains[name] = gain
         return gains
 
     def _part(self, name: str, problems: Sequence[Problem], *, blank: bool) -> list[Scored]:
@@ -226,10 +230,15 @@ def summarise(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def vision_gain(scored: Sequence[Scored], control: Sequence[Scored]) -> dict[str, Any]:
-    """Return accuracy with the image minus accuracy with the control's, on the same problems."""
+def vision_gain(scored: Sequence[Scored], control: Sequence[Scored]) -> dict[str, Any] | None:
+    """Return accuracy with the image minus accuracy with the control's, on the same problems.
+
+    None when no problem has a verdict with both.
+    """
     real = passk.shares((_key(i.row), i.correct) for i in scored)
     other = passk.shares((_key(i.row), i.correct) for i in control)
+    if not real.keys() & other.keys():
+        return None
     found = passk.paired(other, real)
     return {
         "gain": found.difference,
@@ -241,6 +250,27 @@ def vision_gain(scored: Sequence[Scored], control: Sequence[Scored]) -> dict[str
     }
 
 
+def chosen_sets(config: Config) -> dict[str, list[Problem]]:
+    """Return the problems that `evaluation.benchmarks` names, for `in_training`.
+
+    Raises ConfigError for an unknown name, a missing source, or too many images in one problem.
+    """
+    options, sets = config.evaluation, {}
+    if options.benchmarks and options.source is None:
+        raise ConfigError(
+            "evaluation.benchmarks needs evaluation.source, the folder of their files"
+        )
+    for name in options.benchmarks:
+        sets[name] = load(named(name), options.source, options.limit)
+        most = max(len(problem.images) for problem in sets[name])
+        if most > config.generator.max_images:
+            raise ConfigError(
+                f"evaluation.benchmarks: {name} has a problem with {most} images, and "
+                f"generator.max_images={config.generator.max_images}"
+            )
+    return sets
+
+
 def in_training(
     config: Config, engine: Generator, folder: ModelFolder, sets: dict[str, list[Problem]]
 ) -> dict[str, float]:
@@ -249,9 +279,6 @@ def in_training(
     All ranks share the problems. Seeds come from the problems' names, and torch's random state is
     put back, so that the rollouts that follow are the ones without it.
     """
-    from sapo_vl.benchmarks import BENCHMARKS
-    from sapo_vl.evaluate import _gather
-
     data = config.data.model_copy(update={"instruction": ""})
     sampling = Sampling(1, 1.0, config.rollout.max_new_tokens)
     room = config.generator.max_model_len - sampling.max_new_tokens
@@ -262,10 +289,10 @@ def in_training(
         )
         own = jobs(problems, 1)[distributed.rank() :: distributed.world_size()]
         with torch.random.fork_rng():
-            records = _gather([r for chunk in asker.ask(own) for r in chunk])
+            records = gather([r for chunk in asker.ask(own) for r in chunk])
         rows = [score.read_row(record, name) for record in records]
-        scored = score.score(BENCHMARKS[name], rows)
-        accuracy = summarise(BENCHMARKS[name], scored)["accuracy"]
+        scored = score.score(named(name), rows)
+        accuracy = summarise(named(name), scored)["accuracy"]
         result[name] = float("nan") if accuracy is None else accuracy
     return result
 

@@ -3,9 +3,10 @@
 Prompt: the question and R1-V's tags. Judged by math-verify: `verify(parse(response),
 parse(gold))`; the published labels are reproduced with math-verify 0.9.0 (docs/evaluation.md).
 
-Oddities kept: the whole response is parsed, tags and all, so its last number is the answer; units
-on the gold ("140°", "8cm") are dropped by math-verify's normalisation. Stricter and beside it:
-`verified`, the answer that the training verifier extracts, compared with it.
+Oddities kept: the whole response is parsed, so a number of the reasoning may be taken, and a number
+that stands right between the tags (`<answer>41</answer>`) is not even seen; units on the gold
+("140°", "8cm") are dropped by math-verify's normalisation. Stricter and beside it: `verified`, the
+answer that the training verifier extracts, compared with it.
 
     original layout: SOURCE/r1v_prompts (or src/eval/prompts)/geoqa_test_prompts.jsonl, images as
                      named there

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import openai
 
 PROMPT = Path(__file__).with_name("llm.txt").read_text(encoding="utf-8")
+_MARK = re.compile(r"\{(fence|type|question|response)\}")
 MAX_RESPONSE_CHARS = 12_000
 MAX_REPLY_TOKENS = 128
 
@@ -81,16 +83,14 @@ class Endpoint:
 def render(row: Row) -> str:
     """Return the prompt for a row."""
     options = "\n".join(f"({letter}) {text}" for letter, text in row.options.items())
-    fence = f"=== {secrets.token_hex(8)} ==="
     parts = {
-        "{type}": row.answer_type or row.question_type or "short text",
-        "{question}": f"{row.question}\n{options}".strip(),
-        "{response}": row.text[-MAX_RESPONSE_CHARS:].replace("<|", "<\u200b|"),
+        "fence": f"=== {secrets.token_hex(8)} ===",
+        "type": row.answer_type or row.question_type or "short text",
+        "question": f"{row.question}\n{options}".strip(),
+        "response": row.text[-MAX_RESPONSE_CHARS:],
     }
-    text = PROMPT
-    for mark, value in parts.items():
-        text = text.replace(mark, value)
-    return text.replace("{fence}", fence)
+    data = {name: text.replace("<|", "<\u200b|") for name, text in parts.items()}
+    return _MARK.sub(lambda mark: data[mark[1]], PROMPT)  # one pass: data is never a template
 
 
 def parse(row: Row, reply: str) -> Any:
