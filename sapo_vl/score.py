@@ -154,11 +154,11 @@ def by_rule(scored: Sequence[Scored], rule: str) -> list[Scored]:
 
 def record(item: Scored) -> dict[str, Any]:
     """Return the line that is written for a row."""
-    row, whole = item.row, item.extraction.is_response
+    row = item.row
     line: dict[str, Any] = {
         "model": row.model,
         "problem_id": row.problem_id,
-        "extraction": item.judgement.reading if whole else item.extraction.value,
+        "extraction": _shown(item),
         "correct": item.correct,
         "reason": item.judgement.reason or item.extraction.note,
     }
@@ -192,6 +192,7 @@ def summary(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     """Return rows, accuracy per model and the benchmark's aggregates per model (and run)."""
     models = {item.row.model for item in scored}
     several = {m: {i.row.run for i in scored if i.row.model == m} for m in models}
+    published = agreement(scored)
     return {
         "benchmark": benchmark.name,
         "rows": len(scored),
@@ -201,7 +202,32 @@ def summary(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
             name: aggregate(benchmark, group)
             for name, group in _groups(scored, several)
         },
-    }  # fmt: skip
+    } | ({"published": published} if published else {})  # fmt: skip
+
+
+def agreement(scored: Sequence[Scored]) -> dict[str, int]:
+    """Count where the rows' own published verdicts and extractions are met; empty without any.
+
+    Random choices of an official rule and rows without a verdict here are counted apart.
+    """
+    rows = [i for i in scored if i.row.label is not None or i.row.official_extraction is not None]
+    fixed = [i for i in rows if not i.extraction.is_random and i.correct is not None]
+    if not rows:
+        return {}
+    labels = [i for i in fixed if i.row.label is not None]
+    found = [i for i in fixed if i.row.official_extraction is not None]
+    return {
+        "labels": len(labels),
+        "labels_met": sum(i.correct == i.row.label for i in labels),
+        "extractions": len(found),
+        "extractions_met": sum(str(_shown(i)) == str(i.row.official_extraction) for i in found),
+        "random_choices": sum(i.extraction.is_random for i in rows),
+        "no_verdict": sum(i.correct is None for i in rows),
+    }
+
+
+def _shown(item: Scored) -> Any:
+    return item.judgement.reading if item.extraction.is_response else item.extraction.value
 
 
 def _cells(scored: Sequence[Scored], by: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ repository's own text equality. The site's explorer format is read too (its choi
 
 Accuracy is the paper's "w/o" score; CoT-E, which needs GPT-4V, is left out. Five versions have an
 image, Text Only has none. Oddity: in 25 of the explorer's 121 problems gold texts differ between
-versions.
+versions, and some choices have two letters.
 
     original layout: SOURCE/data/testmini*.json or SOURCE/output_templates/output_testmini.json,
                      images in SOURCE/images or beside them; or SOURCE/visualizer/ of the site
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sapo_vl.schema import IMAGE_MARK
 
 _FILES = ("data/testmini.json", "data/testmini_text_only.json")
 _SITE = "visualizer/data/mv_data_public.js"
+_LETTER = re.compile(r"\b[A-Z]\b")
 _ASK = {
     "multi-choice": "provide the correct option letter, e.g., A, B, C, D, at the end.",
     "free-form": "provide the final value, e.g., 1, 2.5, 300, at the end.",
@@ -89,16 +91,20 @@ def _site(folder: Path) -> Iterator[Problem]:
 def extract(row: Row, draw: random.Random) -> Extraction:
     """Return a letter or an answer by our rule."""
     if row.question_type == "multi-choice":
-        claimed = rules.letters(row)
-        return Extraction(claimed[0] if len(claimed) == 1 else None, "rule in place of the LLM")
+        claimed = "\n".join(rules.letters(row))
+        return Extraction(claimed or None, "rule in place of the LLM")
     return Extraction(rules.short_answer(row) or None, "rule in place of the LLM")
 
 
 def judge(row: Row, value: Any) -> Judgement:
     """Compare a letter as text, a free answer as mathematics."""
     quick = value is not None and str(value).strip() == str(row.gold).strip()
-    if quick or value is None or row.question_type == "multi-choice":
-        return Judgement(quick, f"{value!r} against {row.gold!r}", {"quick_match": quick})
+    reason, others = f"{value!r} against {row.gold!r}", {"quick_match": quick}
+    if quick or value is None:
+        return Judgement(quick, reason, others)
+    if row.question_type == "multi-choice":
+        letters = [set(_LETTER.findall(str(text))) for text in (value, row.gold)]
+        return Judgement(letters[0] == letters[1] != set(), reason, others)
     return from_verdict(equal(row, str(value)), quick_match=quick)
 
 
