@@ -34,6 +34,7 @@ from sapo_vl.benchmarks.base import (
     cell,
     tables,
 )
+from sapo_vl.errors import DataError
 from sapo_vl.rewards.extract import answer_part, final_answer
 from sapo_vl.schema import IMAGE_MARK
 
@@ -45,35 +46,45 @@ _TYPES = {
     "float": "a three-digit floating-point number in the 'short answer' key",
     "text": "the answer in the 'short answer' key",
 }
+_GUIDE = (
+    "## Answer Instruction Please provide an answer to the question outlined above. Your response "
+    "should adhere to the following JSON format, which includes two keys: 'solution' and 'short "
+    "answer'. The 'solution' key can contain detailed steps, and the 'short answer' key holds "
+)
+_EXAMPLE = (
+    'Example: {"solution": "[Detailed step-by-step explanation]", "short answer": '
+    '"[Concise Answer]"}'
+)
 VARIANTS = 10
 
 
 def problems(source: Path) -> Iterator[Problem]:
-    """Yield every variant of every question, trial by trial."""
+    """Yield question by question, each with its variants, so that a limit keeps them together."""
     folder = sources.find(source, "dynamath", [_TRIALS])
     files = sorted(folder.glob(_TRIALS), key=lambda p: int(p.parent.name.removeprefix("trial")))
-    for file in files:
-        trial = file.parent.name.removeprefix("trial")
-        for name, row in sources.read_json(file).items():
-            guide = (
-                "## Answer Instruction Please provide an answer to the question outlined above. "
-                "Your response should adhere to the following JSON format, which includes two "
-                "keys: 'solution' and 'short answer'. The 'solution' key can contain detailed "
-                f"steps, and the 'short answer' key holds {_TYPES[row['answer_type']]}.\n"
-                'Example: {"solution": "[Detailed step-by-step explanation]", "short answer": '
-                '"[Concise Answer]"}'
-            )
-            where = f"dynamath {name}, trial {trial}"
-            yield Problem(
-                id=name,
-                prompt=f"{IMAGE_MARK}## Question\n{row['question']}\n{guide}",
-                images=(sources.picture(file.parent, row["image"], where),),
-                gold=str(row["answer"]),
-                question=row["question"],
-                answer_type=row["answer_type"],
-                variant=trial,
-                meta={"subject": row["subject"], "level": row["level"]},
-            )
+    trials = {file: sources.read_json(file) for file in files}
+    for name in dict.fromkeys(name for rows in trials.values() for name in rows):
+        for file, rows in trials.items():
+            if name in rows:
+                yield _problem(name, file, rows[name])
+
+
+def _problem(name: str, file: Path, row: dict[str, Any]) -> Problem:
+    trial = file.parent.name.removeprefix("trial")
+    where = f"dynamath {name}, trial {trial}"
+    if row["answer_type"] not in _TYPES:
+        raise DataError(f"{where}: answer_type {row['answer_type']!r} is not one of {[*_TYPES]}")
+    return Problem(
+        id=name,
+        prompt=f"{IMAGE_MARK}## Question\n{row['question']}\n{_GUIDE}"
+        f"{_TYPES[row['answer_type']]}.\n{_EXAMPLE}",
+        images=(sources.picture(file.parent, row["image"], where),),
+        gold=str(row["answer"]),
+        question=row["question"],
+        answer_type=row["answer_type"],
+        variant=trial,
+        meta={"subject": row["subject"], "level": row["level"]},
+    )
 
 
 def extract(row: Row, draw: random.Random) -> Extraction:

@@ -74,7 +74,7 @@ class Endpoint:
             )
         except openai.OpenAIError as error:
             raise EnvironmentProblem(
-                f"--judge-url {self.url}, model {self.model}: {type(error).__name__}: {error}"
+                f"--judge {self.url}, model {self.model}: {type(error).__name__}: {error}"
             ) from error
         text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
         return Extraction(parse(row, text), f"extracted by {self.model}")
