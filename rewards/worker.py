@@ -9,6 +9,7 @@ on processor time for each job as a second net, and ends when its parent's socke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -30,7 +31,13 @@ HEADER = struct.Struct("!I")
 
 
 def main() -> None:
-    """Serve until the socket closes."""
+    """Serve until the parent closes the socket or ends."""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        serve()
+
+
+def serve() -> None:
+    """Take limits on, say ready, and answer jobs until the socket closes."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     memory = int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from sapo_vl import distributed, generator, model, stages
@@ -26,7 +27,7 @@ def main(config: Config, out: Path | None) -> None:
     rubric = stages.rubric(config)
     folder = model.open_folder(config.model.path)
     renderer = PromptRenderer(folder, config.data, blank=config.evaluation.blank)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, closing(rubric):
         samples = stages.usable(
             config, renderer, _data(config, Path(scratch)), config.data.eval_split, "data.path"
         )[: config.evaluation.problems]

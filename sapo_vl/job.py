@@ -65,6 +65,8 @@ def preflight(config: Config) -> None:
     if config.data.path is not None:
         for split in (config.data.train_split, config.data.eval_split):
             store.load(config.data.path, split)
+    if config.sft.steps > 0 and config.sft.data is not None:
+        store.load(config.sft.data, config.data.train_split)
     if config.model.path != "tiny":
         model.open_folder(config.model.path)
     chosen_sets(config)

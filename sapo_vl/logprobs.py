@@ -75,32 +75,21 @@ def is_plain(head: nn.Module) -> bool:
     return not hasattr(weight, "ds_id")  # ZeRO-3's mark of a sharded parameter
 
 
-def _statistics(
-    logits_CV: Tensor, targets_C: Tensor, *, keep: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (log-probs, entropy, sum of exponentials) [C] of shifted logits.
-
-    With `keep` the logits are overwritten by their exponentials, which the caller goes on with.
-    """
-    chosen_C = logits_CV.gather(-1, targets_C[:, None])[:, 0]
-    exp_CV = logits_CV.exp()
-    total_C = exp_CV.sum(-1)
-    log_C = total_C.log()
-    entropy_C = log_C - torch.linalg.vecdot(exp_CV, logits_CV) / total_C
-    if keep:
-        logits_CV.copy_(exp_CV)
-    return chosen_C - log_C, entropy_C, total_C
-
-
-def _shifted_logits(
-    hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, temperature: float
+def _logits(
+    hidden_CD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    temperature: float,
+    out_CV: Tensor | None = None,
 ) -> Tensor:
-    """Return logits [C, V] over the temperature in float32, less each row's largest."""
-    logits = (hidden_CD @ weight_VD.T).float()
-    logits += bias_V
+    """Return logits [C, V] over the temperature in float32, written to `out_CV` where given."""
+    if out_CV is not None and out_CV.dtype == weight_VD.dtype:
+        logits = torch.addmm(bias_V, hidden_CD, weight_VD.T, out=out_CV)
+    else:
+        logits = (hidden_CD @ weight_VD.T).float()
+        logits += bias_V
     if temperature != 1.0:
         logits /= temperature
-    logits -= logits.amax(-1, keepdim=True)
     return logits
 
 
@@ -125,7 +114,12 @@ def fused_loss(
 
 
 class _FusedHead(torch.autograd.Function):
-    """Keeps the loss's gradients of states [N, D] and weight [V, D], made chunk by chunk."""
+    """Keeps the loss's gradients of states [N, D] and weight [V, D], made chunk by chunk.
+
+    With e = exp(logits - largest), the one product m = e W serves twice: the logits' mean under
+    the softmax is m . h / sum(e), which gives the entropy, and the states' gradient is
+    g (W[target] - m / sum(e)). So no pass over [C, V] is needed beyond exp and the products.
+    """
 
     @staticmethod
     def forward(
@@ -143,23 +137,36 @@ class _FusedHead(torch.autograd.Function):
         )
         chosen, entropy, first = [], [], 0
         loss = hidden_ND.new_zeros((), dtype=torch.float32)
-        for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
+        chunks = _chunks(hidden_ND, targets_N, len(bias_V))
+        # One buffer for all chunks: fresh pages cost as much as the exponentials.
+        buffer = torch.empty(len(chunks[0][1]), len(bias_V), device=bias_V.device)
+        for hidden_CD, targets_C in chunks:
             own = slice(first, first + len(targets_C))
             first = own.stop
-            logits_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, temperature)
-            chosen_C, entropy_C, total_C = _statistics(logits_CV, targets_C, keep=True)
-            chosen.append(chosen_C)
-            entropy.append(entropy_C)
-            share, grad_C = chunk_loss(ResponseLogprobs(chosen_C, entropy_C), own)
+            exp_CV = _logits(hidden_CD, weight_VD, bias_V, temperature, buffer[: len(targets_C)])
+            largest_C = exp_CV.amax(-1)
+            chosen_C = exp_CV.gather(-1, targets_C[:, None])[:, 0] - largest_C
+            exp_CV -= largest_C[:, None]
+            exp_CV.exp_()
+            total_C = exp_CV.sum(-1)
+            low_CV = exp_CV.to(weight_VD.dtype)
+            mixed_CD = low_CV @ weight_VD
+            mean_C = torch.linalg.vecdot(mixed_CD.float(), hidden_CD.float()) + exp_CV @ bias_V
+            mean_C = mean_C / total_C / temperature - largest_C
+            chosen.append(chosen_C - total_C.log())
+            entropy.append(total_C.log() - mean_C)
+            share, grad_C = chunk_loss(ResponseLogprobs(chosen[-1], entropy[-1]), own)
             loss += share
-            # logits_CV holds exp(logits) now: softmax times -grad, plus grad at the target
-            scaled_C = grad_C / temperature
-            logits_CV *= (-scaled_C / total_C)[:, None]
-            logits_CV.scatter_add_(-1, targets_C[:, None], scaled_C[:, None])
-            grad_CV = logits_CV.to(weight_VD.dtype)
-            torch.mm(grad_CV, weight_VD, out=grad_hidden[own])
+            grad_C1 = (grad_C / temperature)[:, None]
+            part_C1 = grad_C1 / total_C[:, None]
+            grad_hidden[own] = weight_VD[targets_C] * grad_C1 - mixed_CD * part_C1
             if grad_weight is not None:
-                grad_weight += grad_CV.T @ hidden_CD
+                scaled_CD = (hidden_CD * -part_C1).to(weight_VD.dtype)
+                if grad_weight.dtype == scaled_CD.dtype:
+                    grad_weight.addmm_(low_CV.T, scaled_CD)
+                else:
+                    grad_weight += low_CV.T @ scaled_CD
+                grad_weight.index_add_(0, targets_C, (hidden_CD * grad_C1).float())
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_VD.dtype
         outputs = torch.cat(chosen), torch.cat(entropy)
@@ -169,8 +176,8 @@ class _FusedHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        if grad_weight is not None:
-            grad_weight = (grad_weight * grad_loss).to(ctx.weight_dtype)
+        if grad_weight is not None:  # in place: it is as large as the weight itself
+            grad_weight = grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
         return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight, *[None] * 4
 
 
@@ -188,11 +195,12 @@ class _Head(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         chosen, entropy, normaliser = [], [], []
         for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
-            logits_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, temperature)
-            chosen_C, entropy_C, total_C = _statistics(logits_CV, targets_C)
-            chosen.append(chosen_C)
-            entropy.append(entropy_C)
-            normaliser.append(total_C.log())
+            logits_CV = _logits(hidden_CD, weight_VD, bias_V, temperature)
+            log_C = logits_CV.logsumexp(-1)
+            chosen.append(logits_CV.gather(-1, targets_C[:, None])[:, 0] - log_C)
+            logits_CV -= log_C[:, None]
+            entropy.append(-torch.linalg.vecdot(logits_CV.exp(), logits_CV))
+            normaliser.append(log_C)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V, torch.cat(normaliser))
         ctx.temperature = temperature
         entropy_N = torch.cat(entropy)
@@ -210,7 +218,7 @@ class _Head(torch.autograd.Function):
         for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
             own = slice(first, first + len(targets_C))
             first = own.stop
-            probs_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, ctx.temperature)
+            probs_CV = _logits(hidden_CD, weight_VD, bias_V, ctx.temperature)
             probs_CV -= normaliser_N[own, None]
             probs_CV.exp_()
             scaled_C = grad_N[own].float() / ctx.temperature

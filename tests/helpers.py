@@ -65,6 +65,7 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
         None,
         [
             f"model.path={folder}",
+            f"run.dir={folder.parent}",
             "model.dtype=float32",
             "model.gradient_checkpointing=false",
             "data.min_pixels=256",

@@ -1,9 +1,11 @@
 """What the learner's benchmark runs on: shapes of a batch, a small Qwen3-VL, made-up rows.
 
-The model is Qwen3-VL-2B with all widths divided by eight and few layers: hidden 256, 6 text layers,
-a vision tower of width 128 and depth 4 with 3 deepstack mergers, random weights. Prompts hold one
-picture of noise and random text; responses are random ids whose lengths are spread evenly around
-their mean, from 2 * mean - longest to longest.
+The model has random weights, 6 text layers of width 256 (all of Qwen3-VL-2B's divided by eight) and
+a vision tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default, where a visual
+token costs the tower 3.8 times what it costs the text layers; at 128 (again an eighth) it costs
+the same, as in Qwen3-VL-2B itself (4B and 8B: less). The narrower, the less there is to share.
+Prompts hold one picture of noise and random text; responses are random ids whose lengths are spread
+evenly around their mean, from 2 * mean - longest to longest.
 
 Legend: G responses of a group, V vocabulary.
 """
@@ -71,7 +73,9 @@ CASES = {
 """The measured shapes by name. `least` is what a prototype of this learner reached."""
 
 
-def build_model(folder: ModelFolder, vocabulary: int) -> Qwen3VLForConditionalGeneration:
+def build_model(
+    folder: ModelFolder, vocabulary: int, vision_width: int
+) -> Qwen3VLForConditionalGeneration:
     """Return the small model with random weights, in training mode; special ids as in `folder`."""
     from transformers import Qwen3VLConfig
     from transformers.models.auto import AutoModelForImageTextToText
@@ -98,8 +102,8 @@ def build_model(folder: ModelFolder, vocabulary: int) -> Qwen3VLForConditionalGe
     }
     vision = {
         "depth": 4,
-        "hidden_size": 128,
-        "intermediate_size": 512,
+        "hidden_size": vision_width,
+        "intermediate_size": 4 * vision_width,
         "num_heads": 4,
         "patch_size": folder.config.vision_config.patch_size,
         "spatial_merge_size": folder.config.vision_config.spatial_merge_size,

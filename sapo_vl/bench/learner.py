@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,9 +23,10 @@ from typing import Any
 from sapo_vl.bench import report
 from sapo_vl.bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rows, no_bans
 from sapo_vl.machine import prepare_environment
+from sapo_vl.packing import TrainRow
 
 AGREE = 2e-5
-"""Largest relative difference of losses and gradient norms: float32 rounding, summed differently."""
+"""Largest relative difference of losses and of gradient norms: rounding of float32 sums."""
 
 OLD_NOISE = 0.3
 """Standard deviation of log r: the gate then works on both sides of 1."""
@@ -43,16 +45,22 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     folder = _folder()
-    results = {"machine": report.machine(), "gemm_gflops": measure.gemm_rate(), "cases": {}}
+    results: dict[str, Any] = {
+        "machine": report.machine(),
+        "gemm_gflops": measure.gemm_rate(),
+        "vision_width": arguments.vision_width,
+        "cases": {},
+    }
     for name in arguments.cases:
         case = CASES[name]
         names = arguments.variants or _default_variants(case)
         print(f"{name}: {', '.join(names)} ...", file=sys.stderr, flush=True)
-        old = measure.in_fork(_old_logprobs, case, folder)
-        result = measure.in_fork(_times, case, folder, old, names, arguments.repeats)
+        batch = Batch(case, folder, arguments.vision_width)
+        batch.old = measure.in_fork(_old_logprobs, batch)
+        result = measure.in_fork(_times, batch, names, arguments.repeats)
         if not arguments.no_memory:
             for variant in names:
-                peak = measure.in_fork(_peak, case, folder, old, variant)
+                peak = measure.in_fork(_peak, batch, variant)
                 result["variants"][variant]["peak_mb"] = peak
         result["load"] = measure.load_average()
         results["cases"][name] = result
@@ -77,6 +85,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench_learner.sh", description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=names(CASES), default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--variants", type=names(VARIANTS), help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--vision-width", type=int, default=256, help="of the tower: 256 or 128 (see cases.py)"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each (default: 5)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -99,38 +110,45 @@ def _folder() -> Any:
         return no_bans(model.open_folder(path))
 
 
-def _old_logprobs(case: Case, folder: Any) -> list[Any]:
+@dataclass(slots=True)
+class Batch:
+    """What the measuring processes are given; each builds model and rows anew from it."""
+
+    case: Case
+    folder: Any
+    vision_width: int
+    old: list[Any] | None = None  # log-probs of each row
+
+    def build(self) -> tuple[Any, list[TrainRow]]:
+        """Return model and rows."""
+        rows = build_rows(self.case, self.folder)
+        for row, values in zip(rows, self.old or [None] * len(rows), strict=True):
+            row.old_logprobs = values
+        return build_model(self.folder, self.case.vocabulary, self.vision_width), rows
+
+
+def _old_logprobs(batch: Batch) -> list[Any]:
     """Return old log-probs of each row: the model's own with noise, so that r is not 1."""
     import numpy as np
     import torch
 
     from sapo_vl.learner.policy import Policy
 
-    rows = build_rows(case, folder)
-    policy = Policy(build_model(folder, case.vocabulary), folder, 1.0, "shared_prefix")
+    model, rows = batch.build()
     with torch.no_grad():
-        values = policy(rows).logprobs_N.numpy()
+        values = Policy(model, batch.folder, 1.0, "shared_prefix")(rows).out.logprobs_N.numpy()
     noise = np.random.default_rng(1).normal(scale=OLD_NOISE, size=len(values))
     ends = np.cumsum([len(row.token_ids) for row in rows])[:-1]
     return np.split((values + noise).astype(np.float32), ends)
 
 
-def _prepared(case: Case, folder: Any, old: list[Any]) -> tuple[Any, Any]:
-    rows = build_rows(case, folder)
-    for row, values in zip(rows, old, strict=True):
-        row.old_logprobs = values
-    return rows, build_model(folder, case.vocabulary)
-
-
-def _times(
-    case: Case, folder: Any, old: list[Any], names: list[str], repeats: int
-) -> dict[str, Any]:
+def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
     """Let the contestants take turns; return seconds, operations, tokens. Raises if they differ."""
     from sapo_vl.bench import measure, needs
     from sapo_vl.bench.variants import build
 
-    rows, model = _prepared(case, folder, old)
-    contestants = {name: build(name, model, folder, case, rows) for name in names}
+    model, rows = batch.build()
+    contestants = {n: build(n, model, batch.folder, batch.case, rows) for n in names}
     losses = {name: c.run() for name, c in contestants.items()}  # warms up too
     norms = {name: c.grad_norm() for name, c in contestants.items()}
     _check(losses, "losses")
@@ -161,14 +179,13 @@ def _times(
     }
 
 
-def _peak(case: Case, folder: Any, old: list[Any], name: str) -> float:
+def _peak(batch: Batch, name: str) -> float:
     """Return the peak of one contestant's first step, in MB above model and batch."""
     from sapo_vl.bench import measure
     from sapo_vl.bench.variants import build
 
-    rows, model = _prepared(case, folder, old)
-    contestant = build(name, model, folder, case, rows)
-    return measure.peak_memory(contestant.run)
+    model, rows = batch.build()
+    return measure.peak_memory(build(name, model, batch.folder, batch.case, rows).run)
 
 
 def _check(values: dict[str, float], what: str) -> None:

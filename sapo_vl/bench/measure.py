@@ -86,11 +86,20 @@ def flops(work: Callable[[], Any]) -> float:
     """
     from torch.utils import flop_counter
 
+    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return flop_counter.sdpa_flop_count(q, k, v)
+
+    def attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return flop_counter.sdpa_backward_flop_count(grad, q, k, v)
+
+    def product_added(own: Any, a: Any, b: Any, **_: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
     aten = torch.ops.aten
-    mapping = {
-        aten._scaled_dot_product_flash_attention_for_cpu: flop_counter.sdpa_flop,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_counter.sdpa_backward_flop,
-        aten.addmm_: flop_counter.addmm_flop,
+    mapping = {  # what the counter does not know by itself
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+        aten.addmm_: product_added,
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         work()

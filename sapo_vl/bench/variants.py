@@ -24,9 +24,10 @@ from torch import Tensor
 from sapo_vl import patch_embedding
 from sapo_vl.bench.cases import Case
 from sapo_vl.learner.policy import Policy
+from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
-from sapo_vl.sapo import sapo_loss
+from sapo_vl.sapo import Surrogate, sapo_loss
 
 TAU_POS, TAU_NEG = 1.0, 1.05
 
@@ -73,13 +74,15 @@ def _ours(model: Any, folder: ModelFolder, rows: list[TrainRow], packing: str) -
     weights = (1.0 / (lengths * len(rows))).repeat_interleave(lengths)
     old = torch.cat([torch.from_numpy(row.old_logprobs) for row in rows])
 
+    def objective(out: ResponseLogprobs, own: slice) -> Surrogate:
+        constants = old[own], advantages[own], weights[own]
+        return sapo_loss(out.logprobs_N, *constants, tau_pos=TAU_POS, tau_neg=TAU_NEG)
+
     def step() -> Tensor:
-        out = policy(rows)
-        loss = sapo_loss(
-            out.logprobs_N, old, advantages, weights, tau_pos=TAU_POS, tau_neg=TAU_NEG
-        ).loss
-        loss.backward()
-        return loss
+        surrogate = policy(rows, objective).surrogate
+        assert surrogate is not None
+        surrogate.loss.backward()
+        return surrogate.loss
 
     return Variant(model, step)
 

@@ -140,7 +140,7 @@ class VLLMGenerator:
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
-            self._llm.apply_model(_repack_heads)
+            self._llm.apply_model(_repack)
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -167,10 +167,16 @@ class VLLMGenerator:
         del self._llm
 
 
-def _repack_heads(model: torch.nn.Module) -> None:
-    """Pack the output head anew: a reload leaves the CPU backend's packed copy stale."""
+def _repack(model: torch.nn.Module) -> None:
+    """Pack anew what the CPU backend keeps packed and a reload leaves stale or unpacked.
+
+    That is the output head and the experts of a mixture.
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     for module in model.modules():
         if isinstance(module, ParallelLMHead):
             module.quant_method.process_weights_after_loading(module)
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(module)

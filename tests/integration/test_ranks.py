@@ -122,4 +122,4 @@ def test_a_run_on_two_ranks(tmp_path):
         for row in rows
         if row["phase"] == "train" and "mismatch/max_abs" in row
     )
-    assert exported(out / "final").keys() == exported(out / "model").keys()
+    assert exported(out / "final").keys() == exported(out / "warmup" / "final").keys()

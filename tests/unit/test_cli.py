@@ -6,14 +6,21 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, cli, make_sample
+from helpers import ROOT, cli, environment, make_sample, tiny_config
 
+from sapo_vl import export, generator, tiny
+from sapo_vl.config import Config, load
 from sapo_vl.data import store
+from sapo_vl.dryrun import memory
+from sapo_vl.errors import ConfigError, DataError, EnvironmentProblem
+from sapo_vl.job import preflight
+from sapo_vl.run import Run
 
 QUICK = 1.5
 """Seconds, best of three, on a loaded machine; below 1 on an idle one."""
@@ -115,48 +122,55 @@ def test_preparing_does_not_overwrite(tmp_path):
 SMOKE = ("train", "--config", ROOT / "configs" / "train" / "smoke.yaml")
 
 
+def smoke(*overrides: str) -> Config:
+    return load(SMOKE[2], list(overrides))
+
+
 @pytest.mark.slow
 def test_missing_data_leaves_no_run(tmp_path):
-    run = tmp_path / "run"
-    text = one_line(*SMOKE, f"run.dir={run}", f"data.path={tmp_path / 'absent'}")
-    assert f"{tmp_path / 'absent'} does not exist; run: sapo-vl prepare" in text
+    run, absent = tmp_path / "run", tmp_path / "absent"
+    text = one_line(*SMOKE, f"run.dir={run}", f"data.path={absent}")
+    assert f"{absent} does not exist; run: sapo-vl prepare" in text
     assert not run.exists()
+
+
+def test_data_without_a_split_is_found_before_anything_starts(tmp_path):
     (tmp_path / "empty").mkdir()
-    text = one_line(*SMOKE, f"run.dir={run}", f"data.path={tmp_path / 'empty'}")
-    assert "holds no train-*.parquet" in text
+    with pytest.raises(DataError, match=r"holds no train-\*.parquet"):
+        preflight(smoke(f"data.path={tmp_path / 'empty'}"))
     store.write(tmp_path / "train_only", [make_sample()])
-    text = one_line(*SMOKE, f"run.dir={run}", f"data.path={tmp_path / 'train_only'}")
-    assert "has no split 'test'" in text
-    assert not run.exists()
+    with pytest.raises(DataError, match="has no split 'test', only train"):
+        preflight(smoke(f"data.path={tmp_path / 'train_only'}"))
 
 
 @pytest.mark.slow
-def test_a_model_folder_that_is_none(tmp_path, tiny_folder):
-    run = f"run.dir={tmp_path / 'run'}"
-    text = one_line(*SMOKE, run, f"model.path={tmp_path}/absent")
-    assert "config.json is missing" in text
+def test_a_model_folder_without_a_processor(tmp_path, tiny_folder):
     bare = tmp_path / "bare"
     shutil.copytree(tiny_folder, bare)
     for name in ("preprocessor_config.json", "processor_config.json"):
         (bare / name).unlink(missing_ok=True)
-    text = one_line(*SMOKE, run, f"model.path={bare}")
+    text = one_line(*SMOKE, f"run.dir={tmp_path / 'run'}", f"model.path={bare}")
     assert f"model.path={bare} has no processor" in text
-    text = one_line("evaluate", "--model", bare)
-    assert "has no processor" in text
-    text_only = tmp_path / "text"
-    shutil.copytree(tiny_folder, text_only)
-    (text_only / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    assert "without a vision tower" in one_line(*SMOKE, run, f"model.path={text_only}")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_wrong_verifier_is_found_before_anything_starts(tmp_path):
-    run = tmp_path / "run"
-    text = one_line(*SMOKE, f"run.dir={run}", "rewards=[{fn: bokxed}]")
-    assert "rewards[0].fn: 'bokxed' is unknown" in text
-    assert "did you mean 'boxed'" in text
-    assert not run.exists()
+def test_other_folders_that_are_no_model(tmp_path, tiny_folder):
+    with pytest.raises(DataError, match=r"is not a model folder: config\.json is missing"):
+        preflight(smoke(f"model.path={tmp_path}/absent"))
+    text_only = tmp_path / "text"
+    shutil.copytree(tiny_folder, text_only)
+    (text_only / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    with pytest.raises(DataError, match="is a qwen3 model without a vision tower"):
+        preflight(smoke(f"model.path={text_only}"))
+    (text_only / "config.json").write_text("{")
+    with pytest.raises(DataError, match="can't be opened") as caught:
+        preflight(smoke(f"model.path={text_only}"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_verifier_is_found_before_anything_starts():
+    with pytest.raises(ConfigError, match=r"rewards\[0\].fn: 'bokxed' is unknown.*'boxed'"):
+        preflight(smoke("rewards=[{fn: bokxed}]"))
 
 
 @pytest.mark.slow
@@ -169,7 +183,14 @@ def test_a_run_that_exists_is_not_overwritten(tmp_path):
     assert "holds a run already: continue it with --resume" in text
     file = tmp_path / "file"
     file.write_text("x")
-    assert f"run.dir={file} is a file" in one_line(*SMOKE, f"run.dir={file}")
+    with pytest.raises(ConfigError, match=f"run.dir={file} is a file"):
+        Run(smoke(f"run.dir={file}"), resume=False)
+
+
+def test_a_package_that_does_not_import_is_no_vllm(folder, tiny_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it raises ImportError
+    with pytest.raises(EnvironmentProblem, match=r"set generator\.backend=transformers"):
+        generator.build(tiny_config(tiny_folder), folder, seed=0)
 
 
 @pytest.mark.slow
@@ -204,15 +225,14 @@ def test_a_port_in_use(tmp_path):
 
 @pytest.mark.slow
 def test_no_vllm(tmp_path):
-    """Importing vllm fails in this process, as where it is not installed."""
+    """In this process vllm is not found, as where it is not installed."""
     (tmp_path / "hide").mkdir()
     (tmp_path / "hide" / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Hidden:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'vllm' or name.startswith('vllm.'):\n"
-        "            raise ModuleNotFoundError(\"No module named 'vllm'\", name=name)\n"
-        "sys.meta_path.insert(0, Hidden())\n"
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "def without(name, path=None, target=None):\n"
+        "    return None if name.split('.')[0] == 'vllm' else find(name, path, target)\n"
+        "PathFinder.find_spec = staticmethod(without)\n"
     )
     path = os.pathsep.join([str(tmp_path / "hide"), str(ROOT)])
     text = one_line(*SMOKE, f"run.dir={tmp_path / 'run'}", PYTHONPATH=path)
@@ -228,7 +248,8 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     text = done.stdout
     assert "16 prompts x 4 responses of at most 24 tokens, 4 mini-batches" in text
-    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()}
+    found = [line.split() for line in text.splitlines()]
+    rows = {line[0]: line[1:] for line in found if len(line) == 3}
     assert rows["vision"][1] == rows["merger"][1] == "0"
     assert rows["language"][0] == rows["language"][1] == rows["all"][1]
     total = sum(int(rows[name][0].replace(",", "")) for name in ("vision", "merger", "language"))
@@ -257,9 +278,6 @@ def test_a_dry_run_of_the_large_models_needs_neither_hub_nor_memory(tmp_path, na
 
 
 def test_memory_estimate_by_hand():
-    from sapo_vl.config import load
-    from sapo_vl.dryrun import memory
-
     whole = load(None, ["learner.zero_stage=0"])
     assert dict(memory(10, 4, whole, 8)) == {
         "weights": 20, "gradients": 8, "optimizer": 48, "all": 76}  # fmt: skip
@@ -272,19 +290,19 @@ def test_memory_estimate_by_hand():
     assert dict(memory(80, 80, off, 8))["optimizer"] == 0
 
 
-@pytest.mark.slow
 def test_export_refuses_what_is_no_run(tmp_path):
-    assert "config.yaml is missing" in one_line("export", tmp_path, "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"config\.yaml is missing"):
+        export.main(tmp_path, tmp_path / "out", None)
     (tmp_path / "config.yaml").write_text("{}")
-    text = one_line("export", tmp_path, "--out", tmp_path / "out", "--checkpoint", "step_000009")
-    assert "has no checkpoint step_000009; there: none" in text
-    text = one_line("export", tmp_path, "--out", tmp_path)
-    assert "exists already" in text
+    with pytest.raises(ConfigError, match="has no checkpoint step_000009; there: none"):
+        export.main(tmp_path, tmp_path / "out", "step_000009")
+    with pytest.raises(DataError, match="exists already"):
+        export.main(tmp_path, tmp_path, None)
 
 
-@pytest.mark.slow
-def test_init_tiny_does_not_overwrite(tmp_path, tiny_folder):
-    assert "exists already" in one_line("init-tiny", tiny_folder)
+def test_init_tiny_does_not_overwrite(tiny_folder):
+    with pytest.raises(DataError, match="exists already"):
+        tiny.build(tiny_folder, corpus=["0"], seed=0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
@@ -300,10 +318,6 @@ def test_a_full_disk_is_one_line(tmp_path):
         f"cli.main(['prepare', 'synthetic', '--out', {str(out)!r}, '--count', '6',"
         " '--test-count', '6'])\n"
     )
-    import subprocess
-
-    from helpers import environment
-
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment()
     )

@@ -148,7 +148,7 @@ def test_every_file_parses_and_survives_saving(path, tmp_path):
 
 
 def test_offload_needs_zero():
-    with pytest.raises(ConfigError, match="needs learner.zero_stage of 1, 2 or 3"):
+    with pytest.raises(ConfigError, match=r"needs learner\.zero_stage of 1, 2 or 3"):
         load(None, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
 
 
