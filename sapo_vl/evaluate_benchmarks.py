@@ -276,6 +276,7 @@ def in_training(
 ) -> dict[str, float]:
     """Return accuracy per benchmark with the sampler's weights: training's settings, one sample.
 
+    Beside it NAME/not_asked: prompts that don't fit, which count as wrong.
     All ranks share the problems. Seeds come from the problems' names, and torch's random state is
     put back, so that the rollouts that follow are the ones without it.
     """
@@ -292,8 +293,9 @@ def in_training(
             records = gather([r for chunk in asker.ask(own) for r in chunk])
         rows = [score.read_row(record, name) for record in records]
         scored = score.score(named(name), rows)
-        accuracy = summarise(named(name), scored)["accuracy"]
-        result[name] = float("nan") if accuracy is None else accuracy
+        figures = summarise(named(name), scored)
+        result[name] = float("nan") if figures["accuracy"] is None else figures["accuracy"]
+        result[f"{name}/not_asked"] = figures["not_asked"]
     return result
 
 

@@ -180,6 +180,16 @@ def read_row(record: Mapping[str, Any], where: str) -> Row:
     )
 
 
+def whole_gold(row: Row) -> int:
+    """Return the gold answer as a whole number. Raises DataError naming the problem."""
+    try:
+        return int(row.gold)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"problem {row.problem_id}: the gold answer {row.gold!r} is no whole number"
+        ) from None
+
+
 def lettered(choices: Any, where: str) -> dict[str, str]:
     """Return options by letter from a list, a dictionary or nothing."""
     if not choices:

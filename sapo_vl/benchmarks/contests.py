@@ -20,7 +20,15 @@ from typing import Any
 import yaml
 
 from sapo_vl.benchmarks import sources, verified
-from sapo_vl.benchmarks.base import Benchmark, Extraction, Judgement, Problem, Row, from_verdict
+from sapo_vl.benchmarks.base import (
+    Benchmark,
+    Extraction,
+    Judgement,
+    Problem,
+    Row,
+    from_verdict,
+    whole_gold,
+)
 from sapo_vl.errors import DataError
 from sapo_vl.rewards.count import whole_number
 from sapo_vl.rewards.extract import last_box
@@ -74,7 +82,8 @@ def extract(row: Row, draw: random.Random) -> Extraction:
 def judge_integer(row: Row, value: Any) -> Judgement:
     """Compare as whole numbers (the published golds have leading zeros)."""
     found = whole_number(str(value)) if value else None
-    return Judgement(found is not None and found == int(row.gold), f"{value!r} against {row.gold}")
+    gold = whole_gold(row)
+    return Judgement(found is not None and found == gold, f"{value!r} against {gold}")
 
 
 def judge_maths(row: Row, value: Any) -> Judgement:

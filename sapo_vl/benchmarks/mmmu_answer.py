@@ -18,9 +18,10 @@ _TRIVIAL = (":", ",", ".", "!", "?", ";", "'")
 _SENTENCES = re.compile(r"\.\s(?=[A-Z])|\n")
 _NUMBERS = (
     re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),
-    re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+"),
-    re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
+    re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+"),
+    re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
 )
+"""The rule's own, with a look behind each run of digits: the same matches in linear time."""
 MAX_OPEN_CHARS = 20_000
 
 

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.benchmarks import sources
-from sapo_vl.benchmarks.base import Benchmark, Extraction, Judgement, Problem, Row
+from sapo_vl.benchmarks.base import (
+    Benchmark,
+    Extraction,
+    Judgement,
+    Problem,
+    Row,
+    whole_gold,
+)
 from sapo_vl.benchmarks.geoqa import PROMPT
 from sapo_vl.schema import IMAGE_MARK
 
@@ -66,7 +73,7 @@ def extract(row: Row, draw: random.Random) -> Extraction:
 
 def judge(row: Row, value: Any) -> Judgement:
     """Compare as whole numbers."""
-    gold = int(row.gold)
+    gold = whole_gold(row)
     tags = _TAG.findall(row.text)
     last = bool(tags) and int(tags[-1][:4000]) == gold
     return Judgement(value is not None and int(value) == gold, f"{value} against {gold}",

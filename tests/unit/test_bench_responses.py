@@ -119,3 +119,13 @@ def test_sampling_by_kind():
     assert (name, sampling.top_p, sampling.max_new_tokens) == ("policy", 1.0, 99)
     with pytest.raises(ConfigError, match="did you mean 'instruct'"):
         choose("instuct", "x", "", 1)
+
+
+def test_presence_penalty_lowers_what_the_response_holds_and_not_the_prompt():
+    import torch
+
+    from sapo_vl.generator.reference import Presence
+
+    ids = torch.tensor([[5, 1, 2, 2], [5, 1, 0, 3]])  # two tokens of prompt, two of response
+    found = Presence(2, 1.5)(ids, torch.zeros(2, 6))
+    assert found.tolist() == [[0, 0, -1.5, 0, 0, 0], [-1.5, 0, 0, -1.5, 0, 0]]

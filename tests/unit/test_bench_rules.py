@@ -9,7 +9,7 @@ import pytest
 
 from sapo_vl.benchmarks import BENCHMARKS, named
 from sapo_vl.benchmarks.base import Row, lettered
-from sapo_vl.errors import ConfigError
+from sapo_vl.errors import ConfigError, DataError
 
 FIVE = ("1", "2", "3", "$\\frac{1}{2}$", "5")
 
@@ -284,3 +284,34 @@ def test_mathverse():
     found, judged = verdict("mathverse", free)
     assert found.note == "rule in place of the LLM"
     assert (judged.correct, judged.rules) == (True, {"quick_match": False})
+
+
+HOSTILE = {
+    "digits": "1" * 200_000,
+    "terms": "1+" * 50_000,
+    "braces": "{" * 50_000,
+    "boxes": "\\boxed{" * 10_000,
+    "roots": "\\sqrt" * 20_000,
+    "tags": "<answer>" * 20_000,
+    "phrases": "the answer is " * 8_000,
+    "options": "(A) " * 20_000,
+    "commas": "1," * 50_000,
+    "control": "\x00\u202e" * 1_000,
+    "code": "\\boxed{__import__('os').system('true')}",
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_hostile_responses_are_wrong_within_seconds(name):
+    for kind, text in HOSTILE.items():
+        made = row(text, "7", answer_type="float" if name in ("mathvista", "dynamath") else None,
+                   question_type="free_form")  # fmt: skip
+        start = time.perf_counter()
+        _, judged = verdict(name, made)
+        assert judged.correct in (False, None), kind
+        assert time.perf_counter() - start < 15, kind
+
+
+def test_a_gold_that_is_no_number_is_named():
+    with pytest.raises(DataError, match="problem p: the gold answer 'A' is no whole number"):
+        verdict("superclevr", row("<answer>3</answer>", "A"))
