@@ -97,13 +97,21 @@ def details(summary: dict[str, Any]) -> list[tuple[str, Table]]:
         if not isinstance(values, dict):
             continue
         if values and all(isinstance(v, dict) and "accuracy" in v for v in values.values()):
-            rows = [[k, percent(v["accuracy"]), str(v["total"])] for k, v in values.items()]
-            if len(rows) <= LARGEST_TABLE:
-                parts.append((name, (["", "accuracy", "rows"], rows)))
+            if len(values) <= LARGEST_TABLE:
+                parts.append((name, _accuracies(values)))
         elif name != "average":
             rows = [[k, _value(v)] for k, v in values.items()]
             parts.append((name, (["", "value"], rows)))
     return parts
+
+
+def _accuracies(values: dict[str, Any]) -> Table:
+    rows = [[k, percent(v["accuracy"]), str(v["total"])] for k, v in values.items()]
+    if not all("rows_changed" in v for v in values.values()):
+        return ["", "accuracy", "rows"], rows
+    changed = [str(v["rows_changed"]) for v in values.values()]
+    columns = ["other rule", "accuracy", "rows", "verdicts changed"]
+    return columns, [[*row, count] for row, count in zip(rows, changed, strict=True)]
 
 
 def markdown(path: Path, result: dict[str, Any]) -> None:

@@ -137,10 +137,11 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, Any]:
         for group in seeds.values()
     ]
     complete = sum(len({i.row.variant for i in group}) == VARIANTS for group in seeds.values())
+    by_group = tables(worst, ("subject", "level", "answer_type"))
     return {
         "worst_case": cell([item.correct for item in worst])
         | {"seed_questions_with_all_variants": complete},
-        "worst_case_by": tables(worst, ("subject", "level", "answer_type")),
+        **{f"worst_case_{key}": values for key, values in by_group.items()},
     }
 
 

@@ -11,10 +11,8 @@ from helpers import cli, tiny_config
 
 RAW = Path(__file__).resolve().parents[3] / "shared" / "raw"
 LAYOUTS = "mathvision,wemath,logicvista,dynamath,mathverse,superclevr,tabmwp,geometry3k,mmk12"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not RAW.is_dir(), reason="../shared/raw is not here"),
-]
+pytestmark = pytest.mark.slow
+needs_raw = pytest.mark.skipif(not RAW.is_dir(), reason="../shared/raw is not here")
 SMALL = ("rollout.max_new_tokens=12", "data.max_pixels=16384", "model.dtype=float32")
 
 
@@ -25,6 +23,7 @@ def evaluate(folder: Path, out: Path, *more: str, benchmarks: str = "mathvision,
     )  # fmt: skip
 
 
+@needs_raw
 def test_a_random_model_on_every_layout_scores_no_more_than_chance(tiny_folder, tmp_path):
     run = evaluate(tiny_folder, tmp_path, "--limit", "12", benchmarks=LAYOUTS + ",aime24,hmmt25")
     assert run.returncode == 0, run.stderr[-2000:]
@@ -38,6 +37,16 @@ def test_a_random_model_on_every_layout_scores_no_more_than_chance(tiny_folder, 
     assert "| MathVision |" in (tmp_path / "report.md").read_text()
 
 
+def test_a_random_model_on_the_synthetic_split_scores_no_more_than_chance(tiny_folder):
+    run = cli("evaluate", "--model", tiny_folder, "evaluation.problems=48", "evaluation.samples=2",
+              timeout=600)  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    figures = json.loads(run.stdout.splitlines()[-1])
+    assert figures["problems"] == 48
+    assert figures["ci95"][0] <= 0.1
+
+
+@needs_raw
 def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_path):
     options = ("--limit", "3", "--samples", "2", "--controls")
     whole = evaluate(tiny_folder, tmp_path / "whole", *options)
@@ -61,6 +70,7 @@ def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_pa
     assert json.loads(rescored.stdout.splitlines()[-1])["rows"] == 6
 
 
+@needs_raw
 def test_the_curve_in_training_leaves_the_random_state_alone(engine, folder, tiny_folder):
     import torch
 
@@ -81,6 +91,7 @@ def test_the_curve_in_training_leaves_the_random_state_alone(engine, folder, tin
     assert 0 <= first["superclevr"] <= 1
 
 
+@needs_raw
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -101,6 +112,7 @@ def test_mistakes_are_one_line_and_write_nothing(tiny_folder, tmp_path, change, 
     assert not out.exists()
 
 
+@needs_raw
 def test_a_missing_image_names_record_and_file(tiny_folder, tmp_path):
     source = tmp_path / "mathvision"
     (source / "data").mkdir(parents=True)

@@ -119,7 +119,7 @@ def test_dynamath_worst_case():
     found = aggregate(rows)
     assert found["worst_case"]["accuracy"] == 0.5
     assert found["worst_case"]["seed_questions_with_all_variants"] == 2
-    assert found["worst_case_by"]["level"]["y"]["accuracy"] == 0.0
+    assert found["worst_case_level"]["y"]["accuracy"] == 0.0
     assert cell([r.correct for r in rows])["accuracy"] == 0.95
 
 
