@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sapo_vl import config as configs
 from sapo_vl.errors import ConfigError, UserError, nearest
 from sapo_vl.machine import prepare_environment
 
+if TYPE_CHECKING:
+    from sapo_vl.benchmarks.llm import Endpoint
+
 MAIN_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train" / "main.yaml"
 EVAL_CONFIG = MAIN_CONFIG.parents[1] / "eval" / "synthetic.yaml"
+BENCHMARK_CONFIG = EVAL_CONFIG.with_name("benchmarks.yaml")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,11 +78,38 @@ def _parser() -> argparse.ArgumentParser:
     sft.add_argument("--resume", action="store_true", help="continue the run in run.dir")
     sft.set_defaults(run=_sft, parser=sft)
 
-    evaluate = commands.add_parser("evaluate", help="held-out accuracy of a model folder")
+    evaluate = commands.add_parser("evaluate", help="accuracy of a model on held-out problems")
     evaluate.add_argument("--model", required=True, help="model folder or hub id")
     evaluate.add_argument("--out", type=Path, help="folder for responses and summary.json")
+    evaluate.add_argument("--benchmarks", metavar="a,b", help="names (default: data.path's split)")
+    evaluate.add_argument("--source", type=Path, help="folder with the benchmarks' own files")
+    evaluate.add_argument("--samples", type=int, default=1, help="responses per problem")
+    evaluate.add_argument("--limit", type=int, help="first problems of each benchmark")
+    evaluate.add_argument(
+        "--kind", default="auto", help="sampling settings: instruct, thinking, policy (auto)"
+    )
+    evaluate.add_argument(
+        "--controls", action="store_true", help="also blank and shuffled images: vision_gain"
+    )
+    _add_judge(evaluate)
     _add_config(evaluate)
     evaluate.set_defaults(run=_evaluate, parser=evaluate)
+
+    score = commands.add_parser("score", help="score existing responses to a benchmark")
+    score.add_argument("name", metavar="BENCHMARK")
+    score.add_argument("--responses", type=Path, required=True, help="rows, .jsonl[.gz]")
+    score.add_argument("--out", type=Path, required=True, help="verdicts, .jsonl[.gz]")
+    score.add_argument(
+        "--from-extraction", action="store_true", help="start at the rows' official_extraction"
+    )
+    score.add_argument("--rule", default="official", help="count another named rule's verdicts")
+    _add_judge(score)
+    score.set_defaults(run=_score, parser=score)
+
+    compare = commands.add_parser("compare", help="two models on the same problems, paired")
+    compare.add_argument("first", type=Path, metavar="A", help="scored file or evaluate's folder")
+    compare.add_argument("second", type=Path, metavar="B")
+    compare.set_defaults(run=_compare, parser=compare)
 
     prepare = commands.add_parser("prepare", help="turn a data set into training records")
     prepare.add_argument("name", help="synthetic, mathvision, or my/source.py:rows")
@@ -136,6 +169,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, ends in /v1")
+    parser.add_argument("--judge-model", metavar="NAME", help="its model")
+
+
 def _load(arguments: argparse.Namespace, default: Path) -> configs.Config:
     return configs.load(arguments.config or default, arguments.overrides)
 
@@ -186,12 +224,70 @@ def _sft(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.benchmarks is not None:
+        _evaluate_benchmarks(arguments)
+        return
+    for name in ("source", "limit", "judge"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name} needs --benchmarks")
     config = _load(arguments, EVAL_CONFIG)
     config.model.path = arguments.model
     prepare_environment()
     from sapo_vl import evaluate_model
 
     _leaving(lambda: evaluate_model.main(config, arguments.out))
+
+
+def _evaluate_benchmarks(arguments: argparse.Namespace) -> None:
+    from sapo_vl import benchmarks
+
+    names = [name.strip() for name in arguments.benchmarks.split(",") if name.strip()]
+    chosen = [benchmarks.named(name) for name in names]
+    config = _load(arguments, BENCHMARK_CONFIG)
+    config.model.path = arguments.model
+    endpoint = _endpoint(arguments)
+    prepare_environment()
+    from sapo_vl import evaluate_benchmarks
+
+    request = evaluate_benchmarks.Request(
+        benchmarks=chosen,
+        source=arguments.source,
+        out=arguments.out,
+        samples=arguments.samples,
+        limit=arguments.limit,
+        kind=arguments.kind,
+        controls=arguments.controls,
+        endpoint=endpoint,
+    )
+    _leaving(lambda: evaluate_benchmarks.main(config, request))
+
+
+def _endpoint(arguments: argparse.Namespace) -> Endpoint | None:
+    from sapo_vl.benchmarks.llm import Endpoint
+
+    if (arguments.judge is None) != (arguments.judge_model is None):
+        raise ConfigError("--judge URL and --judge-model NAME come together")
+    return Endpoint(arguments.judge, arguments.judge_model) if arguments.judge else None
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from sapo_vl import score
+
+    summary = score.main(
+        arguments.name,
+        arguments.responses,
+        arguments.out,
+        from_extraction=arguments.from_extraction,
+        rule=arguments.rule,
+        endpoint=_endpoint(arguments),
+    )
+    print(json.dumps(summary))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from sapo_vl import compare
+
+    print(json.dumps(compare.main(arguments.first, arguments.second)))
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

@@ -170,6 +170,9 @@ class EvaluationConfig(Section):
     greedy: bool = Field(True, description="one greedy response per problem as well")
     every: int = Field(0, ge=0, description="also after every n steps; 0: before and after only")
     blank: bool = Field(False, description="replace each image by a blank one (a control)")
+    benchmarks: list[str] = Field([], description="names of BENCHMARKS to evaluate as well")
+    source: Path | None = Field(None, description="folder with the benchmarks' own files")
+    limit: int = Field(100, ge=1, description="first problems of each benchmark")
 
 
 class CheckpointConfig(Section):

@@ -88,7 +88,7 @@ def evaluate(
                         "response": text,
                     }
                 )
-    records = _gather(records)
+    records = gather(records)
     if out is not None and distributed.rank() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
@@ -142,7 +142,8 @@ def _chunks(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
         yield samples[i : i + CHUNK]
 
 
-def _gather(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def gather(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records of all ranks, on all of them."""
     if distributed.world_size() == 1:
         return records
     parts: list[Any] = [None] * distributed.world_size()

@@ -28,6 +28,7 @@ from sapo_vl.config import Config
 from sapo_vl.data import store
 from sapo_vl.errors import ConfigError, EnvironmentProblem
 from sapo_vl.evaluate import Accuracy, evaluate
+from sapo_vl.evaluate_benchmarks import chosen_sets, in_training
 from sapo_vl.generator import NO_VLLM
 from sapo_vl.learner.engine import Learner, StepReport
 from sapo_vl.metrics import MetricsWriter
@@ -68,6 +69,7 @@ def preflight(config: Config) -> None:
         store.load(config.sft.data, config.data.train_split)
     if config.model.path != "tiny":
         model.open_folder(config.model.path)
+    chosen_sets(config)
 
 
 class Job:
@@ -79,7 +81,9 @@ class Job:
         config = run.config
         self.rubric = stages.rubric(config)
         folder = stages.policy_folder(run)
+        self.folder = folder
         self.renderer = PromptRenderer(folder, config.data)
+        self.benchmarks = chosen_sets(config)
         path = stages.data_folder(run, config.data.path)
         self.train_set = stages.usable(
             config, self.renderer, path, config.data.train_split, "data.path"
@@ -121,6 +125,7 @@ class Job:
                 seed=config.run.seed,
                 out=self.run.dir / "eval" / f"{name}.jsonl",
             )
+            scores = in_training(config, self.generator, self.folder, self.benchmarks)
         if self.writer is not None:
             self.writer.write(
                 {
@@ -131,6 +136,7 @@ class Job:
                     "ci95_low": result.ci95[0],
                     "ci95_high": result.ci95[1],
                     "greedy": result.greedy if result.greedy is not None else float("nan"),
+                    **{f"benchmark/{key}": value for key, value in scores.items()},
                 }
             )
             write_json(self.run.dir / "eval" / f"{name}.json", result.summary())

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. top_p is 1 and top_k off: only then are log-probs those of the policy."""
+    """How to sample. Rollouts keep the defaults: only then are log-probs those of the policy."""
 
     n: int  # responses per prompt
     temperature: float  # 0 is greedy
     max_new_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    presence_penalty: float = 0.0
 
 
 class Generator(Protocol):

@@ -49,7 +49,15 @@ class TransformersGenerator:
             inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
             inputs["mm_token_type_ids"] = (ids == self._folder.image_token_id).int()
         greedy = sampling.temperature == 0
-        options = {} if greedy else {"temperature": sampling.temperature, "top_p": 1.0, "top_k": 0}
+        options: dict[str, Any] = {}
+        if not greedy:
+            options = {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+            }
+        if sampling.presence_penalty:
+            options["logits_processor"] = [Presence(ids.shape[1], sampling.presence_penalty)]
         torch.manual_seed(seed)
         out = self._model.generate(
             **inputs,
@@ -96,3 +104,17 @@ class TransformersGenerator:
     def close(self) -> None:
         """Drop the model."""
         del self._model
+
+
+class Presence:
+    """Lowers the logits of tokens that the response holds already, as vLLM's presence_penalty."""
+
+    def __init__(self, prompt_length: int, penalty: float) -> None:
+        self._start = prompt_length
+        self._penalty = penalty
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return `scores` [B, V] for the sequences `input_ids` [B, T]."""
+        seen = torch.zeros_like(scores, dtype=torch.bool)
+        seen.scatter_(1, input_ids[:, self._start :], True)
+        return scores - self._penalty * seen

@@ -101,8 +101,9 @@ class VLLMGenerator:
             SamplingParams(
                 n=sampling.n,
                 temperature=sampling.temperature,
-                top_p=1.0,
-                top_k=-1,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k or -1,
+                presence_penalty=sampling.presence_penalty,
                 max_tokens=sampling.max_new_tokens,
                 seed=seed if sampling.temperature > 0 else None,
                 logprobs=0,

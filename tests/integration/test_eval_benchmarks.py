@@ -1,0 +1,128 @@
+"""The tiny model through whole benchmarks: generation, resume, scoring, reports, mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from helpers import cli, tiny_config
+
+RAW = Path(__file__).resolve().parents[3] / "shared" / "raw"
+LAYOUTS = "mathvision,wemath,logicvista,dynamath,mathverse,superclevr,tabmwp,geometry3k,mmk12"
+pytestmark = pytest.mark.slow
+needs_raw = pytest.mark.skipif(not RAW.is_dir(), reason="../shared/raw is not here")
+SMALL = ("rollout.max_new_tokens=12", "data.max_pixels=16384", "model.dtype=float32")
+
+
+def evaluate(folder: Path, out: Path, *more: str, benchmarks: str = "mathvision,superclevr"):
+    return cli(
+        "evaluate", "--model", folder, "--benchmarks", benchmarks, "--source", RAW, "--out", out,
+        *more, *SMALL, timeout=900,
+    )  # fmt: skip
+
+
+@needs_raw
+def test_a_random_model_on_every_layout_scores_no_more_than_chance(tiny_folder, tmp_path):
+    run = evaluate(tiny_folder, tmp_path, "--limit", "12", benchmarks=LAYOUTS + ",aime24,hmmt25")
+    assert run.returncode == 0, run.stderr[-2000:]
+    summary = json.loads(run.stdout.splitlines()[-1])
+    for name, figures in summary["benchmarks"].items():
+        assert figures["problems"] == (10 if name == "geometry3k" else 12), name
+        assert figures["ci95"][0] <= 0.25, (name, figures)  # no better than one option in four
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:|/|\.)", page)
+    assert "| MathVision |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_random_model_on_the_synthetic_split_scores_no_more_than_chance(tiny_folder):
+    run = cli("evaluate", "--model", tiny_folder, "evaluation.problems=48", "evaluation.samples=2",
+              timeout=600)  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    figures = json.loads(run.stdout.splitlines()[-1])
+    assert figures["problems"] == 48
+    assert figures["ci95"][0] <= 0.1
+
+
+@needs_raw
+def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_path):
+    options = ("--limit", "3", "--samples", "2", "--controls")
+    whole = evaluate(tiny_folder, tmp_path / "whole", *options)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    file = tmp_path / "whole" / "mathvision" / "responses.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == 6
+    file.write_text("".join(lines[:4]) + lines[4][:30])
+    again = evaluate(tiny_folder, tmp_path / "whole", *options)
+    assert "6 responses, 4 of them are there" in again.stdout
+    assert file.read_text().splitlines(keepends=True) == lines
+    assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+    gain = json.loads(again.stdout.splitlines()[-1])["benchmarks"]["superclevr"]["vision_gain"]
+    assert set(gain) == {"blank", "shuffled"}
+    assert gain["blank"]["problems"] == 3
+    same = cli("compare", tmp_path / "whole", tmp_path / "whole")
+    assert json.loads(same.stdout.splitlines()[-1])["benchmarks"]["mathvision"]["difference"] == 0
+    rescored = cli(
+        "score", "mathvision", "--responses", file, "--out", tmp_path / "again.jsonl"
+    )  # fmt: skip
+    assert json.loads(rescored.stdout.splitlines()[-1])["rows"] == 6
+
+
+@needs_raw
+def test_the_curve_in_training_leaves_the_random_state_alone(engine, folder, tiny_folder):
+    import torch
+
+    from sapo_vl.evaluate_benchmarks import chosen_sets, in_training
+
+    config = tiny_config(
+        tiny_folder,
+        "evaluation.benchmarks=[superclevr, aime24]",
+        f"evaluation.source={RAW}",
+        "evaluation.limit=5",
+    )
+    sets = chosen_sets(config)
+    before = torch.random.get_rng_state()
+    first = in_training(config, engine, folder, sets)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert first == in_training(config, engine, folder, sets)
+    assert first.keys() == {n + end for n in sets for end in ("", "/not_asked")}
+    assert 0 <= first["superclevr"] <= 1
+
+
+@needs_raw
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("--benchmarks", "mathvison"), "did you mean 'mathvision'"),
+        (("--benchmarks", "mathvista"), "hf download AI4Math/MathVista"),
+        (("--benchmarks", "geoqa"), "none of"),
+        (("--model", "no/such"), "no/such"),
+        (("--source", "/none"), "--source /none is not a folder"),
+        (("--kind", "instuct"), "did you mean 'instruct'"),
+        (("--limit", "0"), "--limit 0 is not a positive number"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(tiny_folder, tmp_path, change, says):
+    out = tmp_path / "out"
+    run = evaluate(tiny_folder, out, *change)
+    assert run.returncode == 2
+    assert says in run.stderr
+    assert not out.exists()
+
+
+@needs_raw
+def test_a_missing_image_names_record_and_file(tiny_folder, tmp_path):
+    source = tmp_path / "mathvision"
+    (source / "data").mkdir(parents=True)
+    lines = (RAW / "mathvision" / "data" / "test.jsonl").read_text().splitlines()[:2]
+    (source / "data" / "test.jsonl").write_text("\n".join(lines))
+    run = cli(
+        "evaluate", "--model", tiny_folder, "--benchmarks", "mathvision", "--source", source,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert run.returncode == 2
+    number = json.loads(lines[0])["id"]
+    assert f"mathvision {number}: the image" in run.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,70 @@
+"""Extraction by an endpoint: only what the short rules leave is asked; a dead endpoint is named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("openai")
+from sapo_vl import score
+from sapo_vl.benchmarks.base import read_row
+from sapo_vl.benchmarks.llm import Endpoint
+from sapo_vl.errors import EnvironmentProblem
+
+
+@pytest.fixture
+def server():
+    """Yield (url, prompts received); every reply names option B."""
+    prompts: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompts.append(body["messages"][0]["content"])
+            message = {"role": "assistant", "content": "Extracted answer: (B)"}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+            raw = json.dumps(reply | {"choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", prompts
+    http.shutdown()
+    http.server_close()
+
+
+def row(response: str):
+    return read_row(
+        {"model": "x", "problem_id": "1", "gold": "blue", "choices": ["red", "blue"],
+         "question_type": "multi_choice", "response": response}, "x",
+    )  # fmt: skip
+
+
+def test_only_what_the_rules_leave_is_asked(server):
+    url, prompts = server
+    rows = [row("blue"), row("I cannot see it, maybe the second."), row("")]
+    benchmark = score.named("mathvista")
+    found = score.score(benchmark, rows, endpoint=Endpoint(url, "m"))
+    assert len(prompts) == 1
+    assert "maybe the second" in prompts[0]
+    assert [item.correct for item in found][:2] == [True, True]
+    assert found[1].extraction.note == "extracted by m"
+    assert score.extractor(benchmark, Endpoint(url, "m")) == "LLM m"
+    assert score.extractor(benchmark, None) == "rules in place of the LLM"
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error():
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", seconds=1, retries=0)
+    with pytest.raises(EnvironmentProblem, match="v1, model m: "):
+        score.score(score.named("mathvista"), [row("who knows")], endpoint=endpoint)
