@@ -82,7 +82,7 @@ def letters(answer: str) -> str | None:
 
 def options(text: str) -> tuple[str, ...]:
     """Split "A. one; B. two" or "(A) one (B) two" into its texts; () when A, B.. is not there."""
-    marks = []
+    marks: list[re.Match[str]] = []
     for found in _OPTION.finditer(text):
         if found[1] == ascii_uppercase[len(marks)]:
             marks.append(found)

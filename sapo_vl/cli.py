@@ -79,11 +79,20 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate, parser=evaluate)
 
     prepare = commands.add_parser("prepare", help="turn a data set into training records")
-    prepare.add_argument("name", help="synthetic, mathvision, or my/source.py:rows")
+    prepare.add_argument("name", help="a known source, generic, or my/source.py:rows")
     prepare.add_argument("--out", type=Path, required=True, help="folder to write")
     prepare.add_argument("--source", help="original files, or a hub id")
     prepare.add_argument("--holdout", type=float, default=0.15, help="share of held-out pictures")
+    prepare.add_argument("--map", default="", help="generic: problem=question,answer=label,..")
+    prepare.add_argument("--split", help="keep only this split of the source")
     prepare.add_argument("--limit", type=int, help="read at most so many records")
+    prepare.add_argument("--max-pixels", type=int, help="store a larger picture scaled to so many")
+    prepare.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a record with a fault"
+    )
+    prepare.add_argument(
+        "--verifier", default="boxed", help="that must read each gold answer; none: no check"
+    )
     prepare.add_argument("--seed", type=int, default=0, help="synthetic: of the drawing")
     prepare.add_argument("--count", type=int, default=10_000, help="synthetic: training records")
     prepare.add_argument("--test-count", type=int, default=480, help="synthetic: held-out records")
@@ -186,14 +195,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from sapo_vl.data.prepare import prepare
+    from sapo_vl import datawork
 
-    report = prepare(
+    report = datawork.prepare(
         arguments.name,
+        verifier=arguments.verifier,
         out=arguments.out,
         source=arguments.source,
+        columns=arguments.map,
         holdout=arguments.holdout,
+        split=arguments.split,
         limit=arguments.limit,
+        max_pixels=arguments.max_pixels,
+        on_error=arguments.on_error,
         seed=arguments.seed,
         count=arguments.count,
         test_count=arguments.test_count,
