@@ -143,7 +143,7 @@ def _read(
     """Return the records of a source with their final split."""
     if not 0 <= holdout <= 1:
         raise ConfigError(f"holdout: {holdout}; allowed: 0 to 1")
-    function = _source_function(name)
+    function = source_function(name)
     if name == "generic":
         function = partial(function, columns=generic.parse_map(columns))
     elif columns:
@@ -239,7 +239,8 @@ def _usable(sample: Sample, report: Report, seen: set[str], max_pixels: int | No
     return replace(sample, images=tuple(stored))
 
 
-def _source_function(name: str) -> Callable[..., Iterable[Record]]:
+def source_function(name: str) -> Callable[..., Iterable[Record]]:
+    """Return the `rows` of a name in `DATASETS`, or the function of `file.py:function`."""
     if name in DATASETS:
         return importlib.import_module(DATASETS[name]).rows
     file, colon, function = name.rpartition(":")

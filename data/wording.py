@@ -91,7 +91,8 @@ def options(text: str) -> tuple[str, ...]:
     if len(marks) < 2:
         return ()
     ends = [m.start() for m in marks[1:]] + [len(text)]
-    return tuple(text[m.end() : e].strip(" ;\n\t") for m, e in zip(marks, ends, strict=True))
+    texts = tuple(text[m.end() : e].strip(" ;\n\t") for m, e in zip(marks, ends, strict=True))
+    return texts if all(texts) else ()
 
 
 def as_choices(value: Any) -> tuple[str, ...]:

@@ -26,8 +26,7 @@ COLUMNS = {
     "problem": "problem",
     "answer": "reward_model.ground_truth",
     "images": "images",
-    "task": "ability",
-    "split": "extra_info.split",
+    "split": "part",
 }
 
 
@@ -41,5 +40,9 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 
 
 def _with_problem(row: Row) -> Row:
-    question = (row.get("extra_info") or {}).get("question")
-    return row | {"problem": question or chat.last_user_text(row["prompt"])}
+    extra = row.get("extra_info") or {}
+    question = extra.get("question")
+    return row | {
+        "problem": question or chat.last_user_text(row["prompt"]),
+        "part": extra.get("split"),
+    }
