@@ -256,7 +256,7 @@ def test_generic_with_a_map(tmp_path):
     rows = [
         {"q": "How many?", "opts": ["one", "two"], "y": "two", "pic": "img/a.png", "lvl": 3},
         {"q": "How many?", "opts": ["one", "two"], "y": 0, "pic": base64.b64encode(PNG).decode()},
-        {"q": "<image>?\n(A) one (B) two", "opts": "A. one; B. two", "y": "(b)", "pic": "img/a.png"},
+        {"q": "<image>?\n(A) one (B) two", "opts": "A. one; B. two", "y": "b", "pic": "img/a.png"},
         {"q": "How many?", "opts": None, "y": "x^2", "pic": None},
         {"q": "How many?", "opts": ["one"], "y": "six", "pic": "img/a.png"},
         {"q": "How many?", "opts": None, "y": "5", "pic": "img/gone.png"},
