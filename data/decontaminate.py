@@ -79,10 +79,10 @@ class Index:
         hashes: list[np.ndarray] = []
         for number, sample in enumerate(samples):
             self.names.append(f"{sample.dataset}/{sample.id}")
-            words = _words(sample)
-            triples = _triples(words)
+            own = words(sample)
+            triples = _triples(own)
             self._sizes.append(len(triples))
-            self._words.append(len(words))
+            self._words.append(len(own))
             for triple in triples:
                 self._holders.setdefault(triple, []).append(number)
             for data in sample.images:
@@ -98,29 +98,29 @@ class Index:
         Raises:
             DataError: a picture cannot be read.
         """
-        words = _words(sample)
-        texts = self._texts(words)
+        own = words(sample)
+        texts = self._texts(own)
         bits = self._bits(sample)
         best: Match | None = None
         for number in {*texts, *bits}:
             text, image = texts.get(number, 0.0), bits.get(number)
-            if not self._is_copy(number, text, image, len(words)):
+            if not self._is_copy(number, text, image, len(own)):
                 continue
             found = Match(sample.id, self.names[number], text, image)
             if best is None or _weight(found) > _weight(best):
                 best = found
         return best
 
-    def _is_copy(self, number: int, text: float, image: int | None, words: int) -> bool:
+    def _is_copy(self, number: int, text: float, image: int | None, length: int) -> bool:
         if image is not None and image <= SAME_PICTURE:
             return True
         if image is not None and image <= SIMILAR_PICTURE and text >= SIMILAR_TEXT:
             return True
-        return text >= SAME_TEXT and min(words, self._words[number]) >= LONG_TEXT
+        return text >= SAME_TEXT and min(length, self._words[number]) >= LONG_TEXT
 
-    def _texts(self, words: list[str]) -> dict[int, float]:
+    def _texts(self, found: list[str]) -> dict[int, float]:
         """Return the Dice share of each record that has a word triple in common."""
-        own = _triples(words)
+        own = _triples(found)
         common = Counter(n for triple in own for n in self._holders.get(triple, ()))
         return {n: 2 * c / (len(own) + self._sizes[n]) for n, c in common.items()}
 
@@ -168,15 +168,16 @@ def _variants(image: Image.Image) -> Iterator[np.ndarray]:
                     yield picture_hash(image.crop(box))
 
 
-def _words(sample: Sample) -> list[str]:
+def words(sample: Sample) -> list[str]:
+    """Return the words and numbers of a problem in lower case."""
     return [w.casefold() for w in _WORD.findall(sample.problem.replace(IMAGE_MARK, " "))]
 
 
-def _triples(words: list[str]) -> set[tuple[str, ...]]:
+def _triples(found: list[str]) -> set[tuple[str, ...]]:
     """Return the word triples; a text of one or two words is one shorter tuple."""
-    if len(words) < 3:
-        return {tuple(words)} if words else set()
-    return set(zip(words, words[1:], words[2:], strict=False))
+    if len(found) < 3:
+        return {tuple(found)} if found else set()
+    return set(zip(found, found[1:], found[2:], strict=False))
 
 
 def _weight(match: Match) -> float:

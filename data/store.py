@@ -26,7 +26,17 @@ from sapo_vl.data.shards import REPORT_NAME, SHARD, Building, Counts
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
-__all__ = ["REPORT_NAME", "SPLITS", "Counts", "Samples", "fault", "load", "validate", "write"]
+__all__ = [
+    "REPORT_NAME",
+    "SPLITS",
+    "Counts",
+    "Samples",
+    "fault",
+    "load",
+    "splits",
+    "validate",
+    "write",
+]
 
 CACHED_GROUPS = 16
 """Row groups kept in memory: a sequential reader hits them, a shuffled one does not need them."""
@@ -76,6 +86,15 @@ def load(path: str | Path, split: str) -> Samples:
     return Samples(shards[split])
 
 
+def splits(path: str | Path) -> list[str]:
+    """Return the names of a data set's splits. Raises DataError when there are none."""
+    folder = Path(path)
+    found = list(_shards(folder)) if folder.is_dir() else []
+    if not found:
+        raise DataError(f"{folder} is no prepared data set: it has no train- or test-*.parquet")
+    return found
+
+
 class Samples(Sequence[Sample]):
     """The samples of one split, read from memory-mapped shards when they are asked for."""
 
@@ -109,6 +128,12 @@ class Samples(Sequence[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         number = bisect_right(self._starts, position) - 1
         return from_row(self._group(number)[position - self._starts[number]])
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column of all samples, in order, without reading their pictures."""
+        files = dict.fromkeys(shard for shard, _ in self._groups)
+        tables = (file.read(columns=[name], use_threads=False) for file in files)
+        return [value for table in tables for value in table[name].to_pylist()]
 
     def _add_shard(self, file: Path) -> None:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sapo_vl import config as configs
+from sapo_vl import datacli
 from sapo_vl.errors import ConfigError, UserError, nearest
 from sapo_vl.machine import prepare_environment
 
@@ -99,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--teacher", default="weak", help="synthetic: weak or exact solutions")
     prepare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     prepare.set_defaults(run=_prepare, parser=prepare)
+
+    datacli.add(commands, _add_config)
 
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
     tiny.add_argument("out", type=Path)
