@@ -29,10 +29,10 @@ from sapo_vl.schema import IMAGE_MARK, Sample
 HASH_SIDE = 16
 """The hash has 16 x 16 bits: 8 x 8 confuse line drawings."""
 
-SAME_PICTURE = 24
+SAME_PICTURE = 32
 """Bits of 256 that may differ when the picture alone decides."""
 
-SIMILAR_PICTURE = 72
+SIMILAR_PICTURE = 80
 """Bits that may differ under a text of at least `SIMILAR_TEXT`."""
 
 SIMILAR_TEXT, SAME_TEXT = 0.5, 0.75

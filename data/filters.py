@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sapo_vl.data import images
 from sapo_vl.data.decontaminate import picture_hash, words
 from sapo_vl.data.rewrite import Judge
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.schema import ANSWER_TYPES, Sample
+
+
+SAME_BITS = 8
+"""Bits that may differ between all pictures of two copies: as much as compressing again changes."""
 
 
 def together(judges: Sequence[Judge]) -> Judge:
@@ -79,14 +85,22 @@ def answer_types(kinds: Sequence[str]) -> Judge:
 
 
 class Duplicates:
-    """Drop a record whose words and pictures (by perceptual hash) came before."""
+    """Drop a record whose words, answer and pictures (nearly) came before."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[tuple[str, ...], tuple[bytes, ...]], str] = {}
+        self._seen: dict[tuple[str, ...], list[tuple[str, np.ndarray]]] = {}
 
     def __call__(self, sample: Sample) -> str | None:
         """Return the reason that names the first copy, or None; remembers the sample."""
-        hashes = (picture_hash(images.open_image(data)).tobytes() for data in sample.images)
-        key = (tuple(words(sample)), tuple(hashes))
-        first = self._seen.setdefault(key, sample.id)
-        return None if first == sample.id else f"a duplicate: of {first}"
+        found = [picture_hash(images.open_image(data)) for data in sample.images]
+        hashes = np.concatenate(found) if found else np.zeros(0, np.uint64)
+        before = self._seen.setdefault((sample.answer, *words(sample)), [])
+        for first, other in before:
+            if len(other) == len(hashes) and _apart(other, hashes) <= SAME_BITS:
+                return f"a duplicate: of {first}"
+        before.append((sample.id, hashes))
+        return None
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.bitwise_count(one ^ other).sum())
