@@ -18,8 +18,7 @@ from sapo_vl.data.rewrite import Judge
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.schema import ANSWER_TYPES, Sample
 
-
-SAME_BITS = 8
+SAME_BITS = 16
 """Bits that may differ between all pictures of two copies: as much as compressing again changes."""
 
 

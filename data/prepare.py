@@ -16,13 +16,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from sapo_vl.data import DATASETS, Dropped, generic, images, synthetic
 from sapo_vl.data.report import Report
@@ -58,6 +59,7 @@ def prepare(
     test_count: int = 480,
     seed: int = 0,
     teacher: synthetic.Teacher = "weak",
+    level: int = 1,
     overwrite: bool = False,
 ) -> Report:
     """Prepare one source and return what became of its records.
@@ -78,10 +80,11 @@ def prepare(
         on_error: "stop" at the first record with a fault, or "skip" and count it.
         check: refuses gold answers that no verifier can read; such records are counted.
         tick: called with the report so far after each record.
-        count: training records to draw; only for synthetic, as the following three.
+        count: training records to draw; only for synthetic, as the following four.
         test_count: held-out records to draw.
         seed: of the drawing.
         teacher: "weak" or "exact" training solutions.
+        level: 1 to 3, how much there is to read in a picture.
         overwrite: replace a data set that is in `out`.
 
     Raises:
@@ -91,9 +94,9 @@ def prepare(
     if max_pixels is not None and max_pixels < images.FACTOR**2:
         raise ConfigError(f"max_pixels: {max_pixels} is less than one visual token's 32x32")
     arguments = [name, str(source), columns, holdout, split, limit, max_pixels, bool(check)]
-    arguments += [count, test_count, seed, teacher]
+    arguments += [count, test_count, seed, teacher, level]
     if name == "synthetic":
-        records = _drawn(source, limit, count, test_count, seed, teacher)
+        records = _drawn(source, limit, (count, test_count), seed, teacher, level)
     else:
         records = _read(name, source, columns, holdout, split, limit)
     with Building(out, json.dumps(arguments), overwrite=overwrite) as building:
@@ -120,15 +123,17 @@ def prepare(
 
 
 def _drawn(
-    source: object, limit: object, count: int, test_count: int, seed: int, teacher: str
+    source: object, limit: object, counts: tuple[int, int], seed: int, teacher: str, level: int
 ) -> Rows:
     if source is not None or limit is not None:
         raise ConfigError("synthetic draws its records: give count, not source or limit")
     if teacher not in synthetic.TEACHERS:
         raise ConfigError(f"teacher: {teacher!r}; allowed: {', '.join(synthetic.TEACHERS)}")
+    if level not in synthetic.LEVELS:
+        raise ConfigError(f"level: {level}; allowed: {', '.join(map(str, synthetic.LEVELS))}")
+    draw = partial(synthetic.rows, seed=seed, level=level, teacher=cast(synthetic.Teacher, teacher))
     return lambda: chain(
-        synthetic.rows(seed=seed, split="train", count=count, teacher=teacher),  # type: ignore[arg-type]
-        synthetic.rows(seed=seed, split="test", count=test_count),
+        *(draw(split=s, count=n) for s, n in zip(("train", "test"), counts, strict=True))
     )
 
 
@@ -255,6 +260,7 @@ def source_function(name: str) -> Callable[..., Iterable[Record]]:
     assert spec, file
     assert spec.loader, file
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses of the file look themselves up there
     spec.loader.exec_module(module)
     if not callable(vars(module).get(function)):
         raise DataError(f"data source {name!r}: {file} has no function {function!r}")

@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--count", type=int, default=10_000, help="synthetic: training records")
     prepare.add_argument("--test-count", type=int, default=480, help="synthetic: held-out records")
     prepare.add_argument("--teacher", default="weak", help="synthetic: weak or exact solutions")
+    prepare.add_argument("--level", type=int, default=1, help="synthetic: 1, 2 or 3")
     prepare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     prepare.set_defaults(run=_prepare, parser=prepare)
 
@@ -215,6 +216,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         count=arguments.count,
         test_count=arguments.test_count,
         teacher=arguments.teacher,
+        level=arguments.level,
         overwrite=arguments.overwrite,
     )
     print(report.table())

@@ -215,3 +215,58 @@ def test_importing_the_package_is_light():
     check = f"import sys, {modules}; print([m for m in {heavy[:3]} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_preparation_goes_on_where_it_was_interrupted(own, tmp_path, monkeypatch):
+    monkeypatch.setattr("sapo_vl.data.prepare.CHECKPOINT_RECORDS", 50)
+    arguments = {"source": "files", "out": tmp_path / "set", "on_error": "skip"}
+    whole = prepare(f"{own}:rows", source="files", out=tmp_path / "whole", on_error="skip")
+
+    def stop(report):
+        if report.read == 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(f"{own}:rows", tick=stop, **arguments)
+    assert not (tmp_path / "set").exists()
+    read = []
+    report = prepare(f"{own}:rows", tick=lambda r: read.append(r.read), **arguments)
+    assert read[0] == 101
+    assert (report.read, report.kept, report.dropped) == (205, whole.kept, whole.dropped)
+    assert (report.changed, report.visual_tokens) == (whole.changed, whole.visual_tokens)
+    for split in ("train", "test"):
+        assert list(store.load(tmp_path / "set", split)) == list(
+            store.load(tmp_path / "whole", split)
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.py", "set", "whole"]
+
+
+def test_a_fault_stops_and_names_the_record(own, tmp_path):
+    with pytest.raises(DataError, match=r"record 'r0': the id comes twice; --on-error skip"):
+        prepare(f"{own}:rows", source="files", out=tmp_path / "set")
+    with pytest.raises(DataError, match=r"record 'r2': an image cannot be read: image 1: "):
+        prepare(f"{own}:broken", out=tmp_path / "set")
+    assert [p.name for p in tmp_path.iterdir()] == ["own.py"]
+
+
+def test_two_preparations_of_one_folder_do_not_mix(own, tmp_path):
+    def again(report):
+        with pytest.raises(DataError, match="another process is writing it"):
+            prepare(f"{own}:both", out=tmp_path / "set")
+
+    prepare(f"{own}:both", out=tmp_path / "set", tick=again)
+
+
+def test_gold_answers_that_no_verifier_reads_are_counted(own, tmp_path):
+    def check(sample):
+        return "odd" if int(sample.id[1:]) % 2 else None
+
+    report = prepare(f"{own}:both", out=tmp_path / "set", check=check)
+    assert report.kept == {"test": 10, "train": 15}
+    assert report.dropped["no verifier reads the gold"].count == 25
+
+
+def test_one_split_of_a_source(own, tmp_path):
+    assert prepare(f"{own}:both", out=tmp_path / "a", split="test").kept == {"test": 20}
+    with pytest.raises(DataError, match="nothing is left of 0 records"):
+        prepare(f"{own}:both", out=tmp_path / "b", split="validation")
