@@ -32,7 +32,7 @@ HASH_SIDE = 16
 SAME_PICTURE = 32
 """Bits of 256 that may differ when the picture alone decides."""
 
-SIMILAR_PICTURE = 80
+SIMILAR_PICTURE = 92
 """Bits that may differ under a text of at least `SIMILAR_TEXT`."""
 
 SIMILAR_TEXT, SAME_TEXT = 0.5, 0.75
@@ -41,11 +41,11 @@ SIMILAR_TEXT, SAME_TEXT = 0.5, 0.75
 LONG_TEXT = 15
 """Words; shorter texts ("Find x.") are the same in many problems, and never decide alone."""
 
-CUTS = (0.0, 0.015, 0.03)
+CUTS = (0.0, 0.02)
 """Shares of a side that a copy may have lost, at each end."""
 
-MARGIN = 24
-"""Grey levels below white that still count as margin: compression leaves a grey veil."""
+MARGIN = 64
+"""Grey levels below white that still count as margin: compression leaves a veil around lines."""
 
 _WORD = re.compile(r"[^\W\d_]+|\d+(?:\.\d+)?")
 
@@ -154,9 +154,9 @@ def _variants(image: Image.Image) -> Iterator[np.ndarray]:
     """Yield the hashes of a picture and of itself with its sides cut."""
     width, height = image.size
     seen: set[tuple[int, int, int, int]] = set()
-    for left in CUTS:
-        for top in CUTS:
-            for right, bottom in ((left, top), (0.0, 0.0)):
+    for x in CUTS:
+        for y in CUTS:
+            for left, top, right, bottom in ((x, y, 0, 0), (0, 0, x, y), (x, y, x, y)):
                 box = (
                     round(left * width),
                     round(top * height),

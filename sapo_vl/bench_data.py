@@ -93,7 +93,7 @@ def _samples(raw: Path, name: str) -> Iterator[Sample]:
 
 
 def _decontamination(raw: Path) -> None:
-    for seed in range(3):
+    for seed in range(5):
         result = planted(raw, seed=seed, copies=50, others=1000)
         print(
             f"seed {seed}: {result.found} of {result.copies} copies found, "
