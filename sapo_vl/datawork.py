@@ -17,6 +17,7 @@ from sapo_vl.data import rewrite as passes
 from sapo_vl.data import store
 from sapo_vl.data.report import Report
 from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.machine import prepare_environment
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Sample
 
@@ -105,11 +106,12 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
     Raises:
         ConfigError: no model is named, or the range is none.
     """
+    if not arguments.model:
+        raise ConfigError("filter: --pass-rate and --needs-image need --model")
+    prepare_environment()
     from sapo_vl import config as configs
     from sapo_vl import solve_filters
 
-    if not arguments.model:
-        raise ConfigError("filter: --pass-rate and --needs-image need --model")
     bounds = solve_filters.parse_range(arguments.pass_rate) if arguments.pass_rate else None
     config = configs.load(arguments.config, arguments.overrides)
     config.model.path = arguments.model
@@ -118,8 +120,18 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
         kind = "blind" if blind else "scores"
         cache = arguments.out.with_name(f"{arguments.out.name}.{kind}.jsonl")
         cache.parent.mkdir(parents=True, exist_ok=True)
-        samples = passes.every(arguments.folder)
-        return solve_filters.solve(config, samples, arguments.samples, cache, blind=blind)
+        samples, folder = passes.every(arguments.folder), arguments.folder
+        total = sum(len(store.load(folder, split)) for split in store.splits(folder))
+        with bar(kind) as progress:
+            task = progress.add_task(kind, total=total, dropped=0)
+            return solve_filters.solve(
+                config,
+                samples,
+                arguments.samples,
+                cache,
+                blind=blind,
+                tick=lambda done: progress.update(task, completed=done),
+            )
 
     judges = [solve_filters.within(scores(blind=False), *bounds)] if bounds else []
     if arguments.needs_image:

@@ -98,20 +98,29 @@ class Solver:
 
 
 def solve(
-    config: Config, samples: Iterable[Sample], k: int, cache: Path, *, blind: bool
+    config: Config,
+    samples: Iterable[Sample],
+    k: int,
+    cache: Path,
+    *,
+    blind: bool,
+    tick: Callable[[int], None] | None = None,
 ) -> dict[str, Score]:
-    """Start the configured model and score every sample with `k` responses."""
+    """Start the configured model and score every sample with `k` responses.
+
+    `tick` is called with the number of scores so far.
+    """
     folder = model.open_folder(config.model.path)
     rubric = Rubric.from_terms([(term.fn, term.weight) for term in config.rewards])
     renderer = PromptRenderer(folder, config.data, blank=blind)
     engine = generator.build(config, folder, seed=config.run.seed)
-    settings = json.dumps(
-        [str(config.model.path), k, blind, config.rollout.model_dump(mode="json")]
-    )
     sampling = Sampling(k, config.rollout.temperature, config.rollout.max_new_tokens)
+    looks = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
+    graded = [term.fn for term in config.rewards]
+    settings = json.dumps([str(config.model.path), blind, asdict(sampling), looks, graded])
     try:
         solver = Solver(engine, renderer, rubric, sampling)
-        return solver.scores(samples, cache, settings, config.run.seed)
+        return solver.scores(samples, cache, settings, config.run.seed, tick)
     finally:
         engine.close()
         rubric.close()
