@@ -1,12 +1,14 @@
 """The last `\\boxed{}` after thinking against the gold answer: exact, fast, no symbolic algebra.
 
-`1/2`, `0.5` and `\\frac{1}{2}` are equal; `(B)` is `B` for a choice; other text is compared folded
-(unicode, case, blanks). An unclosed or empty last box is wrong, even when an earlier one is right.
+What exact arithmetic and the rules of equality.py can decide: `1/2`, `0.5` and `\\frac{1}{2}`
+are equal, `(B)` is `B` for a choice, `\\{2,1\\}` is `1, 2`, words are compared folded. What needs
+algebra (`\\sqrt{8}` and `2\\sqrt{2}`) counts as wrong here: the verifier `math` decides it. An
+unclosed or empty last box is wrong, even when an earlier one is right.
 """
 
 from __future__ import annotations
 
-from sapo_vl.rewards.exact import same
+from sapo_vl.rewards import choice, maths
 from sapo_vl.rewards.extract import last_box
 from sapo_vl.schema import Outcome, Sample, Verdict
 
@@ -16,8 +18,10 @@ def score(sample: Sample, response: str) -> Verdict:
     found = last_box(response)
     if found.answer is None:
         return Verdict(Outcome.WRONG, 0.0, found.reason)
-    if same(sample.answer, found.answer, is_choice=sample.answer_type == "choice"):
-        reason = f"{found.answer[:80]} equals {sample.answer[:80]}"
-        return Verdict(Outcome.CORRECT, 1.0, reason, extracted=found.answer)
-    reason = f"{found.answer[:80]} is not {sample.answer[:80]}"
+    if sample.answer_type in ("choice", "multi_choice"):
+        return choice.score(sample, f"\\boxed{{{found.answer}}}")
+    looked = maths.compare(sample, found)
+    if isinstance(looked, Verdict):
+        return looked
+    reason = f"{found.answer[:80]} is not exactly {sample.answer[:80]}"
     return Verdict(Outcome.WRONG, 0.0, reason, extracted=found.answer)

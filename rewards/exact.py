@@ -1,85 +1,272 @@
-"""Exact comparison of short answers without sympy: fractions, choice letters, folded text.
+"""Exact arithmetic on written numbers: text in, `Fraction` out, no sympy and no eval.
 
-Bounded by the input's size, so it needs no timeout.
+Reads integers and decimals of any sensible length, `1,234`, `1.2e5`, `1.2 \\times 10^{5}`, `3/4`,
+`\\frac{3}{4}`, mixed numbers (`1 1/2`, `1\\frac{1}{2}`), repeating decimals (`0.\\overline{3}`),
+number words, and sums, products, powers, roots of squares, factorials and binomials of those.
+Everything is bounded before it is computed, so no input is slow and no timeout is needed.
 """
 
 from __future__ import annotations
 
+import math
 import re
-import unicodedata
 from fractions import Fraction
 
-MAX_DIGITS = 4096  # longer numbers are compared as text
-MAX_EXPONENT = 4300  # 10**4300 is what Python itself accepts as an integer literal
+MAX_DIGITS = 4096  # a longer literal is not read as a number
+MAX_BITS = 16_384  # no intermediate result is larger
+MAX_FACTORIAL = 1000
+MAX_DEPTH = 32  # nesting of brackets
 
-_MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d"), "-")
-_NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,5}))?")
+_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
-_FRAC = re.compile(r"([+-]?)\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+_SCIENTIFIC = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,5})")
+_MIXED = re.compile(r"([+-]?)\s*(\d+)\s+(?:and\s+)?(\d+)\s*/\s*(\d+)")
+_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+\.?\d*|\.\d+)"
+    r"|(?P<name>\\[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]!]))"
+)
+_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
+    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
+    "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
+    "ninety": 90, "hundred": 100, "thousand": 1000, "million": 10**6}  # fmt: skip
 
 
-def fold(text: str) -> str:
-    """Return `text` in one spelling: NFKC, plain minus, no control characters, single blanks."""
-    text = unicodedata.normalize("NFKC", text).translate(_MINUS)
-    text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
-    return " ".join(text.split())
+class OverLimitError(Exception):
+    """The number is well formed but larger than the bounds above."""
+
+
+class _Unreadable(Exception):
+    """Not a plain number. Never leaves this file."""
 
 
 def to_fraction(text: str) -> Fraction | None:
-    """Read an integer, decimal, `1,234`, `3e-2`, `a/b` or `\\frac{a}{b}` exactly; else None."""
-    text = fold(text).strip("$").strip()
-    if frac := _FRAC.fullmatch(text.replace(" ", "")):
-        sign, top, bottom = frac.groups()
-        return _divide(sign + top, bottom)
-    if text.count("/") == 1:
-        return _divide(*text.split("/"))
-    return _decimal(text)
+    """Return the exact value of a cleaned text, or None when it is not a plain number.
 
-
-def _divide(top: str, bottom: str) -> Fraction | None:
-    numerator, denominator = _decimal(top), _decimal(bottom)
-    if numerator is None or not denominator:
-        return None
-    return numerator / denominator
-
-
-def _decimal(text: str) -> Fraction | None:
+    Raises OverLimitError when it is one, but beyond the bounds of this file.
+    """
     text = text.strip()
-    if len(text) > MAX_DIGITS or not text.isascii():
+    if len(text) > MAX_DIGITS:
+        if text.lstrip("+-").isdigit():
+            raise OverLimitError(f"a number of {len(text)} digits")
         return None
+    if _PLAIN.fullmatch(text):
+        return Fraction(text)
     if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    match = _NUMBER.fullmatch(text)
-    if match is None:
+        return Fraction(text.replace(",", ""))
+    if match := _SCIENTIFIC.fullmatch(text):
+        return _power_of_ten(Fraction(match[1]), int(match[2]))
+    if match := _MIXED.fullmatch(text):
+        return _mixed(match[1], int(match[2]), int(match[3]), int(match[4]))
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(*match.groups())
+    if text.replace("-", "").isalpha() and text[0] != "-":
+        return number_word(text)
+    try:
+        return _Reader(text).value()
+    except (_Unreadable, ZeroDivisionError):
         return None
-    sign, whole, decimals, exponent = match.groups()
-    if not whole and not decimals:
+
+
+def number_word(text: str) -> Fraction | None:
+    """Return the value of `seven`, `Twenty-one` or `ninety nine`; None for any other word."""
+    words = text.casefold().replace("-", " ").split()
+    values = [_WORDS.get(word) for word in words]
+    if len(values) == 1 and values[0] is not None:
+        return Fraction(values[0])
+    if len(values) == 2 and values[0] is not None and values[1] is not None:
+        tens, ones = values[0], values[1]
+        if 20 <= tens <= 90 and tens % 10 == 0 and 1 <= ones <= 9:
+            return Fraction(tens + ones)
+        if 1 <= tens <= 99 and ones in (100, 1000, 10**6):
+            return Fraction(tens * ones)
+    return None
+
+
+def _mixed(sign: str, whole: int, top: int, bottom: int) -> Fraction | None:
+    if not 0 < top < bottom:
         return None
-    power = int(exponent or 0) - len(decimals or "")
-    if abs(power) > MAX_EXPONENT:
-        return None
-    value = Fraction(int(whole + (decimals or ""))) * Fraction(10) ** power
+    value = whole + Fraction(top, bottom)
     return -value if sign == "-" else value
 
 
-def same(gold: str, answer: str, is_choice: bool = False) -> bool:
-    """Whether two short answers say the same: equal number, equal letter, or equal folded text."""
-    if is_choice:
-        return bool(gold) and choice_letter(gold) == choice_letter(answer)
-    left, right = to_fraction(gold), to_fraction(answer)
-    if left is not None and right is not None:
-        return left == right
-    folded = _text(gold)
-    return bool(folded) and folded == _text(answer)
+def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
+    head = Fraction(int((whole + fixed) or "0"), 10 ** len(fixed))
+    tail = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return -(head + tail) if sign == "-" else head + tail
 
 
-def choice_letter(text: str) -> str:
-    """Return `b` for `B`, `(B)`, `B.` or `\\text{B}`, otherwise the folded text."""
-    return _text(text).strip("().: ").strip()
+def _power_of_ten(value: Fraction, exponent: int) -> Fraction:
+    if abs(exponent) * 3.33 > MAX_BITS:
+        raise OverLimitError(f"ten to the power {exponent}")
+    return value * Fraction(10) ** exponent
 
 
-def _text(text: str) -> str:
-    text = fold(text).strip("$ ")
-    if text.startswith("\\text{") and text.endswith("}"):
-        text = text[len("\\text{") : -1]
-    return text.strip().rstrip(".").casefold()
+def _checked(value: Fraction) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise OverLimitError("an intermediate number is too large")
+    return value
+
+
+def _raised(base: Fraction, exponent: Fraction) -> Fraction:
+    if exponent.denominator != 1:
+        root = exponent.denominator
+        if root > 8 or (base < 0 and root % 2 == 0):
+            raise _Unreadable
+        base, exponent = _root(base, root), Fraction(exponent.numerator)
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if abs(base) != 1 and base != 0 and abs(exponent) * bits > MAX_BITS:
+        raise OverLimitError("a power is too large")
+    power = int(exponent) if abs(base) != 1 else int(exponent) % 2
+    return base**power
+
+
+def _root(value: Fraction, degree: int) -> Fraction:
+    """Return the exact root, or raise when it is irrational."""
+    sign = -1 if value < 0 else 1
+    if sign < 0 and degree % 2 == 0:
+        raise _Unreadable
+    parts = []
+    for number in (abs(value.numerator), value.denominator):
+        if degree == 2:
+            root = math.isqrt(number)
+        else:
+            root = round(number ** (1 / degree)) if number < 2**53 else 0
+        if root**degree != number:
+            raise _Unreadable
+        parts.append(root)
+    return sign * Fraction(parts[0], parts[1])
+
+
+class _Reader:
+    """Recursive descent over a cleaned text: sum, product, power, atom. Refuses what it lacks."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens: list[tuple[str, str]] = []
+        position = 0
+        text = text.rstrip()
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            if match is None:
+                raise _Unreadable
+            self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
+            position = match.end()
+        self.at = 0
+        self.depth = 0
+
+    def value(self) -> Fraction:
+        result = self._sum()
+        if self.at != len(self.tokens):
+            raise _Unreadable
+        return result
+
+    def _peek(self) -> str:
+        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+
+    def _take(self, *wanted: str) -> str:
+        token = self._peek()
+        if token and token in wanted:
+            self.at += 1
+            return token
+        return ""
+
+    def _sum(self) -> Fraction:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise OverLimitError("brackets are nested too deep")
+        total = self._product()
+        while sign := self._take("+", "-"):
+            term = self._product()
+            total = _checked(total + term if sign == "+" else total - term)
+        self.depth -= 1
+        return total
+
+    def _product(self) -> Fraction:
+        sign = 1
+        while taken := self._take("-", "+"):
+            sign = -sign if taken == "-" else sign
+        total = self._power()
+        while True:
+            if self._take("*", "\\times", "\\cdot"):
+                total = _checked(total * self._signed_power())
+            elif self._take("/", "\\div"):
+                divisor = self._signed_power()
+                if divisor == 0:
+                    raise _Unreadable
+                total = _checked(total / divisor)
+            elif self._peek() in ("(", "\\frac", "\\sqrt", "\\binom", "{"):
+                total = self._juxtaposed(total)
+            else:
+                return sign * total
+
+    def _juxtaposed(self, total: Fraction) -> Fraction:
+        """`1\\frac{1}{2}` is a mixed number, `2(3)` and `2\\sqrt{4}` are products."""
+        is_mixed = self._peek() == "\\frac" and self.tokens[self.at - 1][0] == "number"
+        following = self._power()
+        if is_mixed and total.denominator == 1 and 0 < following < 1:
+            return total + following
+        return _checked(total * following)
+
+    def _signed_power(self) -> Fraction:
+        if self._take("-"):
+            return -self._power()
+        self._take("+")
+        return self._power()
+
+    def _power(self) -> Fraction:
+        base = self._atom()
+        while self._take("!"):
+            base = Fraction(_factorial(base))
+        if self._take("^"):
+            exponent = self._signed_power() if self._peek() != "{" else self._atom()
+            return _raised(base, exponent)
+        return base
+
+    def _atom(self) -> Fraction:
+        if self.at >= len(self.tokens):
+            raise _Unreadable
+        kind, token = self.tokens[self.at]
+        self.at += 1
+        if kind == "number":
+            return Fraction(token.replace(",", ""))
+        if token in ("(", "{", "["):
+            return self._closed({"(": ")", "{": "}", "[": "]"}[token])
+        if token == "\\frac":
+            top, bottom = self._group(), self._group()
+            if bottom == 0:
+                raise _Unreadable
+            return top / bottom
+        if token == "\\sqrt":
+            degree = self._closed("]") if self._take("[") else Fraction(2)
+            if degree.denominator != 1 or not 2 <= degree <= 8:
+                raise _Unreadable
+            return _root(self._group(), int(degree))
+        if token == "\\binom":
+            n, k = self._group(), self._group()
+            if n.denominator != 1 or k.denominator != 1 or not 0 <= k <= n:
+                raise _Unreadable
+            if n > MAX_FACTORIAL:
+                raise OverLimitError("a binomial is too large")
+            return Fraction(math.comb(int(n), int(k)))
+        raise _Unreadable
+
+    def _closed(self, closing: str) -> Fraction:
+        result = self._sum()
+        if not self._take(closing):
+            raise _Unreadable
+        return result
+
+    def _group(self) -> Fraction:
+        if not self._take("{"):
+            raise _Unreadable
+        return self._closed("}")
+
+
+def _factorial(value: Fraction) -> int:
+    if value.denominator != 1 or value < 0:
+        raise _Unreadable
+    if value > MAX_FACTORIAL:
+        raise OverLimitError("a factorial is too large")
+    return math.factorial(int(value))

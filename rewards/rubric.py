@@ -1,6 +1,6 @@
 """Combine verifiers into one reward and keep the breakdown.
 
-    rubric = Rubric.from_terms([("boxed", 1.0), ("my/verifier.py:score", 0.2)])
+    rubric = Rubric.from_terms([("answer", 1.0), ("my/verifier.py:score", 0.2)])
     rewards = rubric.grade([(sample, response), ...])
 
 The first term decides `Reward.correct`, which accuracy is counted by. A term without a verdict
@@ -9,22 +9,23 @@ makes the whole reward invalid: the trainer masks that response out of its group
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import importlib.util
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sapo_vl.errors import ConfigError, DataError, nearest
-from sapo_vl.rewards import VERIFIERS
+from sapo_vl.rewards import CHECK_GOLD, FAULTS, JUDGED, STAGED, VERIFIERS, answer, overlong
+from sapo_vl.rewards.judge import Judge, JudgeConfig, candidate
+from sapo_vl.rewards.maths import Pending, settle
+from sapo_vl.rewards.referee import Referee
 from sapo_vl.schema import Outcome, Reward, Sample, Verdict
 
-Verifier = Callable[[Sample, str], Any]
-"""Returns a Verdict; a user's may return a number in [0, 1] or be a coroutine function."""
+Pairs = Sequence[tuple[Sample, str]]
+Verifier = Callable[[Sample, str], Verdict]
+FirstLook = Callable[[Sample, str], Verdict | Pending]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,60 +34,153 @@ class Term:
 
     name: str  # as the config spells it: a key of VERIFIERS or `file.py:function`
     weight: float  # multiplies the verdict's score
-    verifier: Verifier
 
 
 class Rubric:
     """A weighted sum of verifiers. Build it with `from_terms`, end it with `close`."""
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        referee: Referee,
+        judge: Judge | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
         self.terms = tuple(terms)
+        self.referee = referee
+        self.judge = judge
+        self.max_tokens = max_tokens
 
     @classmethod
-    def from_terms(cls, terms: Sequence[tuple[str, float]]) -> Rubric:
-        """Load every term's function. Raises ConfigError naming the key `rewards[i].fn`."""
-        if not terms:
-            raise ConfigError("rewards: is empty; name at least one verifier, e.g. boxed")
-        names = [name for name, _ in terms]
-        for i, name in enumerate(names):
-            if name in names[:i]:
-                raise ConfigError(f"rewards[{i}].fn: {name!r} is listed twice")
-        return cls([Term(fn, float(w), _load(i, fn)) for i, (fn, w) in enumerate(terms)])
+    def from_terms(
+        cls,
+        terms: Sequence[tuple[str, float]],
+        workers: int | None = None,
+        deadline: float = 2.0,
+        judge: JudgeConfig | None = None,
+        max_tokens: int | None = None,
+    ) -> Rubric:
+        """Load every term's function. Raises ConfigError naming the key `rewards[i].fn`.
 
-    def grade(self, pairs: Sequence[tuple[Sample, str]]) -> list[Reward]:
-        """Return one Reward per (sample, response), in order."""
-        return [self._reward(sample, response) for sample, response in pairs]
+        `workers` and `deadline` (seconds per question) are the pool's, `judge` is needed by the
+        judge's terms, `max_tokens` is the limit that `overlong` measures against.
+        """
+        if not terms:
+            raise ConfigError("rewards: is empty; name at least one verifier, e.g. answer")
+        referee = Referee(workers, deadline)
+        for i, (name, weight) in enumerate(terms):
+            _check_term(i, name, float(weight), [n for n, _ in terms[:i]], judge)
+            if name not in VERIFIERS:
+                _check_user(i, name, referee)
+        made = [Term(name, float(weight)) for name, weight in terms]
+        return cls(made, referee, Judge(judge) if judge else None, max_tokens)
+
+    def grade(self, pairs: Pairs, lengths: Sequence[int] | None = None) -> list[Reward]:
+        """Return one Reward per (sample, response), in order; `lengths` in tokens, for overlong."""
+        columns = {term.name: self._verdicts(term.name, pairs, lengths) for term in self.terms}
+        return [
+            self._reward({name: column[i] for name, column in columns.items()})
+            for i in range(len(pairs))
+        ]
 
     def check_gold(self, samples: Sequence[Sample]) -> None:
         """Raise DataError for the first sample whose own gold answer the first term refuses."""
-        term = self.terms[0]
-        for sample in samples:
-            verdict = _verdict(term, sample, f"\\boxed{{{sample.answer}}}")
-            if verdict.outcome is not Outcome.CORRECT and term.name != "random":
+        name = self.terms[0].name
+        name = "answer" if name == "answer_or_judge" else name
+        if name not in CHECK_GOLD:
+            return
+        pairs = [(sample, f"\\boxed{{{sample.answer}}}") for sample in samples]
+        for sample, verdict in zip(samples, self._verdicts(name, pairs, None), strict=True):
+            if verdict.outcome is not Outcome.CORRECT:
                 raise DataError(
                     f"record {sample.id!r}: the gold answer {sample.answer[:80]!r} (answer_type "
-                    f"{sample.answer_type}) does not pass {term.name!r}: {verdict.reason}"
+                    f"{sample.answer_type}) does not pass {name!r}: {verdict.reason}"
                 )
 
     def close(self) -> None:
-        """Free what the verifiers hold. Calling it twice is fine."""
+        """End the workers. Calling it twice is fine."""
+        self.referee.close()
 
-    def _reward(self, sample: Sample, response: str) -> Reward:
-        verdicts = {term.name: _verdict(term, sample, response) for term in self.terms}
+    def _reward(self, verdicts: dict[str, Verdict]) -> Reward:
         valid = all(v.outcome is not Outcome.NO_VERDICT for v in verdicts.values())
-        value = sum(term.weight * verdicts[term.name].score for term in self.terms) if valid else 0
+        value = sum(t.weight * verdicts[t.name].score for t in self.terms) if valid else 0.0
         correct = verdicts[self.terms[0].name].outcome is Outcome.CORRECT
         return Reward(value=float(value), correct=correct, valid=valid, terms=verdicts)
 
+    def _verdicts(self, name: str, pairs: Pairs, lengths: Sequence[int] | None) -> list[Verdict]:
+        """One term's verdicts over the whole batch."""
+        if name not in VERIFIERS:
+            path, _, function = name.rpartition(":")
+            return self.referee.call_user(path, function, pairs)
+        if name == "judge":
+            return self._judged(pairs)
+        if name == "answer_or_judge":
+            ruled = self._staged(answer.first_look, pairs)
+            asked = [i for i, v in enumerate(ruled) if v.outcome is not Outcome.CORRECT]
+            for i, verdict in zip(asked, self._judged([pairs[i] for i in asked]), strict=True):
+                ruled[i] = verdict
+            return ruled
+        if name == "overlong":
+            tokens = lengths if lengths is not None else [None] * len(pairs)
+            return [
+                _timed(name, partial(overlong.score, tokens=n, max_tokens=self.max_tokens), pair)
+                for n, pair in zip(tokens, pairs, strict=True)
+            ]
+        if name in STAGED:
+            return self._staged(_function(STAGED[name]), pairs)
+        return [_timed(name, _function(VERIFIERS[name]), pair) for pair in pairs]
 
-def _load(i: int, name: str) -> Verifier:
-    """Return the function behind `name`, a key of VERIFIERS or `path/to/file.py:function`."""
+    def _staged(self, first_look: FirstLook, pairs: Pairs) -> list[Verdict]:
+        """Decide what needs no worker, ask the workers about the rest in one batch."""
+        looked = [_looked(first_look, pair) for pair in pairs]
+        asked = self.referee.decide([v.question for v in looked if isinstance(v, Pending)])
+        answered = iter(asked)
+        return [settle(v, next(answered)) if isinstance(v, Pending) else v for v in looked]
+
+    def _judged(self, pairs: Pairs) -> list[Verdict]:
+        assert self.judge is not None, self.terms
+        return self.judge.verdicts([(sample, candidate(response)) for sample, response in pairs])
+
+
+def _function(target: str) -> Callable[..., Verdict]:
+    module, _, name = target.partition(":")
+    function: Callable[..., Verdict] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _timed(name: str, verifier: Callable[..., Verdict], pair: tuple[Sample, str]) -> Verdict:
+    """Run one verifier. Its exception is recorded as NO_VERDICT, never as a silent 0."""
+    verdict = _looked(verifier, pair)
+    assert isinstance(verdict, Verdict), name
+    return verdict
+
+
+def _looked(verifier: FirstLook, pair: tuple[Sample, str]) -> Verdict | Pending:
+    start = time.perf_counter()
+    try:
+        verdict = verifier(*pair)
+    except Exception as error:  # the one boundary: recorded, counted and masked
+        verdict = Verdict(Outcome.NO_VERDICT, 0.0, f"raised {error!r}"[:500])
+    if isinstance(verdict, Pending):
+        return verdict
+    return replace(verdict, seconds=time.perf_counter() - start)
+
+
+def _check_term(
+    i: int, name: str, weight: float, earlier: Sequence[str], judge: JudgeConfig | None
+) -> None:
     key = f"rewards[{i}].fn"
+    if name in earlier:
+        raise ConfigError(f"{key}: {name!r} is listed twice")
+    if name in JUDGED and judge is None:
+        raise ConfigError(f"{key}: {name!r} needs a judge: give judge.url and judge.model")
+    if name in FAULTS and weight > 0:
+        raise ConfigError(
+            f"rewards[{i}].weight: {name!r} scores a fault: its weight is at most 0, not {weight:g}"
+        )
     if name in VERIFIERS:
-        module_name, _, function = VERIFIERS[name].partition(":")
-        verifier: Verifier = getattr(importlib.import_module(module_name), function)
-        return verifier
-    path, colon, function = name.rpartition(":")
+        return
+    path, colon, _ = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise ConfigError(
             f"{key}: {name!r} is unknown; allowed: {', '.join(sorted(VERIFIERS))}, "
@@ -94,44 +188,12 @@ def _load(i: int, name: str) -> Verifier:
         )
     if not Path(path).is_file():
         raise ConfigError(f"{key}: the file {path!r} does not exist")
-    found = getattr(_import_file(key, Path(path)), function, None)
-    if not callable(found):
-        raise ConfigError(f"{key}: {path!r} has no function {function!r}")
-    return found
 
 
-def _import_file(key: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"user_verifier_{path.stem}", path)
-    assert spec is not None, path
-    assert spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file does at import is the user's to mend
-        raise ConfigError(f"{key}: {path} does not import: {error!r}") from error
-    return module
-
-
-def _verdict(term: Term, sample: Sample, response: str) -> Verdict:
-    """Run one verifier. Its exception is recorded as NO_VERDICT, never as a silent 0."""
-    start = time.perf_counter()
-    try:
-        result = term.verifier(sample, response)
-        if inspect.iscoroutine(result):
-            result = asyncio.run(result)
-        verdict = _as_verdict(result)
-    except Exception as error:  # the one boundary: recorded, counted and masked
-        verdict = Verdict(Outcome.NO_VERDICT, 0.0, f"{term.name} raised {error!r}")
-    seconds = time.perf_counter() - start
-    tier = verdict.tier if term.name in VERIFIERS else "user"
-    return replace(verdict, seconds=seconds, tier=tier)
-
-
-def _as_verdict(result: Any) -> Verdict:
-    if isinstance(result, Verdict):
-        return result
-    value = float(result)
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"returned {value}, allowed is a Verdict or a number in [0, 1]")
-    outcome = Outcome.CORRECT if value >= 0.5 else Outcome.WRONG
-    return Verdict(outcome, value, f"scored {value:g}")
+def _check_user(i: int, name: str, referee: Referee) -> None:
+    """Import the user's file in a worker. Raises ConfigError when that fails."""
+    path, _, function = name.rpartition(":")
+    problem = referee.check_user(path, function)
+    if problem:
+        referee.close()
+        raise ConfigError(f"rewards[{i}].fn: {path!r}: {problem}")

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--on-error", choices=("stop", "skip"), default="stop", help="at a record with a fault"
     )
     prepare.add_argument(
-        "--verifier", default="boxed", help="that must read each gold answer; none: no check"
+        "--verifier", default="answer", help="that must read each gold answer; none: no check"
     )
     prepare.add_argument("--seed", type=int, default=0, help="synthetic: of the drawing")
     prepare.add_argument("--count", type=int, default=10_000, help="synthetic: training records")
@@ -103,6 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     prepare.set_defaults(run=_prepare, parser=prepare)
 
     datacli.add(commands, _add_config)
+
+    verify = commands.add_parser("verify", help="run the verifiers over a file of pairs")
+    verify.add_argument("--in", dest="input", type=Path, required=True, help="pairs, .jsonl[.gz]")
+    verify.add_argument("--out", type=Path, required=True, help="verdicts, .jsonl[.gz]")
+    verify.add_argument("--workers", type=int, help="worker processes (default: up to 4)")
+    verify.add_argument("--deadline", type=float, default=2.0, help="seconds per hard question")
+    verify.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, ends in /v1")
+    verify.add_argument("--judge-model", metavar="NAME", help="its model")
+    verify.set_defaults(run=_verify, parser=verify)
 
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
     tiny.add_argument("out", type=Path)
@@ -220,6 +229,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(report.table())
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from sapo_vl import verify
+
+    verify.run(arguments)
 
 
 def _init_tiny(arguments: argparse.Namespace) -> None:

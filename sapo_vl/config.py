@@ -97,6 +97,13 @@ class RewardTerm(Section):
     weight: float = Field(1.0, description="its share of the reward")
 
 
+class JudgeOptions(Section):
+    """The model-based verifier's endpoint, for the terms judge and answer_or_judge."""
+
+    url: str = Field(description="OpenAI-compatible, ends in /v1; a vLLM server is one")
+    model: str = Field(description="the name that the server knows")
+
+
 class SapoConfig(Section):
     """The objective (arXiv 2511.20347)."""
 
@@ -181,7 +188,8 @@ class Config(Section):
     data: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
     rollout: RolloutConfig = RolloutConfig()
-    rewards: list[RewardTerm] = [RewardTerm(fn="boxed", weight=1.0)]
+    rewards: list[RewardTerm] = [RewardTerm(fn="answer", weight=1.0)]
+    judge: JudgeOptions | None = None
     sapo: SapoConfig = SapoConfig()
     learner: LearnerConfig = LearnerConfig()
     generator: GeneratorConfig = GeneratorConfig()

@@ -38,8 +38,6 @@ def device() -> torch.device:
 
 def start() -> None:
     """Join the process group; harmless when joined. Raises EnvironmentProblem for a taken port."""
-    if dist.is_initialized():
-        return
     if device().type == "cuda":
         torch.cuda.set_device(device())
     backend = "nccl" if device().type == "cuda" else "gloo"
@@ -47,15 +45,18 @@ def start() -> None:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
         if "MASTER_ADDR" not in os.environ:  # vLLM and DeepSpeed read both, nobody listens there
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        _check_port()
-        dist.init_process_group(backend, timeout=TIMEOUT)
+    if not dist.is_initialized():  # else by us, or by vLLM where the generator came first
+        if world_size() == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            _check_port()
+            dist.init_process_group(backend, timeout=TIMEOUT)
     import deepspeed
 
     # The shared-memory operator would be compiled at the start, for single-machine CPU runs only.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(backend, dist_init_required=False)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(backend, dist_init_required=False)
 
 
 def say(text: str) -> None:

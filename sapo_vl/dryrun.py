@@ -12,21 +12,19 @@ from typing import Any
 
 import torch
 
-from sapo_vl import machine, model, shapes
+from sapo_vl import machine, model, shapes, stages
 from sapo_vl.config import Config
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.learner.engine import deepspeed_settings
 from sapo_vl.progress import table
-from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.stages import TOKENIZER_TEXTS
 
 GIB = 2**30
 
 
 def show(config: Config) -> None:
     """Print data, rollouts, trainable parameters and memory. Raises UserError for what is wrong."""
-    Rubric.from_terms([(term.fn, term.weight) for term in config.rewards]).close()
+    stages.rubric(config).close()
     deepspeed_settings(config)
     if config.data.path is None:
         records = f"{config.data.synthetic_train} procedural problems, drawn in the run"
@@ -98,7 +96,9 @@ def _on_meta(config: Config) -> tuple[Any, str]:
         from sapo_vl import tiny
 
         with TemporaryDirectory() as folder:
-            tiny.build(Path(folder) / "tiny", corpus=synthetic.corpus(0, TOKENIZER_TEXTS), seed=0)
+            tiny.build(
+                Path(folder) / "tiny", corpus=synthetic.corpus(0, stages.TOKENIZER_TEXTS), seed=0
+            )
             found, origin = model.open_folder(Path(folder) / "tiny").config, "built in the run"
     else:
         try:

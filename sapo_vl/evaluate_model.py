@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from sapo_vl import distributed, generator, model, stages
@@ -18,16 +19,15 @@ from sapo_vl.data import prepare
 from sapo_vl.evaluate import Accuracy, evaluate
 from sapo_vl.progress import table
 from sapo_vl.prompts import PromptRenderer
-from sapo_vl.rewards.rubric import Rubric
 
 
 def main(config: Config, out: Path | None) -> None:
     """Print the table and one JSON line; write responses and summary.json to `out` if given."""
     distributed.start()
-    rubric = Rubric.from_terms([(term.fn, term.weight) for term in config.rewards])
+    rubric = stages.rubric(config)
     folder = model.open_folder(config.model.path)
     renderer = PromptRenderer(folder, config.data, blank=config.evaluation.blank)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, closing(rubric):
         samples = stages.usable(
             config, renderer, _data(config, Path(scratch)), config.data.eval_split, "data.path"
         )[: config.evaluation.problems]

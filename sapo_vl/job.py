@@ -34,7 +34,6 @@ from sapo_vl.metrics import MetricsWriter
 from sapo_vl.progress import Progress as Display
 from sapo_vl.progress import table
 from sapo_vl.prompts import PromptRenderer
-from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.run import Run, read_json, write_json
 from sapo_vl.schema import RolloutGroup
 
@@ -59,12 +58,14 @@ def preflight(config: Config) -> None:
     ):
         if value < ranks:
             raise ConfigError(f"{key}={value} is below the number of ranks ({ranks})")
-    Rubric.from_terms([(term.fn, term.weight) for term in config.rewards]).close()
+    stages.rubric(config).close()
     if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise EnvironmentProblem(NO_VLLM)
     if config.data.path is not None:
         for split in (config.data.train_split, config.data.eval_split):
             store.load(config.data.path, split)
+    if config.sft.steps > 0 and config.sft.data is not None:
+        store.load(config.sft.data, config.data.train_split)
     if config.model.path != "tiny":
         model.open_folder(config.model.path)
 
@@ -76,7 +77,7 @@ class Job:
         """Warm up if asked, then load data, sampler and learner. Raises UserError for bad input."""
         self.run, self.config, self.writer = run, run.config, writer
         config = run.config
-        self.rubric = Rubric.from_terms([(term.fn, term.weight) for term in config.rewards])
+        self.rubric = stages.rubric(config)
         folder = stages.policy_folder(run)
         self.renderer = PromptRenderer(folder, config.data)
         path = stages.data_folder(run, config.data.path)

@@ -8,6 +8,7 @@ Legend: N response tokens, C of a chunk, D hidden width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 BAN_BIAS = -100.0
 """Added to the logit of a banned id, by sampler and learner alike: exp(-100) is 0 in practice."""
 
-CHUNK_LOGITS = 2**25
-"""Logits held at once (128 MiB in float32)."""
+CHUNK_LOGITS = 2**24
+"""Logits held at once (64 MiB in float32)."""
 
 
 class ResponseLogprobs(NamedTuple):
@@ -26,6 +27,10 @@ class ResponseLogprobs(NamedTuple):
 
     logprobs_N: Tensor  # float32, natural log, at the sampling temperature, with gradient
     entropy_N: Tensor  # float32, nats, detached
+
+
+ChunkLoss = Callable[[ResponseLogprobs, slice], tuple[Tensor, Tensor]]
+"""Takes a chunk's detached log-probs and its place among the tokens; returns loss and gradient."""
 
 
 def response_logprobs(
@@ -37,10 +42,9 @@ def response_logprobs(
     elsewhere, the same that the sampler adds. The softmax is float32 whatever the head's type.
     A head whose weight is sharded (ZeRO-3) goes through its own forward, whose hooks gather it.
     """
-    weight = getattr(head, "weight", None)
-    plain = isinstance(weight, Tensor) and getattr(head, "bias", None) is None
-    if plain and not hasattr(weight, "ds_id"):
-        return ResponseLogprobs(*_Head.apply(hidden_ND, weight, targets_N, bias_V, temperature))
+    if is_plain(head):
+        out = _Head.apply(hidden_ND, head.weight, targets_N, bias_V, temperature)
+        return ResponseLogprobs(*out)
     parts = [
         checkpoint(_by_module, head, h, t, bias_V, temperature, use_reentrant=False)
         for h, t in _chunks(hidden_ND, targets_N, len(bias_V))
@@ -63,16 +67,118 @@ def _by_module(
     return chosen_C, entropy_C
 
 
-def _shifted_logits(
-    hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor, temperature: float
+def is_plain(head: nn.Module) -> bool:
+    """Return whether the head is one whole matrix that may be used outside its own forward."""
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, Tensor) or getattr(head, "bias", None) is not None:
+        return False
+    return not hasattr(weight, "ds_id")  # ZeRO-3's mark of a sharded parameter
+
+
+def _logits(
+    hidden_CD: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor,
+    temperature: float,
+    out_CV: Tensor | None = None,
 ) -> Tensor:
-    """Return logits [C, V] over the temperature in float32, less each row's largest."""
-    logits = (hidden_CD @ weight_VD.T).float()
-    logits += bias_V
+    """Return logits [C, V] over the temperature in float32, written to `out_CV` where given."""
+    if out_CV is not None and out_CV.dtype == weight_VD.dtype:
+        logits = torch.addmm(bias_V, hidden_CD, weight_VD.T, out=out_CV)
+    else:
+        logits = (hidden_CD @ weight_VD.T).float()
+        logits += bias_V
     if temperature != 1.0:
         logits /= temperature
-    logits -= logits.amax(-1, keepdim=True)
     return logits
+
+
+def fused_loss(
+    weight_VD: Tensor,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor,
+    temperature: float,
+    chunk_loss: ChunkLoss,
+) -> tuple[Tensor, ResponseLogprobs]:
+    """Return (loss, detached log-probs) of a loss that is a sum over tokens.
+
+    Knowing each token's loss while its logits exist, the gradient is taken then: the logits are
+    made once, not twice, and the backward pass only scales. For a loss whose tokens depend on each
+    other (a sequence-level ratio) use `response_logprobs`.
+    """
+    loss, chosen_N, entropy_N = _FusedHead.apply(
+        hidden_ND, weight_VD, targets_N, bias_V, temperature, chunk_loss
+    )
+    return loss, ResponseLogprobs(chosen_N, entropy_N)
+
+
+class _FusedHead(torch.autograd.Function):
+    """Keeps the loss's gradients of states [N, D] and weight [V, D], made chunk by chunk.
+
+    With e = exp(logits - largest), the one product m = e W serves twice: the logits' mean under
+    the softmax is m . h / sum(e), which gives the entropy, and the states' gradient is
+    g (W[target] - m / sum(e)). So no pass over [C, V] is needed beyond exp and the products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor,
+        temperature: float,
+        chunk_loss: ChunkLoss,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = (
+            torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        )
+        chosen, entropy, first = [], [], 0
+        loss = hidden_ND.new_zeros((), dtype=torch.float32)
+        chunks = _chunks(hidden_ND, targets_N, len(bias_V))
+        # One buffer for all chunks: fresh pages cost as much as the exponentials.
+        buffer = torch.empty(len(chunks[0][1]), len(bias_V), device=bias_V.device)
+        for hidden_CD, targets_C in chunks:
+            own = slice(first, first + len(targets_C))
+            first = own.stop
+            exp_CV = _logits(hidden_CD, weight_VD, bias_V, temperature, buffer[: len(targets_C)])
+            largest_C = exp_CV.amax(-1)
+            chosen_C = exp_CV.gather(-1, targets_C[:, None])[:, 0] - largest_C
+            exp_CV -= largest_C[:, None]
+            exp_CV.exp_()
+            total_C = exp_CV.sum(-1)
+            low_CV = exp_CV.to(weight_VD.dtype)
+            mixed_CD = low_CV @ weight_VD
+            mean_C = torch.linalg.vecdot(mixed_CD.float(), hidden_CD.float()) + exp_CV @ bias_V
+            mean_C = mean_C / total_C / temperature - largest_C
+            chosen.append(chosen_C - total_C.log())
+            entropy.append(total_C.log() - mean_C)
+            share, grad_C = chunk_loss(ResponseLogprobs(chosen[-1], entropy[-1]), own)
+            loss += share
+            grad_C1 = (grad_C / temperature)[:, None]
+            part_C1 = grad_C1 / total_C[:, None]
+            grad_hidden[own] = weight_VD[targets_C] * grad_C1 - mixed_CD * part_C1
+            if grad_weight is not None:
+                scaled_CD = (hidden_CD * -part_C1).to(weight_VD.dtype)
+                if grad_weight.dtype == scaled_CD.dtype:
+                    grad_weight.addmm_(low_CV.T, scaled_CD)
+                else:
+                    grad_weight += low_CV.T @ scaled_CD
+                grad_weight.index_add_(0, targets_C, (hidden_CD * grad_C1).float())
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight_VD.dtype
+        outputs = torch.cat(chosen), torch.cat(entropy)
+        ctx.mark_non_differentiable(*outputs)
+        return loss, *outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_weight is not None:  # in place: it is as large as the weight itself
+            grad_weight = grad_weight.mul_(grad_loss).to(ctx.weight_dtype)
+        return grad_hidden * grad_loss.to(grad_hidden.dtype), grad_weight, *[None] * 4
 
 
 class _Head(torch.autograd.Function):
@@ -89,13 +195,11 @@ class _Head(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         chosen, entropy, normaliser = [], [], []
         for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
-            logits_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, temperature)
-            exp_CV = logits_CV.exp()
-            total_C = exp_CV.sum(-1)
-            log_C = total_C.log()
+            logits_CV = _logits(hidden_CD, weight_VD, bias_V, temperature)
+            log_C = logits_CV.logsumexp(-1)
             chosen.append(logits_CV.gather(-1, targets_C[:, None])[:, 0] - log_C)
-            mean_logit_C = torch.linalg.vecdot(exp_CV, logits_CV) / total_C
-            entropy.append(log_C - mean_logit_C)
+            logits_CV -= log_C[:, None]
+            entropy.append(-torch.linalg.vecdot(logits_CV.exp(), logits_CV))
             normaliser.append(log_C)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, bias_V, torch.cat(normaliser))
         ctx.temperature = temperature
@@ -114,7 +218,7 @@ class _Head(torch.autograd.Function):
         for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
             own = slice(first, first + len(targets_C))
             first = own.stop
-            probs_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, ctx.temperature)
+            probs_CV = _logits(hidden_CD, weight_VD, bias_V, ctx.temperature)
             probs_CV -= normaliser_N[own, None]
             probs_CV.exp_()
             scaled_C = grad_N[own].float() / ctx.temperature

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -96,6 +97,16 @@ def load(folder: ModelFolder, dtype: str) -> nn.Module:
     )
     model.config.use_cache = False
     return model.train()
+
+
+def published(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a parameter in the layout of published folders, which vLLM loads.
+
+    Experts are [E, in, out] there and [E, out, in] in transformers' modules; all else is alike.
+    """
+    if name.endswith(EXPERTS):
+        return tensor.transpose(1, 2).contiguous()
+    return tensor
 
 
 def component(name: str) -> str:

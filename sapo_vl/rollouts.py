@@ -41,7 +41,8 @@ def collect(
     sampling = Sampling(options.group_size, options.temperature, options.max_new_tokens)
     completions = generator.generate(prompts, sampling, seeds)
     pairs = [(s, c.text) for s, cs in zip(samples, completions, strict=True) for c in cs]
-    rewards = rubric.grade(pairs)
+    lengths = [len(c.token_ids) for cs in completions for c in cs]
+    rewards = rubric.grade(pairs, lengths)
     groups = []
     for i, (prompt, own) in enumerate(zip(prompts, completions, strict=True)):
         graded = rewards[i * options.group_size : (i + 1) * options.group_size]

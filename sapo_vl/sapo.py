@@ -16,6 +16,7 @@ All arithmetic is float32. Left out: a sequence-level ratio (GSPO), which is ano
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,17 @@ class Surrogate(NamedTuple):
     log_ratio_T: Tensor  # unclamped log r
     gate_weight_T: Tensor  # w
     clamped: Tensor  # scalar count of tokens beyond LOG_RATIO_LIMIT
+
+
+def joined(parts: Sequence[Surrogate]) -> Surrogate:
+    """Return the surrogate of all tokens from those of consecutive chunks."""
+    return Surrogate(
+        torch.stack([p.loss for p in parts]).sum(),
+        torch.stack([p.centred for p in parts]).sum(),
+        torch.cat([p.log_ratio_T for p in parts]),
+        torch.cat([p.gate_weight_T for p in parts]),
+        torch.stack([p.clamped for p in parts]).sum(),
+    )
 
 
 def gate(ratio: Tensor, tau: Tensor | float) -> Tensor:

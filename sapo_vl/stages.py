@@ -17,6 +17,7 @@ from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError
 from sapo_vl.model import ModelFolder
 from sapo_vl.prompts import PromptRenderer
+from sapo_vl.rewards.judge import JudgeConfig
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.run import Run
 from sapo_vl.schema import Sample
@@ -120,10 +121,17 @@ def usable(
     return UsableSamples(samples, kept)
 
 
-def check_gold(rubric: Rubric, *sets: Sequence[Sample]) -> None:
+def rubric(config: Config) -> Rubric:
+    """Return the configured rubric. Raises ConfigError naming the term that can't be used."""
+    judge = JudgeConfig(config.judge.url, config.judge.model) if config.judge else None
+    terms = [(term.fn, term.weight) for term in config.rewards]
+    return Rubric.from_terms(terms, judge=judge, max_tokens=config.rollout.max_new_tokens)
+
+
+def check_gold(judged_by: Rubric, *sets: Sequence[Sample]) -> None:
     """Grade every gold answer by the run's verifier. Raises DataError for the first refused."""
     for samples in sets:
-        rubric.check_gold(samples)
+        judged_by.check_gold(samples)
     distributed.say(f"gold answers: all {sum(len(s) for s in sets)} pass the verifier")
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from sapo_vl.errors import DataError
+from sapo_vl.model import published
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
@@ -66,7 +67,8 @@ def build(out: Path, *, corpus: Iterable[str], seed: int, experts: int = 0) -> N
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(partial)
+    state = {name: published(name, tensor) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(partial, state_dict=state, save_original_format=False)
     processor.save_pretrained(partial)
     partial.rename(out)
 
@@ -158,6 +160,7 @@ def _model(vocabulary: int, tokenizer: object, experts: int) -> Qwen3VLForCondit
             "moe_intermediate_size": 256,
             "decoder_sparse_step": 1,
             "mlp_only_layers": [],
+            "norm_topk_prob": True,
         }
     config_class = Qwen3VLMoeConfig if experts else Qwen3VLConfig
     config = config_class(

@@ -9,6 +9,7 @@ through the gate, weights back to the sampler. Its parts are built in job.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import NoReturn, TypeVar
 
 import torch
@@ -35,10 +36,11 @@ def main(config: Config, *, resume: bool) -> None:
     run.stop.install()
     with recording(run, resume=resume) as writer:
         job = Job(run, writer)
-        done = job.restore()
-        with run.phase("sapo"):
-            sapo(job, done)
-        report(job)
+        with closing(job.rubric):
+            done = job.restore()
+            with run.phase("sapo"):
+                sapo(job, done)
+            report(job)
 
 
 def warm_up_only(config: Config, *, resume: bool) -> None:
@@ -64,6 +66,7 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
             if done.buffer is not None:  # a signal ended the last start between two mini-batches
                 batches, groups = rollouts.unpack(done.buffer, job.renderer)
                 statistics = done.extra["statistics"]
+                job.generator.sleep()
             else:
                 groups = or_leave(job, done, lambda: roll_out(job, done))
                 clock.lap("rollout")

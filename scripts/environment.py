@@ -230,6 +230,9 @@ def install(venv: Path, extra: str, dev: bool, use_uv: bool) -> None:
         environ = uv_environment(pip_settings(_pip_config(venv)), environ)
         command = [uv, "pip", "install", "--python", python_of(venv)]
         command += ["--index-strategy", "unsafe-best-match"]
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            # Imports would compile vLLM, torch and transformers each time: 15 s a process.
+            command += ["--compile-bytecode"]
         if not sys.stderr.isatty():  # no bars and no list of 170 packages in a log; errors remain
             command += ["--quiet"]
     else:

@@ -65,6 +65,7 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
         None,
         [
             f"model.path={folder}",
+            f"run.dir={folder.parent}",
             "model.dtype=float32",
             "model.gradient_checkpointing=false",
             "data.min_pixels=256",
@@ -76,6 +77,7 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
             "generator.kv_cache_mb=64",
             "learner.micro_batch_tokens=1024",
             "learner.lr=1e-3",
+            "learner.zero_stage=0",
             *overrides,
         ],
     )
@@ -126,3 +128,10 @@ def cli(
         check=False,
         env=environment(**env),
     )
+
+
+def distance(a: dict, b: dict) -> float:
+    """Return |a - b| / |b| over all tensors of two dictionaries together."""
+    assert a.keys() == b.keys()
+    gap = sum(float((a[n].double() - b[n].double()).square().sum()) for n in a)
+    return (gap / sum(float(v.double().square().sum()) for v in b.values())) ** 0.5

@@ -84,7 +84,7 @@ class TransformersGenerator:
         """See Generator."""
         own = dict(self._model.named_parameters())
         for name, value in weights:
-            own[name].copy_(value)
+            own[name].copy_(models.published(name, value))  # which is its own inverse
         self._model.model.rope_deltas = None
 
     def sleep(self) -> None:

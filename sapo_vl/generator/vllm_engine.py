@@ -108,7 +108,8 @@ class VLLMGenerator:
                 logprobs=0,
                 logit_bias=dict.fromkeys(self._folder.banned_ids, BAN_BIAS),
                 stop_token_ids=list(self._folder.eos_ids),
-                skip_special_tokens=True,
+                detokenize=False,  # once per response below: per token it takes a fifth of the time
+                flat_logprobs=True,
             )
             for seed in seeds
         ]
@@ -121,9 +122,15 @@ class VLLMGenerator:
                     f"{len(prompt.expanded_ids)}; the model folder's processor config disagrees "
                     "with data.min_pixels and data.max_pixels"
                 )
-        return [[self._completion(c) for c in output.outputs] for output in outputs]
+        flat = [c for output in outputs for c in output.outputs]
+        texts = iter(
+            self._folder.tokenizer.batch_decode(
+                [list(c.token_ids) for c in flat], skip_special_tokens=True
+            )
+        )
+        return [[self._completion(c, next(texts)) for c in o.outputs] for o in outputs]
 
-    def _completion(self, output: Any) -> Completion:
+    def _completion(self, output: Any, text: str) -> Completion:
         ids = list(output.token_ids)
         logprobs = np.array(
             [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)],
@@ -131,7 +138,7 @@ class VLLMGenerator:
         )
         assert not set(ids) & set(self._folder.banned_ids), f"a vision id was sampled: {ids}"
         reason = "length" if output.finish_reason == "length" else "stop"
-        return Completion(ids, logprobs, reason, output.text)
+        return Completion(ids, logprobs, reason, text)
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Generator. All weights, in any order, in one go: fused modules can't take a part."""
@@ -139,7 +146,7 @@ class VLLMGenerator:
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
-            self._llm.apply_model(_repack_heads)
+            self._llm.apply_model(_repack)
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -166,10 +173,16 @@ class VLLMGenerator:
         del self._llm
 
 
-def _repack_heads(model: torch.nn.Module) -> None:
-    """Pack the output head anew: a reload leaves the CPU backend's packed copy stale."""
+def _repack(model: torch.nn.Module) -> None:
+    """Pack anew what the CPU backend keeps packed and a reload leaves stale or unpacked.
+
+    That is the output head and the experts of a mixture.
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     for module in model.modules():
         if isinstance(module, ParallelLMHead):
             module.quant_method.process_weights_after_loading(module)
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(module)

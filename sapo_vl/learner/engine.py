@@ -23,7 +23,7 @@ from sapo_vl import distributed, packing, patch_embedding
 from sapo_vl import model as models
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
-from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.policy import Policy, TokenObjective
 from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
@@ -44,6 +44,20 @@ class RowTensors:
     weights_T: Tensor  # global aggregation weight; 0 for rows that only fill up
     old_logprobs_T: Tensor | None  # none: on policy, take the forward's own
     generator_logprobs_T: Tensor | None
+
+    def part(self, own: slice) -> RowTensors:
+        """Return the constants of a slice of the tokens."""
+        old, generator = self.old_logprobs_T, self.generator_logprobs_T
+        return RowTensors(
+            self.advantages_T[own],
+            self.weights_T[own],
+            None if old is None else old[own],
+            None if generator is None else generator[own],
+        )
+
+    def objective(self, objective: Objective) -> TokenObjective:
+        """Return `objective` with these constants, for any slice of the tokens."""
+        return lambda out, own: objective(out, self.part(own))
 
 
 Objective = Callable[[ResponseLogprobs, RowTensors], Surrogate]
@@ -113,8 +127,7 @@ class Learner:
         """Set `old_logprobs` of each row to the current policy's, in the same micro-batches."""
         batches = self._micro_batches(rows)
         for batch in batches:
-            out = self._engine(batch)
-            _hand_out(batch, out.logprobs_N)
+            _hand_out(batch, self._engine(batch).out.logprobs_N)
 
     def update(
         self, rows: Sequence[TrainRow], objective: Objective, row_weight: RowWeight, lr: float
@@ -133,9 +146,8 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         for batch in self._micro_batches(rows):
-            out = self._engine(batch)
-            tensors = _row_tensors(batch, row_weight, denominator, out.logprobs_N.device)
-            surrogate = objective(out, tensors)
+            tensors = _row_tensors(batch, row_weight, denominator, distributed.device())
+            out, surrogate = self._engine(batch, tensors.objective(objective))
             self._engine.backward(surrogate.loss * distributed.world_size())
             _record(report, batch, out, surrogate)
         before = self._engine.skipped_steps
@@ -152,7 +164,7 @@ class Learner:
         return batches + [[packing.filler(rows)] for _ in range(missing)]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all (Hugging Face name, whole tensor), gathered in groups under ZeRO-3.
+        """Yield all (name, whole tensor) as a published folder has them, gathered under ZeRO-3.
 
         Every rank must exhaust it. A tied head is not sent: the embedding stands for it.
         """
@@ -164,7 +176,7 @@ class Learner:
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
                 for name, parameter in group:
-                    yield name, parameter.detach()
+                    yield name, models.published(name, parameter.detach())
 
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder: weights, config, generation config, processor.
@@ -178,7 +190,8 @@ class Learner:
         if self._frozen:
             assert models.frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
-            self.model.save_pretrained(out, state_dict=state)
+            # As it is: transformers would turn the experts back into its own layout.
+            self.model.save_pretrained(out, state_dict=state, save_original_format=False)
             self.folder.processor.save_pretrained(out)
         distributed.barrier()
 
@@ -218,7 +231,7 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # our own denominator; every step() is a boundary
         "managed_gradient_accumulation": False,
-        "gradient_clipping": 0.0 if options.zero_stage == 0 else options.clip,
+        "gradient_clipping": 0.0 if _own_step(config) else options.clip,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
@@ -258,6 +271,11 @@ class SkippingAdamW(torch.optim.AdamW):
             super().step(closure)
 
 
+def _own_step(config: Config) -> bool:
+    """Return whether clipping and skipping are ours: float32 without ZeRO, which has neither."""
+    return config.learner.zero_stage == 0 and config.model.dtype == "float32"
+
+
 def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
     options = config.learner
     shared: dict[str, Any] = {
@@ -266,7 +284,7 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
         "weight_decay": options.weight_decay,
         "fused": True,  # no just-in-time build, unlike DeepSpeed's own
     }
-    if options.zero_stage == 0 and config.model.dtype == "float32":
+    if _own_step(config):
         return SkippingAdamW(trained, clip=options.clip, **shared)
     return torch.optim.AdamW(trained, **shared)
 

@@ -67,17 +67,15 @@ def collate(rows: Sequence[TrainRow], device: torch.device) -> PackedBatch:
     )
 
 
-def hidden_states(base: Any, batch: PackedBatch) -> Tensor:
-    """Return the states [N, D] that predict the response tokens; `base` has no head."""
-    images = {}
-    if batch.pixel_values is not None:
-        images["image"] = base.get_image_features(
-            batch.pixel_values, batch.image_grid_thw, return_dict=True
-        )
+def hidden_states(base: Any, batch: PackedBatch, images: dict[str, Any] | None) -> Tensor:
+    """Return the states [N, D] that predict the response tokens; `base` has no head.
+
+    `images` holds the vision tower's outputs for the batch's pictures.
+    """
     out = base(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
-        mm_encoder_outputs=images or None,
+        mm_encoder_outputs=images,
         use_cache=False,
         layout=batch.layout,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,15 +67,17 @@ def collate(
     )
 
 
-def hidden_states(base: torch.nn.Module, batch: PaddedBatch) -> Tensor:
-    """Return the states [N, D] that predict the response tokens; `base` has no head."""
+def hidden_states(base: Any, batch: PaddedBatch, images: dict[str, Any] | None) -> Tensor:
+    """Return the states [N, D] that predict the response tokens; `base` has no head.
+
+    `images` holds the vision tower's outputs for the batch's pictures.
+    """
     out = base(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
         mm_token_type_ids=batch.mm_token_type_ids,
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.image_grid_thw,
+        mm_encoder_outputs=images,
         use_cache=False,
     )
     return out.last_hidden_state[batch.row_N, batch.column_N]

@@ -6,17 +6,28 @@ DeepSpeed's hooks see every parameter being used inside one forward call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from sapo_vl import attention, distributed
+from sapo_vl import attention, distributed, logprobs
 from sapo_vl.learner import packed, padded
-from sapo_vl.logprobs import BAN_BIAS, ResponseLogprobs, response_logprobs
+from sapo_vl.logprobs import BAN_BIAS, ResponseLogprobs
 from sapo_vl.model import ModelFolder
 from sapo_vl.packing import TrainRow
+from sapo_vl.sapo import Surrogate, joined
+
+TokenObjective = Callable[[ResponseLogprobs, slice], Surrogate]
+"""A loss that is a sum over tokens, of those in a slice of a micro-batch's response tokens."""
+
+
+class Scored(NamedTuple):
+    """What a forward returns."""
+
+    out: ResponseLogprobs
+    surrogate: Surrogate | None  # none without an objective
 
 
 class Policy(nn.Module):
@@ -42,36 +53,72 @@ class Policy(nn.Module):
         if self._packed:
             attention.use(model, attention.best_form(distributed.device()))
 
-    def forward(self, rows: Sequence[TrainRow]) -> ResponseLogprobs:
-        """Return log-probs [N] of all response tokens of `rows`, in the order of the rows."""
+    def forward(self, rows: Sequence[TrainRow], objective: TokenObjective | None = None) -> Scored:
+        """Return log-probs [N] of all response tokens of `rows`, in the order of the rows.
+
+        With an `objective`, which must be a sum over tokens, the loss is computed with them, its
+        gradient while the logits exist.
+        """
         device = self.bias_V.device
         batch: packed.PackedBatch | padded.PaddedBatch
         if self._packed:
             batch = packed.collate(rows, device)
-            hidden = packed.hidden_states(self.model.model, batch)
         else:
             batch = padded.collate(rows, self._image_token_id, self._pad_id, device)
-            hidden = padded.hidden_states(self.model.model, batch)
-        if batch.pixel_values is None:
-            hidden = hidden + 0.0 * self._idle_vision(device).to(hidden.dtype)
-        return response_logprobs(
-            self.model.lm_head, hidden, batch.targets_N, self.bias_V, self._temperature
+        vision = self._see(batch.pixel_values, batch.image_grid_thw, device)
+        images = None if batch.pixel_values is None else {"image": vision}
+        if isinstance(batch, packed.PackedBatch):
+            hidden = packed.hidden_states(self.model.model, batch, images)
+        else:
+            hidden = padded.hidden_states(self.model.model, batch, images)
+        if images is None:
+            hidden = hidden + 0.0 * _sum_of(vision).to(hidden.dtype)
+        return self._scored(hidden, batch.targets_N, objective)
+
+    def _scored(
+        self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, objective: TokenObjective | None
+    ) -> Scored:
+        head = self.model.lm_head
+        if objective is None or not logprobs.is_plain(head):
+            out = logprobs.response_logprobs(
+                head, hidden_ND, targets_N, self.bias_V, self._temperature
+            )
+            everything = slice(0, len(targets_N))
+            return Scored(out, objective(out, everything) if objective else None)
+        parts: list[Surrogate] = []
+
+        def chunk_loss(out: ResponseLogprobs, own: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.enable_grad():
+                chosen = out.logprobs_N.detach().requires_grad_()
+                part = objective(ResponseLogprobs(chosen, out.entropy_N), own)
+                (grad,) = torch.autograd.grad(part.loss, chosen)
+            parts.append(part._replace(loss=part.loss.detach()))
+            return parts[-1].loss, grad
+
+        loss, out = logprobs.fused_loss(
+            head.weight, hidden_ND, targets_N, self.bias_V, self._temperature, chunk_loss
         )
+        return Scored(out, joined(parts)._replace(loss=loss))
 
-    def _idle_vision(self, device: torch.device) -> torch.Tensor:
-        """Run the vision tower on a blank picture and return the sum of all its outputs.
+    def _see(
+        self, pixels: torch.Tensor | None, grid: torch.Tensor | None, device: torch.device
+    ) -> Any:
+        """Run the vision tower, always first and always: on a blank picture if there is none.
 
-        A rank whose micro-batch has only text must still take part in the collectives of the
-        tower's parameters, mergers and deepstack included (EasyR1 #468, transformers #37186).
+        A rank whose micro-batch has only text must take part in the collectives of the tower's
+        parameters, mergers and deepstack included, in the same order as the others, forward and
+        backward (EasyR1 #468, transformers #37186).
         """
-        pixels, grid = self._blank
-        out = self.model.model.get_image_features(
-            pixels.to(device), grid.to(device), return_dict=True
-        )
-        parts = [*out.pooler_output]
-        for features in getattr(out, "deepstack_features", None) or []:
-            parts.extend(features)
-        return torch.stack([p.float().sum() for p in parts]).sum()
+        if pixels is None or grid is None:
+            pixels, grid = (x.to(device) for x in self._blank)
+        return self.model.model.get_image_features(pixels, grid, return_dict=True)
+
+
+def _sum_of(vision: Any) -> torch.Tensor:
+    parts = [*vision.pooler_output]
+    for features in getattr(vision, "deepstack_features", None) or []:
+        parts.extend(features)
+    return torch.stack([p.float().sum() for p in parts]).sum()
 
 
 def _blank_image(folder: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from sapo_vl import model as models
 from sapo_vl.errors import DataError
 from sapo_vl.generator import Sampling
 from sapo_vl.generator.reference import TransformersGenerator
-from sapo_vl.generator.vllm_engine import _repack_heads
+from sapo_vl.generator.vllm_engine import _repack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.packing import TrainRow
 
@@ -57,7 +57,7 @@ def learners(module, folder, prompts, completions, temperature, packing) -> list
         TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
     ]
     with torch.no_grad():
-        values = policy(rows).logprobs_N
+        values = policy(rows).out.logprobs_N
     return [v.numpy() for v in values.split([len(row.token_ids) for row in rows])]
 
 
@@ -126,7 +126,7 @@ def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, fold
     perturb(network, "visual", 0.1)
     weights = iter(list(named(network)))
     engine._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-    engine._llm.apply_model(_repack_heads)
+    engine._llm.apply_model(_repack)
     engine.reset_caches(encoder=False)
     with pytest.raises(RuntimeError, match="Encoder cache miss"):
         engine.generate(prompts, SAMPLING, SEEDS)

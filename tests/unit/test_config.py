@@ -100,7 +100,6 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path):
         ("rollout.max_new_tokens=9000", "leaves no room"),
         ("rewards=[]", "rewards is empty"),
         ("learner.offload_parameters=true", "needs learner.zero_stage=3"),
-        ("learner.offload_optimizer=true", "needs learner.zero_stage of 1, 2 or 3"),
         ("model.path=[1", "is not a value in YAML notation"),
     ],
 )
@@ -146,6 +145,11 @@ def test_every_file_parses_and_survives_saving(path, tmp_path):
     config = load(path, [])
     save(config, tmp_path / "saved.yaml")
     assert load(tmp_path / "saved.yaml", []) == config
+
+
+def test_offload_needs_zero():
+    with pytest.raises(ConfigError, match=r"needs learner\.zero_stage of 1, 2 or 3"):
+        load(None, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
 
 
 def test_there_are_files_for_every_size():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sapo_vl import logprobs
-from sapo_vl.logprobs import BAN_BIAS, response_logprobs
+from sapo_vl.logprobs import BAN_BIAS, ResponseLogprobs, fused_loss, response_logprobs
 
 
 def setup(n: int = 37, width: int = 8, vocabulary: int = 11):
@@ -97,3 +97,39 @@ def test_no_tokens():
         head, hidden[:0], torch.zeros(0, dtype=torch.long), torch.zeros(11), 1.0
     )
     assert out.logprobs_N.shape == (0,)
+
+
+def objective(out, weights):
+    """A loss that is a sum over tokens and not linear in the log-probs."""
+    return (weights * out.logprobs_N.exp()).sum()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_the_fused_loss_has_the_gradient_of_the_plain_one(monkeypatch, rows):
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 11 * rows)
+    head, hidden, targets = setup()
+    hidden.requires_grad_()
+    bias = torch.zeros(11)
+    bias[3] = -100.0
+    weights = torch.linspace(-1, 1, len(targets))
+
+    out = response_logprobs(head, hidden, targets, bias, 0.7)
+    loss = objective(out, weights)
+    (3.0 * loss).backward()
+    wanted = [loss.detach(), hidden.grad.clone(), head.weight.grad.clone()]
+    hidden.grad = head.weight.grad = None
+
+    def chunk_loss(part, own):
+        with torch.enable_grad():
+            chosen = part.logprobs_N.detach().requires_grad_()
+            value = objective(ResponseLogprobs(chosen, part.entropy_N), weights[own])
+            (grad,) = torch.autograd.grad(value, chosen)
+        return value.detach(), grad
+
+    fused, scored = fused_loss(head.weight, hidden, targets, bias, 0.7, chunk_loss)
+    (3.0 * fused).backward()
+    for got, expected in zip([fused, hidden.grad, head.weight.grad], wanted, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scored.logprobs_N, out.logprobs_N.detach())
+    torch.testing.assert_close(scored.entropy_N, out.entropy_N)
+    assert not scored.logprobs_N.requires_grad

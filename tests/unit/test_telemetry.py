@@ -23,6 +23,7 @@ def report(**changes):
         "gate_weight": [array(1.0, 0.786448), array(0.4, 1.0, 1.0), array(1.0)],
         "entropy": [array(1.0, 2.0), array(3.0, 4.0, 5.0), array(3.0)],
         "clamped": 2.0,
+        "loss": -0.25,
         "centred": 0.125,
         "grad_norm": 0.5,
     }
@@ -51,7 +52,8 @@ def test_minibatch_by_hand():
         "ratio/kl": (1 - math.log(2) + 2 - math.log(3)) / 6,
         "ratio/clamped": 2,
         "entropy": 3,
-        "loss/centred": 0.125,
+        "loss": -0.25,
+        "surrogate": 0.125,
         "grad_norm": 0.5,
     }
     assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-6)
@@ -72,7 +74,7 @@ def test_minibatch_of_one_sign_has_no_other():
 
 
 def test_minibatch_without_rows():
-    assert telemetry.minibatch(report(rows=[]), 1.0, 1.05) == {}
+    assert telemetry.minibatch(report(rows=[]), 1.0, 1.05) == {"loss": 0.0}
 
 
 def group(mu, old, images=(), rewards=(1, 0), valid=(True, True), advantages=(1, -1)):

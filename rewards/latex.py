@@ -1,0 +1,204 @@
+"""One spelling for one answer: unicode and LaTeX noise folded away before anything is compared.
+
+`clean` returns short LaTeX without delimiters, sizes, spacing or fonts. What is left in it:
+`\\frac{}{}`, `\\sqrt{}`, `\\text{}` (words and units), `°`, `%`, `\\{ \\}`, operators and names.
+Linear in the length of the text, apart from a bounded number of passes.
+
+Conventions: the decimal digits of every script count as digits (numerals like 三 or ② do not join
+into numbers by their value: ② is the character 2); control, zero-width and bidi characters vanish.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
+_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
+_PLAIN_SUPER = str.maketrans(_SUPERSCRIPTS, "0123456789+-()n")
+_PLAIN_SUB = str.maketrans(_SUBSCRIPTS, "0123456789")
+_SUPER_RUN = re.compile(f"[{_SUPERSCRIPTS}]+")
+_SUB_RUN = re.compile(f"[{_SUBSCRIPTS}]+")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta",
+    "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi",
+    "ω": "omega", "Δ": "Delta", "Ω": "Omega", "η": "eta", "κ": "kappa", "ν": "nu", "ψ": "psi",
+}  # fmt: skip
+_SIGNS = {
+    "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "÷": "/", "∕": "/", "⁄": "/",
+    "∞": "\\infty ", "≤": "\\le ", "≦": "\\le ", "⩽": "\\le ", "≥": "\\ge ", "≧": "\\ge ",
+    "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ",
+    "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "ℝ": "\\mathbb{R}", "∠": "\\angle ",
+    "º": "°", "˚": "°", "、": ",", "′": "'", "∶": ":", "∣": "|", "∨": " or ",
+    "\u2009": "\\,", "\u202f": "\\,", "\u00a0": " ", "℃": "°C", "∑": "\\sum ", "∫": "\\int ",
+    "“": '"', "”": '"', "‘": "'", "’": "'",
+}  # fmt: skip
+_MINUS = dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
+_TABLE = str.maketrans(_SIGNS | _MINUS | {char: f"\\{name} " for char, name in _GREEK.items()})
+
+
+def fold(text: str) -> str:
+    """Return `text` with unicode in one spelling and without invisible characters."""
+    if text.isascii():
+        return text if text.isprintable() else "".join(map(_visible, text))
+    text = _SUPER_RUN.sub(lambda m: "^{" + m[0].translate(_PLAIN_SUPER) + "}", text)
+    text = _SUB_RUN.sub(lambda m: "_{" + m[0].translate(_PLAIN_SUB) + "}", text)
+    text = _VULGAR.sub(_vulgar, text)
+    text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
+    return "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    if " " <= char <= "~":
+        return char
+    if char.isspace():
+        return char if char == "\n" else " "
+    category = unicodedata.category(char)
+    if category == "Nd":
+        return str(unicodedata.digit(char))
+    return "" if category in ("Cc", "Cf", "Cs", "Co", "Cn") else char
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    top, _, bottom = unicodedata.normalize("NFKC", match[0]).partition("\u2044")
+    return f"\\frac{{{top}}}{{{bottom}}}"
+
+
+_COMMENT = re.compile(r"(?<![\\\d\s}])%[^\n]*\n|^\s*%[^\n]*\n")
+_PHANTOM = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}")
+_SIZES = re.compile(
+    r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\s*\.?(?=[\s()\[\]{}|\\]|$)"
+)
+_DIGIT_GAP = re.compile(r"(?<=\d)(?:,?\\!|\\,|\{,\}|\{,\}\\!|,\\,)(?=\d{3}(?!\d))|(?<=\d)\\!(?=\d)")
+_SPACES = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad|qquad|enspace|thinspace)(?![a-zA-Z])|~|\\!|\\\n")
+_NOTHING = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|bm|rm|bf|it|large|Large"
+    r"|boldsymbol|ensuremath|mathop|mathstrut|hfill|centering|newline|strut)(?![a-zA-Z])"
+)
+_WORDS = re.compile(r"\\(?:mbox|textrm|textbf|textit|textsf|texttt|textnormal|mathrm|hbox|rm)\s*\{")
+_FONTS = re.compile(
+    r"\\(?:mathbf|mathit|mathsf|mathcal|boldsymbol|bm|pmb|underline)\s*\{([^{}]*)\}"
+)
+_ROMAN_MATH = re.compile(
+    r"\\text\{\s*(e|i|d|ln|log|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|lcm|gcd|min|max)\s*\}"
+)
+_DELIMITERS = re.compile(r"\$+|\\\(|\\\)|\\\[|\\\](?!\d)")
+_SHORT_FRAC = re.compile(
+    r"\\frac\s*(?:\{([^{}]*)\}|(\d|[a-zA-Z]))\s*(?:\{([^{}]*)\}|(\d|[a-zA-Z]))"
+)
+_SHORT_SQRT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+|[a-zA-Z]|\\pi)(?![a-zA-Z])")
+_ROOT_SIGN = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]*)\)|(?=\{))")
+_CUBE_ROOT = re.compile(r"∛\s*(?:(\d+|[a-zA-Z])|\(([^()]*)\))")
+_SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
+_OPERATOR = re.compile(r"\\operatorname\s*\*?\s*\{\s*([a-zA-Z]+)\s*\}")
+_OPERATOR_NAMES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arsinh", "acosh": "arcosh",
+    "atanh": "artanh", "LCM": "lcm", "GCD": "gcd",
+}  # fmt: skip
+_INVERSE = re.compile(r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}")
+_SUPER_FIRST = re.compile(r"(\^\s*(?:\{[^{}]*\}|\w))\s*(_\s*(?:\{[^{}]*\}|\w))")
+_TEXT_AND = re.compile(r"\\text\s*\{([^{}]*?)\b(and|or)\s*\}")
+_PLAIN_NAME = re.compile(
+    r"(?<![a-zA-Z\\{])(sqrt|pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|bar"
+    r"|sin|cos|tan|cot|sec|csc|ln|log|arcsin|arccos|arctan|frac|times|cdot)(?![a-zA-Z])"
+)
+_ESCAPED_TWICE = re.compile(r"\\\\(?=[a-zA-Z{}])")
+_FUNCTION_ARGUMENT = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc|ln)(?:\s*\^\s*(?:\{?\d\}?))?)\s+([a-zA-Z]|\\(?:theta|alpha|beta|phi|pi))"
+    r"(?=\s*(?:\\cdot|\\times|[-+*/}),]|$))"
+)
+_TEXT_NUMBER = re.compile(r"\\text\s*\{([^{}A-Za-z]*\d[^{}A-Za-z]*)\}")
+_DEGREE = re.compile(
+    r"\^\s*(?:\{\s*\\circ\s*\}|\\circ|°)|\\degree(?:s)?(?![a-zA-Z])|\^\s*\{\s*°\s*\}"
+)
+_SAME = [
+    (re.compile(r"\\(?:leqslant|leq|leqq|le)(?![a-zA-Z])|<="), r"\\le "),
+    (re.compile(r"\\(?:geqslant|geq|geqq|ge)(?![a-zA-Z])|>="), r"\\ge "),
+    (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])|!="), r"\\ne "),
+    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
+    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    (re.compile(r"\\(?:colon|ratio)(?![a-zA-Z])"), ":"),
+    (re.compile(r"\\(?:[dtc]frac)(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\(?:varnothing|O|emptyset)(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\\(?:infin|infty)(?![a-zA-Z])|(?<![a-zA-Z\\])(?:inf|infinity)(?![a-zA-Z])"),
+     r"\\infty "),
+    (re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|\\R(?:eals)?(?![a-zA-Z])"),
+     r"(-\\infty ,\\infty )"),
+    (re.compile(r"\\(?:[lcd]dots|dotsc|dotsb|dotsm)(?![a-zA-Z])|\.\.\.|…"), r"\\dots "),
+    (re.compile(r"\\(?:lvert|rvert|vert)|\\mid(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\(?:varepsilon)(?![a-zA-Z])"), r"\\epsilon "),
+    (re.compile(r"\\(?:varphi)(?![a-zA-Z])"), r"\\phi "),
+    (re.compile(r"\\(?:approx|thickapprox|simeq|doteq)(?![a-zA-Z])"), r"\\approx "),
+    (re.compile(r"\\(?:bar|overline)(?![a-zA-Z])\s*(?=\{[A-Za-z]+\})"), r"\\overline"),
+    (re.compile(r"\\[bp]mod(?![a-zA-Z])"), r"\\mod "),
+    (re.compile(r"\\(?:vec|hat|overrightarrow)\s*(?=\{)|\\(?:vec|hat)\s+(?=[a-z])"), ""),
+    (re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))"), "'"),
+    (re.compile(r"\*\*"), "^"),
+]  # fmt: skip
+_BLANKS = re.compile(r"\s+")
+
+
+def clean(text: str) -> str:
+    """Return the short LaTeX of an answer in one spelling; an empty string when nothing is left."""
+    text = fold(text)
+    if not text.isdigit():
+        text = _clean_latex(text)
+    return text.strip().rstrip(".,;:").strip() if not text.endswith("\\dots") else text.strip()
+
+
+def _clean_latex(text: str) -> str:
+    text = _COMMENT.sub("", text)
+    text = text.replace("\\%", "%").replace("\\$", " ").replace("\\#", "#").replace("\\&", "&")
+    text = text.replace("£", " ").replace("€", " ").replace("¥", " ").replace("\\_", "_")
+    if "\\begin" not in text:
+        text = _ESCAPED_TWICE.sub(r"\\", text)
+    text = _PLAIN_NAME.sub(r"\\\1 ", text)
+    if "√" in text or "∛" in text:
+        text = _CUBE_ROOT.sub(lambda m: f"\\sqrt[3]{{{m[1] or m[2]}}}", text)
+        text = _ROOT_SIGN.sub(
+            lambda m: f"\\sqrt{{{m[1] or m[2]}}}" if m[0] != "√" else "\\sqrt", text
+        )
+    if "\\" in text:
+        text = _PHANTOM.sub("", text)
+        text = _DIGIT_GAP.sub(lambda m: "," if "," in m[0].replace("\\,", "") else "", text)
+        text = _SIZES.sub("", text)
+        text = _DELIMITERS.sub(" ", text)
+        text = _SPACES.sub(" ", text)
+        text = _NOTHING.sub(" ", text)
+        text = _WORDS.sub(r"\\text{", text)
+        text = _ROMAN_MATH.sub(lambda m: m[1] if m[1] in "eid" else f"\\{m[1]} ", text)
+        text = _FONTS.sub(r"{\1}", text)
+        text = _OPERATOR.sub(lambda m: f"\\{_OPERATOR_NAMES.get(m[1], m[1])} ", text)
+        text = _INVERSE.sub(r"\\arc\1", text)
+        text = (
+            _TEXT_AND.sub(r"\\text{\1} \2 ", text)
+            .replace("\\text{ }", " ")
+            .replace("\\text{}", " ")
+        )
+        text = _FUNCTION_ARGUMENT.sub(r"\1(\2)", text)
+        text = _TEXT_NUMBER.sub(r"\1", text)
+        text = _SUPER_FIRST.sub(r"\2\1", text)
+        text = _DEGREE.sub("°", text)
+        for pattern, plain in _SAME:
+            text = pattern.sub(plain, text)
+        text = _SHORT_FRAC.sub(_braced_frac, _SHORT_FRAC.sub(_braced_frac, text))
+        text = _SQRT_PAREN.sub(r"\\sqrt{\1}", text)
+        text = _SHORT_SQRT.sub(r"\\sqrt\1{\2}", text)
+    else:
+        text = text.replace("{,}", ",").replace("$", " ")
+        for pattern, plain in _SAME:
+            text = pattern.sub(plain, text)
+        text = _DEGREE.sub("°", text)
+    return _BLANKS.sub(" ", text).replace(" °", "°").replace("° ", "°")
+
+
+def _braced_frac(match: re.Match[str]) -> str:
+    top = match[1] if match[1] is not None else match[2]
+    bottom = match[3] if match[3] is not None else match[4]
+    return f"\\frac{{{top}}}{{{bottom}}}"

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Measure the learner against TRL 1.16, on one thread; further arguments go to the benchmark.
+#   bash scripts/bench_learner.sh                      policy update alone, all cases
+#   bash scripts/bench_learner.sh --cases g8,g8-real --json OUT
+#   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight push
+# TRL lives in an environment of its own, .venv-bench beside the main one, which it builds on: only
+# what the main environment lacks is installed there, and no package of it is replaced.
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
+
+bench="$(dirname -- "$venv")/.venv-bench"
+"$python" - "$here" "$venv" "$bench" <<'PYTHON'
+import hashlib, os, subprocess, sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+here, venv, bench = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+sys.path.insert(0, here)
+import environment  # noqa: E402
+
+WANTED = "trl==1.16.*"
+SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+
+def packages(root: Path) -> Path:
+    command = [environment.python_of(root), "-c", SITE]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+
+pins = sorted({f"{d.name}=={d.version}" for d in distributions() if d.name != "sapo-vl"})
+stamp = hashlib.sha256("\n".join([WANTED, *pins]).encode()).hexdigest()
+with environment.locked(bench):
+    if environment.read_stamp(bench) == stamp:
+        sys.exit()
+    environment.make_environment(bench)
+    base, own = packages(venv), packages(bench)
+    # addsitedir and not a bare path, so that the main environment's own .pth files act too
+    (own / "main_environment.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")
+    constraints = bench / "constraints.txt"
+    constraints.write_text("\n".join(pins) + "\n")
+    environment.say(f"installing {WANTED} into {bench}")
+    python = environment.python_of(bench)
+    command = [python, "-m", "pip", "install", "-qq", "--constraint", constraints, WANTED]
+    if subprocess.run(command, check=False, stdout=2).returncode:
+        environment.say(f"error: {WANTED} could not be installed: see the lines above")
+        sys.exit(2)
+    version = "from importlib.metadata import version; print(version('torch'))"
+    before, after = (
+        subprocess.run([p, "-c", version], capture_output=True, text=True, check=True).stdout
+        for p in (environment.python_of(venv), python)
+    )
+    assert before == after, f"torch {before.strip()} has become {after.strip()}"
+    (bench / environment.STAMP).write_text(stamp, encoding="utf-8")
+PYTHON
+
+module=sapo_vl.bench.learner
+arguments=()
+for argument in "$@"; do
+  if [[ "$argument" == "--whole-step" ]]; then module=sapo_vl.bench.whole_step; else arguments+=("$argument"); fi
+done
+# Both toolkits on one thread: small matrices are slower on several, and ratios stay comparable.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$bench/bin/python" -W "ignore:TRL currently supports vLLM" -m "$module" "${arguments[@]}"

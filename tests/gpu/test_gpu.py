@@ -1,0 +1,68 @@
+"""What only a GPU can show: FlexAttention backward, the colocated engine, bf16.
+bf16.
+
+Run by `bash scripts/gpu_check.sh`; skipped, with this reason, where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sapo_vl import attention
+from sapo_vl.attention import SharedPrefix
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def test_flex_attention_equals_dense_forward_and_backward():
+    device = torch.device("cuda")
+    groups = [(70, [33, 5, 0, 64]), (130, [17, 90])]
+    layout = SharedPrefix.build(groups, device)
+    total = len(layout.group_T)
+    results = []
+    for form in ("flex", "dense"):
+        torch.manual_seed(0)
+        q, k, v = (
+            torch.randn(1, heads, total, 64, device=device, requires_grad=True)
+            for heads in (8, 4, 4)
+        )
+        out = attention.FORMS[form](None, q, k, v, None, scaling=0.125, layout=layout)[0]
+        out.square().sum().backward()
+        results.append([out.detach(), q.grad, k.grad, v.grad])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
+
+
+def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
+    from helpers import make_samples, tiny_config
+
+    from sapo_vl import model as models
+    from sapo_vl.generator import Sampling, build
+    from sapo_vl.learner.engine import Learner
+    from sapo_vl.prompts import PromptRenderer
+    from sapo_vl.rollouts import TrainRow
+
+    config = tiny_config(tiny_folder, "model.dtype=bfloat16", "learner.zero_stage=2")
+    folder = models.open_folder(tiny_folder)
+    learner = Learner(config, folder)
+    engine = build(config, folder, seed=0)
+    prompts = PromptRenderer(folder, config.data).render(make_samples())
+    for _ in range(2):
+        engine.sleep()
+        engine.update_weights(learner.weights())
+        completions = engine.generate(prompts, Sampling(4, 1.0, 16), [1] * len(prompts))
+        rows = [
+            TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
+        ]
+        learner.fill_old_logprobs(rows)
+        flat = [c for cs in completions for c in cs]
+        gaps = [
+            abs(r.old_logprobs - c.generator_logprobs).mean()
+            for r, c in zip(rows, flat, strict=True)
+        ]
+        assert sum(gaps) / len(gaps) < 0.05  # bf16 on both sides
+    engine.close()

@@ -1,0 +1,61 @@
+"""`sapo-vl` that sends itself a signal at an exact moment, and a verifier that decides by chance.
+
+    SAPO_TEST_SIGNAL=update:3:SIGKILL python saboteur.py train ...
+
+The signal comes when the moment has come so many times in this process. Timing by a clock would
+hit another place each time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import zlib
+
+from sapo_vl import cli
+from sapo_vl.machine import prepare_environment
+from sapo_vl.schema import Outcome, Sample, Verdict
+
+MOMENTS = {  # name -> module, class or nothing, function, whether the signal comes after it
+    "update": ("sapo_vl.learner.engine", "Learner", "update", False),
+    "saving": ("sapo_vl.learner.engine", "Learner", "save", True),  # not renamed yet
+    "saved": ("sapo_vl.checkpoint", "", "save", True),
+    "export": ("sapo_vl.learner.engine", "Learner", "export", False),
+    "decode": ("vllm.v1.engine.llm_engine", "LLMEngine", "step", False),
+}
+
+
+def score(sample: Sample, response: str) -> Verdict:
+    """Half of all responses are right, always the same ones."""
+    right = zlib.crc32(f"{sample.id} {response}".encode()) % 2 == 1
+    gold = response == f"\\boxed{{{sample.answer}}}"
+    if right or gold:
+        return Verdict(Outcome.CORRECT, 1.0, "by chance")
+    return Verdict(Outcome.WRONG, 0.0, "by chance")
+
+
+def _arm(moment: str, count: int, number: int) -> None:
+    module, holder, name, after = MOMENTS[moment]
+    place = importlib.import_module(module)
+    place = getattr(place, holder) if holder else place
+    original, calls = getattr(place, name), iter(range(1, 1_000_000))
+
+    def wrapped(*args, **kwargs):
+        due = next(calls) == count
+        if due and not after:
+            os.kill(os.getpid(), number)
+        result = original(*args, **kwargs)
+        if due and after:
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(place, name, wrapped)
+
+
+if __name__ == "__main__":
+    prepare_environment()
+    if os.environ.get("SAPO_TEST_SIGNAL"):
+        _moment, _count, _name = os.environ["SAPO_TEST_SIGNAL"].split(":")
+        _arm(_moment, int(_count), getattr(signal, _name))
+    cli.main()

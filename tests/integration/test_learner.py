@@ -1,0 +1,450 @@
+"""The learner on one rank: the forward path, the step, checkpoints, freezing, export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import distance, make_rows, make_sample, make_samples, tiny_config
+
+from sapo_vl import model as models
+from sapo_vl import train
+from sapo_vl.errors import ConfigError
+from sapo_vl.learner.engine import Learner, mean_of_means, token_mean
+from sapo_vl.learner.policy import Policy
+from sapo_vl.logprobs import BAN_BIAS
+from sapo_vl.packing import PLANS
+from sapo_vl.prompts import PromptRenderer
+
+pytestmark = pytest.mark.slow
+
+STAGES = [0, 1, 2, 3]
+LR = 1e-3
+
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def build(folder, tiny_folder) -> Iterator[Callable[..., Learner]]:
+    """Return a function that builds a learner, which is closed after the test."""
+    learners = []
+
+    def make(*overrides: str, of=folder) -> Learner:
+        learners.append(Learner(tiny_config(tiny_folder, *overrides), of))
+        return learners[-1]
+
+    yield make
+    for learner in learners:
+        learner.close()
+
+
+@pytest.fixture(scope="module")
+def prompts(renderer):
+    return renderer.render(make_samples())
+
+
+@pytest.fixture
+def objective(tiny_folder):
+    return train.sapo_objective(tiny_config(tiny_folder))
+
+
+def weights(learner: Learner) -> Weights:
+    return {name: value.clone() for name, value in learner.weights()}
+
+
+def same(a: Weights, b: Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def moved(a: Weights, b: Weights) -> dict[str, float]:
+    return {name: float((a[name].float() - b[name].float()).abs().max()) for name in a}
+
+
+def gradient(learner: Learner, rows, objective) -> Weights:
+    """Return the gradient of one update without taking the step (ZeRO stage 0)."""
+    step = learner._engine.step
+    learner._engine.step = lambda: None
+    try:
+        learner.update(rows, objective, mean_of_means, LR)
+        named = learner.model.named_parameters()
+        return {n: p.grad.clone() for n, p in named if p.grad is not None}
+    finally:
+        learner._engine.step = step
+        learner._engine.zero_grad()
+
+
+def plain_logprobs(module, row, banned, temperature: float) -> torch.Tensor:
+    """Return a row's log-probs by transformers' own forward, positions inferred by it."""
+    prompt = row.prompt
+    ids = torch.tensor([prompt.expanded_ids + row.token_ids])
+    image = module.config.image_token_id
+    types = (ids == image).int()
+    out = module(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=types,
+        pixel_values=prompt.pixel_values,
+        image_grid_thw=prompt.grid_thw,
+    )
+    start = len(prompt.expanded_ids)
+    logits = out.logits[0, start - 1 : -1]
+    logits[:, list(banned)] += BAN_BIAS
+    logprobs = (logits / temperature).log_softmax(-1)
+    return logprobs.gather(-1, ids[0, start:, None])[:, 0]
+
+
+@pytest.mark.parametrize("packing", sorted(PLANS))
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_the_forward_path_equals_transformers(request, tiny_folder, kind, packing, prompts):
+    name = {"dense": "tiny_folder", "moe": "tiny_moe_folder"}[kind]
+    opened = models.open_folder(request.getfixturevalue(name))
+    rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
+    rows = make_rows(rendered)
+    module = models.load(opened, "float32")
+    with torch.no_grad():
+        expected = torch.cat([plain_logprobs(module, r, opened.banned_ids, 0.7) for r in rows])
+        out = Policy(module, opened, 0.7, packing)(rows).out
+    assert out.logprobs_N.shape == expected.shape
+    torch.testing.assert_close(out.logprobs_N, expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("packing", sorted(PLANS))
+def test_gradient_does_not_depend_on_micro_batches_or_order(build, prompts, objective, packing):
+    rows = make_rows(prompts)
+    whole = build("learner.micro_batch_tokens=100000", f"learner.packing={packing}")
+    reference = gradient(whole, rows, objective)
+    assert len(whole._micro_batches(rows)) == 1
+    shuffled = [rows[i] for i in np.random.default_rng(3).permutation(len(rows))]
+    for budget in (200, 150, 100):
+        learner = build(f"learner.micro_batch_tokens={budget}", f"learner.packing={packing}")
+        assert len(learner._micro_batches(shuffled)) > 1
+        assert distance(gradient(learner, shuffled, objective), reference) < 1e-6
+    padding = [replace(rows[0], counts=False), replace(rows[5], counts=False, advantage=9.0)]
+    assert distance(gradient(whole, rows + padding, objective), reference) < 1e-6
+    fewer = gradient(whole, rows[1:], objective)
+    assert distance(fewer, reference) > 1e-2  # the bound above has teeth
+
+
+def test_both_layouts_give_the_same_gradient(build, prompts, objective):
+    rows = make_rows(prompts)
+    padded, packed = (build(f"learner.packing={name}") for name in ("padded", "shared_prefix"))
+    reference = gradient(padded, rows, objective)
+    assert distance(gradient(packed, rows, objective), reference) < 2e-6
+
+
+def test_on_policy_update_is_reinforce(build, prompts, objective):
+    """The gradient of the first mini-batch is the mean of means of A * grad log pi."""
+    rows = [replace(row, old_logprobs=None, generator_logprobs=None) for row in make_rows(prompts)]
+    learner = build("sapo.mismatch_cap=null")
+    config = tiny_config(Path(learner.folder.path), "sapo.mismatch_cap=null")
+    ours = gradient(learner, rows, train.sapo_objective(config))
+    learner._engine.zero_grad()
+    out = learner._policy(rows).out
+    pieces = out.logprobs_N.split([len(row.token_ids) for row in rows])
+    means = [p.mean() * row.advantage for p, row in zip(pieces, rows, strict=True)]
+    (-torch.stack(means).mean()).backward()
+    reinforce = {
+        n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None
+    }
+    assert distance(ours, reinforce) < 1e-6
+    for row, piece in zip(rows, pieces, strict=True):  # and its old log-probs are its own
+        np.testing.assert_allclose(row.old_logprobs, piece.detach().numpy(), atol=1e-5)
+
+
+def test_a_report_says_what_was_done(build, prompts, objective):
+    rows = make_rows(prompts)
+    learner = build()
+    learner.fill_old_logprobs(rows)
+    spare = replace(rows[0], counts=False)
+    before = weights(learner)
+    report = learner.update([*rows, spare], objective, mean_of_means, LR)
+    assert len(report.rows) == len(rows)
+    assert {id(row) for row in report.rows} == {id(row) for row in rows}
+    for row, log_ratio, weight, logprobs in zip(
+        report.rows, report.log_ratio, report.gate_weight, report.logprobs, strict=True
+    ):
+        np.testing.assert_allclose(log_ratio, 0, atol=1e-5)
+        np.testing.assert_allclose(weight, 1, atol=1e-5)
+        np.testing.assert_allclose(logprobs, row.old_logprobs, atol=1e-5)
+    assert report.grad_norm > 0
+    assert not report.skipped
+    assert report.centred == pytest.approx(0, abs=1e-5)
+    assert not same(weights(learner), before)
+    again = learner.update(rows, objective, mean_of_means, LR)
+    assert min(float(w.min()) for w in again.gate_weight) < 0.99999  # now the ratios have moved
+
+
+def test_a_mini_batch_without_rows_that_count_changes_nothing(build, prompts, objective):
+    learner = build()
+    before = weights(learner)
+    rows = [replace(make_rows(prompts)[0], counts=False)]
+    report = learner.update(rows, objective, mean_of_means, LR)
+    assert report.rows == []
+    assert same(weights(learner), before)
+
+
+def test_text_alone_leaves_the_vision_tower(build, renderer, objective):
+    rows = make_rows(renderer.render([make_sample()]))
+    learner = build()
+    before = weights(learner)
+    learner.update(rows, objective, mean_of_means, LR)
+    changes = moved(weights(learner), before)
+    assert all(v == 0 for n, v in changes.items() if models.component(n) != "language")
+    assert max(changes.values()) > LR / 2
+
+
+def test_the_learning_rate_is_the_steps_own(build, prompts, objective):
+    learner = build()
+    before = weights(learner)
+    learner.update(make_rows(prompts), objective, mean_of_means, 0.0)
+    assert same(weights(learner), before)
+    learner.update(make_rows(prompts), objective, mean_of_means, 1e-4)
+    assert 0.5e-4 < max(moved(weights(learner), before).values()) < 1.5e-4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_is_clipped(build, prompts, objective, stage, dtype):
+    """Adam forgets the gradient's scale but for its epsilon, far above a norm of 1e-12."""
+    options = (f"learner.zero_stage={stage}", f"model.dtype={dtype}", "learner.lr=1e-2")
+    learner = build(*options, "learner.clip=1e-12")
+    before = weights(learner)
+    report = learner.update(make_rows(prompts), objective, mean_of_means, 1e-2)
+    assert report.grad_norm > 1e-3  # the norm before clipping
+    assert max(moved(weights(learner), before).values()) < 1e-5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_stages_take_the_same_step(build, prompts, objective, stage):
+    rows = make_rows(prompts)
+    reference, learner = build(), build(f"learner.zero_stage={stage}")
+    start = weights(reference)
+    assert same(weights(learner), start)
+    for _ in range(2):
+        one = reference.update(rows, objective, mean_of_means, LR)
+        two = learner.update(rows, objective, mean_of_means, LR)
+        # stage 3's head goes through its module: other rounding, which Adam's first step enlarges
+        assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-4 if stage == 3 else 1e-5)
+    end, other = weights(reference), weights(learner)
+    assert distance(end, start) > 1e-3
+    assert distance(other, end) < (1e-5 if stage == 3 else 1e-6)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_saving_and_loading_is_exact(build, prompts, objective, stage, tmp_path):
+    def update(learner: Learner, seed: int) -> None:
+        learner.update(make_rows(prompts, seed), objective, mean_of_means, LR)
+
+    first = build(f"learner.zero_stage={stage}")
+    for seed in (1, 2):
+        update(first, seed)
+    first.save(tmp_path)
+    saved = weights(first)
+    for seed in (3, 4):
+        update(first, seed)
+    second = build(f"learner.zero_stage={stage}")
+    second.load(tmp_path)
+    assert same(weights(second), saved)
+    for seed in (3, 4):
+        update(second, seed)
+    assert same(weights(second), weights(first))
+    assert not same(weights(second), saved)
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "value"),
+    [
+        *((stage, dtype, float("nan")) for stage in STAGES for dtype in ("float32", "bfloat16")),
+        (0, "float32", float("inf")),
+        (2, "bfloat16", float("inf")),
+    ],
+)
+def test_a_step_that_is_not_finite_is_skipped(build, prompts, objective, stage, dtype, value):
+    def broken(out, tensors):
+        return objective(out, tensors)._replace(loss=(out.logprobs_N * value).sum())
+
+    options = (f"learner.zero_stage={stage}", f"model.dtype={dtype}")
+    learner, untouched = build(*options), build(*options)
+    before = weights(learner)
+    for _ in range(2):
+        report = learner.update(make_rows(prompts), broken, mean_of_means, LR)
+        assert report.skipped
+        assert same(weights(learner), before)
+    for each in (learner, untouched):  # and it leaves no trace in what follows
+        assert not each.update(make_rows(prompts), objective, mean_of_means, LR).skipped
+    assert same(weights(learner), weights(untouched))
+    assert not same(weights(learner), before)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_trains(build, prompts, objective, stage):
+    learner = build(f"learner.zero_stage={stage}", "model.dtype=bfloat16")
+    before = weights(learner)
+    for seed in range(2):
+        report = learner.update(make_rows(prompts, seed), objective, mean_of_means, 1e-2)
+        assert np.isfinite([report.loss, report.grad_norm]).all()
+        assert not report.skipped
+    after = weights(learner)
+    assert all(value.dtype is torch.bfloat16 for value in after.values())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert sum(v > 0 for v in moved(after, before).values()) == len(after)
+
+
+def test_small_steps_add_up_in_bfloat16(build, prompts, objective):
+    """The optimizer keeps float32 weights: steps below bfloat16's resolution are not lost."""
+    name = "model.language_model.norm.weight"  # ones: bfloat16's next number below is 0.996
+    for stage in (0, 2):
+        learner = build(f"learner.zero_stage={stage}", "model.dtype=bfloat16")
+        assert weights(learner)[name].unique().tolist() == [1.0]
+        learner.update(make_rows(prompts), objective, mean_of_means, 5e-4)
+        assert weights(learner)[name].unique().tolist() == [1.0]
+        for _ in range(6):
+            learner.update(make_rows(prompts), objective, mean_of_means, 5e-4)
+        assert 0.9961 > float(weights(learner)[name].min()) > 0.99
+
+
+def tower_sizes(vocabulary: int) -> dict[str, int]:
+    """Return the tiny model's parameters by component, layer by layer, by hand."""
+    block = 2 * 2 * 96 + (3 * 96 * 96 + 3 * 96) + (96 * 96 + 96)
+    block += (96 * 192 + 192) + (192 * 96 + 96)
+    vision = (96 * 3 * 2 * 8 * 8 + 96) + 64 * 96 + 2 * block
+    mlp = (384 * 384 + 384) + (384 * 128 + 128)
+    merger = (2 * 96 + mlp) + (2 * 384 + mlp)  # the last one, and one for deepstack
+    layer = 2 * 128 * 128 + 2 * 128 * 64 + 2 * 32 + 3 * 128 * 512 + 2 * 128
+    language = vocabulary * 128 + 2 * layer + 128
+    return {"vision": vision, "merger": merger, "language": language}
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_frozen_vision_stays(build, prompts, objective, stage, folder, tmp_path):
+    learner = build(f"learner.zero_stage={stage}", "model.freeze=[vision]")
+    sizes = tower_sizes(len(folder.tokenizer))
+    rows = {name: (total, trained) for name, total, trained in models.trainable_rows(learner.model)}
+    assert rows == {
+        "vision": (sizes["vision"], 0),
+        "merger": (sizes["merger"], 0),
+        "language": (sizes["language"], sizes["language"]),
+        "all": (sum(sizes.values()), sizes["language"]),
+    }
+    before = weights(learner)
+    learner.update(make_rows(prompts), objective, mean_of_means, LR)
+    changes = moved(weights(learner), before)
+    assert all((v == 0) == (models.component(n) != "language") for n, v in changes.items())
+    learner.export(tmp_path / "out")
+
+
+def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(folder):
+    module = models.load(folder, "float32")
+    sizes = tower_sizes(len(folder.tokenizer))
+    for frozen, left in (
+        (["merger"], {"vision", "language"}),
+        (["language"], {"vision", "merger"}),
+        (["vision", "language"], None),
+        ([], {"vision", "merger", "language"}),
+    ):
+        if left is None:
+            with pytest.raises(ConfigError, match="leaves nothing to train"):
+                models.freeze(module, frozen)
+            continue
+        models.freeze(module, frozen)
+        trained = {name: trained for name, _, trained in models.trainable_rows(module)}
+        assert trained == {n: sizes[n] if n in left else 0 for n in sizes} | {
+            "all": sum(sizes[n] for n in left)
+        }
+
+
+def test_a_frozen_weight_that_changed_is_noticed(build, tmp_path):
+    learner = build("model.freeze=[vision]")
+    with torch.no_grad():
+        learner.model.model.visual.pos_embed.weight[0, 0] += 1e-6
+    with pytest.raises(AssertionError, match="frozen weights changed"):
+        learner.export(tmp_path / "out")
+
+
+def plain_json(path: Path, *without: str) -> dict:
+    return {k: v for k, v in json.loads(path.read_text()).items() if k not in without}
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_exported_folder_is_a_plain_one(
+    build, prompts, objective, stage, dtype, tiny_folder, tmp_path
+):
+    learner = build(f"learner.zero_stage={stage}", f"model.dtype={dtype}")
+    learner.update(make_rows(prompts), objective, mean_of_means, LR)
+    out = tmp_path / "out"
+    learner.export(out)
+    from transformers import AutoModelForImageTextToText
+
+    loaded = AutoModelForImageTextToText.from_pretrained(out)
+    assert loaded.dtype is models.DTYPES[dtype]
+    assert same(dict(loaded.named_parameters()), weights(learner))
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    opened = models.open_folder(out)
+    assert opened.eos_ids == learner.folder.eos_ids
+    assert opened.banned_ids == learner.folder.banned_ids
+    for name in ("generation_config.json", "preprocessor_config.json", "tokenizer.json"):
+        if (tiny_folder / name).exists():
+            assert plain_json(out / name, "transformers_version") == plain_json(
+                tiny_folder / name, "transformers_version"
+            )
+    names = {p.name for p in tiny_folder.iterdir()}
+    assert names <= {p.name for p in out.iterdir()}
+    text = plain_json(out / "config.json")["text_config"]
+    assert text.get("use_cache", True) is True, "generation from the exported folder must be fast"
+    assert text["rope_parameters"]["mrope_section"] == [6, 5, 5]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, objective, stage):
+    opened = models.open_folder(tiny_moe_folder)
+    rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
+    learner = build(f"learner.zero_stage={stage}", of=opened)
+    before = weights(learner)
+    report = learner.update(make_rows(rendered), objective, mean_of_means, LR)
+    assert np.isfinite(report.grad_norm)
+    changes = moved(weights(learner), before)
+    assert all(v > 0 for n, v in changes.items() if "experts" in n or "gate" in n)
+
+
+def test_gradient_checkpointing_changes_nothing(build, prompts, objective):
+    rows = make_rows(prompts)
+    plain, saving = build(), build("model.gradient_checkpointing=true")
+    reference = gradient(plain, rows, objective)
+    assert distance(gradient(saving, rows, objective), reference) < 1e-6
+    assert any(m.gradient_checkpointing for m in saving.model.modules() if hasattr(
+        m, "gradient_checkpointing"))  # fmt: skip
+
+
+def test_token_mean_weighs_tokens_alike(build, prompts):
+    from sapo_vl import sft
+
+    rows = make_rows(prompts)
+    learner = build()
+    with torch.no_grad():
+        expected = -learner._policy(rows).out.logprobs_N.mean()
+    report = learner.update(rows, sft.cross_entropy, token_mean, LR)
+    assert report.loss == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_deepspeed_settings_can_be_changed_by_a_file(tiny_folder, tmp_path):
+    from sapo_vl.learner.engine import deepspeed_settings
+
+    path = tmp_path / "ds.json"
+    path.write_text(
+        json.dumps({"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True})
+    )
+    config = tiny_config(tiny_folder, f"learner.deepspeed={path}", "learner.zero_stage=2")
+    settings = deepspeed_settings(config)
+    assert settings["zero_optimization"]["stage"] == 2
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 7
+    assert settings["dump_state"] is True
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"learner\.deepspeed=.*ds\.json"):
+        deepspeed_settings(config)

@@ -1,0 +1,118 @@
+"""Two ranks with gloo take the step that one rank takes, at every ZeRO stage and layout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, distance, environment
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+WORKER = ROOT / "tests" / "integration" / "worker_ranks.py"
+CASES = ["padded-0", "shared_prefix-0", "shared_prefix-2", "shared_prefix-3", "padded-3"]
+
+
+def torchrun(ranks: int, *arguments: str | Path, timeout: float = 240, **env: str):
+    """Run a script (or `--module NAME`) on so many ranks; a deadlock ends in a timeout."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(ranks), *map(str, arguments)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=environment(**env),
+    )
+
+
+@pytest.fixture(scope="module")
+def outputs(tiny_folder, tiny_moe_folder, tmp_path_factory) -> dict[int, Path]:
+    """Return the folder with the results of 1 rank and of 2."""
+    found = {}
+    for ranks in (1, 2):
+        found[ranks] = tmp_path_factory.mktemp(f"ranks_{ranks}")
+        done = torchrun(ranks, WORKER, tiny_folder, tiny_moe_folder, found[ranks])
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+        assert "done" in done.stdout
+        assert "resume: exact" in done.stdout
+    return found
+
+
+def exported(folder: Path) -> dict:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("case", ["padded-0", "shared_prefix-0"])
+def test_the_gradient_does_not_depend_on_the_number_of_ranks(outputs, case):
+    """Ten rows on one rank and two on the other: more micro-batches here than there."""
+    reference = torch.load(outputs[1] / "padded-0-gradient-0.pt")
+    for rank in (0, 1):
+        own = torch.load(outputs[2] / f"{case}-gradient-{rank}.pt")
+        assert distance(own, reference) < 1e-6
+    alone = torch.load(outputs[1] / f"{case}-gradient-0.pt")
+    assert distance(alone, reference) < 1e-6
+    shrunk = {name: value * (1 - 1e-5) for name, value in reference.items()}
+    assert distance(shrunk, reference) > 5e-6  # the bound has teeth
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_after_two_steps_do_not_depend_on_the_number_of_ranks(outputs, case, tiny_folder):
+    """The second step gives one rank pictures alone and the other text alone."""
+    start, reference = exported(tiny_folder), exported(outputs[1] / "padded-0")
+    update = distance(reference, start)
+    assert update > 1e-3
+    for ranks in (1, 2):
+        assert distance(exported(outputs[ranks] / case), reference) < 1e-3 * update
+
+
+def test_experts_on_two_ranks(outputs, tiny_moe_folder):
+    start, alone, both = (
+        exported(folder) for folder in (tiny_moe_folder, outputs[1] / "moe-3", outputs[2] / "moe-3")
+    )
+    assert distance(both, alone) < 2e-3 * distance(alone, start)
+
+
+def test_a_run_on_two_ranks(tmp_path):
+    """The whole job with the reference sampler: data, sampling and evaluation are shared out."""
+    out = tmp_path / "run"
+    arguments = [
+        "--module",
+        "sapo_vl.cli",
+        "train",
+        "--config",
+        ROOT / "configs" / "train" / "smoke.yaml",
+        f"run.dir={out}",
+        "generator.backend=transformers",
+        "learner.zero_stage=3",
+        "sft.steps=3",
+        "rollout.steps=2",
+        "rollout.prompts=6",
+        "rollout.max_new_tokens=8",
+        "data.synthetic_train=60",
+        "data.synthetic_test=12",
+        "evaluation.problems=6",
+        "evaluation.samples=2",
+    ]
+    done = torchrun(2, *arguments)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    summary = json.loads((out / "summary.json").read_text())
+    for name in ("before", "after"):
+        assert summary[name]["problems"] == 6
+        lines = (out / "eval" / f"{name}.jsonl").read_text().splitlines()
+        assert len(lines) == 6 * (2 + 1)
+        assert len({json.loads(line)["id"] for line in lines}) == 6
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["phase"] == "train"] == [1, 2]
+    assert all(
+        row["mismatch/max_abs"] < 1e-3
+        for row in rows
+        if row["phase"] == "train" and "mismatch/max_abs" in row
+    )
+    assert exported(out / "final").keys() == exported(out / "warmup" / "final").keys()

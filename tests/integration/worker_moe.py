@@ -1,0 +1,52 @@
+"""One vLLM engine with a mixture of experts: log-prob gaps to the learner before and after updates.
+
+python worker_moe.py FOLDER      -> one JSON list on the last line of stdout
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from sapo_vl.machine import prepare_environment
+
+prepare_environment()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from helpers import make_samples, tiny_config  # noqa: E402
+
+from sapo_vl import model as models  # noqa: E402
+from sapo_vl.generator import Sampling, build  # noqa: E402
+from sapo_vl.learner.policy import Policy  # noqa: E402
+from sapo_vl.packing import TrainRow  # noqa: E402
+from sapo_vl.prompts import PromptRenderer  # noqa: E402
+
+path = Path(sys.argv[1])
+config = tiny_config(path)
+folder = models.open_folder(path)
+prompts = PromptRenderer(folder, config.data).render(make_samples())
+engine = build(config, folder, seed=0)
+model = models.load(folder, "float32")
+policy = Policy(model, folder, 1.0, "shared_prefix")
+
+
+@torch.no_grad()
+def gap() -> float:
+    """Return the largest difference of log-probs over a few sampled responses."""
+    found = engine.generate(prompts, Sampling(2, 1.0, 12), [1] * len(prompts))
+    rows = [(TrainRow(p, c.token_ids), c) for p, cs in zip(prompts, found, strict=True) for c in cs]
+    scored = policy([row for row, _ in rows]).out.logprobs_N.numpy()
+    return float(np.abs(scored - np.concatenate([c.generator_logprobs for _, c in rows])).max())
+
+
+gaps = [gap()]
+for seed in (1, 2):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    engine.update_weights((n, models.published(n, p.detach())) for n, p in model.named_parameters())
+    gaps.append(gap())
+print(json.dumps(gaps))

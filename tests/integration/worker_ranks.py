@@ -1,0 +1,112 @@
+"""One rank of test_ranks.py: updates with unequal shares, at several ZeRO stages.
+
+python -m torch.distributed.run --standalone --nproc_per_node 2 worker_ranks.py MODEL MOE OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sapo_vl.machine import prepare_environment
+
+prepare_environment()
+
+import torch  # noqa: E402
+from helpers import make_rows, make_samples, tiny_config  # noqa: E402
+
+from sapo_vl import distributed, train  # noqa: E402
+from sapo_vl import model as models  # noqa: E402
+from sapo_vl.learner.engine import Learner, mean_of_means  # noqa: E402
+from sapo_vl.prompts import PromptRenderer  # noqa: E402
+from sapo_vl.run import StopSignal  # noqa: E402
+
+CASES = (("padded", 0), ("shared_prefix", 0), ("shared_prefix", 2), ("shared_prefix", 3),
+         ("padded", 3))  # fmt: skip
+LR = 1e-3
+
+
+def shares(rows: list, step: int) -> list[list]:
+    """Return the rows of each rank: 10 to 2, then pictures to one and text alone to the other."""
+    if step == 0:
+        return [rows[:10], rows[10:]]
+    return [
+        [row for row in rows if row.prompt.images],
+        [row for row in rows if not row.prompt.images],
+    ]
+
+
+def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) -> None:
+    """Take two steps and export; keep the first gradient where a rank has all of it."""
+    config = tiny_config(
+        Path(folder.path),
+        f"learner.packing={packing}",
+        f"learner.zero_stage={stage}",
+        "learner.micro_batch_tokens=200",
+    )
+    rendered = PromptRenderer(folder, config.data).render(make_samples())
+    objective = train.sapo_objective(config)
+    learner = Learner(config, folder)
+    for step in range(2):
+        rows = make_rows(rendered, seed=step)
+        parts = shares(rows, step) if distributed.world_size() == 2 else [rows]
+        own = parts[distributed.rank()]
+        if step == 0 and stage == 0:
+            keep_gradient(learner, own, objective, out)
+        report = learner.update(own, objective, mean_of_means, LR)
+        assert not report.skipped
+        distributed.say(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
+    learner.export(out)
+    if stage == 2:
+        check_resume(learner, config, folder, out.with_name("saved"), rendered)
+    learner.close()
+
+
+def keep_gradient(learner: Learner, rows: list, objective, out: Path) -> None:
+    """Write the gradient of one update, as every rank has it, without taking the step."""
+    step, gradients = learner._optimizer.step, {}
+    learner._optimizer.step = lambda: gradients.update(
+        {n: p.grad.clone() for n, p in learner.model.named_parameters()}
+    )
+    learner.update(rows, objective, mean_of_means, LR)
+    learner._optimizer.step = step
+    torch.save(gradients, out.with_name(f"{out.name}-gradient-{distributed.rank()}.pt"))
+
+
+def check_resume(learner, config, folder, directory: Path, rendered) -> None:
+    """Save, step, load into a new learner, step: the same bits on every rank."""
+    objective = train.sapo_objective(config)
+    own = make_rows(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
+    learner.save(directory)
+    learner.update(own, objective, mean_of_means, LR)
+    again = Learner(config, folder)
+    again.load(directory)
+    again.update(own, objective, mean_of_means, LR)
+    for (name, a), (_, b) in zip(learner.weights(), again.weights(), strict=True):
+        assert torch.equal(a, b), name
+    again.close()
+    distributed.say("resume: exact")
+
+
+def main() -> None:
+    """Run all cases into OUT."""
+    dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
+    distributed.start()
+    folder = models.open_folder(dense)
+    for packing, stage in CASES:
+        train_case(folder, packing, stage, out / f"{packing}-{stage}")
+    train_case(models.open_folder(moe), "shared_prefix", 3, out / "moe-3")
+    stop = StopSignal()
+    assert not stop.requested()
+    if distributed.rank() == distributed.world_size() - 1:
+        stop._signum = 15
+    assert stop.requested()  # one rank was asked: all ranks know
+    assert stop.error().signum == 15
+    assert distributed.total({"a": 1.0, "b": 2.0 * distributed.rank()}) == (
+        {"a": 2.0, "b": 2.0} if distributed.world_size() == 2 else {"a": 1.0, "b": 0.0}
+    )
+    distributed.say("done")
+
+
+if __name__ == "__main__":
+    main()
