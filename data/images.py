@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from io import BytesIO
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from sapo_vl.errors import ConfigError, DataError
 
 MAX_ASPECT = 200
 """Longer side over shorter side; Qwen's rule refuses more."""
+
+FACTOR = 32
+"""Pixels of a visual token's side in Qwen3-VL: patches of 16, merged 2 x 2."""
 
 MAX_DECODED_PIXELS = 2**26
 """8192 x 8192, 200 MB as RGB. A small file that claims more is a decompression bomb."""
@@ -86,8 +90,21 @@ def changes(data: bytes) -> list[str]:
         "transparent, laid on white": image.has_transparency_data,
         "turned upright (EXIF)": _orientation(image) in _TURNS,
         "16-bit grey, cut to 8 bits": image.mode.startswith("I"),
+        "palette, spelt out": image.mode == "P" and not image.has_transparency_data,
+        "CMYK, turned into RGB": image.mode == "CMYK",
+        "an animation, first frame kept": getattr(image, "n_frames", 1) > 1,
+        f"a side under {FACTOR} pixels, scaled up when rendered": min(image.size) < FACTOR,
     }
     return [name for name, applies in found.items() if applies]
+
+
+def kind(data: bytes) -> str:
+    """Return the format of an image file as Pillow names it ("PNG", "JPEG"), from its header.
+
+    Raises:
+        DataError: as `header_size`.
+    """
+    return _open(data).format or "unknown"
 
 
 def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pixels: int) -> Size:
@@ -126,6 +143,38 @@ def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pi
 def resize(image: Image.Image, size: Size) -> Image.Image:
     """Scale to `size` with the bicubic filter; an image of that size is returned as it is."""
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def within(data: bytes, max_pixels: int) -> bytes:
+    """Return the file, or a PNG of it scaled into the budget when it is over `max_pixels`.
+
+    The scaled picture has the pixels that rendering gives under the same budget, and rendering it
+    again changes nothing, because its sides are multiples of `FACTOR`.
+
+    Raises:
+        DataError: as `open_image` and `target_size`.
+    """
+    size = header_size(data)
+    if size.width * size.height <= max_pixels:
+        return data
+    target = target_size(*size, factor=FACTOR, min_pixels=FACTOR**2, max_pixels=max_pixels)
+    png = BytesIO()
+    resize(open_image(data), target).save(png, "PNG")
+    return png.getvalue()
+
+
+def tokens(images: Iterable[bytes], max_pixels: int = MAX_DECODED_PIXELS) -> int:
+    """Return the visual tokens of a record's pictures for Qwen3-VL, from their headers alone.
+
+    Raises:
+        DataError: as `header_size` and `target_size`.
+    """
+    sizes = map(header_size, images)
+    targets = (
+        target_size(*size, factor=FACTOR, min_pixels=FACTOR**2, max_pixels=max_pixels)
+        for size in sizes
+    )
+    return sum(visual_tokens(size, FACTOR) for size in targets)
 
 
 def visual_tokens(size: Size, factor: int) -> int:

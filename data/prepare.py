@@ -5,8 +5,10 @@
     report = prepare("my/source.py:rows", source="my/files", out="runs/mine")
     print(report.table())
 
-A record that cannot be used is dropped with its reason and counted; it never disappears silently.
-The report also lies beside the shards as report.json.
+A record with a fault stops the preparation with an error that names it, or is dropped and counted
+under `on_error="skip"`; a record left out by a rule is counted in either case. The report also lies
+beside the shards as report.json. An interrupted preparation goes on where it was when it is started
+again with the same arguments.
 """
 
 from __future__ import annotations
@@ -14,63 +16,30 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Literal, cast
 
-from sapo_vl.data import DATASETS, Dropped, images, store, synthetic
+from sapo_vl.data import DATASETS, Dropped, generic, images, synthetic
+from sapo_vl.data.report import Report
+from sapo_vl.data.rows import fault
+from sapo_vl.data.shards import Building
 from sapo_vl.data.split import side
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import Sample
 
-EXAMPLES = 3
-"""Dropped records that the report names for each reason."""
+CHECKPOINT_RECORDS = 2000
+"""Records read between two checkpoints: some seconds of work that an interruption may cost."""
 
 Record = Sample | Dropped
 Rows = Callable[[], Iterable[Record]]
-
-
-@dataclass(slots=True)
-class Drops:
-    """The records dropped for one cause."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)  # "id" or "id (detail)", the first few
-
-
-@dataclass(slots=True)
-class Report:
-    """How a data set came about. Every record read is either kept or under `dropped`."""
-
-    name: str  # the source, as `prepare` was asked for it
-    out: str  # folder of the data set
-    read: int = 0  # records the source gave
-    kept: dict[str, int] = field(default_factory=dict)  # split -> samples
-    dropped: dict[str, Drops] = field(default_factory=dict)  # cause -> records
-    images: int = 0  # pictures stored, byte for byte as the source has them
-    image_bytes: int = 0  # their encoded size
-    changed: dict[str, int] = field(default_factory=dict)  # what decoding will do -> pictures
-
-    def table(self) -> str:
-        """Return the report as lines for the terminal."""
-        lines = [f"{self.name} -> {self.out}", f"  {'read':<10}{self.read:>9,}"]
-        lines += [f"  {split:<10}{rows:>9,}" for split, rows in sorted(self.kept.items())]
-        lines.append(f"  {'images':<10}{self.images:>9,}  {self.image_bytes / 2**20:.1f} MiB")
-        lines += [f"  {'':<10}{n:>9,}  {what}" for what, n in sorted(self.changed.items())]
-        lines += [
-            f"  {'dropped':<10}{drops.count:>9,}  {cause}: {', '.join(drops.examples)}"
-            for cause, drops in sorted(self.dropped.items())
-        ]
-        return "\n".join(lines)
-
-    def drop(self, record: Dropped) -> None:
-        """Count a dropped record under its cause, the part of the reason before a colon."""
-        cause, _, detail = record.reason.partition(": ")
-        drops = self.dropped.setdefault(cause, Drops())
-        drops.count += 1
-        if len(drops.examples) < EXAMPLES:
-            drops.examples.append(f"{record.id} ({detail})" if detail else record.id)
+Check = Callable[[Sample], str | None]
+"""Returns why a sample's gold answer cannot be graded, or None; data/ knows no verifiers."""
 
 
 def prepare(
@@ -78,66 +47,129 @@ def prepare(
     *,
     out: str | Path,
     source: str | Path | None = None,
+    columns: str = "",
     holdout: float = 0.15,
+    split: str | None = None,
     limit: int | None = None,
+    max_pixels: int | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    check: Check | None = None,
+    tick: Callable[[Report], None] | None = None,
     count: int = 10_000,
     test_count: int = 480,
     seed: int = 0,
     teacher: synthetic.Teacher = "weak",
+    level: int = 1,
     overwrite: bool = False,
 ) -> Report:
     """Prepare one source and return what became of its records.
 
-    A source whose rows name both splits keeps them. Any other is split by its pictures: the share
-    `holdout` of all picture files goes to test, and a record with pictures on both sides is
+    A source that has held-out records keeps its splits. Any other is split by its pictures: the
+    share `holdout` of all picture files goes to test, and a record with pictures on both sides is
     dropped, so that no picture is ever in both.
 
     Args:
         name: a key of `DATASETS`, or a function of the user's as `path/to/file.py:function`.
         out: the folder to write; it appears only when everything is written.
         source: where the source's files are (a folder or a hub name); not for synthetic.
-        holdout: share of test pictures, at least 0 and below 1; not for synthetic.
+        columns: FIELD=COLUMN,.. for generic.
+        holdout: share of test pictures, 0 to 1; not for synthetic.
+        split: keep only the records of this split, by the source's own name of it or train, test.
         limit: read at most so many records; not for synthetic.
-        count: training records to draw; only for synthetic, as the following three.
+        max_pixels: store a larger picture scaled into this budget.
+        on_error: "stop" at the first record with a fault, or "skip" and count it.
+        check: refuses gold answers that no verifier can read; such records are counted.
+        tick: called with the report so far after each record.
+        count: training records to draw; only for synthetic, as the following four.
         test_count: held-out records to draw.
         seed: of the drawing.
         teacher: "weak" or "exact" training solutions.
+        level: 1 to 3, how much there is to read in a picture.
         overwrite: replace a data set that is in `out`.
 
     Raises:
-        DataError: no such source, nothing left of it, or `out` is occupied.
+        DataError: a record has a fault, no such source, nothing left of it, or `out` is occupied.
         ConfigError: an argument is out of range or missing.
     """
-    report = Report(name, str(out))
+    if max_pixels is not None and max_pixels < images.FACTOR**2:
+        raise ConfigError(f"max_pixels: {max_pixels} is less than one visual token's 32x32")
+    arguments = [name, str(source), columns, holdout, split, limit, max_pixels, bool(check)]
+    arguments += [count, test_count, seed, teacher, level]
     if name == "synthetic":
-        if source is not None or limit is not None:
-            raise ConfigError("synthetic draws its records: give count, not source or limit")
-        if teacher not in synthetic.TEACHERS:
-            raise ConfigError(f"teacher: {teacher!r}; allowed: {', '.join(synthetic.TEACHERS)}")
-        drawn = chain(
-            synthetic.rows(seed=seed, split="train", count=count, teacher=teacher),
-            synthetic.rows(seed=seed, split="test", count=test_count),
-        )
-        samples = _usable(drawn, report)
+        records = _drawn(source, limit, (count, test_count), seed, teacher, level)
     else:
-        if not 0 <= holdout < 1:
-            raise ConfigError(f"holdout: {holdout}; allowed: at least 0 and below 1")
-        function = _source_function(name)
-        if name in DATASETS and source is None:
-            raise ConfigError(f"source: {name} needs the folder or hub name of its files")
-        samples = _split(lambda: map(_checked, islice(function(source), limit)), report, holdout)
-    counts = store.write(out, samples, overwrite=overwrite)
-    report.kept, report.images, report.image_bytes = counts.rows, counts.images, counts.image_bytes
-    text = json.dumps(asdict(report), ensure_ascii=False, indent=1)
-    (Path(out) / store.REPORT_NAME).write_text(text + "\n", encoding="utf-8")
+        records = _read(name, source, columns, holdout, split, limit)
+    with Building(out, json.dumps(arguments), overwrite=overwrite) as building:
+        saved = building.state
+        report = Report.from_dict(saved) if saved else Report(name, str(out))
+        started = time.monotonic() - report.seconds
+        seen = set(building.ids)
+        for record in islice(records(), report.read, None):
+            if report.read and report.read % CHECKPOINT_RECORDS == 0:
+                building.checkpoint(asdict(report))
+            sample = _kept(record, report, seen, max_pixels, check, on_error)
+            if sample is not None:
+                building.add(sample)
+            report.seconds = round(time.monotonic() - started, 3)
+            if tick is not None:
+                tick(report)
+        if not seen:
+            raise DataError(f"nothing is left of {report.read} records\n{report.table()}")
+        counts = building.counts
+        report.kept, report.images = counts.rows, counts.images
+        report.image_bytes = counts.image_bytes
+        building.finish(report.to_json())
     return report
 
 
-def _split(rows: Rows, report: Report, holdout: float) -> Iterator[Sample]:
-    """Usable samples with their final split. The source is read twice: first for its splits."""
-    own = {record.split for record in rows() if isinstance(record, Sample)}
-    records = rows() if own == set(store.SPLITS) else (_sided(r, holdout) for r in rows())
-    yield from _usable(records, report)
+def _drawn(
+    source: object, limit: object, counts: tuple[int, int], seed: int, teacher: str, level: int
+) -> Rows:
+    if source is not None or limit is not None:
+        raise ConfigError("synthetic draws its records: give count, not source or limit")
+    if teacher not in synthetic.TEACHERS:
+        raise ConfigError(f"teacher: {teacher!r}; allowed: {', '.join(synthetic.TEACHERS)}")
+    if level not in synthetic.LEVELS:
+        raise ConfigError(f"level: {level}; allowed: {', '.join(map(str, synthetic.LEVELS))}")
+    draw = partial(synthetic.rows, seed=seed, level=level, teacher=cast(synthetic.Teacher, teacher))
+    return lambda: chain(
+        *(draw(split=s, count=n) for s, n in zip(("train", "test"), counts, strict=True))
+    )
+
+
+def _read(
+    name: str,
+    source: str | Path | None,
+    columns: str,
+    holdout: float,
+    split: str | None,
+    limit: int | None,
+) -> Rows:
+    """Return the records of a source with their final split."""
+    if not 0 <= holdout <= 1:
+        raise ConfigError(f"holdout: {holdout}; allowed: 0 to 1")
+    function = source_function(name)
+    if name == "generic":
+        function = partial(function, columns=generic.parse_map(columns))
+    elif columns:
+        raise ConfigError(f"map: {name} knows its columns; only generic takes a map")
+    if name in DATASETS and source is None:
+        raise ConfigError(f"source: {name} needs the folder or hub name of its files")
+
+    def rows() -> Iterable[Record]:
+        return islice(filter(partial(_of_split, split), map(_checked, function(source))), limit)
+
+    def records() -> Iterator[Record]:
+        held_out = any(isinstance(r, Sample) and r.split == "test" for r in rows())
+        yield from rows() if held_out else (_sided(r, holdout) for r in rows())
+
+    return records
+
+
+def _of_split(split: str | None, record: Record) -> bool:
+    if split is None or isinstance(record, Dropped):
+        return True
+    return split == (record.metadata.get("split") or record.split)
 
 
 def _checked(record: object) -> Record:
@@ -153,44 +185,67 @@ def _sided(record: Record, holdout: float) -> Record:
         return record
     sides = {side(data, holdout) for data in record.images or [record.problem.encode()]}
     if len(sides) > 1:
-        return Dropped(record.id, "pictures on both sides of the split")
+        return Dropped(record.id, "pictures on both sides of the split", by_rule=True)
     return replace(record, split=sides.pop())
 
 
-def _usable(records: Iterable[Record], report: Report) -> Iterator[Sample]:
-    """Pass on what can be stored and decoded; count the rest in the report."""
-    seen: set[str] = set()
-    for record in records:
-        report.read += 1
-        if isinstance(record, Sample):
-            reason = _fault(record, seen)
-            if reason is None:
-                seen.add(record.id)
-                for what in chain.from_iterable(map(images.changes, record.images)):
-                    report.changed[what] = report.changed.get(what, 0) + 1
-                yield record
-                continue
-            record = Dropped(record.id, reason)
-        report.drop(record)
-    if not seen:
-        raise DataError(f"nothing is left of {report.read} records\n{report.table()}")
+def _kept(
+    record: Record,
+    report: Report,
+    seen: set[str],
+    max_pixels: int | None,
+    check: Check | None,
+    on_error: str,
+) -> Sample | None:
+    """Return the sample to store, or None for a record that is counted as dropped.
 
-
-def _fault(sample: Sample, seen: set[str]) -> str | None:
-    if sample.id in seen:
-        return "the id comes twice"
-    reason = store.fault(sample)
-    if reason:
-        return reason
-    try:
-        for data in sample.images:
-            images.open_image(data)
-    except DataError as error:
-        return f"an image cannot be read: {error}"
+    Raises:
+        DataError: the record has a fault and `on_error` is "stop".
+    """
+    report.read += 1
+    if isinstance(record, Sample):
+        try:
+            sample = _usable(record, report, seen, max_pixels)
+            refusal = check(sample) if check else None
+            if refusal is None:
+                seen.add(sample.id)
+                limit = max_pixels or images.MAX_DECODED_PIXELS
+                report.keep(sample, images.tokens(sample.images, limit))
+                return sample
+            record = Dropped(record.id, f"no verifier reads the gold: {refusal}", by_rule=True)
+        except DataError as error:
+            record = Dropped(record.id, str(error))
+    if on_error == "stop" and not record.by_rule:
+        raise DataError(
+            f"{report.name} record {record.id!r}: {record.reason}; --on-error skip leaves such "
+            "records out and counts them"
+        )
+    report.drop(record)
     return None
 
 
-def _source_function(name: str) -> Callable[..., Iterable[Record]]:
+def _usable(sample: Sample, report: Report, seen: set[str], max_pixels: int | None) -> Sample:
+    """Return the sample with its pictures in the budget. Raises DataError for a fault of it."""
+    reason = "the id comes twice" if sample.id in seen else fault(sample)
+    if reason:
+        raise DataError(reason)
+    stored = []
+    for number, data in enumerate(sample.images, start=1):
+        try:
+            kept = images.within(data, max_pixels) if max_pixels else data
+            if kept is data:
+                images.open_image(data)
+            images.tokens([kept])
+        except DataError as error:
+            raise DataError(f"an image cannot be read: image {number}: {error}") from error
+        if kept is not data:
+            report.change(f"over {max_pixels} pixels, scaled down")
+        stored.append(kept)
+    return replace(sample, images=tuple(stored))
+
+
+def source_function(name: str) -> Callable[..., Iterable[Record]]:
+    """Return the `rows` of a name in `DATASETS`, or the function of `file.py:function`."""
     if name in DATASETS:
         return importlib.import_module(DATASETS[name]).rows
     file, colon, function = name.rpartition(":")
@@ -205,6 +260,7 @@ def _source_function(name: str) -> Callable[..., Iterable[Record]]:
     assert spec, file
     assert spec.loader, file
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses of the file look themselves up there
     spec.loader.exec_module(module)
     if not callable(vars(module).get(function)):
         raise DataError(f"data source {name!r}: {file} has no function {function!r}")

@@ -50,10 +50,10 @@ class Puzzle:
     slips: tuple[int, ...] = (1, 2, 3)  # how far off a slip in the last step may be
 
 
-def render(puzzle: Puzzle, rng: Random) -> Image.Image:
-    """Draw a puzzle on a nearly white ground: RGB, `SIDE` x `SIDE` pixels."""
+def render(puzzle: Puzzle, rng: Random, side: int = SIDE) -> Image.Image:
+    """Draw a puzzle on a nearly white ground: RGB, `side` x `side` pixels."""
     shade = rng.randint(249, 255)
-    image = Image.new("RGB", (SIDE, SIDE), (shade, shade, shade))
+    image = Image.new("RGB", (side, side), (shade, shade, shade))
     puzzle.paint(ImageDraw.Draw(image), rng)
     return image
 
@@ -166,7 +166,7 @@ def line(rng: Random) -> Puzzle:
             draw.line((x, y - 5, x, y + 5), fill=ink)
         for number in (0, 6):
             x = left + number * step
-            draw.text((x, y + 7), str(number), fill=ink, font=_font(11), anchor="mt")
+            draw.text((x, y + 7), str(number), fill=ink, font=font(11), anchor="mt")
         x, radius = left + tick * step, rng.randint(3, 4)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_tint("red", rng))
 
@@ -182,7 +182,7 @@ def arith(rng: Random) -> Puzzle:
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
         ink = tuple(rng.randint(0, 60) for _ in range(3))
         place = (32 + rng.randint(-1, 1), 32 + rng.randint(-2, 2))
-        draw.text(place, f"{a} + {b}", fill=ink, font=_font(22), anchor="mm")
+        draw.text(place, f"{a} + {b}", fill=ink, font=font(22), anchor="mm")
 
     facts = {"kind": "sum", "a": a, "b": b}
     return Puzzle("What is the sum?", f"{a} + {b}", a + b, facts, paint)
@@ -247,5 +247,6 @@ def _shape(
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, `size` pixels high."""
     return ImageFont.load_default(size=size)

@@ -19,7 +19,9 @@ from sapo_vl.data.images import (
     open_image,
     resize,
     target_size,
+    tokens,
     visual_tokens,
+    within,
 )
 from sapo_vl.errors import ConfigError, DataError
 
@@ -114,10 +116,35 @@ def test_broken_exif_leaves_the_picture_as_it_lies():
 
 
 def test_changes_are_named():
-    assert changes(encode(Image.new("RGB", (2, 2)))) == []
-    assert changes(encode(Image.new("RGBA", (2, 2)))) == ["transparent, laid on white"]
-    assert changes(turned(Image.new("RGB", (2, 2)), 6)) == ["turned upright (EXIF)"]
-    assert changes(encode(Image.new("I;16", (2, 2)))) == ["16-bit grey, cut to 8 bits"]
+    def found(mode, size=(32, 40)):
+        return changes(encode(Image.new(mode, size)))
+
+    assert found("RGB") == []
+    assert found("RGBA") == ["transparent, laid on white"]
+    assert changes(turned(Image.new("RGB", (32, 40)), 6)) == ["turned upright (EXIF)"]
+    assert found("I;16") == ["16-bit grey, cut to 8 bits"]
+    assert found("P") == ["palette, spelt out"]
+    assert changes(encode(Image.new("CMYK", (32, 40)), "JPEG")) == ["CMYK, turned into RGB"]
+    assert found("RGB", (31, 400)) == ["a side under 32 pixels, scaled up when rendered"]
+    two = encode(
+        Image.new("L", (32, 32)), "GIF", save_all=True, append_images=[Image.new("L", (32, 32), 9)]
+    )
+    assert "an animation, first frame kept" in changes(two)
+
+
+def test_scaling_into_a_budget_is_what_rendering_gives():
+    noise = np.random.default_rng(0).integers(0, 255, (300, 500, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise))
+    assert within(data, 150_000) is data
+    small = within(data, 64 * 1024)
+    # sqrt(150000 / 65536) = 1.513: 500 -> 330.5 -> 320, 300 -> 198.3 -> 192
+    assert header_size(small) == (320, 192)
+    rendered = resize(open_image(data), Size(320, 192))
+    assert np.array_equal(np.asarray(open_image(small)), np.asarray(rendered))
+    assert within(small, 64 * 1024) is small
+    assert tokens([data], 64 * 1024) == tokens([small]) == 60
+    assert tokens([data]) == 16 * 9
+    assert tokens([encode(Image.new("L", (5, 5))), encode(Image.new("L", (7, 28)))]) == 1 + 1
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", encode(Image.new("RGB", (1, 1)))[:20]])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sapo_vl.data import Dropped, mathvision, store
+from sapo_vl.data import Dropped, store
+from sapo_vl.data.sources import mathvision
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -57,7 +58,7 @@ def test_counts_of_the_raw_sample():
     samples = [r for r in records if isinstance(r, Sample)]
     dropped = [r for r in records if isinstance(r, Dropped)]
     assert (len(samples), len(dropped)) == (240, 64)
-    assert all(d.reason.startswith("missing image file: images/") for d in dropped)
+    assert all(d.reason.startswith(f"missing image file: {RAW}/images/") for d in dropped)
     assert Counter(s.answer_type for s in samples) == {"choice": 152, "number": 88}
     assert sum(bool(s.choices) for s in samples) == 151
     assert len({s.task for s in samples}) == 16
@@ -71,7 +72,12 @@ def test_known_rows_of_the_raw_sample():
     daisy = samples["mathvision-5"]
     assert daisy.problem == "Which number do you have to write in the last daisy?\n<image>"
     assert (daisy.answer, daisy.answer_type, daisy.choices) == ("61", "number", ())
-    assert daisy.metadata == {"level": 2, "subject": "arithmetic", "split": "testmini"}
+    assert daisy.metadata == {
+        "level": 2,
+        "subject": "arithmetic",
+        "split": "testmini",
+        "files": ["images/5.jpg"],
+    }
     kittens = samples["mathvision-6"]
     assert (kittens.answer, kittens.answer_type) == ("D", "choice")
     assert kittens.choices == ("A", "B", "C", "D", "E")
@@ -109,7 +115,7 @@ def test_testmini_comes_first_and_nothing_twice(layout):
     first, second, third = read(folder)
     assert (first.id, first.metadata["split"]) == ("mathvision-2", "testmini")
     assert (second.id, second.metadata["split"]) == ("mathvision-1", "test")
-    assert third == Dropped("mathvision-3", "missing image file: images/3.jpg")
+    assert third == Dropped("mathvision-3", f"missing image file: {folder}/images/3.jpg")
 
 
 def test_the_hub_gives_the_same_samples(layout, monkeypatch):

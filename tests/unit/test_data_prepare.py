@@ -89,7 +89,7 @@ def own(tmp_path):
 
 
 def test_a_users_own_source_and_its_report(own, tmp_path):
-    report = prepare(f"{own}:rows", source="files", out=tmp_path / "set")
+    report = prepare(f"{own}:rows", source="files", out=tmp_path / "set", on_error="skip")
     assert report.read == 205
     assert {cause: (d.count, d.examples) for cause, d in report.dropped.items()} == {
         "the id comes twice": (1, ["r0"]),
@@ -98,7 +98,10 @@ def test_a_users_own_source_and_its_report(own, tmp_path):
     }
     assert sum(report.kept.values()) + 4 == 205
     assert 15 <= report.kept["test"] <= 45
-    assert report.changed == {"transparent, laid on white": 1}
+    assert report.changed == {
+        "transparent, laid on white": 1,
+        "a side under 32 pixels, scaled up when rendered": 201,
+    }
     assert json.loads((tmp_path / "set" / "report.json").read_text())["kept"] == report.kept
     table = report.table().splitlines()
     assert "  read            205" in table
@@ -109,7 +112,7 @@ def test_a_users_own_source_and_its_report(own, tmp_path):
 
 
 def test_the_split_is_the_same_for_other_limits(own, tmp_path):
-    prepare(f"{own}:rows", source="files", out=tmp_path / "all")
+    prepare(f"{own}:rows", source="files", out=tmp_path / "all", on_error="skip")
     part = prepare(f"{own}:rows", source="files", out=tmp_path / "part", limit=60)
     assert part.read == 60
     whole = set(store.load(tmp_path / "all", "test").ids)
@@ -136,7 +139,7 @@ def test_a_sources_own_two_splits_are_kept(own, tmp_path):
 
 
 def test_a_picture_that_does_not_decode_is_dropped(own, tmp_path):
-    report = prepare(f"{own}:broken", out=tmp_path / "set", holdout=0)
+    report = prepare(f"{own}:broken", out=tmp_path / "set", holdout=0, on_error="skip")
     assert report.kept == {"train": 1}
     assert report.dropped["an image cannot be read"].count == 1
 
@@ -148,7 +151,7 @@ def test_an_occupied_folder_is_refused_before_any_reading(own, tmp_path):
 
 def test_nothing_left_is_an_error_that_says_why(own, tmp_path):
     with pytest.raises(DataError, match=r"(?s)nothing is left of 1 records.*missing image file"):
-        prepare(f"{own}:nothing", out=tmp_path / "set")
+        prepare(f"{own}:nothing", out=tmp_path / "set", on_error="skip")
     assert not (tmp_path / "set").exists()
 
 
@@ -161,7 +164,7 @@ def test_sides_by_hand():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("mathvison", "'mathvison' is unknown; did you mean 'mathvision'?; known: mathvision, syn"),
+        ("mathvison", "'mathvison' is unknown; did you mean 'mathvision'?; known: aime_hmmt, "),
         ("gone.py:rows", "there is no file gone.py"),
         ("OWN:absent", "has no function 'absent'"),
         ("OWN:number", "has no function 'number'"),
@@ -196,7 +199,7 @@ def test_synthetic(tmp_path):
 
 @pytest.mark.skipif(not RAW.is_dir(), reason="the raw sample ../shared/raw is not here")
 def test_mathvision(tmp_path):
-    report = prepare("mathvision", source=RAW, out=tmp_path / "set")
+    report = prepare("mathvision", source=RAW, out=tmp_path / "set", on_error="skip")
     assert (report.read, report.images) == (304, 240)
     assert report.kept == {"train": 199, "test": 41}
     assert report.dropped["missing image file"].count == 64
@@ -212,3 +215,58 @@ def test_importing_the_package_is_light():
     check = f"import sys, {modules}; print([m for m in {heavy[:3]} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_preparation_goes_on_where_it_was_interrupted(own, tmp_path, monkeypatch):
+    monkeypatch.setattr("sapo_vl.data.prepare.CHECKPOINT_RECORDS", 50)
+    arguments = {"source": "files", "out": tmp_path / "set", "on_error": "skip"}
+    whole = prepare(f"{own}:rows", source="files", out=tmp_path / "whole", on_error="skip")
+
+    def stop(report):
+        if report.read == 120:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(f"{own}:rows", tick=stop, **arguments)
+    assert not (tmp_path / "set").exists()
+    read = []
+    report = prepare(f"{own}:rows", tick=lambda r: read.append(r.read), **arguments)
+    assert read[0] == 101
+    assert (report.read, report.kept, report.dropped) == (205, whole.kept, whole.dropped)
+    assert (report.changed, report.visual_tokens) == (whole.changed, whole.visual_tokens)
+    for split in ("train", "test"):
+        assert list(store.load(tmp_path / "set", split)) == list(
+            store.load(tmp_path / "whole", split)
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.py", "set", "whole"]
+
+
+def test_a_fault_stops_and_names_the_record(own, tmp_path):
+    with pytest.raises(DataError, match=r"record 'r0': the id comes twice; --on-error skip"):
+        prepare(f"{own}:rows", source="files", out=tmp_path / "set")
+    with pytest.raises(DataError, match=r"record 'r2': an image cannot be read: image 1: "):
+        prepare(f"{own}:broken", out=tmp_path / "set")
+    assert [p.name for p in tmp_path.iterdir()] == ["own.py"]
+
+
+def test_two_preparations_of_one_folder_do_not_mix(own, tmp_path):
+    def again(report):
+        with pytest.raises(DataError, match="another process is writing it"):
+            prepare(f"{own}:both", out=tmp_path / "set")
+
+    prepare(f"{own}:both", out=tmp_path / "set", tick=again)
+
+
+def test_gold_answers_that_no_verifier_reads_are_counted(own, tmp_path):
+    def check(sample):
+        return "odd" if int(sample.id[1:]) % 2 else None
+
+    report = prepare(f"{own}:both", out=tmp_path / "set", check=check)
+    assert report.kept == {"test": 10, "train": 15}
+    assert report.dropped["no verifier reads the gold"].count == 25
+
+
+def test_one_split_of_a_source(own, tmp_path):
+    assert prepare(f"{own}:both", out=tmp_path / "a", split="test").kept == {"test": 20}
+    with pytest.raises(DataError, match="nothing is left of 0 records"):
+        prepare(f"{own}:both", out=tmp_path / "b", split="validation")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sapo_vl.data import store
+from sapo_vl.data import shards, store
 from sapo_vl.errors import DataError
 from sapo_vl.schema import ANSWER_TYPES, Sample
 
@@ -111,7 +111,7 @@ def test_few_rows_are_read_at_a_time_and_few_are_kept(tmp_path):
     train = store.load(tmp_path / "set", "train")
     assert sum(1 for _ in train) == 1000
     held = sum(map(len, train._cache.values()))
-    assert held <= store.CACHED_GROUPS * store.ROW_GROUP_ROWS == 256
+    assert held <= store.CACHED_GROUPS * shards.ROW_GROUP_ROWS == 256
 
 
 def test_datasets_shows_the_pictures(tmp_path):

@@ -16,14 +16,13 @@ which is no response in our format. The source has no training split of its own.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
-from sapo_vl.data import Dropped, hub
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -40,53 +39,59 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     Raises:
         DataError: `source` is neither a folder of the original layout nor on the hub.
     """
-    seen: set[str] = set()
     folder = Path(source)
-    local = folder.is_dir()
-    for row in _local(folder) if local else hub.rows(str(source), SPLITS, "decoded_image"):
-        if row["id"] in seen:
-            continue
-        seen.add(row["id"])
-        if row["decoded_image"] is None:
-            yield Dropped(f"mathvision-{row['id']}", f"missing image file: {row['image']}")
-        else:
-            yield _sample(row)
+    yield from samples(
+        _once(_local(folder) if folder.is_dir() else hub.rows(source, SPLITS)), _name, _sample
+    )
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+def _name(row: Row) -> str:
+    return f"mathvision-{row['id']}"
+
+
+def _sample(row: Row) -> Sample:
     options, answer = row["options"], str(row["answer"])
     question = row["question"].replace("<image1>", IMAGE_MARK, 1)
-    if IMAGE_MARK not in question:
-        question = f"{IMAGE_MARK}\n{question}"
+    question = wording.front(question, 1)
     if [option.strip("()") for option in options] != list(ascii_uppercase[: len(options)]):
-        listed = (
-            f"({letter}) {text}" for letter, text in zip(ascii_uppercase, options, strict=False)
-        )
-        question = "\n".join((question, *listed))
+        question = wording.listed(question, options)
     if options or answer in _LETTERS:
         answer_type = "choice"
     else:
         answer_type = "number" if _NUMBER.fullmatch(answer) else "expression"
     return Sample(
-        id=f"mathvision-{row['id']}",
+        id=_name(row),
         dataset="mathvision",
         task=row["subject"],
         problem=question,
-        images=(row["decoded_image"],),
+        images=(pictures.load(row["decoded_image"], Path()),),
         answer=answer,
         answer_type=answer_type,
         choices=tuple(options),
-        metadata={"level": row["level"], "subject": row["subject"], "split": row["split"]},
+        metadata={
+            "level": row["level"],
+            "subject": row["subject"],
+            "split": row["split"],
+            "files": pictures.names(row["image"]),
+        },
     )
 
 
-def _local(folder: Path) -> Iterator[dict[str, Any]]:
+def _once(found: Iterator[Row]) -> Iterator[Row]:
+    seen: set[str] = set()
+    for row in found:
+        if row["id"] not in seen:
+            seen.add(row["id"])
+            yield row
+
+
+def _local(folder: Path) -> Iterator[Row]:
     files = {split: folder / "data" / f"{split}.jsonl" for split in SPLITS}
     if not any(file.is_file() for file in files.values()):
+        if any(folder.rglob("*.parquet")):
+            yield from hub.rows(folder, SPLITS)
+            return
         raise DataError(f"mathvision: {folder} has neither data/testmini.jsonl nor data/test.jsonl")
     for split, file in files.items():
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        for row in map(json.loads, text.rstrip("\n").split("\n") if text else ()):
-            picture = folder / row["image"]
-            data = picture.read_bytes() if picture.is_file() else None
-            yield row | {"split": split, "decoded_image": data}
+        for row in tables.read(file) if file.is_file() else ():
+            yield row | {"split": split, "decoded_image": folder / row["image"]}

@@ -1,0 +1,142 @@
+"""A prepared data set in the format of another trainer: EasyR1, TRL or verl.
+
+    export("runs/geometry", "runs/geometry-trl", "trl")
+
+Each split becomes one parquet file with embedded pictures (train.parquet, test.parquet). The
+sources of the same names read the files back: problem, pictures, answer and split survive; of the
+rest, verl's keeps the id. The rows are shown in data/sources/ by the sources.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sapo_vl.data import store
+from sapo_vl.errors import ConfigError, DataError, nearest
+from sapo_vl.schema import IMAGE_MARK, Sample
+
+ROWS = 16
+"""Rows written at a time; few, because they carry pictures."""
+
+Row = dict[str, Any]
+
+_TEXT = pa.string()
+_PICTURES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", _TEXT)]))
+_PART = pa.struct([("type", _TEXT), ("text", _TEXT)])
+
+
+def export(source: str | Path, out: str | Path, form: str) -> dict[str, int]:
+    """Write a data set in another trainer's format and return its rows by split.
+
+    Raises:
+        ConfigError: the format is unknown.
+        DataError: `source` is no data set, or `out` exists.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"to: {form!r}; allowed: {', '.join(FORMS)}{nearest(form, FORMS)}")
+    row, schema = FORMS[form]
+    target = Path(out)
+    if target.exists():
+        raise DataError(f"{target} exists already; choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        counts = {}
+        for split in store.splits(source):
+            samples = store.load(source, split)
+            _write(temporary / f"{split}.parquet", (row(s) for s in samples), schema)
+            counts[split] = len(samples)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return counts
+
+
+def _write(file: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
+    remaining = iter(rows)
+    with pq.ParquetWriter(file, schema, compression="NONE") as writer:
+        while some := list(islice(remaining, ROWS)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+
+
+def _pictures(sample: Sample) -> list[Row]:
+    return [{"bytes": data, "path": None} for data in sample.images]
+
+
+def _easyr1(sample: Sample) -> Row:
+    return {"images": _pictures(sample), "problem": sample.problem, "answer": sample.answer}
+
+
+def _trl(sample: Sample) -> Row:
+    parts: list[Row] = []
+    for number, text in enumerate(sample.problem.split(IMAGE_MARK)):
+        parts += [{"type": "image", "text": None}] if number else []
+        parts += [{"type": "text", "text": text}] if text else []
+    return {
+        "prompt": [{"role": "user", "content": parts}],
+        "images": _pictures(sample),
+        "solution": sample.answer,
+    }
+
+
+def _verl(sample: Sample) -> Row:
+    return {
+        "data_source": sample.dataset,
+        "prompt": [{"role": "user", "content": sample.problem}],
+        "images": _pictures(sample),
+        "ability": sample.task,
+        "reward_model": {"style": "rule", "ground_truth": sample.answer},
+        "extra_info": {
+            "split": sample.split,
+            "index": sample.id,
+            "answer": sample.answer,
+            "question": sample.problem,
+        },
+    }
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    """Return the columns with what makes `datasets` show their pictures."""
+    features = {"images": {"feature": {"_type": "Image"}, "_type": "List"}}
+    info = {"info": {"features": features | {n: _feature(c) for n, c in columns.items()}}}
+    found = [("images", _PICTURES), *columns.items()]
+    return pa.schema(found, metadata={"huggingface": json.dumps(info)})
+
+
+def _feature(kind: pa.DataType) -> Any:
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": str(kind), "_type": "Value"}
+
+
+def _turns(content: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.struct([("role", _TEXT), ("content", content)]))
+
+
+FORMS: dict[str, tuple[Callable[[Sample], Row], pa.Schema]] = {
+    "easyr1": (_easyr1, _schema(problem=_TEXT, answer=_TEXT)),
+    "trl": (_trl, _schema(prompt=_turns(pa.list_(_PART)), solution=_TEXT)),
+    "verl": (
+        _verl,
+        _schema(
+            data_source=_TEXT,
+            prompt=_turns(_TEXT),
+            ability=_TEXT,
+            reward_model=pa.struct([("style", _TEXT), ("ground_truth", _TEXT)]),
+            extra_info=pa.struct([(n, _TEXT) for n in ("split", "index", "answer", "question")]),
+        ),
+    ),
+}
+"""Trainer -> the row of a sample, and the columns of its parquet."""

@@ -1,0 +1,115 @@
+"""A sample as a row of parquet, and what must hold for a sample that is written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from sapo_vl.data.images import header_size
+from sapo_vl.errors import DataError
+from sapo_vl.schema import ANSWER_TYPES, IMAGE_MARK, Sample
+
+SPLITS = ("train", "test")
+"""What `Sample.split` may be."""
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),
+    "dataset": pa.string(),
+    "task": pa.string(),
+    "problem": pa.string(),
+    "images": pa.list_(_IMAGE),
+    "answer": pa.string(),
+    "answer_type": pa.string(),
+    "choices": pa.list_(pa.string()),
+    "precision": pa.int32(),
+    "unit": pa.string(),
+    "split": pa.string(),
+    "solution": pa.string(),
+    "metadata": pa.string(),
+}
+
+
+def fault(sample: Sample) -> str | None:
+    """Return what is wrong with a sample as "cause" or "cause: detail", or None.
+
+    The cause is the same text for every record with the same fault, so that causes can be counted.
+    """
+    marks = sample.problem.count(IMAGE_MARK)
+    letters = [chr(ord("A") + i) for i in range(len(sample.choices))]
+    if not sample.id:
+        return "the id is empty"
+    if sample.split not in SPLITS:
+        return f"the split is unknown: {sample.split!r}; allowed: {', '.join(SPLITS)}"
+    if marks != len(sample.images):
+        return f"marks and images differ: {marks} {IMAGE_MARK} for {len(sample.images)} images"
+    if not sample.problem.replace(IMAGE_MARK, "").strip():
+        return "the problem has no text"
+    if not sample.answer.strip():
+        return "the gold answer is empty"
+    if sample.answer_type not in ANSWER_TYPES:
+        allowed = ", ".join(ANSWER_TYPES)
+        return f"the answer_type is unknown: {sample.answer_type!r}; allowed: {allowed}"
+    if sample.answer_type == "choice" and letters and sample.answer not in letters:
+        return f"the gold answer is no letter of a choice: {sample.answer!r}; {', '.join(letters)}"
+    return _unstorable(sample) or _bad_image(sample)
+
+
+def validate(sample: Sample) -> None:
+    """Check what every later stage relies on; images are checked by their header only.
+
+    Raises:
+        DataError: names the record's id and what is wrong with it.
+    """
+    wrong = fault(sample)
+    if wrong:
+        raise DataError(f"{sample.dataset} record {sample.id!r}: {wrong}")
+
+
+def _bad_image(sample: Sample) -> str | None:
+    for number, data in enumerate(sample.images, start=1):
+        try:
+            header_size(data)
+        except DataError as error:
+            return f"an image cannot be read: image {number}: {error}"
+    return None
+
+
+def _unstorable(sample: Sample) -> str | None:
+    try:
+        row = {k: v for k, v in to_row(sample).items() if k != "images"}
+        json.dumps(row, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        return f"the text or metadata cannot be stored: {error}"
+    return None
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    """Return the columns of a sample."""
+    row = {name: getattr(sample, name) for name in COLUMNS}
+    row["images"] = [{"bytes": data, "path": None} for data in sample.images]
+    row["choices"] = list(sample.choices)
+    row["metadata"] = json.dumps(sample.metadata, ensure_ascii=False, allow_nan=False)
+    return row
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    """Return the sample of a row."""
+    fields = dict(row)
+    fields["images"] = tuple(image["bytes"] for image in row["images"] or ())
+    fields["choices"] = tuple(row["choices"] or ())
+    fields["metadata"] = json.loads(row["metadata"])
+    return Sample(**fields)
+
+
+def schema() -> pa.Schema:
+    """Return the columns, with the metadata by which `datasets` recognises pictures."""
+    features: dict[str, Any] = {
+        name: {"dtype": str(kind), "_type": "Value"} for name, kind in COLUMNS.items()
+    }
+    features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+    features["choices"] = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}
+    info = json.dumps({"info": {"features": features}})
+    return pa.schema(list(COLUMNS.items()), metadata={"huggingface": info})

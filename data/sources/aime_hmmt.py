@@ -1,0 +1,84 @@
+"""AIME and HMMT: competition problems of 2024 and 2025, a few with figures (MathArena; MIT).
+
+    original layout: SOURCE/[data/]aime/aime_2024_I/problems/1.tex, answers.csv, config.yaml and
+                     images/problem_5.png; SOURCE/[data/]hmmt/hmmt_feb_2025/...
+    Hugging Face:    SOURCE = MathArena/aime_2025 (columns problem_idx, problem, answer)
+
+One problem (1.tex, and its line of answers.csv):
+
+    Every morning Aya goes for a $9$-kilometer-long walk and stops at a coffee shop afterwards. ..
+    1,204
+
+An AIME answer is an integer from 0 to 999 and loses its leading zeros (025 is 25). A problem with
+a picture keeps no Asymptote code (<asy>..</asy>), which would give the figure away in words.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.errors import DataError
+from sapo_vl.schema import Sample
+
+_ASY = re.compile(r"\s*(?:<asy>.*?</asy>|\[asy\].*?\[/asy\])\s*", re.DOTALL)
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield the problems of every contest, which are all held out.
+
+    Raises:
+        DataError: `source` has neither form, or a problem has no answer in answers.csv.
+    """
+    contests = sorted(p.parent for p in Path(source).rglob("answers.csv"))
+    found = (row for c in contests for row in _local(c)) if contests else _from_hub(str(source))
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"{row['contest']}-{row['problem_idx']}"
+
+
+def _sample(row: Row) -> Sample:
+    images = pictures.load_all(row["image"], Path())
+    answer = str(row["answer"]).strip()
+    aime = row["contest"].startswith("aime")
+    if aime:
+        answer = str(int(answer))
+    problem = _ASY.sub("\n", row["problem"]).strip() if images else row["problem"].strip()
+    return Sample(
+        id=_name(row),
+        dataset="aime_hmmt",
+        task=row["contest"],
+        problem=wording.front(problem, len(images)),
+        images=images,
+        answer=answer,
+        answer_type="number" if aime else wording.answer_type(answer),
+        split="test",
+        metadata={"number": int(row["problem_idx"]), "files": pictures.names(row["image"])},
+    )
+
+
+def _local(contest: Path) -> Iterator[Row]:
+    with (contest / "answers.csv").open(encoding="utf-8", newline="") as lines:
+        answers = {line["id"]: line["answer"] for line in csv.DictReader(lines)}
+    for file in sorted((contest / "problems").glob("*.tex"), key=lambda p: int(p.stem)):
+        if file.stem not in answers:
+            raise DataError(f"{contest / 'answers.csv'}: no answer to problem {file.stem}")
+        picture = contest / "images" / f"problem_{file.stem}.png"
+        yield {
+            "contest": contest.name,
+            "problem_idx": file.stem,
+            "problem": file.read_text(encoding="utf-8"),
+            "answer": answers[file.stem],
+            "image": picture if picture.is_file() else None,
+        }
+
+
+def _from_hub(source: str) -> Iterator[Row]:
+    for row in hub.rows(source, ("train",)):
+        yield row | {"contest": Path(source).name, "image": row.get("image")}

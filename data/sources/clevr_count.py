@@ -1,0 +1,81 @@
+"""CLEVR counting: 70,000 rendered scenes of R1-V and CoGenT, for training (R1-V; CC BY 4.0).
+
+    Hugging Face:    SOURCE = leonardPKU/clevr_cogen_a_train,
+                     MMInstruction/Clevr_CoGenT_TrainA_70K_Complex (also ValA, ValB) or
+                     BUAADreamer/clevr_count_70k, or a folder of their parquet files
+
+One row of the first two, and of the third:
+
+    {"image": {"bytes": .., "path": ..}, "problem": "How many different items are there in the
+     image?", "solution": "<answer> 3 </answer>"}
+    {"images": [{"bytes": .., "path": ..}], "problem": "<image>How many ..?", "answer": "3"}
+
+`answered` reads this form for geoqa and open_r1 too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.errors import DataError
+from sapo_vl.schema import Sample
+
+SPLITS = ("train",)
+
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield every scene's question.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    yield from answered(source, "clevr_count", task="count", answer_type="count")
+
+
+def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample | Dropped]:
+    """Yield the samples of rows with a picture, a problem and a solution in answer tags.
+
+    `fields` are the sample's fields that are the same for every row. Rows have no ids: they are
+    numbered.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+
+    def sample(row: Row) -> Sample:
+        images = pictures.load_all(row["images"] if "images" in row else row["image"], Path())
+        answer = wording.bare(tagged(row["solution"]) if "solution" in row else str(row["answer"]))
+        made = {"answer_type": wording.answer_type(answer)} | fields
+        return Sample(
+            id=row["name"],
+            dataset=dataset,
+            problem=wording.front(row["problem"], len(images)),
+            images=images,
+            answer=answer,
+            metadata={key: row[key] for key in ("original_question",) if key in row},
+            **made,
+        )
+
+    numbered = (
+        row | {"name": f"{dataset}-{number}"} for number, row in enumerate(hub.rows(source, SPLITS))
+    )
+    yield from samples(numbered, lambda row: row["name"], sample)
+
+
+def tagged(solution: str) -> str:
+    """Return what is in the last pair of answer tags, or the text when it has no tags.
+
+    Raises:
+        DataError: a tag is open.
+    """
+    found = _ANSWER.findall(solution)
+    if not found and "<answer>" in solution:
+        raise DataError(f"the solution's <answer> is never closed: {solution[-80:]!r}")
+    return (found[-1] if found else solution).strip()

@@ -1,0 +1,90 @@
+"""DynaMath: 501 seed problems in ten drawn variants each (Zou et al., 2411.00836; MIT licence).
+
+    original layout: SOURCE/samples and result/10trials/trial1/dataset.json, .../image/image21.png
+    Hugging Face:    SOURCE = DynaMath/DynaMath_Sample (splits sample_variant1 .. sample_variant10)
+
+One row of a trial, an entry of an object by "78":
+
+    {"question": "Is the function differentiable at x = 0? choice: (A) Yes (B) No", "answer": "A",
+     "image": "image/image78.png", "answer_type": "multiple choice",
+     "subject": "analytic geometry", "level": "undergraduate"}
+
+The metadata has "seed" (of the ten variants) and "variant", for the worst-case accuracy. A float
+counts to three decimals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.schema import Sample
+
+VARIANTS = range(1, 11)
+PRECISION = 3
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield variant 1 of all problems, then variant 2, ...; all are held out.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    local = [p for v in VARIANTS if (p := _trial(Path(source), v)).is_file()]
+    found = chain.from_iterable(map(_local, local)) if local else _from_hub(source)
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"dynamath-{row['id']}-v{row['variant']}"
+
+
+def _sample(row: Row) -> Sample:
+    answer, choices = str(row["answer"]).strip(), wording.options(row["question"])
+    kind, precision = wording.answer_type(answer), None
+    if row["answer_type"] == "float":
+        precision = PRECISION
+    elif kind not in ("choice", "number", "tuple"):
+        kind = "text"
+    return Sample(
+        id=_name(row),
+        dataset="dynamath",
+        task=row["subject"],
+        problem=wording.front(row["question"], 1),
+        images=(pictures.load(row["image"], Path()),),
+        answer=answer,
+        answer_type=kind,
+        choices=choices if kind == "choice" else (),
+        precision=precision,
+        split="test",
+        metadata={
+            "seed": str(row["id"]),
+            "variant": row["variant"],
+            "level": row["level"],
+            "answer_type": row["answer_type"],
+            "files": pictures.names(row["image"]),
+        },
+    )
+
+
+def _trial(folder: Path, variant: int) -> Path:
+    return folder / "samples and result" / "10trials" / f"trial{variant}" / "dataset.json"
+
+
+def _local(file: Path) -> Iterator[Row]:
+    variant = int(file.parent.name.removeprefix("trial"))
+    for row in tables.read(file):
+        yield row | {"variant": variant, "image": file.parent / row["image"]}
+
+
+def _from_hub(source: str | Path) -> Iterator[Row]:
+    for row in hub.rows(source, [f"sample_variant{v}" for v in VARIANTS]):
+        yield row | {
+            "variant": int(row["split"].removeprefix("sample_variant")),
+            "image": row["decoded_image"],
+            "answer": row["ground_truth"],
+            "level": row["knowledge_level"],
+        }

@@ -1,0 +1,64 @@
+"""EMMA: 2,788 problems in maths, physics, chemistry and coding (Hao et al., 2501.05444).
+
+    Hugging Face:    SOURCE = luckychao/EMMA or luckychao/EMMA-mini (a configuration per subject; a
+                     folder of it has Math/test-00000-of-00001.parquet, ...)
+
+One row:
+
+    {"pid": "math_1", "question": "Which figure completes <image_1>?", "options": ["A", "B"],
+     "answer": "B", "image_1": {"bytes": .., "path": ..}, ..., "image_5": None, "solution": "",
+     "subject": "Math", "task": "", "category": "2D Transformation", "source": "..",
+     "type": "Multiple Choice", "context": "You are given .."}
+
+`context`, when there is one, stands before the question. Left out: the human `solution`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from string import ascii_uppercase
+
+from sapo_vl.data import Dropped, hub, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.data.sources.mmmu import numbered
+from sapo_vl.schema import Sample
+
+SUBJECTS = ("Math", "Physics", "Chemistry", "Coding")
+MOST_IMAGES = 5
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield the problems of each subject; all are held out. A folder may have some subjects only.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    subjects = [s for s in SUBJECTS if (Path(source) / s).is_dir()] or SUBJECTS
+    found = chain.from_iterable(hub.rows(source, ("test",), subject) for subject in subjects)
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"emma-{row['pid']}"
+
+
+def _sample(row: Row) -> Sample:
+    choices, answer = tuple(row["options"] or ()), str(row["answer"]).strip()
+    text = "\n".join(filter(None, (row.get("context"), row["question"])))
+    if list(choices) != list(ascii_uppercase[: len(choices)]):
+        text = wording.listed(text, choices)
+    placed = wording.place(text, numbered(row, MOST_IMAGES))
+    return Sample(
+        id=_name(row),
+        dataset="emma",
+        task=row["subject"],
+        problem=placed.text,
+        images=placed.images,
+        answer=wording.letter(answer, choices) or answer if choices else answer,
+        answer_type="choice" if choices else wording.answer_type(answer),
+        choices=choices,
+        split="test",
+        metadata={key: row.get(key) for key in ("category", "task", "type", "source")},
+    )

@@ -1,0 +1,93 @@
+"""Geometry3K: 3,002 plane geometry problems (Lu et al., Inter-GPS, 2105.04165; MIT licence).
+
+    original layout: SOURCE/[geometry3k/]train/11/data.json and img_diagram.png; also val/, test/
+    Hugging Face:    SOURCE = hiyouga/geometry3k
+
+One data.json, and the row that the hub has of the same problem:
+
+    {"id": 11, "annotat_text": "In $\\odot X, A B=30, C D=30,$ and ... Find $m\\widehat{A B}$",
+     "choices": ["30", "40", "60", "80"], "answer": "D", "problem_type_graph": ["Circle"],
+     "problem_type_goal": ["Angle"], "unit": "", "data_type": "train", ...}
+    {"images": [{"bytes": .., "path": None}], "problem": "<image>Find $x$.", "answer": "3", ...}
+
+The answer is the value of the right choice, as in the hub's version; the choices are not shown to
+the model and lie in the metadata. Left out: logic forms and point annotations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.errors import DataError
+from sapo_vl.schema import IMAGE_MARK, Sample
+
+SPLITS = ("train", "validation", "test")
+_FOLDERS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield the problems of train, validation and test.
+
+    Raises:
+        DataError: `source` has neither form, or a data.json cannot be read.
+    """
+    folder = Path(source)
+    folder = folder / "geometry3k" if (folder / "geometry3k").is_dir() else folder
+    local = any((folder / name).is_dir() for name in _FOLDERS)
+    found = _local(folder) if local else _numbered(hub.rows(source, SPLITS))
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"geometry3k-{row['id']}"
+
+
+def _sample(row: Row) -> Sample:
+    images = pictures.load_all(row["images"], Path())
+    answer = row["answer"].strip()
+    return Sample(
+        id=_name(row),
+        dataset="geometry3k",
+        task=(row.get("problem_type_goal") or ["geometry"])[0].lower(),
+        problem=wording.front(row["problem"], len(images)),
+        images=images,
+        answer=answer,
+        answer_type=wording.answer_type(answer),
+        unit=row.get("unit") or None,
+        split="train" if row["split"] == "train" else "test",
+        metadata={
+            "split": row["split"],
+            "choices": list(row.get("choices") or ()),
+            "graph": row.get("problem_type_graph") or [],
+            "files": pictures.names(row["images"]),
+        },
+    )
+
+
+def _numbered(found: Iterator[Row]) -> Iterator[Row]:
+    for number, row in enumerate(found):
+        own = row.get("id")
+        yield row | {"id": f"{row['split']}-{number}" if own is None else own}
+
+
+def _local(folder: Path) -> Iterator[Row]:
+    for name, split in _FOLDERS.items():
+        problems = list((folder / name).glob("*/data.json"))
+        for file in sorted(problems, key=lambda p: (len(p.parent.name), p.parent.name)):
+            try:
+                row = json.loads(file.read_text(encoding="utf-8"))
+                place = "ABCD".index(row["answer"])
+                value = row["choices"][place]
+            except (KeyError, ValueError, IndexError) as error:
+                raise DataError(f"{file}: no problem with an answer A to D: {error!r}") from error
+            text = row.get("annotat_text") or row["problem_text"]
+            yield row | {
+                "split": split,
+                "problem": IMAGE_MARK + text,
+                "answer": value,
+                "images": [file.parent / "img_diagram.png"],
+            }

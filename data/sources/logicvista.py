@@ -1,0 +1,76 @@
+"""LogicVista: 448 logical reasoning problems in pictures (Xiao et al., 2407.04973; Apache-2.0).
+
+    original layout: SOURCE/data/dataset.json, SOURCE/data/images/v1_287.png
+    Hugging Face:    SOURCE = lscpku/LogicVista
+
+One row, an entry of an object by "v1_287":
+
+    {"imagename": "v1_287.png", "question": "Two FruitBars cost .. (A) True (B)False (C)Insufficient
+     Information", "answer": "A", "reasoning": "Here are ..", "skill": ["deductive"],
+     "broad_capability": ["ocr"], "specific_capability": ["common sense ocr"], "liscenced": "true"}
+
+The question lists its options, or the picture does. A few answers are several letters ("A, C"). One
+record of the original has no answer: it is left out. Left out too: `reasoning` and links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.schema import Sample
+
+SPLITS = ("test",)
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield every problem; all are held out.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    yield from samples(_local(Path(source)) or hub.rows(source, SPLITS), _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"logicvista-{Path(row['imagename']).stem}"
+
+
+def _sample(row: Row) -> Sample | Dropped:
+    answer = row["answer"].strip()
+    if not answer:
+        return Dropped(_name(row), "the source has no answer to it", by_rule=True)
+    several = wording.letters(answer)
+    choices = wording.options(row["question"])
+    return Sample(
+        id=_name(row),
+        dataset="logicvista",
+        task=row["skill"][0],
+        problem=wording.front(row["question"], 1),
+        images=(pictures.load(row["image"], Path()),),
+        answer=several or answer,
+        answer_type=_kind(answer, several),
+        choices=choices if answer in "ABCDEFGH"[: len(choices)] or several else (),
+        split="test",
+        metadata={
+            key: row.get(key)
+            for key in ("skill", "broad_capability", "specific_capability", "imagesource")
+        }
+        | {"files": [row["imagename"]]},
+    )
+
+
+def _kind(answer: str, several: str | None) -> str:
+    if several:
+        return "multi_choice"
+    return wording.answer_type(answer)
+
+
+def _local(folder: Path) -> Iterator[Row] | None:
+    file = folder / "data" / "dataset.json"
+    if not file.is_file():
+        return None
+    images = file.parent / "images"
+    return (row | {"image": images / row["imagename"]} for row in tables.read(file))

@@ -1,0 +1,114 @@
+"""MathVerse: 788 diagram problems in six versions each (Zhang et al., 2403.14624; MIT licence).
+
+    original layout: SOURCE/data/testmini.json with SOURCE/images/, SOURCE/data/
+                     testmini_text_only.json, and the website's visualizer/data/mv_data_public.js
+    Hugging Face:    SOURCE = AI4Math/MathVerse
+
+One row of testmini.json, and one of the website's public subset:
+
+    {"sample_index": "3421", "problem_index": "685", "problem_version": "Text Dominant",
+     "question": "A soft drink can has a height ..", "image": "images_version_1-4/image_685.png",
+     "answer": "14", "question_type": "free-form", "metadata": {"subject": ..}, ..}
+    {"pid": "33", "question": "On the following unit circle, ..", "image": "33.png",
+     "choices": ["A:$\\tan (\\pi+\\theta)$", ..], "answer": "C\\nD", "metadata": {..}, ..}
+
+A row of version "Vision Only" has its whole question in the picture. Left out:
+output_templates/, which holds model outputs for rows of testmini.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.errors import DataError
+from sapo_vl.schema import Sample
+
+SPLITS = ("testmini",)
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield all versions of all problems, which are all held out.
+
+    Raises:
+        DataError: `source` has none of the forms.
+    """
+    folder = Path(source)
+    files = {file: reader for file, reader in _FILES.items() if (folder / file).is_file()}
+    local = chain.from_iterable(reader(folder, folder / file) for file, reader in files.items())
+    found = local if files else hub.rows(source, SPLITS, "testmini")
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"mathverse-{row.get('part', '')}{row['sample_index']}"
+
+
+def _sample(row: Row) -> Sample:
+    given = row.get("choices") or ()
+    choices = wording.options(
+        "\n".join(given) if given else row["question"].rpartition("Choices:")[2]
+    )
+    answer = row["answer"].strip().strip("()") if choices else row["answer"].strip()
+    if not choices and "multi" in row["question_type"]:
+        answer = answer.strip("()")
+    kind = "choice" if choices else wording.answer_type(answer)
+    if wording.letters(answer):
+        answer, kind = wording.letters(answer) or "", "multi_choice"
+    question = row["question"].strip() or wording.IN_THE_PICTURE
+    images = pictures.load_all(row["image"], Path())
+    return Sample(
+        id=_name(row),
+        dataset="mathverse",
+        task=row["metadata"].get("subject") or row["metadata"]["subjects"],
+        problem=wording.front("\n".join((question, *given)), len(images)),
+        images=images,
+        answer=answer,
+        answer_type=kind,
+        choices=choices,
+        precision=row.get("precision"),
+        unit=row.get("unit"),
+        split="test",
+        metadata=dict(row["metadata"])
+        | {key: row.get(key) for key in ("problem_index", "problem_version", "question_type")}
+        | {"gold": row["answer"], "files": pictures.names(row["image"])},
+    )
+
+
+def _testmini(folder: Path, file: Path) -> Iterator[Row]:
+    for row in tables.read(file):
+        yield row | {"image": folder / "images" / row["image"]}
+
+
+def _text_only(folder: Path, file: Path) -> Iterator[Row]:
+    for row in tables.read(file):
+        yield row | {"part": "text-", "image": None}
+
+
+def _website(folder: Path, file: Path) -> Iterator[Row]:
+    _, _, text = file.read_text(encoding="utf-8").partition("=")
+    try:
+        content = json.loads(text.strip().rstrip(";"))
+    except ValueError as error:
+        raise DataError(f"{file}: no `name = JSON`: {error}") from error
+    images = folder / "visualizer" / "images"
+    for row in tables.records(content, file):
+        version = row["metadata"]["problem_version"]
+        picture = images / row["image"] if row["image"] else None
+        yield row | {
+            "part": "web-",
+            "sample_index": row["pid"],
+            "problem_version": version,
+            "image": picture,
+        }
+
+
+_FILES = {
+    "data/testmini.json": _testmini,
+    "data/testmini_text_only.json": _text_only,
+    "visualizer/data/mv_data_public.js": _website,
+}

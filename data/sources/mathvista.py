@@ -1,0 +1,77 @@
+"""MathVista: 6,141 visual maths problems from 31 sources (Lu et al., 2310.02255; CC BY-SA 4.0).
+
+    original layout: SOURCE/[data/]testmini.json, SOURCE/[data/]images/1.jpg
+    Hugging Face:    SOURCE = AI4Math/MathVista
+
+One row:
+
+    {"pid": "1", "question": "When a spring does work on an object, ...", "image": "images/1.jpg",
+     "choices": null, "unit": null, "precision": 1.0, "answer": "1.2", "question_type": "free_form",
+     "answer_type": "float", "metadata": {"category": "math-targeted-vqa", "grade": "high school",
+     "task": "textbook question answering", ...}, "query": "Hint: Please answer the question ..."}
+
+The answer of a multiple choice problem is stored as its letter; the source's text of it lies in
+the metadata as "gold", next to "query", the official prompt. Left out: the split test, whose
+answers are not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.errors import DataError
+from sapo_vl.schema import Sample
+
+SPLITS = ("testmini",)
+_KINDS = {"integer": "number", "float": "number", "list": "tuple"}
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield the problems of testmini, which are all held out.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    yield from samples(_local(Path(source)) or hub.rows(source, SPLITS), _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"mathvista-{row['pid']}"
+
+
+def _sample(row: Row) -> Sample:
+    choices, gold = tuple(row["choices"] or ()), str(row["answer"] or "")
+    answer, kind = gold, _KINDS.get(row["answer_type"], "text")
+    question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
+    if choices:
+        kind, question = "choice", wording.listed(question, choices)
+        answer = wording.letter(gold, choices) or ""
+        if gold and not answer:
+            raise DataError(f"the gold answer is none of the choices: {gold!r}; {choices}")
+    return Sample(
+        id=_name(row),
+        dataset="mathvista",
+        task=row["metadata"]["task"],
+        problem=wording.front(question, 1),
+        images=(pictures.load(row["decoded_image"], Path()),),
+        answer=answer,
+        answer_type=kind,
+        choices=choices,
+        precision=None if row["precision"] is None else int(float(row["precision"])),
+        unit=row["unit"],
+        split="test",
+        metadata=dict(row["metadata"])
+        | {key: row[key] for key in ("question_type", "answer_type", "query")}
+        | {"gold": gold, "files": pictures.names(row["image"])},
+    )
+
+
+def _local(folder: Path) -> Iterator[Row] | None:
+    for place in (folder, folder / "data"):
+        file = place / "testmini.json"
+        if file.is_file():
+            return (row | {"decoded_image": place / row["image"]} for row in tables.read(file))
+    return None

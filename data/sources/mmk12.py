@@ -1,0 +1,86 @@
+"""MMK12: 15,616 school problems with checked free answers, for training (MM-Eureka, 2503.07365).
+
+    original layouts: SOURCE/eval/k12/k12.json with eval/k12/images/ID.png (500 held-out problems);
+                      SOURCE = train.jsonl of MM-Eureka's trainer
+    Hugging Face:     SOURCE = FanqingM/MMK12 (columns id, question, answer, image, subject)
+
+One row of k12.json, and one line of the trainer's JSONL (`message` is JSON in a string):
+
+    {"id": "4d61..", "question": "Given the function $f\\left( x \\right)= ..",
+     "answer": "$2\\sin (2x-\\frac{\\pi }{6})$", "image_path": "images/4d61...png"}
+    {"id": "0", "message": "[{\\"role\\": \\"user\\", \\"content\\": [{\\"type\\": \\"image\\",
+     \\"image\\": \\"file:///data/0.png\\"}, {\\"type\\": \\"text\\", \\"text\\": \\"..\\"}]}]",
+     "answer": "6"}
+
+The stored answer is without its $$ and last full stop. A picture of the JSONL that is not at its
+absolute path is looked for beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.schema import IMAGE_MARK, Sample
+
+SPLITS = ("train", "test")
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield every problem; those of eval/k12 and of the split test are held out.
+
+    Raises:
+        DataError: `source` has none of the forms.
+    """
+    path = Path(source)
+    if (path / "eval" / "k12" / "k12.json").is_file():
+        found = _k12(path / "eval" / "k12" / "k12.json")
+    elif path.suffix == ".jsonl":
+        found = _trainer(path)
+    else:
+        found = hub.rows(source, SPLITS)
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"mmk12-{row['id']}"
+
+
+def _sample(row: Row) -> Sample:
+    images = pictures.load_all(row["image"], Path())
+    answer = wording.bare(row["answer"])
+    return Sample(
+        id=_name(row),
+        dataset="mmk12",
+        task=row.get("subject") or "math",
+        problem=wording.front(row["question"], len(images)),
+        images=images,
+        answer=answer,
+        answer_type=wording.answer_type(answer),
+        split=row["split"],
+        metadata={"gold": row["answer"], "files": pictures.names(row["image"])},
+    )
+
+
+def _k12(file: Path) -> Iterator[Row]:
+    for row in tables.read(file):
+        yield row | {"image": file.parent / row["image_path"], "split": "test"}
+
+
+def _trainer(file: Path) -> Iterator[Row]:
+    for row in tables.read(file):
+        (turn,) = (t for t in json.loads(row["message"]) if t["role"] == "user")
+        parts = turn["content"]
+        images = [_found(part["image"], file.parent) for part in parts if part["type"] == "image"]
+        text = "".join(IMAGE_MARK if p["type"] == "image" else p["text"] for p in parts)
+        yield row | {"question": text, "image": images, "split": "train"}
+
+
+def _found(link: str, folder: Path) -> Path:
+    path = Path(unquote(urlsplit(link).path))
+    places = (path, folder / path.name, folder / "images" / path.name)
+    return next((place for place in places if place.is_file()), path)

@@ -1,0 +1,91 @@
+"""MMMU: 11,550 college problems in 30 subjects, 900 of them for validation (2311.16502).
+
+    Hugging Face:    SOURCE = MMMU/MMMU (a configuration per subject; a folder of it has
+                     Accounting/validation-00000-of-00001.parquet, ...)
+
+One row:
+
+    {"id": "validation_Accounting_1", "question": "<image 1> Baxter Company has ... of:",
+     "options": "['$63,020', '$58,410', '$71,320', '$77,490']", "explanation": "",
+     "image_1": {"bytes": .., "path": ..}, "image_2": None, ..., "image_7": None,
+     "img_type": "['Tables']", "answer": "B", "topic_difficulty": "Medium",
+     "question_type": "multiple-choice", "subfield": "Financial Accounting"}
+
+`options` is the text of a list. Tags `<image 2>` stand in questions and in options. An open answer
+may be the text of a list; its first entry is the gold answer, all of them are in the metadata.
+Left out: the test split, which has no answers.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.schema import Sample
+
+SPLITS = ("dev", "validation")
+SUBJECTS = (
+    *("Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory"),
+    *("Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science"),
+    *("Design", "Diagnostics_and_Laboratory_Medicine", "Economics", "Electronics"),
+    *("Energy_and_Power", "Finance", "Geography", "History", "Literature", "Manage", "Marketing"),
+    *("Materials", "Math", "Mechanical_Engineering", "Music", "Pharmacy", "Physics"),
+    *("Psychology", "Public_Health", "Sociology"),
+)
+MOST_IMAGES = 7
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield the problems of each subject; all are held out. A folder may have some subjects only.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    folder = Path(source)
+    here = [s for s in SUBJECTS if (folder / s).is_dir() or (folder / "data" / s).is_dir()]
+    subjects = here if folder.is_dir() and here else SUBJECTS
+    found = chain.from_iterable(hub.rows(source, SPLITS, subject) for subject in subjects)
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"mmmu-{row['id']}"
+
+
+def _sample(row: Row) -> Sample:
+    return sample(row, "mmmu", _name(row), row["question"], numbered(row, MOST_IMAGES))
+
+
+def numbered(row: Row, most: int) -> dict[int, bytes]:
+    """Return the pictures of columns image_1, image_2, .. that hold one."""
+    return {n: data for n in range(1, most + 1) if (data := row.get(f"image_{n}"))}
+
+
+def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, bytes]) -> Sample:
+    """Return the sample of a row of MMMU or MMMU-Pro; its tags become marks."""
+    choices = wording.as_choices(row["options"])
+    answer, golds = str(row["answer"]).strip(), []
+    if not choices and answer.startswith("["):
+        golds = [str(gold) for gold in ast.literal_eval(answer)]
+        answer = golds[0]
+    placed = wording.place(wording.listed(question, choices), images)
+    return Sample(
+        id=name,
+        dataset=dataset,
+        task=row.get("subfield") or row.get("subject") or row["id"].split("_")[1],
+        problem=placed.text,
+        images=placed.images,
+        answer=answer,
+        answer_type="choice" if choices else wording.answer_type(answer),
+        choices=choices,
+        split="test",
+        metadata={
+            "split": row["split"],
+            "golds": golds,
+            **{key: row.get(key) for key in ("question_type", "topic_difficulty", "img_type")},
+        },
+    )

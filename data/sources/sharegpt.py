@@ -1,0 +1,44 @@
+"""ShareGPT and LLaVA's chat JSON: a human turn, then the model's turn, which is the gold answer.
+
+    SOURCE = a JSON, JSONL or parquet file or a folder of them
+
+One row, and the form with `messages`:
+
+    {"id": "7", "image": "images/7.png", "conversations": [
+        {"from": "human", "value": "<image>\\nHow many cats?"}, {"from": "gpt", "value": "3"}]}
+    {"images": ["images/7.png"], "messages": [
+        {"role": "user", "content": "<image>How many?"}, {"role": "assistant", "content": "3"}]}
+
+Only the first exchange counts. A gold in answer tags or in a box is taken out of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.data import Dropped, chat, generic, wording
+from sapo_vl.data.reading import Row
+from sapo_vl.data.sources.clevr_count import tagged
+from sapo_vl.schema import Sample
+
+COLUMNS = {"problem": "problem", "answer": "gold", "images": "pictures"}
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield every record.
+
+    Raises:
+        DataError: `source` has no such columns, or cannot be read.
+    """
+    yield from generic.rows(source, COLUMNS, dataset="sharegpt", change=_first_exchange)
+
+
+def _first_exchange(row: Row) -> Row:
+    turns = row["messages"] if "messages" in row else row["conversations"]
+    exchange = chat.first_exchange(turns)
+    return row | {
+        "problem": exchange.question,
+        "gold": wording.bare(tagged(exchange.answer)),
+        "pictures": row["images"] if "images" in row else row.get("image"),
+    }

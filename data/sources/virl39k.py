@@ -1,0 +1,64 @@
+"""ViRL39K: 38,870 image-text problems with verified answers, for training (VL-Rethinker, MIT).
+
+    Hugging Face:    SOURCE = TIGER-Lab/ViRL39K as a folder: its parquet file, and its images
+                     unpacked beside it (images/..); or a re-upload with embedded pictures
+
+One row:
+
+    {"question": "<image>In the figure, ... what is the area?", "answer": "\\\\boxed{12}",
+     "PassRate_32BTrained": 0.875, "PassRate_7BBase": 0.25, "category": "(GradeSchool) Geometric",
+     "source": "Geometry3K", "qid": "Geometry3K-1-0", "image": ["images/Geometry3K-1-0.png"]}
+
+A re-upload has `problem` for `question` and `images` for `image`. The pass rates go into the
+metadata. The columns of the original were known from its card alone when this was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, samples
+from sapo_vl.schema import Sample
+
+SPLITS = ("train",)
+_KEPT = ("PassRate_32BTrained", "PassRate_7BBase", "category", "source")
+
+
+def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+    """Yield every problem, in the order of the files.
+
+    Raises:
+        DataError: `source` has neither form.
+    """
+    path = Path(source)
+    found = _local(path) if path.exists() else hub.rows(source, SPLITS)
+    yield from samples(found, _name, _sample)
+
+
+def _name(row: Row) -> str:
+    return f"virl39k-{row['qid']}"
+
+
+def _sample(row: Row) -> Sample:
+    cell = row["images"] if "images" in row else row["image"]
+    images = pictures.load_all(cell, row.get("folder", Path()))
+    answer = wording.bare(row["answer"])
+    return Sample(
+        id=_name(row),
+        dataset="virl39k",
+        task=row["category"],
+        problem=wording.front(row["problem"] if "problem" in row else row["question"], len(images)),
+        images=images,
+        answer=answer,
+        answer_type=wording.answer_type(answer),
+        metadata={key: row[key] for key in _KEPT if key in row}
+        | {"gold": row["answer"], "files": pictures.names(cell)},
+    )
+
+
+def _local(path: Path) -> Iterator[Row]:
+    for file in tables.files(path):
+        for row in tables.read(file):
+            yield row | {"folder": path if path.is_dir() else path.parent}
