@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -40,9 +41,13 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
         DataError: `source` is neither a folder of the original layout nor on the hub.
     """
     folder = Path(source)
-    yield from samples(
-        _once(_local(folder) if folder.is_dir() else hub.rows(source, SPLITS)), _name, _sample
-    )
+    found = _once(_local(folder) if folder.is_dir() else hub.rows(source, SPLITS))
+    for record in samples(found, _name, _sample):
+        if isinstance(record, Dropped) and record.reason.startswith("missing image file"):
+            # Folders with a part of the pictures go round: what is there is the data set.
+            yield replace(record, by_rule=True)
+        else:
+            yield record
 
 
 def _name(row: Row) -> str:
