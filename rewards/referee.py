@@ -65,7 +65,12 @@ class Referee:
         """Call a user's verifier on every (sample, response), in order."""
         full = str(Path(path).resolve())
         jobs: list[Job] = [UserJob(full, function, sample, response) for sample, response in pairs]
-        return [_user_verdict(reply) for reply in self._replies(self._user_pool, jobs)]
+        if not jobs:
+            return []
+        # The file may import much: that time is not the response's. A worker loads it only once.
+        load = [LoadJob(full, function)] * self._user_pool.size
+        self._user_pool.run(load, deadline=LOAD_SECONDS)
+        return [_user_verdict(reply) for reply in self._replies(self._user_pool, jobs, load[:1])]
 
     def check_user(self, path: str, function: str) -> str:
         """Import a user's file in a worker; return what is wrong, or an empty string."""
@@ -78,11 +83,12 @@ class Referee:
         self.pool.close()
         self._user_pool.close()
 
-    def _replies(self, pool: Pool, jobs: Sequence[Job]) -> list[Reply]:
+    def _replies(self, pool: Pool, jobs: Sequence[Job], load: Sequence[Job] = ()) -> list[Reply]:
         replies = pool.run(jobs) if jobs else []
         for i, reply in enumerate(replies):
             if reply.status in _RETRIED:
                 self.counts["retried"] += 1
+                pool.run(load, deadline=LOAD_SECONDS)  # the worker may be a new one
                 replies[i] = pool.run([jobs[i]], deadline=2 * self.deadline)[0]
         self.counts.update(reply.status for reply in replies)
         return replies
