@@ -88,7 +88,8 @@ class Referee:
         for i, reply in enumerate(replies):
             if reply.status in _RETRIED:
                 self.counts["retried"] += 1
-                pool.run(load, deadline=LOAD_SECONDS)  # the worker may be a new one
+                if load:  # the worker may be a new one
+                    pool.run(load, deadline=LOAD_SECONDS)
                 replies[i] = pool.run([jobs[i]], deadline=2 * self.deadline)[0]
         self.counts.update(reply.status for reply in replies)
         return replies

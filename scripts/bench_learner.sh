@@ -3,6 +3,7 @@
 #   bash scripts/bench_learner.sh                      policy update alone, all cases
 #   bash scripts/bench_learner.sh --cases g8,g8-real --json OUT
 #   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight push
+#   bash scripts/bench_learner.sh --memory             peak memory by vocabulary and tokens
 # TRL lives in an environment of its own, .venv-bench beside the main one, which it builds on: only
 # what the main environment lacks is installed there, and no package of it is replaced.
 set -euo pipefail
@@ -42,8 +43,9 @@ with environment.locked(bench):
     environment.say(f"installing {WANTED} into {bench}")
     python = environment.python_of(bench)
     command = [python, "-m", "pip", "install", "-qq", "--constraint", constraints, WANTED]
-    if subprocess.run(command, check=False, stdout=2).returncode:
-        environment.say(f"error: {WANTED} could not be installed: see the lines above")
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:  # else pip only complains of what setup.sh left out on purpose
+        environment.say(f"error: {WANTED} could not be installed: {run.stderr.strip()}")
         sys.exit(2)
     version = "from importlib.metadata import version; print(version('torch'))"
     before, after = (
@@ -57,7 +59,11 @@ PYTHON
 module=sapo_vl.bench.learner
 arguments=()
 for argument in "$@"; do
-  if [[ "$argument" == "--whole-step" ]]; then module=sapo_vl.bench.whole_step; else arguments+=("$argument"); fi
+  case "$argument" in
+    --whole-step) module=sapo_vl.bench.whole_step ;;
+    --memory) module=sapo_vl.bench.memory ;;
+    *) arguments+=("$argument") ;;
+  esac
 done
 # Both toolkits on one thread: small matrices are slower on several, and ratios stay comparable.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

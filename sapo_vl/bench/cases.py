@@ -64,7 +64,7 @@ CASES = {
         Case("g4-256", 4, 256, 300, 155, 252, least=2.9),
         Case("g8-256", 8, 256, 298, 153, 254, least=4.7, aim=5.0, least_memory=4.0),
         Case("g16-256", 16, 256, 294, 155, 235, prompts=1, least=5.8, aim=6.5),
-        Case("g8-short", 8, 256, 300, 40, 72, least=6.2),
+        Case("g8-short", 8, 256, 300, 40, 72, prompts=1, least=6.2),
         Case("g8-long", 8, 64, 102, 568, 769, prompts=1, least=1.9),
         Case("g8-real", 8, 64, 102, 162, 230, REAL_VOCABULARY, 1, 5.2, 6.0, 7.0),
         Case("g8-256-real", 8, 256, 294, 162, 230, REAL_VOCABULARY, 1),

@@ -39,12 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     prepare_environment()
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
     import torch
-    import trl.trainer.grpo_trainer  # noqa: F401  # once, before the forks
+    import trl.trainer.grpo_trainer  # noqa: F401
 
-    from sapo_vl.bench import measure
+    # All that is measured is imported before the forks: a run measures one state of the code.
+    from sapo_vl.bench import measure, needs, variants  # noqa: F401
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    folder = _folder()
+    folder = tiny_folder()
     results: dict[str, Any] = {
         "machine": report.machine(),
         "gemm_gflops": measure.gemm_rate(),
@@ -60,8 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         result = measure.in_fork(_times, batch, names, arguments.repeats)
         if not arguments.no_memory:
             for variant in names:
-                peak = measure.in_fork(_peak, batch, variant)
-                result["variants"][variant]["peak_mb"] = peak
+                result["variants"][variant]["peak_mb"] = measure.in_fork(peak, batch, variant)
         result["load"] = measure.load_average()
         results["cases"][name] = result
         print("\n".join(report.case_lines(case, result)), flush=True)
@@ -99,7 +99,7 @@ def _default_variants(case: Case) -> list[str]:
     return ["shared", "padded", "trl", *heads]
 
 
-def _folder() -> Any:
+def tiny_folder() -> Any:
     """Return the tiny model's folder (tokenizer and processor), built in a temporary place."""
     from sapo_vl import model, tiny
     from sapo_vl.data import synthetic
@@ -181,7 +181,7 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
     }
 
 
-def _peak(batch: Batch, name: str) -> float:
+def peak(batch: Batch, name: str) -> float:
     """Return the peak of one contestant's first step, in MB above model and batch."""
     from sapo_vl.bench import measure
     from sapo_vl.bench.variants import build
