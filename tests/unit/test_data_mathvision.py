@@ -115,7 +115,8 @@ def test_testmini_comes_first_and_nothing_twice(layout):
     first, second, third = read(folder)
     assert (first.id, first.metadata["split"]) == ("mathvision-2", "testmini")
     assert (second.id, second.metadata["split"]) == ("mathvision-1", "test")
-    assert third == Dropped("mathvision-3", f"missing image file: {folder}/images/3.jpg", by_rule=True)
+    reason = f"missing image file: {folder}/images/3.jpg"
+    assert third == Dropped("mathvision-3", reason, by_rule=True)
 
 
 def test_the_hub_gives_the_same_samples(layout, monkeypatch):
