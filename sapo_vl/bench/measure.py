@@ -7,6 +7,7 @@ on what else the machine does. Peak memory is the kernel's own high-water mark, 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import time
@@ -19,6 +20,9 @@ import torch
 Result = TypeVar("Result")
 
 GEMM_SIDE = 1024
+
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+RETURNED_AT_ONCE = 2**18  # bytes; smaller blocks are no matter here
 
 
 class Seconds(NamedTuple):
@@ -59,7 +63,12 @@ def in_fork(work: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def peak_memory(work: Callable[[], Any]) -> float:
-    """Return by how many MB the resident memory rises above the present while `work` runs."""
+    """Return by how many MB the resident memory rises above the present while `work` runs.
+
+    The C library is told to give freed blocks back at once, or what it keeps of them, which depends
+    on all that ran before, would be counted too.
+    """
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")
     before = _status("VmRSS")
