@@ -63,6 +63,10 @@ class DataConfig(Section):
     max_prompt_tokens: int = Field(
         2048, ge=8, description="longer prompts are dropped, with a report"
     )
+    ratio: dict[str, float] = Field(
+        {}, description="share of each task in every mini-batch, in any unit; none: as drawn"
+    )
+    ratio_by: Literal["task", "dataset"] = Field("task", description="what data.ratio names")
     synthetic_train: int = Field(10_000, ge=1, description="procedural training records")
     synthetic_test: int = Field(480, ge=1, description="procedural held-out records")
 
@@ -87,6 +91,12 @@ class RolloutConfig(Section):
     prompts: int = Field(64, ge=1, description="prompts per step, over all ranks")
     group_size: int = Field(8, ge=2, description="responses per prompt, G")
     temperature: float = Field(1.0, gt=0, description="of sampling; the learner divides by it too")
+    refill: int | None = Field(
+        None,
+        ge=0,
+        description="rounds of dynamic sampling: groups without a gradient are replaced; none: the "
+        "objective's own (dapo: 3, else 0)",
+    )
     max_new_tokens: int = Field(2048, ge=1, description="longer responses are cut")
 
 
@@ -104,20 +114,34 @@ class JudgeOptions(Section):
     model: str = Field(description="the name that the server knows")
 
 
+ObjectiveName = Literal["sapo", "grpo", "gspo", "dapo", "cispo", "dr_grpo"]
+GateName = Literal["sigmoid", "arctan", "softsign", "erf", "hard", "none"]
+
+
 class SapoConfig(Section):
-    """The objective (arXiv 2511.20347)."""
+    """SAPO's numbers (arXiv 2511.20347); all but temperatures and gate hold for any objective."""
 
     tau_pos: float = Field(
         1.0, gt=0, description="gate temperature where the advantage is positive"
     )
     tau_neg: float = Field(1.05, gt=0, description="gate temperature where it is negative")
-    advantage_std: Literal["group", "none"] = Field(
-        "group", description="divide by the group's std"
+    gate: GateName = Field("sigmoid", description="see `sapo-vl gate`; sigmoid is the paper's")
+    advantage_std: Literal["auto", "group", "none"] = Field(
+        "auto", description="divide by the group's std; auto: as the objective does"
     )
     mini_batches: int = Field(4, ge=1, description="optimizer steps per rollout batch")
     mismatch_cap: float | None = Field(
         2.0, description="truncation of pi_old/mu, the learner's against the sampler's; none: off"
     )
+
+
+class ClipConfig(Section):
+    """Bounds of the ratio for the objectives that clip."""
+
+    low: float | None = Field(
+        None, ge=0, le=1, description="the ratio is bounded by 1 - low; none: the paper's"
+    )
+    high: float | None = Field(None, ge=0, description="and by 1 + high; none: the paper's")
 
 
 class LearnerConfig(Section):
@@ -175,6 +199,23 @@ class EvaluationConfig(Section):
     limit: int = Field(100, ge=1, description="first problems of each benchmark")
 
 
+class CollapseConfig(Section):
+    """The collapse detector; collapse.py says what each rule looks at."""
+
+    action: Literal["continue", "stop", "off"] = Field(
+        "continue", description="after an alarm; the last good checkpoint is kept either way"
+    )
+    patience: int = Field(3, ge=1, description="steps in a row that a rule must hold")
+    entropy_low: float = Field(0.01, ge=0, description="alarm below this mean entropy, nats")
+    entropy_rise: float = Field(3.0, gt=1, description="alarm above so many times its start")
+    gate: float = Field(0.5, ge=0, le=1, description="alarm below this mean gate weight")
+    ess: float = Field(0.3, ge=0, le=1, description="alarm below this effective sample size")
+    length: float = Field(3.0, gt=1, description="alarm beyond so many times the start's length")
+    reward_drop: float = Field(
+        0.5, gt=0, le=1, description="alarm when the reward lost this share of its best"
+    )
+
+
 class CheckpointConfig(Section):
     """What a run can be resumed from."""
 
@@ -186,6 +227,7 @@ class CheckpointConfig(Section):
 class Config(Section):
     """All of a run."""
 
+    objective: ObjectiveName = Field("sapo", description="what the learner maximises")
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -194,6 +236,8 @@ class Config(Section):
     rewards: list[RewardTerm] = [RewardTerm(fn="answer", weight=1.0)]
     judge: JudgeOptions | None = None
     sapo: SapoConfig = SapoConfig()
+    clip: ClipConfig = ClipConfig()
+    collapse: CollapseConfig = CollapseConfig()
     learner: LearnerConfig = LearnerConfig()
     generator: GeneratorConfig = GeneratorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -216,6 +260,16 @@ class Config(Section):
                 f"rollout.max_new_tokens={self.rollout.max_new_tokens} leaves no room for a "
                 f"prompt in generator.max_model_len={self.generator.max_model_len}"
             )
+        if self.data.ratio and self.rollout.prompts % self.sapo.mini_batches:
+            raise ValueError(
+                "data.ratio needs mini-batches of one size: rollout.prompts="
+                f"{self.rollout.prompts} is not a multiple of "
+                f"sapo.mini_batches={self.sapo.mini_batches}"
+            )
+        if self.objective == "sapo" and (self.clip.low, self.clip.high) != (None, None):
+            raise ValueError("clip.low and clip.high need an objective that clips, not sapo")
+        if self.objective != "sapo" and self.sapo.gate != "sigmoid":
+            raise ValueError(f"sapo.gate={self.sapo.gate} needs objective=sapo")
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one verifier")
         if self.learner.offload_parameters and self.learner.zero_stage != 3:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from sapo_vl.errors import EnvironmentProblem
+
+Item = TypeVar("Item")
 
 TIMEOUT = timedelta(minutes=60)
 """A collective that waits longer has lost a rank; rollouts of long responses differ by minutes."""
@@ -78,6 +81,20 @@ def total(values: Mapping[str, float]) -> dict[str, float]:
     tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device())
     dist.all_reduce(tensor)
     return dict(zip(values, tensor.tolist(), strict=True))
+
+
+def shared(own: Sequence[Item], size: int) -> tuple[list[Item], int]:
+    """Return what the `size` consecutive ranks of this rank's block hold together, in rank order.
+
+    And the place of this rank's first item in it. Every rank must call it.
+    """
+    if min(size, world_size()) == 1:
+        return list(own), 0
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, list(own))
+    start = rank() // size * size
+    before = sum(len(part) for part in parts[start : rank()])
+    return [item for part in parts[start : start + size] for item in part], before
 
 
 def first(value: float) -> float:

@@ -26,6 +26,7 @@ from sapo_vl import (
 from sapo_vl import generator as generators
 from sapo_vl.config import Config
 from sapo_vl.data import store
+from sapo_vl.draws import Draws
 from sapo_vl.errors import ConfigError, EnvironmentProblem
 from sapo_vl.evaluate import Accuracy, evaluate
 from sapo_vl.evaluate_benchmarks import chosen_sets, in_training
@@ -59,6 +60,11 @@ def preflight(config: Config) -> None:
     ):
         if value < ranks:
             raise ConfigError(f"{key}={value} is below the number of ranks ({ranks})")
+    if ranks % config.generator.tensor_parallel:
+        raise ConfigError(
+            f"generator.tensor_parallel={config.generator.tensor_parallel} does not divide the "
+            f"number of ranks ({ranks}): set SAPO_RANKS, or a smaller one"
+        )
     stages.rubric(config).close()
     if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise EnvironmentProblem(NO_VLLM)
@@ -88,6 +94,7 @@ class Job:
         self.train_set = stages.usable(
             config, self.renderer, path, config.data.train_split, "data.path"
         )
+        self.draws = Draws(config, self.train_set)
         held_out = stages.usable(config, self.renderer, path, config.data.eval_split, "data.path")
         self.test_set = held_out[: config.evaluation.problems]
         stages.check_gold(self.rubric, self.train_set, self.test_set)
@@ -186,13 +193,14 @@ def record(
     display: Display,
     step: int,
     groups: Sequence[RolloutGroup],
+    sums: dict[str, float],
     statistics: Sequence[dict[str, float]],
     clock: Clock,
     lr: float,
 ) -> None:
     """Write the step's metrics row and rollouts, update the display, check the parity."""
     config = job.config
-    sums = distributed.total(telemetry.group_sums(groups, config.rollout.max_new_tokens))
+    sums = distributed.total(sums)
     mismatch = telemetry.mismatch(groups)
     row: dict[str, Any] = {"phase": "train", "step": step, "lr": lr}
     row |= telemetry.group_rates(sums) | mismatch

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sapo_vl.advantages import group_advantages
 from sapo_vl.config import Config
 from sapo_vl.evaluate import problem_seed
 from sapo_vl.generator import Generator, Sampling
+from sapo_vl.objectives import OBJECTIVES
 from sapo_vl.packing import TrainRow
 from sapo_vl.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
@@ -49,24 +50,48 @@ def collect(
         advantages = group_advantages(
             np.array([r.value for r in graded]),
             np.array([r.valid for r in graded]),
-            config.sapo.advantage_std,
+            advantage_std(config),
         )
         groups.append(RolloutGroup(prompt, own, graded, advantages))
     return groups
 
 
-def mini_batches(groups: Sequence[RolloutGroup], count: int) -> list[list[TrainRow]]:
-    """Return `count` lists of rows, of the groups that carry a gradient, dealt out in turn.
+def advantage_std(config: Config) -> Literal["group", "none"]:
+    """Return what advantages are divided by: as configured, or as the objective does."""
+    chosen = config.sapo.advantage_std
+    return OBJECTIVES[config.objective].advantage_std if chosen == "auto" else chosen
 
-    A group whose advantages are all 0 is left out, and so is a response without a verdict. A list
+
+def mini_batches(groups: Sequence[RolloutGroup], count: int) -> list[list[TrainRow]]:
+    """Return `count` lists of rows, of the groups that carry a gradient.
+
+    A group goes to the mini-batch it belongs to; those that belong to none are dealt out in turn. A
+    group whose advantages are all 0 is left out, and so is a response without a verdict. A list
     that would be empty holds one row that does not count, so that this rank still takes part.
     """
+    parts: list[list[TrainRow]] = [[] for _ in range(count)]
     kept = [group for group in groups if np.any(group.advantages)]
-    parts = [
-        [row for group in kept[part::count] for row in group_rows(group)] for part in range(count)
-    ]
+    for number, group in enumerate(kept):
+        place = number % count if group.mini_batch is None else group.mini_batch
+        parts[place].extend(group_rows(group))
     spare = replace(group_rows(groups[0], all_rows=True)[0], counts=False, advantage=0.0)
     return [part or [spare] for part in parts]
+
+
+def places(
+    groups: Sequence[RolloutGroup], empty: Sequence[int], found: Sequence[RolloutGroup]
+) -> list[tuple[int, RolloutGroup]]:
+    """Return (number in `groups`, group to stand there instead) for what dynamic sampling found.
+
+    A group fills one of the `empty` places of its own mini-batch.
+    """
+    free = list(empty)
+    out = []
+    for group in found:
+        place = next(i for i in free if groups[i].mini_batch == group.mini_batch)
+        free.remove(place)
+        out.append((place, group))
+    return out
 
 
 def group_rows(group: RolloutGroup, *, all_rows: bool = False) -> list[TrainRow]:
@@ -103,7 +128,7 @@ def pack(batches: Sequence[list[TrainRow]], groups: Sequence[RolloutGroup]) -> d
     }
     return {
         "samples": [group.prompt.sample for group in groups],
-        "groups": [(g.completions, g.rewards, g.advantages) for g in groups],
+        "groups": [(g.completions, g.rewards, g.advantages, None, g.mini_batch) for g in groups],
         "batches": [
             [(*place[id(r.token_ids)], replace(r, prompt=None, token_ids=[])) for r in batch]  # type: ignore[arg-type]
             for batch in batches

@@ -109,3 +109,4 @@ class RolloutGroup:
     rewards: list[Reward]  # G
     advantages: np.ndarray  # [G] float32, 0 for a masked response
     old_logprobs: list[np.ndarray] | None = None  # G arrays [T] float32, log pi_old of the learner
+    mini_batch: int | None = None  # the one it belongs to, where task shares are kept

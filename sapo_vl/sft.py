@@ -19,10 +19,11 @@ from sapo_vl import checkpoint, distributed, stages
 from sapo_vl import model as models
 from sapo_vl.config import Config, SftConfig
 from sapo_vl.errors import DataError
-from sapo_vl.learner.engine import Learner, RowTensors, StepReport, token_mean
+from sapo_vl.learner.engine import Learner, RowTensors, StepReport
 from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.metrics import MetricsWriter
 from sapo_vl.model import ModelFolder
+from sapo_vl.objectives import TOKEN_MEAN, Objective
 from sapo_vl.packing import TrainRow
 from sapo_vl.progress import Progress as Display
 from sapo_vl.prompts import PromptRenderer
@@ -91,7 +92,7 @@ def _train(
             rows = _rows(folder, renderer, [samples[i] for i in own])
             run.heartbeat([row.prompt.sample.id for row in rows])
             lr = cosine(done.step, config.sft)
-            report = learner.update(rows, cross_entropy, token_mean, lr)
+            report = learner.update(rows, OBJECTIVE, lr)
             done.step += 1
             done.cursor += config.sft.batch
             seconds = time.perf_counter() - started
@@ -113,7 +114,10 @@ def cross_entropy(out: ResponseLogprobs, tensors: RowTensors) -> Surrogate:
     """Return -sum of weights * logprobs; there is no gate, so its telemetry is neutral."""
     loss = -(tensors.weights_T * out.logprobs_N).sum()
     zeros = torch.zeros_like(tensors.weights_T)
-    return Surrogate(loss, -loss.detach(), zeros, zeros + 1.0, zeros.sum())
+    return Surrogate(loss, -loss.detach(), zeros, zeros + 1.0, zeros + 1.0, zeros.sum())
+
+
+OBJECTIVE = Objective(cross_entropy, TOKEN_MEAN)
 
 
 def cosine(step: int, options: SftConfig) -> float:

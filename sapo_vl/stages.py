@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError
 from sapo_vl.model import ModelFolder
+from sapo_vl.objectives import OBJECTIVES
 from sapo_vl.prompts import PromptRenderer
 from sapo_vl.rewards.judge import JudgeConfig
 from sapo_vl.rewards.rubric import Rubric
@@ -85,6 +87,11 @@ class UsableSamples(Sequence[Sample]):
             return [self._samples[i] for i in self._indices[index]]
         return self._samples[self._indices[index]]
 
+    def column(self, name: str) -> list[Any]:
+        """Return one column of all records, in order, without their pictures."""
+        values = self._samples.column(name)
+        return [values[i] for i in self._indices]
+
 
 def usable(
     config: Config, renderer: PromptRenderer, path: Path, split: str, key: str
@@ -125,6 +132,8 @@ def rubric(config: Config) -> Rubric:
     """Return the configured rubric. Raises ConfigError naming the term that can't be used."""
     judge = JudgeConfig(config.judge.url, config.judge.model) if config.judge else None
     terms = [(term.fn, term.weight) for term in config.rewards]
+    if OBJECTIVES[config.objective].overlong and all(name != "overlong" for name, _ in terms):
+        terms.append(("overlong", -1.0))
     return Rubric.from_terms(terms, judge=judge, max_tokens=config.rollout.max_new_tokens)
 
 

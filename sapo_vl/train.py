@@ -3,7 +3,7 @@
     sapo-vl train [--config FILE] [--resume] [key=value ...]
 
 `sapo` is the algorithm box: sample with mu, grade, group advantages, old log-probs, mini-batches
-through the gate, weights back to the sampler. Its parts are built in job.py.
+through the gate (or another objective), weights back to the sampler. Its parts are built in job.py.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NoReturn, TypeVar
 
+import numpy as np
 import torch
 
-from sapo_vl import checkpoint, distributed, rollouts, sft, stages, telemetry
+from sapo_vl import checkpoint, distributed, objectives, rollouts, sft, stages, telemetry
 from sapo_vl.config import Config, LearnerConfig
+from sapo_vl.draws import Pick
 from sapo_vl.job import Clock, Job, check_finite, check_parity, preflight, record, recording, report
-from sapo_vl.learner.engine import Objective, RowTensors, mean_of_means
-from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.progress import Progress as Display
 from sapo_vl.run import Interrupted, Run
-from sapo_vl.sapo import Surrogate, mismatch_weight, sapo_loss
 from sapo_vl.schema import RolloutGroup
 
 Result = TypeVar("Result")
@@ -59,16 +58,16 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
     """Train: the paper's algorithm, one rollout batch after the other."""
     run, config, learner = job.run, job.config, job.learner
     steps, count = config.rollout.steps, config.sapo.mini_batches
-    objective = sapo_objective(config)
+    objective, tau = objectives.build(config), objectives.temperatures(config)
     with Display(None if distributed.rank() == 0 else False, steps, "SAPO") as display:
         while done.step < steps:
             clock = Clock()
             if done.buffer is not None:  # a signal ended the last start between two mini-batches
                 batches, groups = rollouts.unpack(done.buffer, job.renderer)
-                statistics = done.extra["statistics"]
+                statistics, sums = done.extra["statistics"], done.extra["sums"]
                 job.generator.sleep()
             else:
-                groups = or_leave(job, done, lambda: roll_out(job, done))
+                groups, sums = or_leave(job, done, lambda: roll_out(job, done))
                 clock.lap("rollout")
                 batches = rollouts.mini_batches(groups, count)
                 job.generator.sleep()
@@ -80,15 +79,13 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
             lr = learning_rate(done.step, steps, config.learner)
             while done.mini_batch < count:
                 rows = batches[done.mini_batch]
-                step_report = learner.update(rows, objective, mean_of_means, lr)
-                statistics.append(
-                    telemetry.minibatch(step_report, config.sapo.tau_pos, config.sapo.tau_neg)
-                )
+                step_report = learner.update(rows, objective, lr)
+                statistics.append(telemetry.minibatch(step_report, *tau))
                 done.bad_steps = check_finite(run, step_report, done.bad_steps)
                 done.mini_batch += 1
                 if done.mini_batch < count and run.stop.requested():
                     done.buffer = rollouts.pack(batches, groups)
-                    done.extra = {"statistics": statistics}
+                    done.extra = {"statistics": statistics, "sums": sums}
                     leave(job, done)
             clock.lap("update")
             job.generator.update_weights(learner.weights())
@@ -96,7 +93,7 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
             rollouts.keep_old_logprobs(groups, batches)
             done.step, done.mini_batch, done.buffer, done.extra = done.step + 1, 0, None, {}
             done.cursor += config.rollout.prompts
-            record(job, display, done.step, groups, statistics, clock, lr)
+            record(job, display, done.step, groups, sums, statistics, clock, lr)
             stop = run.stop.requested()
             if stop:
                 leave(job, done)
@@ -108,14 +105,42 @@ def sapo(job: Job, done: checkpoint.Progress) -> None:
                 or_leave(job, done, lambda: job.evaluate(name, done.step))  # noqa: B023
 
 
-def roll_out(job: Job, done: checkpoint.Progress) -> list[RolloutGroup]:
-    """Draw this rank's share of the step's prompts and sample, grade and compare its groups."""
-    config, run = job.config, job.run
-    chosen = stages.draw(len(job.train_set), config.run.seed, done.cursor, config.rollout.prompts)
-    own = [job.train_set[i] for i in chosen[distributed.rank() :: distributed.world_size()]]
-    run.heartbeat([sample.id for sample in own])
-    with run.stop.at_once():
-        return rollouts.collect(job.generator, job.renderer, job.rubric, own, config, done.step)
+def roll_out(job: Job, done: checkpoint.Progress) -> tuple[list[RolloutGroup], dict[str, float]]:
+    """Sample, grade and compare this rank's groups of the step; return them with their sums.
+
+    With dynamic sampling groups without a gradient are replaced, as long as there are rounds; the
+    sums count what was drawn first, so that accuracy and reward are those of the data.
+    """
+    rank, ranks = distributed.rank(), distributed.world_size()
+    picks = job.draws.step(done.step, done.cursor, rank, ranks)
+    groups = sample(job, picks, done.step)
+    sums = telemetry.group_sums(groups, job.config.rollout.max_new_tokens)
+    rounds, taken = objectives.refill_rounds(job.config), list(picks)
+    if rounds:
+        sums |= {"refill_drawn": 0.0, "refill_kept": 0.0}
+    for turn in range(1, rounds + 1):
+        empty = [i for i, group in enumerate(groups) if not np.any(group.advantages)]
+        others = job.draws.instead(done.step, turn, rank, taken, [picks[i] for i in empty])
+        if distributed.largest(len(others)) == 0:
+            break
+        taken += others
+        found = [g for g in sample(job, others, done.step) if np.any(g.advantages)]
+        for place, group in rollouts.places(groups, empty, found):
+            groups[place] = group
+        sums["refill_drawn"] += len(others)
+        sums["refill_kept"] += len(found)
+    return groups, sums
+
+
+def sample(job: Job, picks: Sequence[Pick], step: int) -> list[RolloutGroup]:
+    """Return a graded group for each pick."""
+    own = [job.train_set[pick.index] for pick in picks]
+    job.run.heartbeat([record.id for record in own])
+    with job.run.stop.at_once():
+        groups = rollouts.collect(job.generator, job.renderer, job.rubric, own, job.config, step)
+    for pick, group in zip(picks, groups, strict=True):
+        group.mini_batch = pick.mini_batch
+    return groups
 
 
 def probe(job: Job, groups: Sequence[RolloutGroup], step: int) -> None:
@@ -127,31 +152,6 @@ def probe(job: Job, groups: Sequence[RolloutGroup], step: int) -> None:
     job.learner.fill_old_logprobs(rows)
     rollouts.keep_old_logprobs(groups[:1], [rows])
     check_parity(job.config, telemetry.mismatch(groups[:1]), step + 1)
-
-
-def sapo_objective(config: Config) -> Objective:
-    """Return the SAPO loss with the configured temperatures and mismatch correction."""
-    options = config.sapo
-
-    def objective(out: ResponseLogprobs, tensors: RowTensors) -> Surrogate:
-        old = tensors.old_logprobs_T
-        old = out.logprobs_N.detach() if old is None else old
-        weights = tensors.weights_T
-        if options.mismatch_cap is not None:
-            assert tensors.generator_logprobs_T is not None
-            weights = weights * mismatch_weight(
-                old, tensors.generator_logprobs_T, options.mismatch_cap
-            )
-        return sapo_loss(
-            out.logprobs_N,
-            old,
-            tensors.advantages_T,
-            weights,
-            tau_pos=options.tau_pos,
-            tau_neg=options.tau_neg,
-        )
-
-    return objective
 
 
 def learning_rate(step: int, steps: int, options: LearnerConfig) -> float:

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sapo_vl import distributed, model, rollouts, stages
+from sapo_vl import distributed, model, objectives, rollouts, stages
 from sapo_vl import generator as generators
 from sapo_vl.bench import pace
-from sapo_vl.learner.engine import Learner, mean_of_means
+from sapo_vl.learner.engine import Learner
 from sapo_vl.prompts import PromptRenderer
 from sapo_vl.schema import Reward, Sample
-from sapo_vl.train import sapo_objective
 
 
 def main(options: dict[str, Any]) -> None:
@@ -45,7 +44,7 @@ def main(options: dict[str, Any]) -> None:
     timed.generate = book.phase("generate", generator.generate)
     old_logprobs = book.phase("old_logprobs", learner.fill_old_logprobs)
     sync = book.phase("sync", generator.update_weights)
-    objective = sapo_objective(config)
+    objective = objectives.build(config)
     generator.update_weights(learner.weights())
     pace.say({})
     for step in range(options["steps"]):
@@ -57,7 +56,7 @@ def main(options: dict[str, Any]) -> None:
         for rows in batches[1:]:
             old_logprobs(rows)
         for rows in batches:
-            learner.update(rows, objective, mean_of_means, config.learner.lr)
+            learner.update(rows, objective, config.learner.lr)
         sync(learner.weights())
         figures: dict[str, Any] = book.figures()
         lengths = [len(c.token_ids) for group in groups for c in group.completions]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sapo_vl import distributed
 from sapo_vl.errors import DataError, EnvironmentProblem
 from sapo_vl.generator import NO_VLLM, Sampling
 from sapo_vl.logprobs import BAN_BIAS
@@ -49,6 +50,7 @@ class VLLMGenerator:
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
         options = config.generator
+        self._engine_ranks = options.tensor_parallel if self._on_gpu else 1
         placement: dict[str, Any] = {}
         if self._on_gpu:
             placement = {
@@ -88,33 +90,9 @@ class VLLMGenerator:
         self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
     ) -> list[list[Completion]]:
         """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
-        from vllm import SamplingParams
-
-        assert not self._asleep, "generate() on a sleeping engine"
-        requests: list[Any] = []
-        for prompt in prompts:
-            request: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
-            if prompt.images:
-                request["multi_modal_data"] = {"image": prompt.images}
-            requests.append(request)
-        params = [
-            SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k or -1,
-                presence_penalty=sampling.presence_penalty,
-                max_tokens=sampling.max_new_tokens,
-                seed=seed if sampling.temperature > 0 else None,
-                logprobs=0,
-                logit_bias=dict.fromkeys(self._folder.banned_ids, BAN_BIAS),
-                stop_token_ids=list(self._folder.eos_ids),
-                detokenize=False,  # once per response below: per token it takes a fifth of the time
-                flat_logprobs=True,
-            )
-            for seed in seeds
-        ]
-        outputs = self._llm.generate(requests, params, use_tqdm=False)
+        own = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        shared, first = distributed.shared(own, self._engine_ranks)
+        outputs = self._sample(shared, sampling)[first : first + len(own)] if shared else []
         for prompt, output in zip(prompts, outputs, strict=True):
             if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
                 raise DataError(
@@ -130,6 +108,29 @@ class VLLMGenerator:
             )
         )
         return [[self._completion(c, next(texts)) for c in o.outputs] for o in outputs]
+
+    def _sample(self, requests: Sequence[tuple[Any, int]], sampling: Sampling) -> list[Any]:
+        from vllm import SamplingParams
+
+        assert not self._asleep, "generate() on a sleeping engine"
+        params = [
+            SamplingParams(
+                n=sampling.n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k or -1,
+                presence_penalty=sampling.presence_penalty,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed if sampling.temperature > 0 else None,
+                logprobs=0,
+                logit_bias=dict.fromkeys(self._folder.banned_ids, BAN_BIAS),
+                stop_token_ids=list(self._folder.eos_ids),
+                detokenize=False,  # once per response below: per token it takes a fifth of the time
+                flat_logprobs=True,
+            )
+            for _, seed in requests
+        ]
+        return self._llm.generate([request for request, _ in requests], params, use_tqdm=False)
 
     def _completion(self, output: Any, text: str) -> Completion:
         ids = list(output.token_ids)
@@ -172,6 +173,13 @@ class VLLMGenerator:
         """See Generator."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+def _request(prompt: Prompt) -> dict[str, Any]:
+    request: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
+    if prompt.images:
+        request["multi_modal_data"] = {"image": prompt.images}
+    return request
 
 
 def _repack(model: torch.nn.Module) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sapo_vl.errors import ConfigError
 from sapo_vl.learner.policy import Policy, TokenObjective
 from sapo_vl.logprobs import ResponseLogprobs
 from sapo_vl.model import ModelFolder
+from sapo_vl.objectives import Aggregation, Objective
 from sapo_vl.packing import TrainRow
 from sapo_vl.sapo import Surrogate
 
@@ -44,6 +45,7 @@ class RowTensors:
     weights_T: Tensor  # global aggregation weight; 0 for rows that only fill up
     old_logprobs_T: Tensor | None  # none: on policy, take the forward's own
     generator_logprobs_T: Tensor | None
+    lengths_R: Tensor  # tokens of each response; of all, also in a part
 
     def part(self, own: slice) -> RowTensors:
         """Return the constants of a slice of the tokens."""
@@ -53,15 +55,12 @@ class RowTensors:
             self.weights_T[own],
             None if old is None else old[own],
             None if generator is None else generator[own],
+            self.lengths_R,
         )
 
-    def objective(self, objective: Objective) -> TokenObjective:
-        """Return `objective` with these constants, for any slice of the tokens."""
-        return lambda out, own: objective(out, self.part(own))
-
-
-Objective = Callable[[ResponseLogprobs, RowTensors], Surrogate]
-RowWeight = Callable[[TrainRow], float]
+    def bound(self, objective: Objective) -> TokenObjective:
+        """Return the objective's loss with these constants, for any slice of the tokens."""
+        return lambda out, own: objective.loss(out, self.part(own))
 
 
 @dataclass(slots=True)
@@ -76,6 +75,7 @@ class StepReport:
     skipped: bool = False  # not finite: no weight has changed
     log_ratio: list[np.ndarray] = field(default_factory=list)
     gate_weight: list[np.ndarray] = field(default_factory=list)
+    coefficient: list[np.ndarray] = field(default_factory=list)
     entropy: list[np.ndarray] = field(default_factory=list)
     logprobs: list[np.ndarray] = field(default_factory=list)
 
@@ -129,25 +129,25 @@ class Learner:
         for batch in batches:
             _hand_out(batch, self._engine(batch).out.logprobs_N)
 
-    def update(
-        self, rows: Sequence[TrainRow], objective: Objective, row_weight: RowWeight, lr: float
-    ) -> StepReport:
+    def update(self, rows: Sequence[TrainRow], objective: Objective, lr: float) -> StepReport:
         """Take one optimizer step on `rows`, this rank's share of a mini-batch.
 
-        `row_weight(row)` is the weight of each of the row's tokens before the global denominator;
-        summed over all tokens of all ranks it must equal that denominator (see `mean_of_means`
-        and `token_mean`). Rows without `old_logprobs` get those of this forward, detached.
+        Tokens are weighed by the objective's aggregation with one denominator for all ranks. Rows
+        without `old_logprobs` get those of this forward, detached.
         """
         report = StepReport()
-        counted = [row_weight(row) * len(row.token_ids) for row in rows if row.counts]
+        aggregation = objective.aggregation
+        counted = [aggregation.row(row) for row in rows if row.counts]
         denominator = distributed.total({"weight": float(sum(counted))})["weight"]
         if denominator == 0:
             return report
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         for batch in self._micro_batches(rows):
-            tensors = _row_tensors(batch, row_weight, denominator, distributed.device())
-            out, surrogate = self._engine(batch, tensors.objective(objective))
+            tensors = _row_tensors(batch, aggregation, denominator, distributed.device())
+            out, surrogate = self._engine(
+                batch, tensors.bound(objective), by_token=objective.by_token
+            )
             self._engine.backward(surrogate.loss * distributed.world_size())
             _record(report, batch, out, surrogate)
         before = self._engine.skipped_steps
@@ -207,16 +207,6 @@ class Learner:
         """Drop the engine."""
         self._engine.destroy()
         del self._engine, self._optimizer, self._policy
-
-
-def mean_of_means(row: TrainRow) -> float:
-    """Weigh tokens so that the loss is a mean over responses of means over their tokens."""
-    return 1.0 / len(row.token_ids)
-
-
-def token_mean(row: TrainRow) -> float:
-    """Weigh tokens so that the loss is a mean over all tokens."""
-    return 1.0
 
 
 def deepspeed_settings(config: Config) -> dict[str, Any]:
@@ -318,7 +308,7 @@ def _hand_out(batch: Sequence[TrainRow], logprobs_N: Tensor) -> None:
 
 
 def _row_tensors(
-    batch: Sequence[TrainRow], row_weight: RowWeight, denominator: float, device: torch.device
+    batch: Sequence[TrainRow], aggregation: Aggregation, denominator: float, device: torch.device
 ) -> RowTensors:
     lengths = [len(row.token_ids) for row in batch]
 
@@ -335,9 +325,10 @@ def _row_tensors(
 
     return RowTensors(
         advantages_T=spread([row.advantage for row in batch]),
-        weights_T=spread([row_weight(r) / denominator if r.counts else 0.0 for r in batch]),
+        weights_T=spread([aggregation.token(r) / denominator if r.counts else 0.0 for r in batch]),
         old_logprobs_T=joined([row.old_logprobs for row in batch]),
         generator_logprobs_T=joined([row.generator_logprobs for row in batch]),
+        lengths_R=torch.tensor(lengths, device=device),
     )
 
 
@@ -354,6 +345,7 @@ def _record(
     columns = (
         (report.log_ratio, surrogate.log_ratio_T),
         (report.gate_weight, surrogate.gate_weight_T),
+        (report.coefficient, surrogate.coefficient_T),
         (report.entropy, out.entropy_N),
         (report.logprobs, out.logprobs_N),
     )

@@ -20,7 +20,7 @@ from sapo_vl.packing import TrainRow
 from sapo_vl.sapo import Surrogate, joined
 
 TokenObjective = Callable[[ResponseLogprobs, slice], Surrogate]
-"""A loss that is a sum over tokens, of those in a slice of a micro-batch's response tokens."""
+"""The loss of a slice of a micro-batch's response tokens, which may be all of them."""
 
 
 class Scored(NamedTuple):
@@ -53,11 +53,17 @@ class Policy(nn.Module):
         if self._packed:
             attention.use(model, attention.best_form(distributed.device()))
 
-    def forward(self, rows: Sequence[TrainRow], objective: TokenObjective | None = None) -> Scored:
+    def forward(
+        self,
+        rows: Sequence[TrainRow],
+        objective: TokenObjective | None = None,
+        *,
+        by_token: bool = True,
+    ) -> Scored:
         """Return log-probs [N] of all response tokens of `rows`, in the order of the rows.
 
-        With an `objective`, which must be a sum over tokens, the loss is computed with them, its
-        gradient while the logits exist.
+        With an `objective` the loss is computed too. One that is a sum over tokens (`by_token`)
+        gets its gradient while the logits exist; any other needs them a second time.
         """
         device = self.bias_V.device
         batch: packed.PackedBatch | padded.PaddedBatch
@@ -73,13 +79,17 @@ class Policy(nn.Module):
             hidden = padded.hidden_states(self.model.model, batch, images)
         if images is None:
             hidden = hidden + 0.0 * _sum_of(vision).to(hidden.dtype)
-        return self._scored(hidden, batch.targets_N, objective)
+        return self._scored(hidden, batch.targets_N, objective, by_token)
 
     def _scored(
-        self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, objective: TokenObjective | None
+        self,
+        hidden_ND: torch.Tensor,
+        targets_N: torch.Tensor,
+        objective: TokenObjective | None,
+        by_token: bool,
     ) -> Scored:
         head = self.model.lm_head
-        if objective is None or not logprobs.is_plain(head):
+        if objective is None or not by_token or not logprobs.is_plain(head):
             out = logprobs.response_logprobs(
                 head, hidden_ND, targets_N, self.bias_V, self._temperature
             )

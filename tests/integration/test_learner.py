@@ -13,9 +13,9 @@ import torch
 from helpers import distance, make_rows, make_sample, make_samples, tiny_config
 
 from sapo_vl import model as models
-from sapo_vl import train
+from sapo_vl import objectives, sft
 from sapo_vl.errors import ConfigError
-from sapo_vl.learner.engine import Learner, mean_of_means, token_mean
+from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.policy import Policy
 from sapo_vl.logprobs import BAN_BIAS
 from sapo_vl.packing import PLANS
@@ -50,7 +50,7 @@ def prompts(renderer):
 
 @pytest.fixture
 def objective(tiny_folder):
-    return train.sapo_objective(tiny_config(tiny_folder))
+    return objectives.build(tiny_config(tiny_folder))
 
 
 def weights(learner: Learner) -> Weights:
@@ -70,7 +70,7 @@ def gradient(learner: Learner, rows, objective) -> Weights:
     step = learner._engine.step
     learner._engine.step = lambda: None
     try:
-        learner.update(rows, objective, mean_of_means, LR)
+        learner.update(rows, objective, LR)
         named = learner.model.named_parameters()
         return {n: p.grad.clone() for n, p in named if p.grad is not None}
     finally:
@@ -143,7 +143,7 @@ def test_on_policy_update_is_reinforce(build, prompts, objective):
     rows = [replace(row, old_logprobs=None, generator_logprobs=None) for row in make_rows(prompts)]
     learner = build("sapo.mismatch_cap=null")
     config = tiny_config(Path(learner.folder.path), "sapo.mismatch_cap=null")
-    ours = gradient(learner, rows, train.sapo_objective(config))
+    ours = gradient(learner, rows, objectives.build(config))
     learner._engine.zero_grad()
     out = learner._policy(rows).out
     pieces = out.logprobs_N.split([len(row.token_ids) for row in rows])
@@ -163,7 +163,7 @@ def test_a_report_says_what_was_done(build, prompts, objective):
     learner.fill_old_logprobs(rows)
     spare = replace(rows[0], counts=False)
     before = weights(learner)
-    report = learner.update([*rows, spare], objective, mean_of_means, LR)
+    report = learner.update([*rows, spare], objective, LR)
     assert len(report.rows) == len(rows)
     assert {id(row) for row in report.rows} == {id(row) for row in rows}
     for row, log_ratio, weight, logprobs in zip(
@@ -176,7 +176,7 @@ def test_a_report_says_what_was_done(build, prompts, objective):
     assert not report.skipped
     assert report.centred == pytest.approx(0, abs=1e-5)
     assert not same(weights(learner), before)
-    again = learner.update(rows, objective, mean_of_means, LR)
+    again = learner.update(rows, objective, LR)
     assert min(float(w.min()) for w in again.gate_weight) < 0.99999  # now the ratios have moved
 
 
@@ -184,7 +184,7 @@ def test_a_mini_batch_without_rows_that_count_changes_nothing(build, prompts, ob
     learner = build()
     before = weights(learner)
     rows = [replace(make_rows(prompts)[0], counts=False)]
-    report = learner.update(rows, objective, mean_of_means, LR)
+    report = learner.update(rows, objective, LR)
     assert report.rows == []
     assert same(weights(learner), before)
 
@@ -193,7 +193,7 @@ def test_text_alone_leaves_the_vision_tower(build, renderer, objective):
     rows = make_rows(renderer.render([make_sample()]))
     learner = build()
     before = weights(learner)
-    learner.update(rows, objective, mean_of_means, LR)
+    learner.update(rows, objective, LR)
     changes = moved(weights(learner), before)
     assert all(v == 0 for n, v in changes.items() if models.component(n) != "language")
     assert max(changes.values()) > LR / 2
@@ -202,9 +202,9 @@ def test_text_alone_leaves_the_vision_tower(build, renderer, objective):
 def test_the_learning_rate_is_the_steps_own(build, prompts, objective):
     learner = build()
     before = weights(learner)
-    learner.update(make_rows(prompts), objective, mean_of_means, 0.0)
+    learner.update(make_rows(prompts), objective, 0.0)
     assert same(weights(learner), before)
-    learner.update(make_rows(prompts), objective, mean_of_means, 1e-4)
+    learner.update(make_rows(prompts), objective, 1e-4)
     assert 0.5e-4 < max(moved(weights(learner), before).values()) < 1.5e-4
 
 
@@ -215,7 +215,7 @@ def test_the_gradient_is_clipped(build, prompts, objective, stage, dtype):
     options = (f"learner.zero_stage={stage}", f"model.dtype={dtype}", "learner.lr=1e-2")
     learner = build(*options, "learner.clip=1e-12")
     before = weights(learner)
-    report = learner.update(make_rows(prompts), objective, mean_of_means, 1e-2)
+    report = learner.update(make_rows(prompts), objective, 1e-2)
     assert report.grad_norm > 1e-3  # the norm before clipping
     assert max(moved(weights(learner), before).values()) < 1e-5
 
@@ -227,8 +227,8 @@ def test_all_stages_take_the_same_step(build, prompts, objective, stage):
     start = weights(reference)
     assert same(weights(learner), start)
     for _ in range(2):
-        one = reference.update(rows, objective, mean_of_means, LR)
-        two = learner.update(rows, objective, mean_of_means, LR)
+        one = reference.update(rows, objective, LR)
+        two = learner.update(rows, objective, LR)
         # stage 3's head goes through its module: other rounding, which Adam's first step enlarges
         assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-4 if stage == 3 else 1e-5)
     end, other = weights(reference), weights(learner)
@@ -239,7 +239,7 @@ def test_all_stages_take_the_same_step(build, prompts, objective, stage):
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_saving_and_loading_is_exact(build, prompts, objective, stage, tmp_path):
     def update(learner: Learner, seed: int) -> None:
-        learner.update(make_rows(prompts, seed), objective, mean_of_means, LR)
+        learner.update(make_rows(prompts, seed), objective, LR)
 
     first = build(f"learner.zero_stage={stage}")
     for seed in (1, 2):
@@ -266,18 +266,20 @@ def test_saving_and_loading_is_exact(build, prompts, objective, stage, tmp_path)
     ],
 )
 def test_a_step_that_is_not_finite_is_skipped(build, prompts, objective, stage, dtype, value):
-    def broken(out, tensors):
-        return objective(out, tensors)._replace(loss=(out.logprobs_N * value).sum())
+    def loss(out, tensors):
+        return objective.loss(out, tensors)._replace(loss=(out.logprobs_N * value).sum())
+
+    broken = objective._replace(loss=loss)
 
     options = (f"learner.zero_stage={stage}", f"model.dtype={dtype}")
     learner, untouched = build(*options), build(*options)
     before = weights(learner)
     for _ in range(2):
-        report = learner.update(make_rows(prompts), broken, mean_of_means, LR)
+        report = learner.update(make_rows(prompts), broken, LR)
         assert report.skipped
         assert same(weights(learner), before)
     for each in (learner, untouched):  # and it leaves no trace in what follows
-        assert not each.update(make_rows(prompts), objective, mean_of_means, LR).skipped
+        assert not each.update(make_rows(prompts), objective, LR).skipped
     assert same(weights(learner), weights(untouched))
     assert not same(weights(learner), before)
 
@@ -287,7 +289,7 @@ def test_bfloat16_trains(build, prompts, objective, stage):
     learner = build(f"learner.zero_stage={stage}", "model.dtype=bfloat16")
     before = weights(learner)
     for seed in range(2):
-        report = learner.update(make_rows(prompts, seed), objective, mean_of_means, 1e-2)
+        report = learner.update(make_rows(prompts, seed), objective, 1e-2)
         assert np.isfinite([report.loss, report.grad_norm]).all()
         assert not report.skipped
     after = weights(learner)
@@ -302,10 +304,10 @@ def test_small_steps_add_up_in_bfloat16(build, prompts, objective):
     for stage in (0, 2):
         learner = build(f"learner.zero_stage={stage}", "model.dtype=bfloat16")
         assert weights(learner)[name].unique().tolist() == [1.0]
-        learner.update(make_rows(prompts), objective, mean_of_means, 5e-4)
+        learner.update(make_rows(prompts), objective, 5e-4)
         assert weights(learner)[name].unique().tolist() == [1.0]
         for _ in range(6):
-            learner.update(make_rows(prompts), objective, mean_of_means, 5e-4)
+            learner.update(make_rows(prompts), objective, 5e-4)
         assert 0.9961 > float(weights(learner)[name].min()) > 0.99
 
 
@@ -333,7 +335,7 @@ def test_frozen_vision_stays(build, prompts, objective, stage, folder, tmp_path)
         "all": (sum(sizes.values()), sizes["language"]),
     }
     before = weights(learner)
-    learner.update(make_rows(prompts), objective, mean_of_means, LR)
+    learner.update(make_rows(prompts), objective, LR)
     changes = moved(weights(learner), before)
     assert all((v == 0) == (models.component(n) != "language") for n, v in changes.items())
     learner.export(tmp_path / "out")
@@ -377,7 +379,7 @@ def test_the_exported_folder_is_a_plain_one(
     build, prompts, objective, stage, dtype, tiny_folder, tmp_path
 ):
     learner = build(f"learner.zero_stage={stage}", f"model.dtype={dtype}")
-    learner.update(make_rows(prompts), objective, mean_of_means, LR)
+    learner.update(make_rows(prompts), objective, LR)
     out = tmp_path / "out"
     learner.export(out)
     from transformers import AutoModelForImageTextToText
@@ -407,7 +409,7 @@ def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, object
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     learner = build(f"learner.zero_stage={stage}", of=opened)
     before = weights(learner)
-    report = learner.update(make_rows(rendered), objective, mean_of_means, LR)
+    report = learner.update(make_rows(rendered), objective, LR)
     assert np.isfinite(report.grad_norm)
     changes = moved(weights(learner), before)
     assert all(v > 0 for n, v in changes.items() if "experts" in n or "gate" in n)
@@ -423,13 +425,12 @@ def test_gradient_checkpointing_changes_nothing(build, prompts, objective):
 
 
 def test_token_mean_weighs_tokens_alike(build, prompts):
-    from sapo_vl import sft
 
     rows = make_rows(prompts)
     learner = build()
     with torch.no_grad():
         expected = -learner._policy(rows).out.logprobs_N.mean()
-    report = learner.update(rows, sft.cross_entropy, token_mean, LR)
+    report = learner.update(rows, sft.OBJECTIVE, LR)
     assert report.loss == pytest.approx(expected.item(), rel=1e-6)
 
 

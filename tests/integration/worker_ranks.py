@@ -15,9 +15,9 @@ prepare_environment()
 import torch  # noqa: E402
 from helpers import make_rows, make_samples, tiny_config  # noqa: E402
 
-from sapo_vl import distributed, train  # noqa: E402
+from sapo_vl import distributed, objectives  # noqa: E402
 from sapo_vl import model as models  # noqa: E402
-from sapo_vl.learner.engine import Learner, mean_of_means  # noqa: E402
+from sapo_vl.learner.engine import Learner  # noqa: E402
 from sapo_vl.prompts import PromptRenderer  # noqa: E402
 from sapo_vl.run import StopSignal  # noqa: E402
 
@@ -45,7 +45,7 @@ def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) 
         "learner.micro_batch_tokens=200",
     )
     rendered = PromptRenderer(folder, config.data).render(make_samples())
-    objective = train.sapo_objective(config)
+    objective = objectives.build(config)
     learner = Learner(config, folder)
     for step in range(2):
         rows = make_rows(rendered, seed=step)
@@ -53,7 +53,7 @@ def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) 
         own = parts[distributed.rank()]
         if step == 0 and stage == 0:
             keep_gradient(learner, own, objective, out)
-        report = learner.update(own, objective, mean_of_means, LR)
+        report = learner.update(own, objective, LR)
         assert not report.skipped
         distributed.say(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
     learner.export(out)
@@ -68,30 +68,40 @@ def keep_gradient(learner: Learner, rows: list, objective, out: Path) -> None:
     learner._optimizer.step = lambda: gradients.update(
         {n: p.grad.clone() for n, p in learner.model.named_parameters()}
     )
-    learner.update(rows, objective, mean_of_means, LR)
+    learner.update(rows, objective, LR)
     learner._optimizer.step = step
     torch.save(gradients, out.with_name(f"{out.name}-gradient-{distributed.rank()}.pt"))
 
 
 def check_resume(learner, config, folder, directory: Path, rendered) -> None:
     """Save, step, load into a new learner, step: the same bits on every rank."""
-    objective = train.sapo_objective(config)
+    objective = objectives.build(config)
     own = make_rows(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
     learner.save(directory)
-    learner.update(own, objective, mean_of_means, LR)
+    learner.update(own, objective, LR)
     again = Learner(config, folder)
     again.load(directory)
-    again.update(own, objective, mean_of_means, LR)
+    again.update(own, objective, LR)
     for (name, a), (_, b) in zip(learner.weights(), again.weights(), strict=True):
         assert torch.equal(a, b), name
     again.close()
     distributed.say("resume: exact")
 
 
+def check_shared() -> None:
+    """Ranks of one engine see the requests of all of them, others their own."""
+    rank, ranks = distributed.rank(), distributed.world_size()
+    own = [f"{rank}:{i}" for i in range(rank + 1)]  # unequal shares
+    everything = [f"{r}:{i}" for r in range(ranks) for i in range(r + 1)]
+    assert distributed.shared(own, ranks) == (everything, everything.index(f"{rank}:0"))
+    assert distributed.shared(own, 1) == (own, 0)
+
+
 def main() -> None:
     """Run all cases into OUT."""
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
     distributed.start()
+    check_shared()
     folder = models.open_folder(dense)
     for packing, stage in CASES:
         train_case(folder, packing, stage, out / f"{packing}-{stage}")
