@@ -28,6 +28,9 @@ from sapo_vl.errors import DataError, EnvironmentProblem
 if TYPE_CHECKING:
     from sapo_vl.learner.engine import Learner
 
+KEEP = "keep"
+"""A file of this name in a checkpoint's folder saves it from being deleted."""
+
 _NAME = re.compile(r"step_(\d{6,})(?:\+(\d+))?")
 
 
@@ -77,11 +80,21 @@ def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         _discard(final)
         partial.rename(final)
         for old in _listed(root)[:-keep]:
-            _discard(old)
+            if not (old / KEEP).exists():
+                _discard(old)
         for torn in root.glob(".step_*"):  # of processes that were killed while writing or deleting
             shutil.rmtree(torn, ignore_errors=True)
     distributed.barrier()
     return final
+
+
+def keep_last_before(root: Path, step: int) -> Path | None:
+    """Mark the newest checkpoint of fewer steps, so that it is not deleted; None: there is none."""
+    older = [path for path in _listed(root) if int(path.name.split("_")[1].split("+")[0]) < step]
+    if not older:
+        return None
+    (older[-1] / KEEP).touch()
+    return older[-1]
 
 
 def latest(root: Path) -> Path | None:

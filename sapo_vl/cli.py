@@ -146,6 +146,22 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--judge-model", metavar="NAME", help="its model")
     verify.set_defaults(run=_verify, parser=verify)
 
+    gate = commands.add_parser("gate", help="weights of a gate over the importance ratio")
+    gate.add_argument("--tau", type=float, default=1.0, help="temperature (default: 1)")
+    gate.add_argument("--gate", default="sigmoid", help="a name that sapo.gate takes")
+    gate.set_defaults(run=_gate, parser=gate)
+
+    lab = commands.add_parser("lab", help="grids of small runs: objectives, temperatures, ..")
+    lab.add_argument("--grids", default="a,b", metavar="a,b", help="names (default: a,b)")
+    lab.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, .. (default: 3)")
+    lab.add_argument("--steps", type=int, help="rollout steps of a cell")
+    lab.add_argument("--jobs", type=int, help="cells side by side (default: one a core)")
+    lab.add_argument("--out", type=Path, required=True, help="folder of results and page")
+    lab.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for all cells, e.g. rollout.prompts=16"
+    )
+    lab.set_defaults(run=_lab, parser=lab)
+
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
     tiny.add_argument("out", type=Path)
     tiny.add_argument("--seed", type=int, default=0)
@@ -170,8 +186,8 @@ class _Parser(argparse.ArgumentParser):
                 known.extend(action.choices)
                 if "invalid choice" in message:
                     message = "unknown command" + message.split("invalid choice:")[1].split("(")[0]
-        wrong = message.split()[-1].strip("'")
-        print(f"{self.prog}: {message.strip()}{nearest(wrong, known)}", file=sys.stderr)
+        hint = "" if "required" in message else nearest(message.split()[-1].strip("'"), known)
+        print(f"{self.prog}: {message.strip()}{hint}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -331,6 +347,36 @@ def _verify(arguments: argparse.Namespace) -> None:
     from sapo_vl import verify
 
     verify.run(arguments)
+
+
+def _gate(arguments: argparse.Namespace) -> None:
+    from sapo_vl import gates
+
+    if arguments.gate not in gates.GATES:
+        raise ConfigError(
+            f"--gate {arguments.gate!r} is unknown{nearest(arguments.gate, gates.GATES)}; known: "
+            + ", ".join(gates.GATES)
+        )
+    if not 0 < arguments.tau < float("inf"):
+        raise ConfigError(f"--tau {arguments.tau:g} must be above 0")
+    print(gates.table(arguments.gate, arguments.tau))
+
+
+def _lab(arguments: argparse.Namespace) -> None:
+    from sapo_vl.lab import grids, runner
+
+    names = [name.strip() for name in arguments.grids.split(",") if name.strip()]
+    if not names or arguments.seeds < 1 or (arguments.jobs or 1) < 1:
+        raise ConfigError("--grids names at least one grid, --seeds and --jobs are at least 1")
+    page = runner.main(
+        names,
+        arguments.seeds,
+        arguments.out,
+        steps=arguments.steps or grids.STEPS,
+        jobs=arguments.jobs,
+        overrides=arguments.overrides,
+    )
+    print(f"the page is {page}")
 
 
 def _init_tiny(arguments: argparse.Namespace) -> None:

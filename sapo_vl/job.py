@@ -10,13 +10,16 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from sapo_vl import (
     checkpoint,
+    collapse,
     distributed,
     metrics,
     model,
+    objectives,
     plots,
     rollouts,
     sft,
@@ -27,10 +30,10 @@ from sapo_vl import generator as generators
 from sapo_vl.config import Config
 from sapo_vl.data import store
 from sapo_vl.draws import Draws
-from sapo_vl.errors import ConfigError, EnvironmentProblem
+from sapo_vl.errors import ConfigError, EnvironmentProblem, UserError
 from sapo_vl.evaluate import Accuracy, evaluate
 from sapo_vl.evaluate_benchmarks import chosen_sets, in_training
-from sapo_vl.generator import NO_VLLM
+from sapo_vl.generator import NO_VLLM, Generator
 from sapo_vl.learner.engine import Learner, StepReport
 from sapo_vl.metrics import MetricsWriter
 from sapo_vl.progress import Progress as Display
@@ -78,11 +81,20 @@ def preflight(config: Config) -> None:
     chosen_sets(config)
 
 
+class Collapsed(UserError):
+    """The collapse detector fired and collapse.action is stop."""
+
+
 class Job:
     """The parts of a SAPO run, built once."""
 
-    def __init__(self, run: Run, writer: MetricsWriter | None) -> None:
-        """Warm up if asked, then load data, sampler and learner. Raises UserError for bad input."""
+    def __init__(
+        self, run: Run, writer: MetricsWriter | None, generator: Generator | None = None
+    ) -> None:
+        """Warm up if asked, then load data, sampler and learner. Raises UserError for bad input.
+
+        `generator` is a sampler that runs already, of the same model.
+        """
         self.run, self.config, self.writer = run, run.config, writer
         config = run.config
         self.rubric = stages.rubric(config)
@@ -102,8 +114,11 @@ class Job:
         with run.phase("start"):
             self.learner = Learner(config, folder)
             show_trainable(self.learner)
-            self.generator = generators.build(config, folder, seed=config.run.seed)
+            self.generator = generator or generators.build(config, folder, seed=config.run.seed)
         self.checkpoints = run.dir / "checkpoints"
+        gated = objectives.gated(config)
+        self.detector = collapse.Detector(config.collapse, gated=gated)
+        self.detector.replay(metrics.read(run.dir))
 
     def restore(self) -> checkpoint.Progress:
         """Load the newest checkpoint, if any, give its weights to the sampler, look at step 0."""
@@ -205,13 +220,8 @@ def record(
     row: dict[str, Any] = {"phase": "train", "step": step, "lr": lr}
     row |= telemetry.group_rates(sums) | mismatch
     statistics = [share_loss(values) for values in statistics]
-    for name in sorted({name for values in statistics for name in values}):
-        per_batch = [values[name] for values in statistics if name in values]
-        row[name] = sum(per_batch) / len(per_batch)
-    for i, values in enumerate(statistics):
-        for name in ("gate/mean", "gate/p01", "ratio/kl"):
-            if name in values:
-                row[f"{name}/mini_batch_{i}"] = values[name]
+    row |= telemetry.averaged(statistics)
+    row["mini_batches"] = telemetry.by_mini_batch(statistics)
     row |= {f"seconds/{name}": value for name, value in clock.seconds.items()}
     if "rollout" in clock.seconds:
         row["tokens_per_s/generate"] = sums["tokens"] / clock.seconds["rollout"]
@@ -230,6 +240,29 @@ def record(
     }
     display.update(step, {name: row.get(key, "-") for name, key in shown.items()})
     check_parity(config, mismatch, step)
+    look_for_collapse(job, row)
+
+
+def look_for_collapse(job: Job, row: dict[str, Any]) -> None:
+    """Show the step to the detector; at an alarm keep the last good checkpoint and write it down.
+
+    Rank 0 decides. Raises Collapsed where collapse.action says so.
+    """
+    if job.config.collapse.action == "off":
+        return
+    alarms = job.detector.observe(row) if distributed.rank() == 0 else []
+    path = job.run.dir / "collapse.json"
+    for alarm in alarms:
+        kept = checkpoint.keep_last_before(job.checkpoints, alarm.since)
+        good = f"checkpoint {kept} is kept" if kept else "there is no checkpoint before it"
+        distributed.say(f"collapse: {alarm.message}; {good}")
+        said = {**asdict(alarm), "checkpoint": kept and kept.name, "row": row}
+        write_json(path, [*(read_json(path) or []), said])
+    if distributed.first(len(alarms)) and job.config.collapse.action == "stop":
+        raise Collapsed(
+            f"step {row['step']}: stopped by the collapse detector, see {path} "
+            "(collapse.action=stop)"
+        )
 
 
 def share_loss(values: dict[str, float]) -> dict[str, float]:
@@ -313,6 +346,7 @@ def report(job: Job) -> None:
     note = telemetry.explain_gate(
         [r for r in metrics.read(run.dir) if r.get("phase") == "train"],
         job.config.sapo.mini_batches,
+        job.config.objective,
     )
     distributed.say(note or f"seconds: {json.dumps(seconds)}")
     distributed.say(f"the trained model is in {final}, the curves in {run.dir / 'curves.png'}")

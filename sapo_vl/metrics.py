@@ -1,8 +1,9 @@
 """The numbers of a run: RUN/metrics.jsonl, one JSON object a row, and its mirrors.
 
-A row has a phase ("sft", "train" or "eval"), a step, and scalars. The file is the record:
-TensorBoard is written anew from it when a run is opened, so both agree after a resume. A value that
-is not finite is stored as null, since JSON has no NaN. Only rank 0 writes.
+A row has a phase ("sft", "train" or "eval"), a step, and scalars; a training step also has
+`mini_batches`, for each statistic of its optimizer steps a list, which the mirrors leave out. The
+file is the record: TensorBoard is written anew from it when a run is opened, so both agree after a
+resume. A value that is not finite is stored as null, since JSON has no NaN. Only rank 0 writes.
 
 Worked example: {"phase": "train", "step": 3, "reward/mean": 0.41, "mismatch/kl": null}
 
@@ -23,7 +24,7 @@ from typing import Any
 
 from sapo_vl.errors import DataError, EnvironmentProblem
 
-Row = dict[str, float | int | str | None]
+Row = dict[str, Any]
 
 FILE = "metrics.jsonl"
 
@@ -111,14 +112,15 @@ class MetricsWriter:
             self._to_tensorboard(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers and strings, with "phase" and "step" among them."""
-        clean = {key: _plain(key, value) for key, value in row.items()}
+        """Append one row of numbers, strings and lists by name, with "phase" and "step" in it."""
+        clean = {key: _clean(key, value) for key, value in row.items()}
         self._file.write(json.dumps(clean, allow_nan=False) + "\n")
         self._file.flush()
         self._to_tensorboard(clean)
         if self._wandb is not None:
             phase = clean.get("phase", "run")
-            self._wandb.log({f"{phase}/{k}": v for k, v in clean.items() if k != "phase"})
+            scalars = {k: v for k, v in clean.items() if not isinstance(v, dict)}
+            self._wandb.log({f"{phase}/{k}": v for k, v in scalars.items() if k != "phase"})
 
     def close(self) -> None:
         """Flush and close the file and the mirrors; a second call does nothing."""
@@ -136,6 +138,12 @@ class MetricsWriter:
         for key, value in row.items():
             if isinstance(value, int | float) and key not in ("step", "train_step"):
                 self._tensorboard.add_scalar(f"{row.get('phase', 'run')}/{key}", value, step)
+
+
+def _clean(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: [_plain(f"{key}.{name}", v) for v in own] for name, own in value.items()}
+    return _plain(key, value)
 
 
 def _plain(key: str, value: Any) -> float | int | str | None:

@@ -124,6 +124,11 @@ def numbers(config: Config) -> dict[str, Any]:
     }
 
 
+def gated(config: Config) -> bool:
+    """Return whether the weights are a gate's: those of a clip are a share inside its bounds."""
+    return OBJECTIVES[config.objective].clip is None
+
+
 def temperatures(config: Config) -> tuple[float | None, float | None]:
     """Return tau_pos and tau_neg; none where the objective's gate is not SAPO's own."""
     if config.objective != "sapo" or config.sapo.gate != "sigmoid":

@@ -1,0 +1,177 @@
+"""One process of the laboratory: runs cells one after the other with one sampler.
+
+The sampler is started once for a seed's model and given each cell's weights; the learner is new for
+each cell. What a cell did is OUT/cells/NAME/result.json, written when the cell is over: a cell that
+was killed has none and is run again from its start.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sapo_vl import config as configs
+from sapo_vl.lab.grids import SIZES, Cell
+from sapo_vl.machine import prepare_environment
+
+MAIN = Path(__file__).resolve().parents[2] / "configs" / "train" / "main.yaml"
+_overrides: list[str] = []
+"""What the user sets for every cell of this process."""
+
+KEPT = (
+    "step", "accuracy", "reward/mean", "entropy", "gate/mean", "gate/p01", "gate/active",
+    "gate/mean_pos", "gate/mean_neg", "gate/below_0.5_pos", "gate/below_0.5_neg",
+    "gate/max_wr_pos", "gate/max_wr_neg", "gate/gap_pos", "gate/gap_neg", "gate/bound_pos",
+    "gate/bound_neg", "gate/bound_broken_pos", "gate/bound_broken_neg", "ratio/kl", "ratio/ess",
+    "mismatch/kl", "mismatch/mean_abs", "grad_norm", "response/length", "groups/zero_std",
+    "router/changed",
+)  # fmt: skip
+"""What result.json keeps of each metrics row."""
+
+_sampler: dict[Path, Any] = {}
+
+
+def start(cores: Any, overrides: list[str]) -> None:
+    """Prepare a new process: one core, no longer than its parent."""
+    prepare_environment()
+    _overrides.extend(overrides)
+    core = cores.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)  # an orphan would go on training for nobody
+
+
+def warm_up(cell: Cell, out: Path) -> None:
+    """Draw the seed's data and train the model that its cells start from; go on where it stood."""
+    from sapo_vl import sft, stages, tiny
+    from sapo_vl.data import synthetic
+    from sapo_vl.job import recording
+    from sapo_vl.run import Run
+
+    place = cell.warm_up(out)
+    path: Any = "tiny"
+    if cell.setting.experts:
+        path = place.with_name(place.name + "-start")
+        if not path.exists():
+            corpus = synthetic.corpus(cell.seed, stages.TOKENIZER_TEXTS)
+            tiny.build(path, corpus=corpus, seed=cell.seed, experts=cell.setting.experts)
+    fixed = {"run.seed": cell.seed, "run.dir": place, "model.path": path}
+    config = configs.load(MAIN, _overrides + _pairs(fixed))
+    resume = (place / "metrics.jsonl").exists()
+    run = Run(config, resume=resume)
+    with recording(run, resume=resume) as writer:
+        sft.warm_up(run, stages.policy_folder(run), writer)
+
+
+def run_cell(cell: Cell, out: Path, steps: int) -> str:
+    """Run a cell and write its result; return a line that says how it went."""
+    from sapo_vl import collapse, metrics
+    from sapo_vl.job import NotFinite
+    from sapo_vl.run import write_json
+
+    began = time.perf_counter()
+    place = out / "cells" / cell.name
+    shutil.rmtree(place, ignore_errors=True)  # what a killed start left
+    config = configs.load(MAIN, cell_overrides(cell, out, steps))
+    changed: dict[int, float] = {}
+    try:
+        before, after, changed = _train(cell, config)
+        error = None
+    except NotFinite as problem:  # the cell diverged for good, which is a result
+        before, after, error = math.nan, math.nan, str(problem)
+    rows = [row for row in metrics.read(config.run.dir) if row.get("phase") == "train"]
+    for row in rows:
+        if int(row["step"] or 0) in changed:
+            row["router/changed"] = changed[int(row["step"] or 0)]
+    alarm = collapse.first_alarm(rows, config.collapse, gated=False)  # the same for all
+    result = {
+        "cell": cell.describe(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "before": _finite(before),
+        "after": _finite(after),
+        "error": error,
+        "alarm": alarm and {"rule": alarm.rule, "step": alarm.step, "message": alarm.message},
+        "rows": [{key: _short(row[key]) for key in KEPT if key in row} for row in rows],
+    }
+    write_json(place / "result.json", result)
+    shutil.rmtree(config.run.dir)
+    ended = f"ended by {error}" if error else f"{100 * before:.1f} -> {100 * after:.1f} %"
+    return f"{cell.name}: {ended}, {result['seconds']:.0f} s"
+
+
+def cell_overrides(cell: Cell, out: Path, steps: int) -> list[str]:
+    """Return what is set over the main job's configuration, the cell's own keys last."""
+    warm = cell.warm_up(out)
+    fixed = {
+        **cell.setting.overrides(),
+        "run.seed": cell.seed,
+        "run.dir": out / "cells" / cell.name / "run",
+        "model.path": warm / "warmup" / "final",
+        "data.path": next(warm.glob("data-seed*")),
+        "sft.steps": 0,
+        "rollout.steps": steps,
+    }
+    return _pairs(SIZES) + _overrides + _pairs(fixed)
+
+
+def _train(cell: Cell, config: configs.Config) -> tuple[float, float, dict[int, float]]:
+    """Train; return held-out accuracy before and after, with the learner's own weights.
+
+    And the share of changed routes by step, empty for a dense model.
+    """
+    import torch
+
+    from sapo_vl import distributed, generator, model, train
+    from sapo_vl.job import Job, recording
+    from sapo_vl.lab.mismatch import Disturbed
+    from sapo_vl.lab.routers import RouterWatch
+    from sapo_vl.run import Run, read_json
+
+    distributed.start()
+    torch.manual_seed(config.run.seed)
+    run = Run(config, resume=False)
+    path = Path(config.model.path)
+    if path not in _sampler:
+        assert not _sampler, "one process serves one model"
+        _sampler[path] = generator.build(config, model.open_folder(path), seed=config.run.seed)
+    inner = sampler = _sampler[path]
+    if cell.setting.mismatch != "none":
+        sampler = Disturbed(inner, cell.setting.mismatch, seed=cell.seed)
+    with recording(run, resume=False) as writer:
+        job = Job(run, writer, generator=sampler)
+        with closing(job.rubric):
+            done = job.restore()
+            watch = RouterWatch(job.learner, cell.setting.updates)
+            train.sapo(job, done)
+            watch.close()
+            job.generator = inner
+            inner.update_weights(job.learner.weights())
+            after = job.evaluate("after", config.rollout.steps)
+        job.learner.close()
+    before = read_json(run.dir / "eval" / "before.json")
+    avg = float(next(v for k, v in before.items() if k.startswith("avg@")))
+    return avg, after.avg, watch.changed
+
+
+def _pairs(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
