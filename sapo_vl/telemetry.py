@@ -1,67 +1,193 @@
-"""What a SAPO step did, in numbers: gate, staleness, mismatch, rewards. Pure numpy.
+"""What an optimizer step did, in numbers: gate, staleness, mismatch, rewards. Pure numpy.
 
-`minibatch` describes one optimizer step, `groups` one rollout batch. Names with `_pos` and `_neg`
-are split by the sign of the advantage, names with `_text` and `_image` by the prompt. With several
-ranks means are taken over rank 0's tokens for gate shares and percentiles (each rank sees an even
-share of the prompts); rewards and accuracy are summed over all ranks by the caller.
+`minibatch` describes one optimizer step, `by_mini_batch` and `averaged` those of a rollout batch,
+`group_sums` and `group_rates` what was sampled. Names with `_pos` and `_neg` are split by the sign
+of the advantage, names with `_text` and `_image` by the prompt. With several ranks `minibatch` and
+`mismatch` see this rank's tokens alone (each rank has an even share of the prompts); the groups'
+sums are added over all ranks by the caller.
+
+How the gate's theory is checked on the run's own tokens (arXiv 2511.20347, the comparison with
+GSPO). For a response with z_t = log r_t and s = exp(mean_t z_t) the paper replaces the mean of the
+tokens' gates by one gate of the response, sech^2(tau/2 * log s), in two steps: r - 1 is about log r
+(A1: small steps), and the z_t differ little (A2), with an error of at most tau^2/4 * Var_t(z_t).
+`gate/gap_*` is the measured distance between both ends, `gate/bound_*` the bound for A2. A2's bound
+always holds for its own part, so a response whose gap is above its bound (`gate/bound_broken_*`)
+has left A1: its ratios are too far from 1.
+
+Legend: B responses, T their tokens one after the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sapo_vl.schema import RolloutGroup
 
 if TYPE_CHECKING:
     from sapo_vl.learner.engine import StepReport
 
+Floats = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
+
 ACTIVE_BELOW = 0.999
 """The gate counts as active where a token's weight is below this."""
 
+LOG_RATIO_LIMIT = 20.0
+"""|log r| is clipped here as in the loss (sapo.py, which needs torch); `ratio/clamped` counts."""
 
-def minibatch(report: StepReport, tau_pos: float, tau_neg: float) -> dict[str, float]:
-    """Return the gate's and the ratio's statistics of one optimizer step.
+PERCENTILES = (1, 5, 25, 50, 75)
+"""Of the tokens' weights; the largest is 1 or next to it."""
 
-    `gate/bound_*` is tau^2/4 times the mean within-response variance of log r: the paper's bound
-    (its assumption A2) on the distance between the tokens' mean gate and the gate at their mean.
+BROKEN_BY = 1e-6
+"""A gap counts as above its bound beyond this: the weights are float32."""
+
+NGRAM = 4
+"""Tokens in a row that count as repeated."""
+
+LENGTH_BINS = 100
+"""Bins of the response lengths, each 1 % of max_new_tokens."""
+
+
+class Tokens(NamedTuple):
+    """An optimizer step's tokens and what each response's tokens have in common."""
+
+    lengths_B: NDArray[np.intp]
+    weight_T: Floats  # w, float32
+    log_ratio_T: Floats  # log r, clipped, float64
+    coefficient_T: Floats  # what multiplies A * grad log pi, float32
+    mean_weight_B: Floats
+    mean_log_ratio_B: Floats  # log s, s the geometric mean of the ratios
+    variance_B: Floats  # of log r within the response
+
+    def of(self, chosen_B: Flags) -> Flags | slice:
+        """Return what picks the tokens of the chosen responses out of the _T fields."""
+        return slice(None) if chosen_B.all() else np.repeat(chosen_B, self.lengths_B)
+
+
+def minibatch(report: StepReport, tau_pos: float | None, tau_neg: float | None) -> dict[str, float]:
+    """Return the statistics of one optimizer step; only the loss where no row was trained on.
+
+    `tau_pos` and `tau_neg` are the gate's temperatures, None for an objective without SAPO's gate:
+    gap and bound are left out then. A name ending in a sign or kind that no response has is left
+    out. `gate/max_wr_*` is the largest factor that A * grad log pi had (for SAPO w * r),
+    `ratio/ess` the effective sample size (sum r)^2 / (T * sum r^2), in (0, 1], and `ratio/kl` the
+    mean of r - 1 - log r, an estimate of KL(pi_old || pi_theta) from pi_old's own samples.
     """
     if not report.rows:
         return {"loss": 0.0}
-    positive = np.array([row.advantage > 0 for row in report.rows])
+    tokens = _tokens(report)
+    positive_B = np.array([row.advantage > 0 for row in report.rows])
+    image_B = np.array([bool(row.prompt.images) for row in report.rows])
+    r_T = np.exp(tokens.log_ratio_T)
+    kl_T = r_T - 1.0 - tokens.log_ratio_T
     values: dict[str, float] = {}
-    for sign, chosen, tau in (("pos", positive, tau_pos), ("neg", ~positive, tau_neg)):
-        picked = np.flatnonzero(chosen)
-        if len(picked) == 0:
-            continue
-        weight = np.concatenate([report.gate_weight[i] for i in picked])
-        log_ratio = np.concatenate([report.log_ratio[i] for i in picked])
-        variance = float(np.mean([report.log_ratio[i].var() for i in picked]))
-        values |= {
-            f"gate/mean_{sign}": float(weight.mean()),
-            f"gate/p01_{sign}": float(np.percentile(weight, 1)),
-            f"gate/below_0.9_{sign}": float((weight < 0.9).mean()),
-            f"gate/below_0.5_{sign}": float((weight < 0.5).mean()),
-            f"gate/max_wr_{sign}": float((weight * np.exp(np.clip(log_ratio, -20, 20))).max()),
-            f"ratio/var_{sign}": variance,
-            f"gate/bound_{sign}": tau**2 / 4 * variance,
-        }
-    weight = np.concatenate(report.gate_weight)
-    log_ratio = np.concatenate(report.log_ratio)
-    values |= {
-        "gate/mean": float(weight.mean()),
-        "gate/p01": float(np.percentile(weight, 1)),
-        "gate/active": float((weight < ACTIVE_BELOW).mean()),
-        "ratio/kl": float(np.mean(np.expm1(log_ratio) - log_ratio)),
+    for sign, chosen_B, tau in (("pos", positive_B, tau_pos), ("neg", ~positive_B, tau_neg)):
+        if chosen_B.any():
+            found = _gate(tokens, chosen_B) | _theory(tokens, chosen_B, tau)
+            values |= {f"{name}_{sign}": value for name, value in found.items()}
+    for kind, chosen_B in (("text", ~image_B), ("image", image_B)):
+        if chosen_B.any():
+            own = tokens.of(chosen_B)
+            values[f"gate/mean_{kind}"] = float(tokens.weight_T[own].mean(dtype=np.float64))
+            values[f"ratio/kl_{kind}"] = float(kl_T[own].mean())
+    return values | {
+        "gate/mean": float(tokens.weight_T.mean(dtype=np.float64)),
+        "gate/p01": float(np.percentile(tokens.weight_T, 1)),
+        "gate/active": float((tokens.weight_T < ACTIVE_BELOW).mean()),
+        "ratio/kl": float(kl_T.mean()),
+        "ratio/ess": float(r_T.sum() ** 2 / (len(r_T) * (r_T @ r_T))),
         "ratio/clamped": report.clamped,
-        "entropy": float(np.concatenate(report.entropy).mean()),
+        "entropy": float(np.concatenate(report.entropy).mean(dtype=np.float64)),
         "loss": report.loss,
         "surrogate": report.centred,
         "grad_norm": report.grad_norm,
     }
-    return values
+
+
+def _tokens(report: StepReport) -> Tokens:
+    """Lay the rows' arrays end to end; every response has a token (its end, at least)."""
+    lengths_B = np.array([len(piece) for piece in report.log_ratio])
+    assert lengths_B.all(), "a response without tokens"
+    log_ratio_T = np.concatenate(report.log_ratio).astype(np.float64)
+    np.clip(log_ratio_T, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, out=log_ratio_T)
+    weight_T = np.concatenate(report.gate_weight)
+    starts_B = np.cumsum(lengths_B) - lengths_B
+
+    def mean_B(values_T: Floats) -> Floats:
+        return np.add.reduceat(values_T, starts_B, dtype=np.float64) / lengths_B
+
+    centre_B = mean_B(log_ratio_T)
+    variance_B = mean_B((log_ratio_T - np.repeat(centre_B, lengths_B)) ** 2)
+    coefficient_T = np.concatenate(report.coefficient)
+    return Tokens(
+        lengths_B, weight_T, log_ratio_T, coefficient_T, mean_B(weight_T), centre_B, variance_B
+    )
+
+
+def _gate(tokens: Tokens, chosen_B: Flags) -> dict[str, float]:
+    """Return how the chosen responses' tokens were weighed."""
+    own = tokens.of(chosen_B)
+    weight_T = tokens.weight_T[own]
+    percentiles = np.percentile(weight_T, PERCENTILES)
+    return {
+        "gate/mean": float(weight_T.mean(dtype=np.float64)),
+        **{f"gate/p{p:02d}": float(v) for p, v in zip(PERCENTILES, percentiles, strict=True)},
+        "gate/below_0.9": float((weight_T < 0.9).mean()),
+        "gate/below_0.5": float((weight_T < 0.5).mean()),
+        "gate/max_wr": float(tokens.coefficient_T[own].max()),
+        "ratio/var": float(tokens.variance_B[chosen_B].mean()),
+    }
+
+
+def _theory(tokens: Tokens, chosen_B: Flags, tau: float | None) -> dict[str, float]:
+    """Return the gap, its bound and the share of the chosen responses beyond their own bound."""
+    if tau is None:
+        return {}
+    whole_B = sech_squared(tau / 2 * tokens.mean_log_ratio_B[chosen_B])
+    gap_B = np.abs(tokens.mean_weight_B[chosen_B] - whole_B)
+    bound_B = tau**2 / 4 * tokens.variance_B[chosen_B]
+    return {
+        "gate/gap": float(gap_B.mean()),
+        "gate/bound": float(bound_B.mean()),
+        "gate/bound_broken": float((gap_B > bound_B + BROKEN_BY).mean()),
+    }
+
+
+def sech_squared(x: Floats) -> Floats:
+    """Return 1 / cosh(x)^2, elementwise, without overflow."""
+    small = np.exp(-2.0 * np.abs(x))
+    return 4.0 * small / (1.0 + small) ** 2
+
+
+def by_mini_batch(statistics: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Return each name's values in the order of the mini-batches, for one key of a metrics row.
+
+    None where a mini-batch has no such value or it is not finite: JSON has no NaN.
+    """
+
+    def plain(value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+    return {name: [plain(values.get(name)) for values in statistics] for name in _names(statistics)}
+
+
+def averaged(statistics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return each name's mean over the mini-batches that have it; of a maximum too."""
+    result = {}
+    for name in _names(statistics):
+        own = [values[name] for values in statistics if name in values]
+        result[name] = sum(own) / len(own)
+    return result
+
+
+def _names(statistics: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return all names that any mini-batch has, sorted."""
+    return sorted({name for values in statistics for name in values})
 
 
 def mismatch(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -90,48 +216,107 @@ def mismatch(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def group_sums(groups: Sequence[RolloutGroup], max_new_tokens: int) -> dict[str, float]:
-    """Return sums over this rank's groups, to be added over ranks and divided by `counts`."""
+    """Return sums over this rank's groups, to be added over ranks and given to `group_rates`.
+
+    Every rank has the same names in the same order. `length_NN` counts the responses of more than
+    NN and at most NN + 1 percent of `max_new_tokens`; `budget` is what all responses together could
+    have had, in tokens.
+    """
     rewards = [r for g in groups for r in g.rewards]
-    lengths = [len(c.token_ids) for g in groups for c in g.completions]
-    rights = [[r.correct for r in g.rewards if r.valid] for g in groups]
+    completions = [c for g in groups for c in g.completions]
+    lengths = np.array([len(c.token_ids) for c in completions], dtype=np.int64)
+    right = np.array([r.valid and r.correct for r in rewards], dtype=bool)
+    wrong = np.array([r.valid and not r.correct for r in rewards], dtype=bool)
+    verdicts = [[r.correct for r in g.rewards if r.valid] for g in groups]
+    bins = np.clip((lengths * LENGTH_BINS - 1) // max_new_tokens, 0, LENGTH_BINS - 1)
+    histogram = np.bincount(bins, minlength=LENGTH_BINS)
     return {
         "groups": float(len(groups)),
         "responses": float(len(rewards)),
         "valid": float(sum(r.valid for r in rewards)),
         "reward": float(sum(r.value for r in rewards if r.valid)),
-        "correct": float(sum(r.correct for r in rewards if r.valid)),
-        "tokens": float(sum(lengths)),
-        "cut": float(sum(c.finish_reason == "length" for g in groups for c in g.completions)),
+        "correct": float(right.sum()),
+        "tokens": float(lengths.sum()),
+        "tokens_right": float(lengths[right].sum()),
+        "tokens_wrong": float(lengths[wrong].sum()),
+        "repetition": float(sum(repetition(c.token_ids) for c in completions)),
+        "cut": float(sum(c.finish_reason == "length" for c in completions)),
         "zero_std": float(sum(not np.any(g.advantages) for g in groups)),
-        "all_right": float(sum(all(r) for r in rights if r)),
-        "all_wrong": float(sum(not any(r) for r in rights if r)),
-        "longest": float(max(lengths, default=0) >= max_new_tokens),
+        "all_right": float(sum(all(r) for r in verdicts if r)),
+        "all_wrong": float(sum(not any(r) for r in verdicts if r)),
+        "budget": float(max_new_tokens * len(completions)),
+        **{f"length_{i:02d}": float(count) for i, count in enumerate(histogram)},
     }
 
 
-def group_rates(sums: dict[str, float]) -> dict[str, float]:
-    """Turn the sums over all ranks into the rates of a metrics row."""
-    valid = max(sums["valid"], 1.0)
+def repetition(token_ids: Sequence[int]) -> float:
+    """Return the share of token 4-grams that the response had before; 0 below 5 tokens."""
+    grams = list(zip(*(token_ids[i:] for i in range(NGRAM)), strict=False))
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def group_rates(sums: Mapping[str, float]) -> dict[str, float]:
+    """Turn the sums over all ranks into the rates of a metrics row.
+
+    A mean over nothing is left out: the length of right responses where none was right, the reward
+    where no response has a verdict. Lengths are in tokens; `length_max` and `length_p95` (95 % of
+    the responses are at most so long) are exact up to max_new_tokens = 100, else the upper end of
+    their bin of 1 % of max_new_tokens. `refill/drawn` is what dynamic sampling drew more, in groups
+    for each group of the batch, and `refill/kept` what it could use of that.
+    """
     responses, groups = max(sums["responses"], 1.0), max(sums["groups"], 1.0)
-    return {
-        "reward/mean": sums["reward"] / valid,
-        "accuracy": sums["correct"] / valid,
+    rates = {
         "response/length": sums["tokens"] / responses,
+        "response/repetition": sums["repetition"] / responses,
         "response/cut": sums["cut"] / responses,
         "response/no_verdict": 1.0 - sums["valid"] / responses,
         "groups/zero_std": sums["zero_std"] / groups,
         "groups/all_right": sums["all_right"] / groups,
         "groups/all_wrong": sums["all_wrong"] / groups,
     }
+    if sums["valid"]:
+        rates["reward/mean"] = sums["reward"] / sums["valid"]
+        rates["accuracy"] = sums["correct"] / sums["valid"]
+    counts = {"right": sums["correct"], "wrong": sums["valid"] - sums["correct"]}
+    for kind, count in counts.items():
+        if count:
+            rates[f"response/length_{kind}"] = sums[f"tokens_{kind}"] / count
+    if sums["responses"]:
+        rates |= {
+            "response/length_p95": _length(sums, 0.95),
+            "response/length_max": _length(sums, 1),
+        }
+    if "refill_drawn" in sums:
+        rates |= {
+            "refill/drawn": sums["refill_drawn"] / groups,
+            "refill/kept": sums["refill_kept"] / groups,
+        }
+    return rates
 
 
-def explain_gate(rows: Sequence[Mapping[str, Any]], mini_batches: int) -> str | None:
-    """Return one line when the gate was never active over a run's rows, with the reason."""
-    if not rows or any(row.get("gate/active", 0.0) > 0 for row in rows):
+def _length(sums: Mapping[str, float], share: float) -> float:
+    """Return the length that `share` of the responses do not exceed, as far as bins tell."""
+    counts = np.cumsum([sums[f"length_{i:02d}"] for i in range(LENGTH_BINS)])
+    found = int(np.searchsorted(counts, share * counts[-1]))
+    limit = sums["budget"] / sums["responses"]
+    return math.floor((found + 1) * limit / LENGTH_BINS + 1e-9)
+
+
+def explain_gate(
+    rows: Sequence[Mapping[str, Any]], mini_batches: int, objective: str = "sapo"
+) -> str | None:
+    """Return one line when SAPO's gate was never active over a run's rows, with the reason."""
+    if objective != "sapo" or not rows or any((row.get("gate/active") or 0.0) > 0 for row in rows):
         return None
     if mini_batches == 1:
         return (
             "the gate was never active: with sapo.mini_batches=1 every ratio is 1 and SAPO is "
             "REINFORCE with group advantages"
+        )
+    largest = max((row.get("ratio/kl") or 0.0) for row in rows)
+    if largest > 0:
+        return (
+            f"the gate was never active: the ratios stayed so near 1 (KL at most {largest:.1e}) "
+            f"that no weight fell below {ACTIVE_BELOW}; the learning rate keeps the steps small"
         )
     return "the gate was never active: no token's ratio moved; is the learning rate too small?"
