@@ -7,6 +7,8 @@ so the rule is rebuilt from its behaviour. Oddities kept, because the published 
 - the longest readable beginning counts: `4\\sqrt{2}}.theansweris` is 4 sqrt(2);
 - `2:3` is a quotient, `6\\frac{1}{4}` and `37 25/27` are products (no mixed numbers);
 - `1,234` is 1234, but `1\\,234` is 1 * 234;
+- a prime is nothing, so `5'4` is 20, but no letter may follow it; `\\{3\\}` is 3;
+- `5\\%` is a hundredth of 5, but `\\frac{1}{2}\\%` is no number;
 - a name without a value, a list, a relation: no number.
 
 Left out: what the grammar reads beyond arithmetic, roots, logarithms and trigonometry (matrices,
@@ -26,7 +28,8 @@ MAX_BITS = 20_000  # of an integer power; beyond it the power is a float, and ma
 Number = int | float
 
 _TOKEN = re.compile(
-    r"(?P<number>\d*(?:,\d{3})*\.\d+|\d+(?:,\d{3})*)|(?P<command>\\[a-zA-Z]+|\\[%{}|])"
+    r"(?P<number>\d*(?:,\d{3})*\.\d+|\d+(?:,\d{3})*)"
+    r"|(?P<command>\\end\{[bpv]?matrix\}|\\[a-zA-Z]+|\\[%{}|])"
     r"|(?P<stop>tr|rank|rref|gcd|lcm|cols|rows)|(?P<name>[a-zA-Z])|(?P<sign>.)",
     re.DOTALL,
 )
@@ -40,21 +43,10 @@ _FUNCTIONS: dict[str, Callable[[float], float]] = {
 }  # fmt: skip
 _TIMES = ("*", "\\times", "\\cdot")
 _OVER = ("/", "\\div", ":")
-_CLOSING = {"(": ")", "{": "}", "[": "]"}
-_ENDS = (
-    "",
-    "}",
-    ")",
-    "]",
-    ".",
-    "_",
-    "&",
-    "'",
-    "\\}",
-    "\\end",
-    "\\to",
-    "\\rightarrow",
-)  # what may follow the readable beginning
+_CLOSING = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}
+_MATRIX_ENDS = ("\\end{matrix}", "\\end{bmatrix}", "\\end{pmatrix}", "\\end{vmatrix}")
+_ENDS = ("", "}", ")", "]", ".", "_", "&", "\\}", "\\to", "\\rightarrow", *_MATRIX_ENDS)
+"""What may follow the readable beginning."""
 
 
 class _UnreadableError(ValueError):
@@ -67,9 +59,9 @@ def value(text: str) -> Number | None:
         return None
     try:
         found = _Reader(_BLANKS.sub(" ", text)).whole()
+        return found if math.isfinite(found) else None  # raises for an integer beyond a float
     except (_UnreadableError, ArithmeticError, ValueError):
         return None
-    return found if math.isfinite(found) else None
 
 
 def rounded(text: str) -> Number | None:
@@ -147,13 +139,11 @@ class _Reader:
 
     def power(self, depth: int) -> Number:
         base = self.atom(depth)
-        while self.peek() == "!" or (self.peek() == "\\%" and self.is_joined()):
+        while self.peek() in ("!", "'"):
             if self.take() == "!":
                 if not isinstance(base, int) or not 0 <= base <= 1000:
                     raise _UnreadableError("a factorial out of bounds")
                 base = math.factorial(base)
-            else:
-                base = base / 100
         if self.peek() == "^":
             self.take()
             base = _raise(base, self.exponent(depth))
@@ -165,7 +155,11 @@ class _Reader:
             plain = self.take().replace(",", "")
             if len(plain) > 400:
                 raise _UnreadableError("too many digits")
-            return float(plain) if "." in plain else int(plain)
+            number = float(plain) if "." in plain else int(plain)
+            if self.peek() == "\\%" and self.is_joined():
+                self.take()
+                return number / 100
+            return number
         if token in _CLOSING:
             self.take()
             inner = self.sum(depth + 1)

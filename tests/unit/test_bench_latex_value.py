@@ -42,6 +42,11 @@ from sapo_vl.benchmarks.latex_value import rounded, value
         ("4210_7", 4210),
         ("2triangles", 2),
         ("222.22,227.78", 50617.27),
+        ("5'", 5),
+        ("5' 4", 20),
+        ("\\{15,600\\}", 15600),
+        ("50\\%\\frac{1}{2}", 0.25),
+        ("\\sqrt{3}\\end{pmatrix}", 1.73),
     ],
 )
 def test_numbers(text, expected):
@@ -52,7 +57,9 @@ def test_numbers(text, expected):
     "text",
     ["", "x", "2x", "5\\mathrm{cm}", "1,2", "[1,2]", "(1,2)", "\\sqrt3", "\\frac12", "7/0", "50%",
      "10^\\circ", "2=2", "\\infty", "a+b", "e", "2+", "()", "\\sqrt{-1}", "__import__('os')",
-     "1,2,3,4,5", "9" * 5000, "(" * 3000, "-" * 1900, "2^{2^{2^{2^{49}}}}", "99999!"],
+     "1980's", "\\frac{1}{2}\\%", "(2+3)\\%", "\\{1,2\\}", "5\\end{cases}", "10^{400}", "300!",
+     "9" * 399, "2^{5000}", "1,2,3,4,5", "9" * 5000, "(" * 3000, "-" * 1900, "2^{2^{2^{2^{49}}}}",
+     "99999!"],
 )  # fmt: skip
 def test_what_is_no_number_is_none_and_quick(text):
     start = time.perf_counter()
