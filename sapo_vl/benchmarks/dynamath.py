@@ -128,10 +128,13 @@ def _number(text: str) -> float | None:
 
 
 def aggregate(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Return worst-case accuracy, over all seed questions and by subject and level."""
-    seeds: dict[str, list[Scored]] = defaultdict(list)
+    """Return worst-case accuracy, over all seed questions and by subject and level.
+
+    With several samples per variant each sample counts as a seed question of its own.
+    """
+    seeds: dict[tuple[str, int], list[Scored]] = defaultdict(list)
     for item in scored:
-        seeds[item.row.problem_id].append(item)
+        seeds[item.row.problem_id, item.row.sample].append(item)
     worst = [
         Scored(group[0].row, group[0].extraction, Judgement(all(i.correct for i in group), ""))
         for group in seeds.values()

@@ -84,9 +84,15 @@ def judge(row: Row, value: Any) -> Judgement:
 
 
 def aggregate(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Return S1 to S3 and the four-dimensional metrics."""
-    rows = [(i.row.problem_id, str(i.row.meta.get("key", i.row.variant)), bool(i.correct))
-            for i in scored]  # fmt: skip
+    """Return S1 to S3 and the four-dimensional metrics; every sample has groups of its own."""
+    rows = [
+        (
+            f"{i.row.problem_id}@{i.row.sample}",
+            str(i.row.meta.get("key", i.row.variant)),
+            bool(i.correct),
+        )
+        for i in scored
+    ]
     return wemath_metrics.summary(rows)
 
 

@@ -13,11 +13,15 @@ IK, IG and CM are shares of all groups, RM is RM / (CM + RM). The score is
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from sapo_vl.benchmarks.base import cell
+
+_KEY = re.compile(r"([23])steps_(\d|multi)")
+_GROUPS = {f"{n}steps_multi": [f"{n}steps_{i}" for i in range(1, n + 1)] for n in (2, 3)}
 
 
 def summary(rows: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:
@@ -28,13 +32,14 @@ def summary(rows: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:
     groups: dict[str, dict[str, bool]] = defaultdict(dict)
     steps: dict[str, list[bool | None]] = defaultdict(list)
     for group, key, correct in rows:
-        groups[group][key.rpartition("_")[2]] = correct
-        composite = key.endswith("_multi")
-        steps[f"S{key[0]}" if composite else "S1"].append(correct)
+        groups[group][key] = correct
+        if match := _KEY.fullmatch(key):
+            steps[f"S{match[1]}" if match[2] == "multi" else "S1"].append(correct)
     whole = [
-        ([v for k, v in parts.items() if k != "multi"], parts["multi"])
-        for group, parts in groups.items()
-        if "multi" in parts and len(parts) - 1 == int(group[0])
+        ([parts[step] for step in names], parts[composite])
+        for parts in groups.values()
+        for composite, names in _GROUPS.items()
+        if parts.keys() == {composite, *names}
     ]
     return {
         "steps": {name: cell(values) for name, values in sorted(steps.items())},

@@ -112,6 +112,19 @@ def test_wemath_four_dimensions():
     assert found["steps"]["S1"]["correct"] == 2 + 1 + 0 + 2 + 2 + 1
 
 
+def test_wemath_samples_have_groups_of_their_own():
+    keys = ("2steps_1", "2steps_2", "2steps_multi")
+    rows = [
+        scored("2steps_5", sample == 0 or key != "2steps_multi", variant=key, sample=sample)
+        for key in keys
+        for sample in (0, 1)
+    ]
+    rows.append(scored("unknown", True))
+    found = BENCHMARKS["wemath"].aggregate(rows)
+    assert found["strict"]["counts"] == {"IK": 0, "IG": 1, "CM": 1, "RM": 0}
+    assert (found["groups"], found["incomplete_groups"]) == (2, 1)
+
+
 def test_dynamath_worst_case():
     aggregate = BENCHMARKS["dynamath"].aggregate
     rows = [scored("1", True, variant=str(v), meta={"level": "x"}) for v in range(1, 11)]
@@ -120,6 +133,8 @@ def test_dynamath_worst_case():
     assert found["worst_case"]["accuracy"] == 0.5
     assert found["worst_case"]["seed_questions_with_all_variants"] == 2
     assert found["worst_case_level"]["y"]["accuracy"] == 0.0
+    twice = [*rows, *(scored("1", False, variant=str(v), sample=1) for v in range(1, 11))]
+    assert aggregate(twice)["worst_case"]["total"] == 3
     assert cell([r.correct for r in rows])["accuracy"] == 0.95
 
 
