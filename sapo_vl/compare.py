@@ -8,14 +8,13 @@ flips per problem with several). The last line on stdout is one JSON object.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sapo_vl.benchmarks.sources import read_jsonl
 from sapo_vl.errors import DataError
 from sapo_vl.passk import Paired, paired
 from sapo_vl.progress import table
@@ -79,10 +78,10 @@ def _load(path: Path) -> Mapping[str, Verdicts]:
 def _verdicts(path: Path) -> Verdicts:
     groups: Verdicts = defaultdict(list)
     models = set()
-    for number, row in _rows(path):
+    for where, row in read_jsonl(path):
         for key in ("model", "problem_id", "correct"):
             if key not in row:
-                raise DataError(f"{path}:{number}: the key {key!r} is missing; score it first")
+                raise DataError(f"{where}: the key {key!r} is missing; score it first")
         models.add((row["model"], row.get("run", "")))
         if row["correct"] is not None:
             groups[f"{row['problem_id']}#{row.get('variant', '')}"].append(bool(row["correct"]))
@@ -92,14 +91,3 @@ def _verdicts(path: Path) -> Verdicts:
     if not groups:
         raise DataError(f"{path} holds no verdicts")
     return dict(groups)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON: {error}") from error
-            yield number, row if isinstance(row, dict) else {}

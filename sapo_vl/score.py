@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sapo_vl.benchmarks import named
 from sapo_vl.benchmarks.base import (
@@ -34,6 +35,7 @@ from sapo_vl.benchmarks.base import (
     tables,
 )
 from sapo_vl.benchmarks.llm import Endpoint
+from sapo_vl.benchmarks.sources import read_jsonl
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.passk import repeated
 
@@ -52,7 +54,10 @@ def main(
 ) -> dict[str, Any]:
     """Score a file, write `out` and return the summary, which the caller prints."""
     benchmark = named(name)
+    if endpoint is not None and not benchmark.llm:
+        raise ConfigError(f"--judge: {name} is scored by rules alone, no LLM is asked")
     rows = read(responses)
+    check_out(out, responses)
     scored = score(benchmark, rows, from_extraction=from_extraction, endpoint=endpoint)
     scored = by_rule(scored, rule)
     write(out, scored)
@@ -64,40 +69,33 @@ def extractor(benchmark: Benchmark, endpoint: Endpoint | None) -> str:
     """Say who finds the answer, for the label of a result."""
     if not benchmark.llm:
         return "official rule"
-    return f"LLM {endpoint.model}" if endpoint else "rules in place of the LLM"
+    if endpoint is None:
+        return "rules in place of the LLM"
+    return f"LLM {endpoint.model}" + (", and the verdict too" if benchmark.llm_judge else "")
 
 
 def read(path: Path) -> list[Row]:
-    """Return the rows of a .jsonl or .jsonl.gz file. Raises DataError naming file and line."""
-    if not path.is_file():
+    """Return the rows of a JSON lines file, gzip or not. Raises DataError naming file and line."""
+    if not path.exists():
         raise DataError(f"--responses {path} does not exist")
-    rows = []
-    try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(read_row(_object(line, f"{path}:{number}"), f"{path}:{number}"))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"--responses {path} can't be read: {error}") from error
+    rows = [read_row(record, where) for where, record in read_jsonl(path)]
     if not rows:
         raise DataError(f"--responses {path} holds no rows")
     return rows
 
 
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
+def check_out(out: Path, responses: Path) -> None:
+    """Raise ConfigError before the work when its result could not be written."""
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name a file")
+    if out.resolve() == responses.resolve():
+        raise ConfigError(f"--out {out} is the file of the responses; name another")
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: a row is a JSON object, not a {type(record).__name__}")
-    return record
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _partial(out).touch()
+        _partial(out).unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {out} can't be written: {error.strerror}") from error
 
 
 def score(
@@ -117,16 +115,22 @@ def score(
     else:
         draws: dict[tuple[str, str], random.Random] = defaultdict(lambda: random.Random(SEED))
         found = [benchmark.extract(row, draws[row.model, row.run]) for row in rows]
-    return [
+    scored = [
         Scored(row, extraction, _judge(benchmark, row, extraction))
         for row, extraction in zip(rows, found, strict=True)
     ]
+    return endpoint.judged(scored) if benchmark.llm_judge and endpoint is not None else scored
 
 
 def _judge(benchmark: Benchmark, row: Row, extraction: Extraction) -> Judgement:
     if benchmark.labels and row.response is None and row.official_extraction is None:
         return Judgement(row.label, "the row's published verdict (it has no response)")
-    judgement = benchmark.judge(row, extraction.value)
+    if row.gold is None:
+        return Judgement(None, "the row has no gold answer")
+    value = extraction.value
+    if isinstance(value, int | float):  # a published one may be a number
+        value = str(value)
+    judgement = benchmark.judge(row, value)
     if extraction.is_random:
         judgement = replace(
             judgement,
@@ -171,38 +175,50 @@ def record(item: Scored) -> dict[str, Any]:
         "rules": item.judgement.rules,
         "meta": row.meta,
     }
-    return line | {key: value for key, value in optional.items() if value}
+    return _finite(line | {key: value for key, value in optional.items() if value})
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with nan and the infinities as text: JSON has none."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(path: Path, scored: Iterable[Scored]) -> None:
-    """Write the lines to a temporary file and rename it, so that nothing is half-written."""
+    """Write the lines to a temporary file and rename it, so that nothing is half-written.
+
+    Half a surrogate pair, which UTF-8 can't hold, is written as JSON's escape of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with (
-        gzip.open(partial, "wt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else partial.open("w", encoding="utf-8")
-    ) as lines:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(_partial(path), "wt", encoding="utf-8", errors="backslashreplace") as lines:
         for item in scored:
             lines.write(json.dumps(record(item), ensure_ascii=False) + "\n")
-    os.replace(partial, path)
+    os.replace(_partial(path), path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def summary(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     """Return rows, accuracy per model and the benchmark's aggregates per model (and run)."""
-    models = {item.row.model for item in scored}
-    several = {m: {i.row.run for i in scored if i.row.model == m} for m in models}
     published = agreement(scored)
     return {
         "benchmark": benchmark.name,
         "rows": len(scored),
         "no_verdict": sum(item.correct is None for item in scored),
-        "accuracy": {m: aggregates["accuracy"] for m, aggregates in _cells(scored, by="model")},
-        "aggregates": {
-            name: aggregate(benchmark, group)
-            for name, group in _groups(scored, several)
+        "accuracy": {
+            model: cell([item.correct for item in group])["accuracy"]
+            for model, group in _by(scored, _model).items()
         },
-    } | ({"published": published} if published else {})  # fmt: skip
+        "aggregates": {
+            name: aggregate(benchmark, group) for name, group in _configurations(scored).items()
+        },
+    } | ({"published": published} if published else {})
 
 
 def agreement(scored: Sequence[Scored]) -> dict[str, int]:
@@ -230,22 +246,28 @@ def _shown(item: Scored) -> Any:
     return item.judgement.reading if item.extraction.is_response else item.extraction.value
 
 
-def _cells(scored: Sequence[Scored], by: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    groups: dict[str, list[bool | None]] = defaultdict(list)
-    for item in scored:
-        groups[getattr(item.row, by)].append(item.correct)
-    for name, verdicts in groups.items():
-        yield name, cell(verdicts)
+def _configurations(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
+    """Return the rows by model, or by run where a model has several."""
+    runs = {model: {i.row.run for i in group} for model, group in _by(scored, _model).items()}
+
+    def name(row: Row) -> str:
+        if len(runs[row.model]) == 1:
+            return row.model
+        shared = sum(row.run in names for names in runs.values()) > 1
+        return f"{row.model}: {row.run}" if shared else row.run
+
+    return _by(scored, name)
 
 
-def _groups(
-    scored: Sequence[Scored], several: dict[str, set[str]]
-) -> Iterator[tuple[str, list[Scored]]]:
+def _model(row: Row) -> str:
+    return row.model
+
+
+def _by(scored: Sequence[Scored], name: Callable[[Row], str]) -> dict[str, list[Scored]]:
     groups: dict[str, list[Scored]] = defaultdict(list)
     for item in scored:
-        split = len(several[item.row.model]) > 1
-        groups[item.row.run if split else item.row.model].append(item)
-    yield from groups.items()
+        groups[name(item.row)].append(item)
+    return dict(groups)
 
 
 def aggregate(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:

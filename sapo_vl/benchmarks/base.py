@@ -13,10 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Outcome, Sample, Verdict
+
+T = TypeVar("T")
 
 SEED = 42
 """The seed that MMMU, MMMU-Pro and EMMA use for their random choices."""
@@ -148,17 +150,21 @@ class Benchmark:
     tables: tuple[str | tuple[str, str], ...] = ()  # keys of Row.meta, or Row's own fields
     aggregate: Callable[[Sequence[Scored]], dict[str, Any]] | None = None  # its own metrics
     llm: bool = False  # the protocol asks an LLM for the extraction
+    llm_judge: bool = False  # and for the verdict
     labels: bool = False  # published as verdicts without responses: the row's label is taken
 
 
 def read_row(record: Mapping[str, Any], where: str) -> Row:
-    """Return the Row of one JSON object. Raises DataError naming the place and the key."""
-    for key in ("model", "problem_id", "gold", "response"):
+    """Return the Row of one JSON object. Raises DataError naming the place and the key.
+
+    A row needs model, problem_id and gold, and a response or what was published in its place.
+    """
+    published = "official_extraction" in record or "official_correct" in record
+    for key in ("model", "problem_id", "gold", *(() if published else ("response",))):
         if key not in record:
             raise DataError(f"{where}: the key {key!r} is missing (a row has {', '.join(record)})")
-    response, meta = record["response"], dict(record.get("meta") or {})
-    if response is not None and not isinstance(response, str):
-        raise DataError(f"{where}: response must be text or null, not {type(response).__name__}")
+    response = _of(record, "response", str, "text", where)
+    meta = dict(_of(record, "meta", dict, "an object", where) or {})
     meta |= {k: v for k, v in record.items() if k not in _KNOWN and k not in meta}
     return Row(
         model=str(record["model"]),
@@ -167,17 +173,32 @@ def read_row(record: Mapping[str, Any], where: str) -> Row:
         response=response,
         options=lettered(record.get("choices"), where),
         official_extraction=record.get("official_extraction"),
-        label=record.get("official_correct"),
-        question_type=record.get("question_type"),
-        answer_type=record.get("answer_type"),
-        precision=record.get("precision"),
-        unit=record.get("unit"),
+        label=_of(record, "official_correct", bool, "true or false", where),
+        question_type=_of(record, "question_type", str, "text", where),
+        answer_type=_of(record, "answer_type", str, "text", where),
+        precision=_whole(record, "precision", where),
+        unit=_of(record, "unit", str, "text", where),
         question=str(record.get("question") or ""),
         variant=str(record["variant"]) if record.get("variant") is not None else "",
         run=str(record.get("run") or ""),
-        sample=int(record.get("sample") or 0),
+        sample=_whole(record, "sample", where) or 0,
         meta=meta,
     )
+
+
+def _of(record: Mapping[str, Any], key: str, kind: type[T], words: str, where: str) -> T | None:
+    value = record.get(key)
+    if value is None or isinstance(value, kind):
+        return value
+    raise DataError(f"{where}: {key} must be {words} or null, not {str(value)[:40]!r}")
+
+
+def _whole(record: Mapping[str, Any], key: str, where: str) -> int | None:
+    value = record.get(key)
+    try:
+        return None if value is None else int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{where}: {key} must be a whole number or null, not {value!r}") from None
 
 
 def whole_gold(row: Row) -> int:

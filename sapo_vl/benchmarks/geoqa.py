@@ -34,7 +34,7 @@ def problems(source: Path) -> Iterator[Problem]:
     """Yield the prompts' file."""
     folder = sources.find(source, "geoqa", _FILES)
     file = next(path for pattern in _FILES for path in folder.glob(pattern))
-    for i, row in enumerate(sources.read_jsonl(file)):
+    for i, (_, row) in enumerate(sources.read_jsonl(file)):
         image = sources.picture(folder, row["image_path"], f"geoqa {i}")
         yield Problem(
             id=str(i),

@@ -1,12 +1,12 @@
-"""An OpenAI-compatible endpoint that extracts answers where a protocol asks an LLM to.
+"""An OpenAI-compatible endpoint that extracts, and judges, where a protocol asks an LLM to.
 
     endpoint = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen3-4B")
     extractions = endpoint.extract(BENCHMARKS["mathvista"], rows)
+    scored = endpoint.judged(scored)                                # MathVerse's second step
 
-The short official rules come first; only what they leave is asked. The wording is ours (llm.txt):
-the published extractions are GPT-4's with the authors' examples, so results carry the model's name.
-The response is data inside a fence with a random nonce. MathVerse's LLM judge is not used: the
-answer is compared by rule.
+The short official rules come first; only what they leave is asked. The wording is ours (llm.txt,
+and rewards/judge.txt for verdicts): the published results are GPT-4's with the authors' examples,
+so ours carry the model's name. The response is data inside a fence with a random nonce.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapo_vl.benchmarks.base import SEED, Benchmark, Extraction, Row
+from sapo_vl.benchmarks.base import SEED, Benchmark, Extraction, Row, Scored, from_verdict
+from sapo_vl.benchmarks.rules import IN_PLACE
+from sapo_vl.benchmarks.verified import sample
 from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.rewards.judge import Judge, JudgeConfig
+from sapo_vl.schema import Verdict
 
 if TYPE_CHECKING:
     import openai
@@ -60,8 +64,23 @@ class Endpoint:
             asked = pool.map(lambda pair: self._one(client, *pair), zip(rows, ruled, strict=True))
             return list(asked)
 
+    def judged(self, scored: Sequence[Scored]) -> list[Scored]:
+        """Return the rows with the LLM's verdicts; the rules' stay beside them as `by_rule`.
+
+        It is asked once, as the protocol has it. A reply without a verdict is none, and so is a
+        row without a gold answer.
+        """
+        asked = [item for item in scored if item.row.gold is not None]
+        config = JudgeConfig(
+            self.url, self.model, self.concurrency, deadline=self.seconds, retries=self.retries,
+            both_orders=False, api_key_variable=self.api_key_variable,
+        )  # fmt: skip
+        answers = [(sample(i.row), str(i.extraction.value or "")) for i in asked]
+        verdicts = iter(Judge(config).verdicts(answers))
+        return [_judged(i, next(verdicts)) if i.row.gold is not None else i for i in scored]
+
     def _one(self, client: openai.OpenAI, row: Row, ruled: Extraction) -> Extraction:
-        if not ruled.note.startswith("rule in place") or not row.text.strip():
+        if ruled.note != IN_PLACE or not row.text.strip():
             return ruled
         import openai
 
@@ -78,6 +97,11 @@ class Endpoint:
             ) from error
         text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
         return Extraction(parse(row, text), f"extracted by {self.model}")
+
+
+def _judged(item: Scored, verdict: Verdict) -> Scored:
+    rules = item.judgement.rules | {"by_rule": item.correct is True}
+    return replace(item, judgement=from_verdict(verdict, **rules))
 
 
 def render(row: Row) -> str:

@@ -48,7 +48,7 @@ def problems(source: Path) -> Iterator[Problem]:
 
 def extract(row: Row, draw: random.Random) -> Extraction:
     """Return the letters that the response claims, by our rule."""
-    return Extraction(rules.letters(row) or [NONE], "rule in place of the LLM")
+    return Extraction(rules.letters(row) or [NONE], rules.IN_PLACE)
 
 
 def judge(row: Row, value: Any) -> Judgement:

@@ -2,7 +2,8 @@
 
 Prompt: the data's own `query_cot`. An LLM extracts the answer and an LLM judges it; without an
 endpoint the training verifiers do both, and the result says so. Beside it: `quick_match`, the
-repository's own text equality. The site's explorer format is read too (its choices are listed).
+repository's own text equality, and with an endpoint `by_rule`, the verifiers' verdict. The site's
+explorer format is read too (its choices are listed).
 
 Accuracy is the paper's "w/o" score; CoT-E, which needs GPT-4V, is left out. Five versions have an
 image, Text Only has none. Oddity: in 25 of the explorer's 121 problems gold texts differ between
@@ -92,8 +93,8 @@ def extract(row: Row, draw: random.Random) -> Extraction:
     """Return a letter or an answer by our rule."""
     if row.question_type == "multi-choice":
         claimed = "\n".join(rules.letters(row))
-        return Extraction(claimed or None, "rule in place of the LLM")
-    return Extraction(rules.short_answer(row) or None, "rule in place of the LLM")
+        return Extraction(claimed or None, rules.IN_PLACE)
+    return Extraction(rules.short_answer(row) or None, rules.IN_PLACE)
 
 
 def judge(row: Row, value: Any) -> Judgement:
@@ -111,4 +112,5 @@ def judge(row: Row, value: Any) -> Judgement:
 BENCHMARK = Benchmark(
     "mathverse", "MathVerse (w/o)", problems, extract, judge,
     tables=("problem_version", "subject", "subfield", ("problem_version", "subject")), llm=True,
+    llm_judge=True,
 )  # fmt: skip

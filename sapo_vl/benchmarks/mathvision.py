@@ -37,7 +37,7 @@ def problems(source: Path) -> Iterator[Problem]:
     folder = sources.find(source, "mathvision", files, "MathLLMs/MathVision")
     local = [p for s in SPLITS if (p := folder / "data" / f"{s}.jsonl").is_file()]
     columns = ["id", "question", "options", "answer"]
-    rows = sources.read_jsonl(local[0]) if local else _parquet(folder, columns)
+    rows = (row for _, row in sources.read_jsonl(local[0])) if local else _parquet(folder, columns)
     for row in rows:
         name = f"mathvision {row['id']}"
         data = row.get("decoded_image")
@@ -73,7 +73,7 @@ def judge(row: Row, value: Any) -> Judgement:
     gold = str(row.gold)
     option = row.options.get(gold, "")
     correct = equal(gold, answer) or equal(option, answer)
-    same_text = answer.lower() in (gold.lower(), option.lower().strip("$ "))
+    same_text = answer != "" and answer.lower() in (gold.lower(), option.lower().strip("$ "))
     return Judgement(correct, f"{answer[:80]!r} against {gold!r}", {"same_text": same_text})
 
 

@@ -75,7 +75,7 @@ def extract(row: Row, draw: random.Random) -> Extraction:
                 pass
     if quick := _QUICK.search(text):
         return Extraction(quick[1])
-    return Extraction(rules.short_answer(row), "rule in place of the LLM")
+    return Extraction(rules.short_answer(row), rules.IN_PLACE)
 
 
 def judge(row: Row, value: Any) -> Judgement:

@@ -62,15 +62,21 @@ def open_answers(response: str) -> list[str | float]:
 
 
 def _key_parts(response: str) -> list[str]:
-    """Return the shortest tail behind an indicator word in each line; the last may hold "="."""
+    """Return the shortest tail behind an indicator word in each line; the last may hold "=".
+
+    An empty tail makes the rule start anew, so a later, longer one may follow it.
+    """
     response = response.strip().strip(".").lower()
     sentences = _SENTENCES.split(response)
     parts = []
     for i, sentence in enumerate(sentences):
         words = (*_INDICATORS, "=") if i == len(sentences) - 1 else _INDICATORS
-        tails = [sentence.split(word)[-1].strip() for word in words if word in sentence]
-        tails = [tail for tail in tails if tail]
-        if tails and (shortest := min(tails, key=len)) not in _TRIVIAL:
+        shortest = ""
+        for word in words:
+            tail = sentence.split(word)[-1].strip()
+            if word in sentence and (not shortest or len(tail) < len(shortest)):
+                shortest = tail
+        if shortest and shortest not in _TRIVIAL:
             parts.append(shortest)
     return parts or [response]
 

@@ -17,6 +17,8 @@ from sapo_vl.rewards.text import find
 _NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?|[-+]?\.\d+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
 MAX_DISTANCE_CHARS = 2000
+IN_PLACE = "rule in place of the LLM"
+"""The note of an extraction that the protocol asks an LLM for."""
 
 
 def letters(row: Row) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK
+
+_GZIP = b"\x1f\x8b"
 
 
 def find(source: Path, name: str, files: Sequence[str], hub: str = "") -> Path:
@@ -35,15 +39,30 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: can't be read as JSON: {error}") from error
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON lines file. Raises DataError naming the file and the line."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: not a JSON object: {error}") from error
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("FILE:LINE", object) for the lines of a JSON lines file that are not blank.
+
+    What gzip packed is known by its first bytes. Raises DataError naming the file and the line.
+    """
+    try:
+        with path.open("rb") as start:
+            opener = gzip.open if start.read(2) == _GZIP else open
+        with opener(path, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path} can't be read: {error}") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: a row is a JSON object, not a {type(record).__name__}")
+    return record
 
 
 def read_parquet(folder: Path, columns: Sequence[str], pattern: str = "*") -> Iterator[dict]:

@@ -27,8 +27,10 @@ from sapo_vl.benchmarks.base import (
     whole_gold,
 )
 from sapo_vl.benchmarks.geoqa import PROMPT
+from sapo_vl.rewards.count import whole_number
 from sapo_vl.schema import IMAGE_MARK
 
+MAX_DIGITS = 4000  # Python reads no longer integer
 _TAG = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 _NAME = "superclevr_test200_counting_problems.jsonl"
 _FILES = (f"*prompts/{_NAME}", f"src/*/*prompts/{_NAME}")
@@ -39,8 +41,9 @@ def problems(source: Path) -> Iterator[Problem]:
     """Yield R1-V's questions where their images are, else Super-CLEVR's own counting ones."""
     folder = sources.find(source, "superclevr", [*_FILES, _OWN])
     files = [path for pattern in _FILES for path in folder.glob(pattern)]
-    if files and (folder / next(sources.read_jsonl(files[0]))["image_path"]).is_file():
-        for row in sources.read_jsonl(files[0]):
+    rows = [row for _, row in sources.read_jsonl(files[0])] if files else []
+    if rows and (folder / rows[0]["image_path"]).is_file():
+        for row in rows:
             yield _problem(
                 folder, row["image_path"], row["question"], row["ground_truth"],
                 Path(row["image_path"]).stem,
@@ -68,16 +71,16 @@ def _problem(folder: Path, path: str, question: str, gold: int, name: str) -> Pr
 def extract(row: Row, draw: random.Random) -> Extraction:
     """Return the first tagged whole number."""
     found = _TAG.search(row.text)
-    return Extraction(int(found[1][:4000]) if found else None)
+    return Extraction(int(found[1][:MAX_DIGITS]) if found else None)
 
 
 def judge(row: Row, value: Any) -> Judgement:
     """Compare as whole numbers."""
     gold = whole_gold(row)
     tags = _TAG.findall(row.text)
-    last = bool(tags) and int(tags[-1][:4000]) == gold
-    return Judgement(value is not None and int(value) == gold, f"{value} against {gold}",
-                     {"last_tag": last})  # fmt: skip
+    last = bool(tags) and int(tags[-1][:MAX_DIGITS]) == gold
+    found = None if value is None else whole_number(str(value))
+    return Judgement(found == gold, f"{value} against {gold}", {"last_tag": last})
 
 
 BENCHMARK = Benchmark("superclevr", "SuperCLEVR counting (R1-V)", problems, extract, judge)

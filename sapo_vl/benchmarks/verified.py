@@ -62,7 +62,13 @@ def equal_texts(row: Row, gold: str, value: str) -> Verdict:
 
 
 def math_verify(row: Row, value: str) -> Verdict:
-    """Return what `verify(parse(value), parse(gold))` says, from a worker of the pool."""
+    """Return what `verify(parse(value), parse(gold))` says, from a worker of the pool.
+
+    What the worker doesn't finish is wrong: math-verify's own limit of 5 s gives "not equal".
+    """
     from sapo_vl.rewards.referee import shared
 
-    return shared().call_user(str(_WORKER), "verdict", [(sample(row), value)])[0]
+    found = shared().call_user(str(_WORKER), "verdict", [(sample(row), value)])[0]
+    if found.outcome is Outcome.NO_VERDICT and found.reason.startswith("timeout"):
+        return replace(found, outcome=Outcome.WRONG)
+    return found

@@ -1,4 +1,4 @@
-"""Extraction by an endpoint: only what the short rules leave is asked; a dead endpoint is named."""
+"""An endpoint's extractions and verdicts: only what is left is asked; a dead one is named."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from sapo_vl.errors import EnvironmentProblem
 
 @pytest.fixture
 def server():
-    """Yield (url, prompts received); every reply names option B."""
+    """Yield (url, prompts received); every reply names option B or, for a judge, says the same."""
     prompts: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompts.append(body["messages"][0]["content"])
-            message = {"role": "assistant", "content": "Extracted answer: (B)"}
+            said = "VERDICT: SAME" if "VERDICT" in prompts[-1] else "Extracted answer: (B)"
+            message = {"role": "assistant", "content": said}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
             raw = json.dumps(reply | {"choices": [choice]}).encode()
@@ -62,6 +63,20 @@ def test_only_what_the_rules_leave_is_asked(server):
     assert found[1].extraction.note == "extracted by m"
     assert score.extractor(benchmark, Endpoint(url, "m")) == "LLM m"
     assert score.extractor(benchmark, None) == "rules in place of the LLM"
+
+
+def test_mathverse_is_judged_by_the_llm_and_the_rules_stand_beside_it(server):
+    url, prompts = server
+    record = {"model": "x", "problem_id": "1", "gold": "A", "question_type": "multi-choice",
+              "question": "Which? A:1 B:2", "response": "the second"}  # fmt: skip
+    benchmark, endpoint = score.named("mathverse"), Endpoint(url, "m")
+    found = score.score(benchmark, [read_row(record, "x")] * 2, endpoint=endpoint)
+    none = score.score(benchmark, [read_row(record | {"gold": None}, "x")], endpoint=endpoint)
+    assert [item.correct for item in [*found, *none]] == [True, True, None]
+    assert found[0].judgement.rules == {"quick_match": False, "by_rule": False}
+    assert found[0].judgement.reason == "judged the same as A"
+    assert sum("VERDICT" in prompt for prompt in prompts) == 1  # equal questions are asked once
+    assert score.extractor(benchmark, endpoint) == "LLM m, and the verdict too"
 
 
 def test_an_endpoint_that_does_not_answer_is_an_error():

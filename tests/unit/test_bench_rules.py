@@ -58,6 +58,7 @@ def test_mathvision_rounds_to_two_decimals_and_reads_tuples():
     assert verdict("mathvision", row("\\boxed{\\frac{1}{9}}", "\\frac{10}{91}"))[1].correct
     assert not verdict("mathvision", row("\\boxed{0.1}", "\\frac{10}{91}"))[1].correct
     assert verdict("mathvision", row("\\boxed{(1/2, 3)}", "(0.5,3)"))[1].correct
+    assert verdict("mathvision", row("", "5"))[1].rules == {"same_text": False}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,8 @@ def test_mmmu_random_choices_follow_the_seed():
         ("It is a mitochondrion.", ["mitochondrion", "mitochondria"], True),
         ("It is 24.9", "24.32", False),
         ("A", "A", True),
+        ("so it is \n5", "it is", True),  # the tail behind "is " is empty: the whole response
+        ("so it is \nthat is 5", "it is", False),  # and no "it is" of the first line
     ],
 )
 def test_mmmu_open(response, gold, correct):
@@ -200,6 +203,10 @@ def test_superclevr_takes_the_first_tag():
     found, judged = verdict("superclevr", row("<answer>4</answer> <answer> 7 </answer>", "7"))
     assert (found.value, judged.correct, judged.rules) == (4, False, {"last_tag": True})
     assert verdict("superclevr", row("<answer>seven</answer>", "7"))[0].value is None
+    judge = BENCHMARKS["superclevr"].judge
+    assert [judge(row("", "7"), v).correct for v in ("7", "", "x", None)] == [
+        True, False, False, False,
+    ]  # fmt: skip
 
 
 def test_geoqa_asks_math_verify_in_a_worker():

@@ -101,6 +101,10 @@ def test_labels_are_taken_only_where_a_benchmark_was_published_so(tmp_path):
         ("mathvision", "", "holds no rows"),
         ("mathvision", json.dumps(ROWS[0] | {"response": 3}), "response must be text or null"),
         ("mathvision", json.dumps(ROWS[0] | {"choices": 3}), "choices must be a list"),
+        ("mathvision", json.dumps(ROWS[0] | {"meta": "x"}), "meta must be an object or null"),
+        ("mathvision", json.dumps(ROWS[0] | {"sample": "a"}), "sample must be a whole number"),
+        ("mathvision", json.dumps(ROWS[0] | {"official_correct": "yes"}), "must be true or false"),
+        ("mathvision", "[" * 100_000, "in.jsonl:1: not JSON"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, name, text, says):
@@ -110,6 +114,60 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, name, text, says
         score.main(name, tmp_path / "in.jsonl", out)
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+def test_what_published_files_may_hold(tmp_path):
+    """Numbers for ids and texts, repeated ids, blank lines, a byte order mark, gzip by any name."""
+    rows = [
+        {"model": "m", "problem_id": 7, "gold": 5, "response": "5", "precision": 1.0, "extra": [1]},
+        {"model": "m", "problem_id": 7, "gold": 5, "response": "\\boxed{5}\r\n", "choices": []},
+        {"model": "m", "problem_id": 8, "gold": None, "response": "half a pair: \ud800"},
+        {"model": "n", "problem_id": 7, "gold": 5, "official_extraction": 5},
+    ]  # fmt: skip
+    text = "\ufeff" + "\r\n\r\n".join(json.dumps(row) for row in rows) + "\n\n"
+    (tmp_path / "in.packed").write_bytes(gzip.compress(text.encode()))
+    found = score.main("mathvision", tmp_path / "in.packed", tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    written = [json.loads(line) for line in lines]
+    assert [(r["problem_id"], r["correct"]) for r in written] == [
+        ("7", True), ("7", True), ("8", None), ("7", False),
+    ]  # fmt: skip
+    assert written[2]["extraction"] == "halfapair:\ud800"
+    assert (found["rows"], found["no_verdict"]) == (4, 1)
+    assert found["accuracy"] == {"m": 1.0, "n": 0.0}
+
+
+def test_json_without_infinities(tmp_path):
+    row = {"model": "m", "problem_id": "1", "gold": "7", "response": "It is inf\nit is 1e999"}
+    score.main("mmmu", write(tmp_path / "in.jsonl", [row]), tmp_path / "o")
+    line = json.loads((tmp_path / "o").read_text(), parse_constant=pytest.fail)
+    assert line["extraction"] == ["inf", 999.0]
+
+
+def test_two_models_with_runs_of_the_same_name_stay_apart(tmp_path):
+    rows = [
+        {"model": m, "run": r, "problem_id": "1", "gold": "A", "choices": ["x"], "response": t}
+        for m, r, t in (("a", "cot", "(A)"), ("a", "direct", "(A)"), ("b", "cot", "(B)"))
+    ]
+    found = score.main("mmmu", write(tmp_path / "in.jsonl", rows), tmp_path / "o")["aggregates"]
+    assert {name: figures["average"]["total"] for name, figures in found.items()} == {
+        "a: cot": 1, "direct": 1, "b": 1,
+    }  # fmt: skip
+
+
+def test_where_the_result_cannot_go(tmp_path):
+    file = write(tmp_path / "in.jsonl", ROWS)
+    before = file.read_text()
+    with pytest.raises(ConfigError, match="is the file of the responses"):
+        score.main("mathvision", file, file)
+    with pytest.raises(ConfigError, match="is a folder"):
+        score.main("mathvision", file, tmp_path)
+    with pytest.raises(ConfigError, match="can't be written"):
+        score.main("mathvision", file, file / "out.jsonl")
+    with pytest.raises(ConfigError, match="no LLM is asked"):
+        score.main("mathvision", file, tmp_path / "o", endpoint=Endpoint("http://x/v1", "m"))
+    assert file.read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 def test_the_command_ends_with_code_2(tmp_path):
