@@ -202,8 +202,9 @@ class EvaluationConfig(Section):
 class CollapseConfig(Section):
     """The collapse detector; collapse.py says what each rule looks at."""
 
-    action: Literal["continue", "stop", "off"] = Field(
-        "continue", description="after an alarm; the last good checkpoint is kept either way"
+    action: Literal["continue", "stop", "ignore"] = Field(
+        "continue",
+        description="after an alarm, which keeps the last good checkpoint; ignore: no alarm",
     )
     patience: int = Field(3, ge=1, description="steps in a row that a rule must hold")
     entropy_low: float = Field(0.01, ge=0, description="alarm below this mean entropy, nats")

@@ -39,8 +39,7 @@ class Gate(NamedTuple):
 
 
 def _sigmoid_weight(x: Tensor) -> Tensor:
-    p = torch.sigmoid(x)
-    return 4.0 * p * (1.0 - p)
+    return 4.0 * torch.sigmoid(x) * torch.sigmoid(-x)
 
 
 GATES: dict[str, Gate] = {

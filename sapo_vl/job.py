@@ -248,7 +248,7 @@ def look_for_collapse(job: Job, row: dict[str, Any]) -> None:
 
     Rank 0 decides. Raises Collapsed where collapse.action says so.
     """
-    if job.config.collapse.action == "off":
+    if job.config.collapse.action == "ignore":
         return
     alarms = job.detector.observe(row) if distributed.rank() == 0 else []
     path = job.run.dir / "collapse.json"
@@ -346,7 +346,7 @@ def report(job: Job) -> None:
     note = telemetry.explain_gate(
         [r for r in metrics.read(run.dir) if r.get("phase") == "train"],
         job.config.sapo.mini_batches,
-        job.config.objective,
+        job.config.objective if objectives.gated(job.config) else "",
     )
     distributed.say(note or f"seconds: {json.dumps(seconds)}")
     distributed.say(f"the trained model is in {final}, the curves in {run.dir / 'curves.png'}")

@@ -57,7 +57,8 @@ def main(
     cells = grids.cells(list(names), list(range(seeds)))
     for seed in range(seeds):
         _run_seed([cell for cell in cells if cell.seed == seed], out, steps, jobs, overrides)
-    return page.write(out, "SAPO laboratory")
+    headings = {name: what for name, (what, _) in grids.GRIDS.items()}
+    return page.write(out, "SAPO laboratory", headings)
 
 
 def _run_seed(

@@ -126,7 +126,7 @@ def numbers(config: Config) -> dict[str, Any]:
 
 def gated(config: Config) -> bool:
     """Return whether the weights are a gate's: those of a clip are a share inside its bounds."""
-    return OBJECTIVES[config.objective].clip is None
+    return OBJECTIVES[config.objective].clip is None and config.sapo.gate != "none"
 
 
 def temperatures(config: Config) -> tuple[float | None, float | None]:

@@ -425,7 +425,6 @@ def test_gradient_checkpointing_changes_nothing(build, prompts, objective):
 
 
 def test_token_mean_weighs_tokens_alike(build, prompts):
-
     rows = make_rows(prompts)
     learner = build()
     with torch.no_grad():
