@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import struct
+import warnings
+import zlib
 from collections.abc import Iterable
 from io import BytesIO
 from typing import NamedTuple
@@ -27,6 +29,9 @@ FACTOR = 32
 MAX_DECODED_PIXELS = 2**26
 """8192 x 8192, 200 MB as RGB. A small file that claims more is a decompression bomb."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""What is read. Pillow knows more, but some of it runs other programs (EPS) or is no picture."""
+
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,8 +43,14 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow's parsers raise on broken files (its own errors derive from these)."""
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, OverflowError),
+    *(AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow's parsers raise on broken files; found by damaging files of every format."""
+
+# Pillow warns of pictures that are over our own limit, and are refused, anyway.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Size(NamedTuple):
@@ -86,13 +97,18 @@ def changes(data: bytes) -> list[str]:
         DataError: as `header_size`.
     """
     image = _open(data)
+    try:
+        animated = getattr(image, "n_frames", 1) > 1
+        transparent = image.has_transparency_data
+    except _UNREADABLE as error:
+        raise DataError(f"an image file with a broken header: {error}") from error
     found = {
-        "transparent, laid on white": image.has_transparency_data,
+        "transparent, laid on white": transparent,
         "turned upright (EXIF)": _orientation(image) in _TURNS,
         "16-bit grey, cut to 8 bits": image.mode.startswith("I"),
-        "palette, spelt out": image.mode == "P" and not image.has_transparency_data,
+        "palette, spelt out": image.mode == "P" and not transparent,
         "CMYK, turned into RGB": image.mode == "CMYK",
-        "an animation, first frame kept": getattr(image, "n_frames", 1) > 1,
+        "an animation, first frame kept": animated,
         f"a side under {FACTOR} pixels, scaled up when rendered": min(image.size) < FACTOR,
     }
     return [name for name, applies in found.items() if applies]
@@ -185,9 +201,11 @@ def visual_tokens(size: Size, factor: int) -> int:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        image = Image.open(BytesIO(data))
+        image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise DataError(f"{len(data)} bytes that are no image file") from error
+        raise DataError(
+            f"{len(data)} bytes that are no image file ({', '.join(FORMATS)})"
+        ) from error
     except _UNREADABLE as error:
         raise DataError(f"an image file with a broken header: {error}") from error
     if image.width * image.height > MAX_DECODED_PIXELS:
@@ -206,7 +224,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         exif.load(image.info.get("exif", b""))
         return int(exif.get(_ORIENTATION_TAG, 1))
-    except (*_UNREADABLE, TypeError):
+    except _UNREADABLE:
         return 1  # every viewer shows a picture with broken EXIF as it lies
 
 

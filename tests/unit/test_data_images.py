@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sapo_vl.data.images import (
+    FORMATS,
     Size,
     changes,
     header_size,
@@ -161,6 +162,29 @@ def test_a_truncated_picture_is_refused_when_decoded():
     assert header_size(data[:-500]) == (40, 40)
     with pytest.raises(DataError, match="cannot be decoded"):
         open_image(data[:-500])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", sorted(set(FORMATS) - {"JPEG2000"}))
+def test_damaged_pictures_are_read_or_refused(kind):
+    """Bytes are changed anywhere, most often in the header; nothing but a DataError is raised."""
+    rng = np.random.default_rng(0)
+    whole = encode(Image.fromarray(rng.integers(0, 255, (40, 44, 3), dtype=np.uint8)), kind)
+    for _ in range(150):
+        data = bytearray(whole[: rng.integers(1, len(whole)) if rng.random() < 0.3 else None])
+        reach = len(data) if rng.random() < 0.3 else min(len(data), 200)
+        for place in rng.integers(0, reach, 3):
+            data[place] = rng.integers(256)
+        for read in (header_size, changes, open_image):
+            try:
+                read(bytes(data))
+            except DataError:
+                continue
+
+
+def test_a_file_that_pillow_runs_a_program_for_is_refused():
+    with pytest.raises(DataError, match=r"no image file \(PNG, JPEG"):
+        open_image(encode(Image.new("RGB", (4, 4)), "EPS"))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
