@@ -8,23 +8,31 @@ the map above:
 
     {"question": "How many cats?", "options": ["1", "2"], "label": "B", "image": "img/7.png"}
 
-Pictures are bytes, base64 or paths relative to the file; `images=image_1+image_2` joins columns and
-`answer=reward.gold` reads inside an object. A choice may be given by its letter, its text, or its
-number from 0. Columns with a usual name (question, answer, image, ..) need no map. Everything that
-is not mapped and is short goes into the metadata. A record with a fault is dropped with its file
-and number.
+`images=image_1+image_2` joins columns, `answer=reward.gold` reads inside an object and
+`answer=golds.0` inside a list. Columns with a usual name (question, answer, image, ..) need no map.
+
+- Pictures are what pictures.py reads; a chat in the place of the problem gives its last user turn.
+- The gold is a letter, a choice's text or its number from 0, several of them in a list, or a free
+  answer, without a box or answer tags around it.
+- In a folder, files of splits (train-*, validation-*, test.jsonl, val/..) keep theirs.
+- Everything that is not mapped and is short goes into the metadata, with the file and the record's
+  number there ("record").
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from math import isnan
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row
+from sapo_vl.data import Dropped, chat, hub, pictures, tables, wording
+from sapo_vl.data.reading import UNEXPECTED, Row, reason
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -46,7 +54,13 @@ REQUIRED = ("problem", "answer")
 SHORT = 200
 """Characters of a column that goes into the metadata unasked."""
 
+PEEK = 100
+"""Records of a file that are looked at for its columns: in JSON each may have others."""
+
+_ABSENT = object()
+_NUMBER = re.compile(r"(\d+)(?:\.0*)?")
 _TRAINING = ("train", "training")
+_HELD_OUT = ("test", "testing", "testmini", "val", "valid", "validation", "dev", "eval")
 
 
 def parse_map(text: str) -> dict[str, str]:
@@ -63,6 +77,8 @@ def parse_map(text: str) -> dict[str, str]:
         if field not in USUAL:
             hint = nearest(field, USUAL)
             raise ConfigError(f"--map: {field!r} is unknown; allowed: {', '.join(USUAL)}{hint}")
+        if field in columns:
+            raise ConfigError(f"--map: {field} comes twice; A+B joins columns")
         columns[field] = column
     return columns
 
@@ -87,48 +103,68 @@ def rows(
     """
     name = dataset or Path(source).stem or "generic"
     path = Path(source)
-    known: dict[str, str] = {}
-    for where, row in _local(path) if path.exists() else _from_hub(str(source)):
+    for table in _local(path) if path.exists() else [_hub(str(source))]:
+        records = _changed(table.rows, change)
+        first = list(islice(records, PEEK))
+        good = [row for row, error in first if error is None]
+        seen = dict.fromkeys(chain.from_iterable(good))
+        known = _known(good, seen, columns or {}, table.file) if good else {}
+        for number, (row, error) in enumerate(chain(first, records)):
+            if error is None and not row.keys() <= seen.keys():
+                seen |= dict.fromkeys(row)
+                known = _usual(seen, columns or {}) | known
+            identity = f"{name}-{_own(row, known, f'{table.prefix}{number}')}"
+            try:
+                if error:
+                    raise error
+                yield _sample(identity, name, known, table, number, row)
+            except UNEXPECTED as found:
+                why = reason(found, row)
+                glue = " ({})" if ": " in why else ": {}"
+                yield Dropped(identity, why + glue.format(f"{table.file}, record {number}"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One file of records."""
+
+    rows: Iterator[Row]
+    file: str  # for messages
+    folder: Path  # where its pictures' paths start
+    prefix: str = ""  # of its records' ids, where there are several files
+    split: str | None = None  # that its place in a folder says
+
+
+def _changed(
+    rows: Iterator[Row], change: Callable[[Row], Row] | None
+) -> Iterator[tuple[Row, Exception | None]]:
+    """Yield each row as `change` makes it; or as it is, with the reason why it could not."""
+    for row in rows:
         try:
-            changed = change(row) if change else row
-            fault = None
-        except KeyError as error:
-            raise DataError(f"{where} has no column {error}; it has: {', '.join(row)}") from error
-        except DataError as error:
-            changed, fault = row, error
-        known = known or ({} if fault else _known(changed, columns or {}, where))
-        identity = f"{name}-{_own(changed, known, where)}"
-        try:
-            if fault:
-                raise fault
-            yield _sample(identity, name, known, where, changed)
-        except DataError as error:
-            glue = " ({})" if ": " in str(error) else ": {}"
-            yield Dropped(identity, str(error) + glue.format(where))
+            yield (change(row) if change else row), None
+        except UNEXPECTED as error:
+            yield row, error
 
 
-class _Place:
-    """Where a row is: its file, its number from 0, and a name for it that is stable."""
-
-    def __init__(self, file: str, number: int, folder: Path, key: str) -> None:
-        self.file, self.number, self.folder, self.key = file, number, folder, key
-
-    def __str__(self) -> str:
-        return f"{self.file}, record {self.number}"
-
-
-def _sample(identity: str, name: str, known: dict[str, str], where: _Place, row: Row) -> Sample:
+def _sample(
+    identity: str, name: str, known: dict[str, str], table: _Table, number: int, row: Row
+) -> Sample:
     cell = {field: _cell(row, column) for field, column in known.items()}
-    images = pictures.load_all(cell.get("images"), where.folder)
+    if known.get("images") in USUAL["images"] and known["images"] not in row:
+        cell["images"] = _cell(row, _usual(row, {}).get("images", "images"))  # each row its own
+    problem, attached = _problem(cell["problem"])
+    cells = pictures.listed(cell.get("images")) or attached
+    images = pictures.load_all(cells, table.folder)
     choices = wording.as_choices(cell.get("choices"))
-    problem = str(cell["problem"] or "").strip()
-    if choices and not all(c.strip() in problem for c in choices):
+    lettered = list(choices) == list(ascii_uppercase[: len(choices)])
+    if not lettered and len(wording.options(problem)) != len(choices):
         problem = wording.listed(problem, choices)
     if problem.count(IMAGE_MARK) != len(images):
         placed = wording.place(problem, dict(enumerate(images, start=1)))
         problem, images = placed.text, placed.images
     answer, kind = _answer(cell["answer"], choices)
-    precision = cell.get("precision")
+    split = wording.text(cell.get("split") or table.split)
+    about = {"record": f"{Path(table.file).name}, record {number}"}
     return Sample(
         id=identity,
         dataset=name,
@@ -138,76 +174,142 @@ def _sample(identity: str, name: str, known: dict[str, str], where: _Place, row:
         answer=answer,
         answer_type=str(cell.get("answer_type") or kind),
         choices=choices,
-        precision=None if precision in (None, "") else int(float(precision)),
-        unit=str(cell["unit"]) if cell.get("unit") else None,
-        split="train" if str(cell.get("split") or "train").lower() in _TRAINING else "test",
-        metadata=_rest(row, known) | {"files": pictures.names(cell.get("images"))},
+        precision=_precision(cell.get("precision")),
+        unit=wording.text(cell.get("unit")) or None,
+        split="train" if (split or "train").lower() in _TRAINING else "test",
+        metadata=about
+        | _rest(row, known)
+        | ({"split": split} if split else {})
+        | {"files": pictures.names(cells)},
     )
 
 
+def _problem(value: Any) -> tuple[str, list[Any]]:
+    """Return the problem's text, and the pictures that a chat in its place holds."""
+    if isinstance(value, dict):
+        raise DataError("the problem is an object: say --map problem=COLUMN.KEY")
+    turn = chat.last_user_turn(value if isinstance(value, list) else wording.text(value))
+    return chat.text(turn).strip(), chat.pictures(turn)
+
+
 def _answer(value: Any, choices: tuple[str, ...]) -> tuple[str, str]:
-    """Return the gold answer and its kind."""
-    text = "" if value is None else str(value).strip()
+    """Return the gold answer and its kind.
+
+    Raises:
+        DataError: it is no single answer, or none of the choices.
+    """
+    value = tables.written(value) if choices else value
     if isinstance(value, list) and len(value) == 1:
-        text = str(value[0]).strip()
-    if not choices or not text:
-        several = wording.letters(text)
-        if several:
-            return several, "multi_choice"
-        return text, wording.answer_type(text)
-    letter = wording.letter(text, choices)
-    if letter is None and text.isdecimal() and int(text) < len(choices):
-        letter = ascii_uppercase[int(text)]
+        (value,) = value
+    if isinstance(value, dict):
+        raise DataError("the gold answer is an object: say --map answer=COLUMN.KEY")
+    if isinstance(value, list) and choices:
+        several = {letter for one in value if (letter := _letter(wording.text(one), choices))}
+        if len(several) == len(value):
+            return ", ".join(sorted(several)), "multi_choice"
+    elif isinstance(value, list):
+        if not value or not all(isinstance(one, int | float) for one in value):
+            raise DataError(
+                "the gold answer is a list: say --map answer=COLUMN.0 for its first entry"
+            )
+        return json.dumps(value), "tuple"
+    text = wording.bare(wording.tagged(wording.text(value)))
+    letter = _letter(text, choices) if text else None
     if letter:
         return letter, "choice"
-    several = wording.letters(text)
-    if several:
-        return several, "multi_choice"
-    raise DataError(f"the gold answer is none of the choices: {text!r}; {', '.join(choices)}")
+    listed = wording.letters(text, choices)
+    if listed:
+        return listed, "multi_choice"
+    if text and choices:
+        raise DataError(
+            f"the gold answer is none of the choices: {text!r} is no letter, text or number from "
+            f"0 of {', '.join(choices)}"
+        )
+    return text, wording.answer_type(text) if text else "text"
 
 
-def _known(row: Row, columns: Mapping[str, str], where: _Place) -> dict[str, str]:
+def _letter(text: str, choices: tuple[str, ...]) -> str | None:
+    """Return the letter of a gold: a letter, a choice's text or its number from 0, as 1 or 1.0."""
+    number = _NUMBER.fullmatch(text)
+    whole = number[1] if number else text
+    found = wording.letter(text, choices) or wording.letter(whole, choices)
+    if found is None and number and int(whole) < len(choices):
+        return ascii_uppercase[int(whole)]
+    return found
+
+
+def _precision(value: Any) -> int | None:
+    text = wording.text(value)
+    if not text:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise DataError(f"the precision is no number of decimals: {value!r}")
+    return int(float(text))
+
+
+def _known(
+    rows: list[Row], seen: Mapping[str, Any], columns: Mapping[str, str], file: str
+) -> dict[str, str]:
     """Return field -> column: as mapped, else by the usual names.
 
     Raises:
-        DataError: a mapped column, the problem or the answer is not in the first row.
+        DataError: a mapped column, the problem or the answer is in none of the rows.
     """
     for field, column in columns.items():
         for part in column.split("+"):
-            if part.split(".")[0] not in row:
+            if all(_reach(row, part) is _ABSENT for row in rows):
                 raise DataError(
-                    f"{where.file}: no column {part!r} for {field}{nearest(part, row)}; "
-                    f"columns: {', '.join(row)}"
+                    f"{file}: no column {part!r} for {field}{nearest(part, seen)}; "
+                    f"columns: {', '.join(seen)}"
                 )
-    known = dict(columns)
-    for field, names in USUAL.items():
-        usual = [n for n in names if n in row and n not in columns.values()]
-        if field not in known and usual:
-            known[field] = usual[0]
+    known = _usual(seen, columns)
     for field in REQUIRED:
         if field not in known:
             raise DataError(
-                f"{where.file}: no column is the {field}: say --map {field}=COLUMN; "
-                f"columns: {', '.join(row)}"
+                f"{file}: no column is the {field}: say --map {field}=COLUMN; "
+                f"columns: {', '.join(seen)}"
             )
     return known
 
 
+def _usual(seen: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the mapped columns, and for other fields the first usual name among those seen."""
+    known = dict(columns)
+    for field, names in USUAL.items():
+        usual = [n for n in names if n in seen and n not in columns.values()]
+        if field not in known and usual:
+            known[field] = usual[0]
+    return known
+
+
 def _cell(row: Row, column: str) -> Any:
-    if "+" in column:
+    """Return what is in a column; None where it is not there or a table has no number there."""
+    if "+" in column and column not in row:
         cells = (_cell(row, part) for part in column.split("+"))
         return [c for c in cells if c is not None and c != ""]
-    value: Any = row.get(column)
-    if value is None and "." in column:
-        value = row
-        for key in column.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+    value = _reach(row, column)
+    missing = value is _ABSENT or (isinstance(value, float) and isnan(value))
+    return None if missing else value
+
+
+def _reach(row: Row, column: str) -> Any:
+    """Return a column, or what is inside one: `a.b` of an object, or of each in a list, `a.0`."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        value = tables.written(value)
+        if isinstance(value, list) and key.isdecimal():
+            value = dict(enumerate(value)).get(int(key), _ABSENT)
+        elif isinstance(value, list):
+            value = [one.get(key) for one in value if isinstance(one, dict)]
+        else:
+            value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
     return value
 
 
-def _own(row: Row, known: dict[str, str], where: _Place) -> str:
-    own = _cell(row, known["id"]) if "id" in known else None
-    return where.key if own is None or own == "" else str(own)
+def _own(row: Row, known: dict[str, str], otherwise: str) -> str:
+    return wording.text(_cell(row, known["id"]) if "id" in known else None) or otherwise
 
 
 def _rest(row: Row, known: dict[str, str]) -> dict[str, Any]:
@@ -215,24 +317,30 @@ def _rest(row: Row, known: dict[str, str]) -> dict[str, Any]:
     used = {part.split(".")[0] for column in known.values() for part in column.split("+")}
     kept = {}
     for column, value in row.items():
-        if column in used or isinstance(value, bytes):
+        if column in used:
             continue
         try:
-            if len(json.dumps(value, ensure_ascii=False)) <= SHORT:
+            if len(json.dumps(value, ensure_ascii=False, allow_nan=False)) <= SHORT:
                 kept[column] = value
-        except (TypeError, ValueError):
-            kept[column] = str(value)[:SHORT]
+        except (TypeError, ValueError):  # bytes, a date, no number
+            if not isinstance(value, bytes | dict | list | float):
+                kept[column] = str(value)[:SHORT]
     return kept
 
 
-def _local(source: Path) -> Iterator[tuple[_Place, Row]]:
+def _local(source: Path) -> Iterator[_Table]:
     files = tables.files(source)
     for file in files:
-        own = f"{file.stem}-" if len(files) > 1 else ""
-        for number, row in enumerate(tables.read(file)):
-            yield _Place(str(file), number, file.parent, f"{own}{number}"), row
+        prefix = f"{file.stem}-" if len(files) > 1 else ""
+        split = _split(file.relative_to(source)) if source.is_dir() else None
+        yield _Table(tables.read(file), str(file), file.parent, prefix, split)
 
 
-def _from_hub(source: str) -> Iterator[tuple[_Place, Row]]:
-    for number, row in enumerate(hub.rows(source, ("train",))):
-        yield _Place(source, number, Path(), str(number)), row
+def _split(file: Path) -> str | None:
+    """Return the split that a file's name (train-00000.parquet) or its folders' names say."""
+    words = [re.split(r"[-_.]", file.name.lower())[0], *map(str.lower, reversed(file.parts[:-1]))]
+    return next((word for word in words if word in (*_TRAINING, *_HELD_OUT)), None)
+
+
+def _hub(source: str) -> _Table:
+    return _Table(hub.rows(source, ("train",)), source, Path())

@@ -3,7 +3,7 @@
     hub.rows("hiyouga/geometry3k", ("train", "validation", "test"))
     hub.rows("downloads/geometry3k", ("train", "validation", "test"))
 
-Pictures stay encoded: each is the bytes of its file.
+Pictures stay encoded: each is the bytes of its file, or its path.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.data import pictures, tables
+from sapo_vl.data import tables
 from sapo_vl.errors import DataError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -22,10 +22,10 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 def rows(
     source: str | Path, splits: Sequence[str], config: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `splits` in turn, with "split" and each picture as its bytes.
+    """Yield the rows of `splits` in turn, with "split" and each picture as bytes or path.
 
-    A folder may lack some of the splits, but not all; its files are called SPLIT-*.parquet, in
-    `config` and in data/ where it has these.
+    A folder may lack some of the splits, but not all; its files are called SPLIT-*.parquet or lie
+    in a folder SPLIT, in `config` and in data/ where it has these.
 
     Raises:
         DataError: `source` is neither such a folder nor a hub name, or it cannot be loaded.
@@ -57,9 +57,10 @@ def _local(
 
 def _files(places: Sequence[Path], split: str) -> list[Path]:
     for place in places:
-        found = sorted(p for p in place.glob("*.parquet") if p.stem.split("-")[0] == split)
+        found = [p for p in place.glob("*.parquet") if p.stem.split("-")[0] == split]
+        found += (place / split).glob("*.parquet")
         if found:
-            return found
+            return tables.whole(sorted(found))
     return []
 
 
@@ -86,5 +87,7 @@ def _plain(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_plain(one, folder) for one in value]
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
-        return pictures.load(value, folder)
+        if value["bytes"] is not None:
+            return value["bytes"]
+        return folder / value["path"] if value["path"] else value
     return value

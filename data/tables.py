@@ -2,16 +2,20 @@
 
     for row in tables.read(Path("data/testmini.json")): ...
 
-A JSON file is a list of records, an object of records by their ids, or an object around one list
-of records. Parquet, JSONL and CSV are streamed; a JSON file is read whole.
+A JSON file is a list of records, an object of records by their ids, an object around one list of
+records, or an object of columns. Parquet, JSONL and CSV are streamed; a JSON file is read whole.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,9 @@ from sapo_vl.errors import DataError
 
 BATCH_ROWS = 16
 """Rows of parquet held at a time: few, because they carry pictures."""
+
+_PART = re.compile(r"(?P<series>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})")
+_DELIMITERS = ",;\t"
 
 Row = dict[str, Any]
 
@@ -33,8 +40,12 @@ def read(file: Path) -> Iterator[Row]:
     if reader is None:
         raise DataError(f"{file}: a file of records ends in {', '.join(READERS)}")
     try:
+        if not file.stat().st_size:
+            raise DataError(f"{file}: is empty: fetch it again, or take it out")
         yield from reader(file)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is no UTF-8, save it as that: {error}") from error
+    except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
 
 
@@ -42,15 +53,48 @@ def files(source: Path) -> list[Path]:
     """Return the files of records of a folder, in order; of the first kind in `READERS` it has.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or a shard of a series is not there.
     """
     if source.is_file():
         return [source]
+    tables = [p for p in source.rglob("*") if p.suffix.lower() in READERS and p.is_file()]
+    seen = sorted(p for p in tables if not _hidden(p.relative_to(source)))
     for suffix in READERS:
-        found = sorted(p for p in source.rglob(f"*{suffix}") if p.is_file() and p.stat().st_size)
+        found = [p for p in seen if p.suffix.lower() == suffix]
         if found:
-            return found
+            return whole(found)
     raise DataError(f"source: {source} holds no file of records ({', '.join(READERS)})")
+
+
+def whole(shards: list[Path]) -> list[Path]:
+    """Return the files; NAME-00000-of-00003 and so on have to be all there.
+
+    Raises:
+        DataError: names one that is missing.
+    """
+    parts = [m for p in shards if (m := _PART.fullmatch(str(p.with_suffix(""))))]
+    of_series = itemgetter("series", "total")
+    for (series, total), own in groupby(sorted(parts, key=of_series), of_series):
+        missing = set(range(int(total))) - {int(m["number"]) for m in own}
+        if missing:
+            first = f"{series}{min(missing):05d}-of-{total}{shards[0].suffix}"
+            raise DataError(f"{first}: is missing, as {len(missing)} of {int(total)} shards are")
+    return shards
+
+
+def written(value: Any) -> Any:
+    """Return what a text cell spells out as JSON or as Python prints it; else the value itself."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{", "("):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(value.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    return value
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -75,7 +119,7 @@ def _jsonl(file: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}: line {number} is no JSON: {error}") from error
             yield _record(row, f"{file}: line {number}")
 
@@ -83,7 +127,9 @@ def _jsonl(file: Path) -> Iterator[Row]:
 def _json(file: Path) -> Iterator[Row]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: no JSON: {error}") from error
     yield from records(content, file)
 
@@ -94,14 +140,21 @@ def records(content: Any, file: Path) -> Iterator[Row]:
     Raises:
         DataError: names the file and the record that is no object.
     """
-    if isinstance(content, dict):
-        lists = [v for v in content.values() if isinstance(v, list) and v and _is_record(v[0])]
-        if content and all(map(_is_record, content.values())):
+    if isinstance(content, dict) and content:
+        lists = {k: v for k, v in content.items() if isinstance(v, list) and v and _is_record(v[0])}
+        columns = {k: v for k, v in content.items() if isinstance(v, list)}
+        if all(map(_is_record, content.values())):
             content = [{"id": key} | row for key, row in content.items()]
         elif len(lists) == 1:
-            content = lists[0]
-        else:
-            raise DataError(f"{file}: neither a list nor an object of records")
+            (content,) = lists.values()
+        elif len(columns) == len(content) and len(set(map(len, columns.values()))) == 1:
+            rows = zip(*columns.values(), strict=True)
+            content = [dict(zip(columns, row, strict=True)) for row in rows]
+        elif lists:
+            raise DataError(
+                f"{file}: has several lists of records ({', '.join(lists)}): write the right one "
+                "into a file of its own"
+            )
     if not isinstance(content, list):
         raise DataError(f"{file}: neither a list nor an object of records")
     for number, row in enumerate(content):
@@ -110,9 +163,10 @@ def records(content: Any, file: Path) -> Iterator[Row]:
 
 def _csv(file: Path) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # a picture in base64 is longer than the usual limit
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter=delimiter)
+        header = lines.readline()
+        lines.seek(0)
+        reader = csv.DictReader(lines, delimiter=max(_DELIMITERS, key=header.count))
         try:
             for row in reader:
                 if None in row or None in row.values():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
+from sapo_vl.data.tables import written
+from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK
 
 IN_THE_PICTURE = "Answer the question that is shown in the image."
@@ -22,6 +23,10 @@ _COMMAND = re.compile(r"\\(?:text|mathrm|operatorname|mathbf)\s*\{[^{}]*\}|\\[A-
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|lim|min|max|pi|sqrt)\b")
 _TAG = re.compile(r"<image[ _]?(\d+)>")
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_LETTERED = re.compile(r"\(?([A-Za-z])[).:：、]\s*(.*)", re.DOTALL)
+_TEXTS = ("text", "value", "content", "option")
+"""Keys under which an object has a choice's text, or the texts of all choices."""
 _OPTION = re.compile(r"(?:^|(?<=[\s;.,?!:)）]))\(?([A-Z])(?:\)|[.:：、)])[ \t]*")
 
 
@@ -65,19 +70,39 @@ def listed(text: str, choices: Sequence[str]) -> str:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str | None:
-    """Return the letter of a gold answer: of the choice that reads so, or the letter it is."""
+    """Return the letter of a gold answer: of the choice that reads so, or the letter it is.
+
+    "B. text" is B where the text is that of B.
+    """
     folded = [_fold(c) for c in choices]
     if _fold(answer) in folded:
         return ascii_uppercase[folded.index(_fold(answer))]
     bare = answer.strip().strip("()[]{}.: ").upper()
-    return bare if len(bare) == 1 and bare in ascii_uppercase[: len(choices)] else None
+    allowed = ascii_uppercase[: len(choices)]
+    if len(bare) == 1 and bare in allowed:
+        return bare
+    lettered = _LETTERED.fullmatch(answer.strip())
+    if lettered and lettered[1].upper() in allowed:
+        place = allowed.index(lettered[1].upper())
+        return allowed[place] if _fold(lettered[2]) == folded[place] else None
+    return None
 
 
-def letters(answer: str) -> str | None:
-    """Return "A, C" for an answer of several letters in any spelling, or None."""
-    found = re.findall(r"[A-Z]", answer)
-    rest = re.sub(r"[A-Z\s,;()]|and", "", answer)
-    return ", ".join(sorted(set(found))) if len(set(found)) > 1 and not rest else None
+def letters(answer: str, choices: Sequence[str] = ()) -> str | None:
+    """Return "A, C" for an answer of several letters, or None.
+
+    With `choices` each letter is one of theirs, and "AC" will do; without them that may be the name
+    of a line.
+    """
+    text = answer.strip()
+    found = re.findall(r"[A-Z]", text)
+    rest = re.sub(r"[A-Z\s,;()]|and", "", text)
+    if len(set(found)) < 2 or rest:
+        return None
+    allowed = ascii_uppercase[: len(choices)] if choices else LETTERS
+    if not set(found) <= set(allowed) or not (choices or re.search(r"[\s,;]", text)):
+        return None
+    return ", ".join(sorted(set(found)))
 
 
 def options(text: str) -> tuple[str, ...]:
@@ -96,17 +121,66 @@ def options(text: str) -> tuple[str, ...]:
 
 
 def as_choices(value: Any) -> tuple[str, ...]:
-    """Return the choices of a cell: a list, a dict by letter, a written list, or "A. x; B. y"."""
+    """Return the choices of a cell, () for an empty one.
+
+    They are a list (of texts, or of objects with a text), an object by letter or number, one of
+    lists ({"text": [..], "label": [..]}), any of these written in a string, or "A. x; B. y", or a
+    line each. A choice's own "A. " is left out.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    found = written(value)
+    if found is None or found == "":
+        return ()
+    if isinstance(found, dict):
+        lists = [found[key] for key in (*_TEXTS, "choices") if isinstance(found.get(key), list)]
+        if lists:
+            found = lists[0]
+        elif all(re.fullmatch(r"\(?(?:[A-Za-z]|\d+)[).]?", key) for key in found):
+            by_letter = sorted(found, key=lambda key: (len(key), key))
+            found = [found[key] for key in by_letter if found[key] is not None]
+    if isinstance(found, str):
+        lines = [line.strip() for line in found.splitlines() if line.strip()]
+        found = options(found) or (lines if len(lines) > 1 else found)
+    if not isinstance(found, list | tuple):
+        raise DataError(
+            "the choices cannot be read: a list, an object by letter, or A. x; B. y is expected, "
+            f"not {value!r:.100}"
+        )
+    return _unlettered([_choice(one) for one in found])
+
+
+def _choice(value: Any) -> str:
     if isinstance(value, dict):
-        return tuple(str(value[key]) for key in sorted(value) if value[key] is not None)
-    if isinstance(value, str) and value.strip().startswith(("[", "(")):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            return options(str(value))
-    if isinstance(value, list | tuple):
-        return tuple(map(str, value))
-    return options(value) if isinstance(value, str) else ()
+        value = next((value[key] for key in _TEXTS if value.get(key) is not None), None)
+    if value is None or isinstance(value, list | dict):
+        raise DataError(f"a choice has no text: {value!r:.100}")
+    return str(value).strip()
+
+
+def _unlettered(choices: list[str]) -> tuple[str, ...]:
+    marked = [_LETTERED.fullmatch(c) for c in choices]
+    if all(m and m[2] and m[1] == c for m, c in zip(marked, ascii_uppercase, strict=False)):
+        return tuple(m[2] for m in marked if m)
+    return tuple(choices)
+
+
+def text(value: Any) -> str:
+    """Return a cell as text without blanks around it; an empty cell is ""."""
+    return "" if value is None else str(value).strip()
+
+
+def tagged(solution: str) -> str:
+    """Return what is in the last pair of answer tags, or the text when it has no tags.
+
+    Raises:
+        DataError: a tag is open.
+    """
+    found = _ANSWER.findall(solution)
+    if not found and "<answer>" in solution:
+        raise DataError(f"the solution's <answer> is never closed: {solution[-80:]!r}")
+    return (found[-1] if found else solution).strip()
 
 
 def bare(answer: str) -> str:

@@ -45,7 +45,7 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     images = pictures.load_all(row["image"], Path())
-    answer = str(row["answer"]).strip()
+    answer = wording.text(row["answer"])
     aime = row["contest"].startswith("aime")
     if aime:
         answer = str(int(answer))

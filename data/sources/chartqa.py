@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.schema import Sample
 
 SPLITS = ("train", "val", "test")
@@ -39,11 +39,8 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     folder = Path(source)
     files = [folder / split / f"{split}_{kind}.json" for split in SPLITS for kind in _KINDS]
     files = [file for file in files if file.is_file()]
-    local = chain.from_iterable(map(_local, files))
-    numbered = (
-        row | {"number": number}
-        for number, row in enumerate(local if files else hub.rows(source, SPLITS))
-    )
+    found = chain.from_iterable(map(_local, files)) if files else hub.rows(source, SPLITS)
+    numbered = (row | {"number": number} for number, row in enumerate(found))
     yield from samples(numbered, _name, _sample)
 
 
@@ -53,7 +50,7 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     label = row["label"][0] if isinstance(row["label"], list) else row["label"]
-    answer = str(label).strip()
+    answer = wording.text(label)
     kind = row["human_or_machine"]
     return Sample(
         id=_name(row),
@@ -74,6 +71,5 @@ def _sample(row: Row) -> Sample:
 
 def _local(file: Path) -> Iterator[Row]:
     split, _, kind = file.stem.partition("_")
-    for row in tables.read(file):
-        picture = file.parent / "png" / row["imgname"]
-        yield row | {"split": split, "human_or_machine": _KINDS.index(kind), "image": picture}
+    for row in local(file, "imgname", file.parent / "png"):
+        yield row | {"split": split, "human_or_machine": _KINDS.index(kind)}

@@ -15,19 +15,15 @@ One row of the first two, and of the third:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sapo_vl.data import Dropped, hub, pictures, wording
 from sapo_vl.data.reading import Row, samples
-from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
 SPLITS = ("train",)
-
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def rows(source: str | Path) -> Iterator[Sample | Dropped]:
@@ -51,7 +47,8 @@ def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample
 
     def sample(row: Row) -> Sample:
         images = pictures.load_all(row["images"] if "images" in row else row["image"], Path())
-        answer = wording.bare(tagged(row["solution"]) if "solution" in row else str(row["answer"]))
+        gold = row["solution"] if "solution" in row else row["answer"]
+        answer = wording.bare(wording.tagged(wording.text(gold)))
         made = {"answer_type": wording.answer_type(answer)} | fields
         return Sample(
             id=row["name"],
@@ -67,15 +64,3 @@ def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample
         row | {"name": f"{dataset}-{number}"} for number, row in enumerate(hub.rows(source, SPLITS))
     )
     yield from samples(numbered, lambda row: row["name"], sample)
-
-
-def tagged(solution: str) -> str:
-    """Return what is in the last pair of answer tags, or the text when it has no tags.
-
-    Raises:
-        DataError: a tag is open.
-    """
-    found = _ANSWER.findall(solution)
-    if not found and "<answer>" in solution:
-        raise DataError(f"the solution's <answer> is never closed: {solution[-80:]!r}")
-    return (found[-1] if found else solution).strip()

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.schema import Sample
 
 VARIANTS = range(1, 11)
@@ -33,8 +33,8 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     Raises:
         DataError: `source` has neither form.
     """
-    local = [p for v in VARIANTS if (p := _trial(Path(source), v)).is_file()]
-    found = chain.from_iterable(map(_local, local)) if local else _from_hub(source)
+    trials = [p for v in VARIANTS if (p := _trial(Path(source), v)).is_file()]
+    found = chain.from_iterable(map(_local, trials)) if trials else _from_hub(source)
     yield from samples(found, _name, _sample)
 
 
@@ -43,7 +43,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    answer, choices = str(row["answer"]).strip(), wording.options(row["question"])
+    answer, choices = wording.text(row["answer"]), wording.options(row["question"])
     kind, precision = wording.answer_type(answer), None
     if row["answer_type"] == "float":
         precision = PRECISION
@@ -76,8 +76,8 @@ def _trial(folder: Path, variant: int) -> Path:
 
 def _local(file: Path) -> Iterator[Row]:
     variant = int(file.parent.name.removeprefix("trial"))
-    for row in tables.read(file):
-        yield row | {"variant": variant, "image": file.parent / row["image"]}
+    for row in local(file, "image", file.parent):
+        yield row | {"variant": variant}
 
 
 def _from_hub(source: str | Path) -> Iterator[Row]:

@@ -45,7 +45,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, answer = tuple(row["options"] or ()), str(row["answer"]).strip()
+    choices, answer = tuple(row["options"] or ()), wording.text(row["answer"])
     text = "\n".join(filter(None, (row.get("context"), row["question"])))
     if list(choices) != list(ascii_uppercase[: len(choices)]):
         text = wording.listed(text, choices)

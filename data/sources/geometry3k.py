@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped, hub, pictures, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data.reading import UNEXPECTED, Row, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -48,7 +48,7 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     images = pictures.load_all(row["images"], Path())
-    answer = row["answer"].strip()
+    answer = wording.text(row["answer"])
     return Sample(
         id=_name(row),
         dataset="geometry3k",
@@ -82,9 +82,9 @@ def _local(folder: Path) -> Iterator[Row]:
                 row = json.loads(file.read_text(encoding="utf-8"))
                 place = "ABCD".index(row["answer"])
                 value = row["choices"][place]
-            except (KeyError, ValueError, IndexError) as error:
+                text = row.get("annotat_text") or row["problem_text"]
+            except UNEXPECTED as error:
                 raise DataError(f"{file}: no problem with an answer A to D: {error!r}") from error
-            text = row.get("annotat_text") or row["problem_text"]
             yield row | {
                 "split": split,
                 "problem": IMAGE_MARK + text,

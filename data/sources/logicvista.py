@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.schema import Sample
 
 SPLITS = ("test",)
@@ -31,7 +31,12 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     Raises:
         DataError: `source` has neither form.
     """
-    yield from samples(_local(Path(source)) or hub.rows(source, SPLITS), _name, _sample)
+    file = Path(source) / "data" / "dataset.json"
+    if file.is_file():
+        found = local(file, "imagename", file.parent / "images")
+    else:
+        found = hub.rows(source, SPLITS)
+    yield from samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -39,7 +44,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample | Dropped:
-    answer = row["answer"].strip()
+    answer = wording.text(row["answer"])
     if not answer:
         return Dropped(_name(row), "the source has no answer to it", by_rule=True)
     several = wording.letters(answer)
@@ -51,7 +56,7 @@ def _sample(row: Row) -> Sample | Dropped:
         problem=wording.front(row["question"], 1),
         images=(pictures.load(row["image"], Path()),),
         answer=several or answer,
-        answer_type=_kind(answer, several),
+        answer_type="multi_choice" if several else wording.answer_type(answer),
         choices=choices if answer in "ABCDEFGH"[: len(choices)] or several else (),
         split="test",
         metadata={
@@ -60,17 +65,3 @@ def _sample(row: Row) -> Sample | Dropped:
         }
         | {"files": [row["imagename"]]},
     )
-
-
-def _kind(answer: str, several: str | None) -> str:
-    if several:
-        return "multi_choice"
-    return wording.answer_type(answer)
-
-
-def _local(folder: Path) -> Iterator[Row] | None:
-    file = folder / "data" / "dataset.json"
-    if not file.is_file():
-        return None
-    images = file.parent / "images"
-    return (row | {"image": images / row["imagename"]} for row in tables.read(file))

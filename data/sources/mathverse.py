@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 
 from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -53,13 +53,14 @@ def _sample(row: Row) -> Sample:
     choices = wording.options(
         "\n".join(given) if given else row["question"].rpartition("Choices:")[2]
     )
-    answer = row["answer"].strip().strip("()") if choices else row["answer"].strip()
-    if not choices and "multi" in row["question_type"]:
+    answer = wording.text(row["answer"])
+    if choices or "multi" in row["question_type"]:
         answer = answer.strip("()")
     kind = "choice" if choices else wording.answer_type(answer)
-    if wording.letters(answer):
-        answer, kind = wording.letters(answer) or "", "multi_choice"
-    question = row["question"].strip() or wording.IN_THE_PICTURE
+    several = wording.letters(answer, choices)
+    if several:
+        answer, kind = several, "multi_choice"
+    question = wording.text(row["question"]) or wording.IN_THE_PICTURE
     images = pictures.load_all(row["image"], Path())
     return Sample(
         id=_name(row),
@@ -80,8 +81,7 @@ def _sample(row: Row) -> Sample:
 
 
 def _testmini(folder: Path, file: Path) -> Iterator[Row]:
-    for row in tables.read(file):
-        yield row | {"image": folder / "images" / row["image"]}
+    return local(file, "image", folder / "images")
 
 
 def _text_only(folder: Path, file: Path) -> Iterator[Row]:
@@ -97,14 +97,9 @@ def _website(folder: Path, file: Path) -> Iterator[Row]:
         raise DataError(f"{file}: no `name = JSON`: {error}") from error
     images = folder / "visualizer" / "images"
     for row in tables.records(content, file):
-        version = row["metadata"]["problem_version"]
-        picture = images / row["image"] if row["image"] else None
-        yield row | {
-            "part": "web-",
-            "sample_index": row["pid"],
-            "problem_version": version,
-            "image": picture,
-        }
+        own = {"part": "web-", "sample_index": row.get("pid")}
+        own["problem_version"] = (row.get("metadata") or {}).get("problem_version")
+        yield row | own | {"image": images / row["image"] if row.get("image") else None}
 
 
 _FILES = {

@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -55,7 +55,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    options, answer = row["options"], str(row["answer"])
+    options, answer = row["options"] or (), wording.text(row["answer"])
     question = row["question"].replace("<image1>", IMAGE_MARK, 1)
     question = wording.front(question, 1)
     if [option.strip("()") for option in options] != list(ascii_uppercase[: len(options)]):
@@ -98,5 +98,6 @@ def _local(folder: Path) -> Iterator[Row]:
             return
         raise DataError(f"mathvision: {folder} has neither data/testmini.jsonl nor data/test.jsonl")
     for split, file in files.items():
-        for row in tables.read(file) if file.is_file() else ():
-            yield row | {"split": split, "decoded_image": folder / row["image"]}
+        if file.is_file():
+            for row in local(file, "image", folder, into="decoded_image"):
+                yield row | {"split": split}

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -35,7 +35,11 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     Raises:
         DataError: `source` has neither form.
     """
-    yield from samples(_local(Path(source)) or hub.rows(source, SPLITS), _name, _sample)
+    found = hub.rows(source, SPLITS)
+    for place in (Path(source), Path(source) / "data"):
+        if (place / "testmini.json").is_file():
+            found = local(place / "testmini.json", "image", place, into="decoded_image")
+    yield from samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -43,7 +47,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, gold = tuple(row["choices"] or ()), str(row["answer"] or "")
+    choices, gold = tuple(row["choices"] or ()), wording.text(row["answer"])
     answer, kind = gold, _KINDS.get(row["answer_type"], "text")
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
     if choices:
@@ -67,11 +71,3 @@ def _sample(row: Row) -> Sample:
         | {key: row[key] for key in ("question_type", "answer_type", "query")}
         | {"gold": gold, "files": pictures.names(row["image"])},
     )
-
-
-def _local(folder: Path) -> Iterator[Row] | None:
-    for place in (folder, folder / "data"):
-        file = place / "testmini.json"
-        if file.is_file():
-            return (row | {"decoded_image": place / row["image"]} for row in tables.read(file))
-    return None

@@ -12,20 +12,17 @@ One row of k12.json, and one line of the trainer's JSONL (`message` is JSON in a
      \\"image\\": \\"file:///data/0.png\\"}, {\\"type\\": \\"text\\", \\"text\\": \\"..\\"}]}]",
      "answer": "6"}
 
-The stored answer is without its $$ and last full stop. A picture of the JSONL that is not at its
-absolute path is looked for beside the file.
+The stored answer is without its $$ and last full stop.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
-from sapo_vl.schema import IMAGE_MARK, Sample
+from sapo_vl.data import Dropped, chat, hub, pictures, tables, wording
+from sapo_vl.data.reading import Row, local, samples
+from sapo_vl.schema import Sample
 
 SPLITS = ("train", "test")
 
@@ -51,8 +48,11 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    images = pictures.load_all(row["image"], Path())
-    answer = wording.bare(row["answer"])
+    if "message" in row:
+        turn = chat.last_user_turn(row["message"])
+        row = row | {"question": chat.text(turn), "image": chat.pictures(turn)}
+    images = pictures.load_all(row["image"], row.get("folder", Path()))
+    answer = wording.bare(wording.text(row["answer"]))
     return Sample(
         id=_name(row),
         dataset="mmk12",
@@ -67,20 +67,10 @@ def _sample(row: Row) -> Sample:
 
 
 def _k12(file: Path) -> Iterator[Row]:
-    for row in tables.read(file):
-        yield row | {"image": file.parent / row["image_path"], "split": "test"}
+    for row in local(file, "image_path", file.parent):
+        yield row | {"split": "test"}
 
 
 def _trainer(file: Path) -> Iterator[Row]:
     for row in tables.read(file):
-        (turn,) = (t for t in json.loads(row["message"]) if t["role"] == "user")
-        parts = turn["content"]
-        images = [_found(part["image"], file.parent) for part in parts if part["type"] == "image"]
-        text = "".join(IMAGE_MARK if p["type"] == "image" else p["text"] for p in parts)
-        yield row | {"question": text, "image": images, "split": "train"}
-
-
-def _found(link: str, folder: Path) -> Path:
-    path = Path(unquote(urlsplit(link).path))
-    places = (path, folder / path.name, folder / "images" / path.name)
-    return next((place for place in places if place.is_file()), path)
+        yield row | {"folder": file.parent, "split": "train"}

@@ -18,12 +18,11 @@ Left out: the test split, which has no answers.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, wording
+from sapo_vl.data import Dropped, hub, pictures, tables, wording
 from sapo_vl.data.reading import Row, samples
 from sapo_vl.schema import Sample
 
@@ -62,15 +61,16 @@ def _sample(row: Row) -> Sample:
 
 def numbered(row: Row, most: int) -> dict[int, bytes]:
     """Return the pictures of columns image_1, image_2, .. that hold one."""
-    return {n: data for n in range(1, most + 1) if (data := row.get(f"image_{n}"))}
+    cells = {n: row.get(f"image_{n}") for n in range(1, most + 1)}
+    return {n: pictures.load(cell, Path()) for n, cell in cells.items() if cell is not None}
 
 
 def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, bytes]) -> Sample:
     """Return the sample of a row of MMMU or MMMU-Pro; its tags become marks."""
     choices = wording.as_choices(row["options"])
-    answer, golds = str(row["answer"]).strip(), []
+    answer, golds = wording.text(row["answer"]), []
     if not choices and answer.startswith("["):
-        golds = [str(gold) for gold in ast.literal_eval(answer)]
+        golds = [str(gold) for gold in tables.written(answer)]
         answer = golds[0]
     placed = wording.place(wording.listed(question, choices), images)
     return Sample(

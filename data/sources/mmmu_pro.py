@@ -21,7 +21,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, wording
+from sapo_vl.data import Dropped, hub, pictures, wording
 from sapo_vl.data.reading import Row, samples
 from sapo_vl.data.sources import mmmu
 from sapo_vl.schema import IMAGE_MARK, Sample
@@ -49,7 +49,9 @@ def _sample(row: Row) -> Sample:
         images = mmmu.numbered(row, mmmu.MOST_IMAGES)
         made = mmmu.sample(row, "mmmu_pro", _name(row), row["question"], images)
     else:
-        made = mmmu.sample(row, "mmmu_pro", _name(row), "", {1: row["image"]})
+        made = mmmu.sample(
+            row, "mmmu_pro", _name(row), "", {1: pictures.load(row["image"], Path())}
+        )
         made = replace(made, problem=f"{IMAGE_MARK}\n{wording.IN_THE_PICTURE}")
     return replace(made, metadata=made.metadata | {"part": row["part"]})
 

@@ -9,7 +9,8 @@ One row, and the form with `messages`:
     {"images": ["images/7.png"], "messages": [
         {"role": "user", "content": "<image>How many?"}, {"role": "assistant", "content": "3"}]}
 
-Only the first exchange counts. A gold in answer tags or in a box is taken out of them.
+Only the first exchange counts, with the pictures that its marks stand for; they may also be in its
+parts. A gold in answer tags or in a box is taken out of them.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, chat, generic, wording
+from sapo_vl.data import Dropped, chat, generic, pictures, wording
 from sapo_vl.data.reading import Row
-from sapo_vl.data.sources.clevr_count import tagged
-from sapo_vl.schema import Sample
+from sapo_vl.schema import IMAGE_MARK, Sample
 
 COLUMNS = {"problem": "problem", "answer": "gold", "images": "pictures"}
 
@@ -37,8 +37,12 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 def _first_exchange(row: Row) -> Row:
     turns = row["messages"] if "messages" in row else row["conversations"]
     exchange = chat.first_exchange(turns)
+    found = pictures.listed(row.get("images") or row.get("image")) or exchange.pictures
+    marks = exchange.question.count(IMAGE_MARK)
+    if exchange.later and len(found) == marks + exchange.later:
+        found = found[:marks]
     return row | {
         "problem": exchange.question,
-        "gold": wording.bare(tagged(exchange.answer)),
-        "pictures": row["images"] if "images" in row else row.get("image"),
+        "gold": wording.tagged(exchange.answer),
+        "pictures": found,
     }

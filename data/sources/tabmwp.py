@@ -46,7 +46,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, answer = tuple(row["choices"] or ()), row["answer"].strip()
+    choices, answer = tuple(row["choices"] or ()), wording.text(row["answer"])
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
     kind, gold = wording.answer_type(answer), answer
     if choices:

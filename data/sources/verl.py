@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, chat, generic
+from sapo_vl.data import Dropped, chat, generic, tables
 from sapo_vl.data.reading import Row
 from sapo_vl.schema import Sample
 
@@ -40,9 +40,9 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 
 
 def _with_problem(row: Row) -> Row:
-    extra = row.get("extra_info") or {}
-    question = extra.get("question")
+    extra = tables.written(row.get("extra_info"))
+    extra = extra if isinstance(extra, dict) else {}
     return row | {
-        "problem": question or chat.last_user_text(row["prompt"]),
+        "problem": extra.get("question") or chat.text(chat.last_user_turn(row["prompt"])),
         "part": extra.get("split"),
     }

@@ -44,7 +44,7 @@ def _name(row: Row) -> str:
 def _sample(row: Row) -> Sample:
     cell = row["images"] if "images" in row else row["image"]
     images = pictures.load_all(cell, row.get("folder", Path()))
-    answer = wording.bare(row["answer"])
+    answer = wording.bare(wording.text(row["answer"]))
     return Sample(
         id=_name(row),
         dataset="virl39k",

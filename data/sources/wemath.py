@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped, hub, pictures, wording
+from sapo_vl.data.reading import Row, local, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -34,7 +34,12 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     Raises:
         DataError: `source` has neither form.
     """
-    yield from samples(_local(Path(source)) or hub.rows(source, SPLITS), _name, _sample)
+    file = Path(source) / "data" / "testmini.json"
+    if file.is_file():
+        found = local(file, "image_path", file.parent, into="image_path")
+    else:
+        found = hub.rows(source, SPLITS)
+    yield from samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -51,17 +56,10 @@ def _sample(row: Row) -> Sample:
         task=row["key"].rpartition("_")[0] + ("_multi" if "multi" in row["key"] else "_single"),
         problem=wording.front(wording.listed(row["question"], choices), 1),
         images=(pictures.load(row["image_path"], Path()),),
-        answer=row["answer"].strip(),
+        answer=wording.text(row["answer"]),
         answer_type="choice",
         choices=choices,
         split="test",
         metadata={key: row[key] for key in ("ID", "key", "knowledge concept", "question number")}
         | {"files": pictures.names(row["image_path"])},
     )
-
-
-def _local(folder: Path) -> Iterator[Row] | None:
-    file = folder / "data" / "testmini.json"
-    if not file.is_file():
-        return None
-    return (row | {"image_path": file.parent / row["image_path"]} for row in tables.read(file))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import json
 
 import pyarrow as pa
@@ -13,7 +11,7 @@ from helpers import picture
 
 from sapo_vl.data import Dropped, store, tables, wording
 from sapo_vl.data.prepare import prepare, source_function
-from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.errors import DataError
 
 PNG = picture(40, 33)
 OTHER = picture(36, 36, 1)
@@ -250,68 +248,6 @@ def test_trainers_formats(tmp_path):
     assert bad.reason.startswith("no question with an answer after it")
 
 
-def test_generic_with_a_map(tmp_path):
-    (tmp_path / "img").mkdir()
-    (tmp_path / "img" / "a.png").write_bytes(PNG)
-    rows = [
-        {"q": "How many?", "opts": ["one", "two"], "y": "two", "pic": "img/a.png", "lvl": 3},
-        {"q": "How many?", "opts": ["one", "two"], "y": 0, "pic": base64.b64encode(PNG).decode()},
-        {"q": "<image>?\n(A) one (B) two", "opts": "A. one; B. two", "y": "b", "pic": "img/a.png"},
-        {"q": "How many?", "opts": None, "y": "x^2", "pic": None},
-        {"q": "How many?", "opts": ["one"], "y": "six", "pic": "img/a.png"},
-        {"q": "How many?", "opts": None, "y": "5", "pic": "img/gone.png"},
-    ]  # fmt: skip
-    file = tmp_path / "mine.jsonl"
-    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    columns = "problem=q,answer=y,images=pic,choices=opts"
-    report = prepare(
-        "generic", source=file, out=tmp_path / "set", columns=columns, on_error="skip", holdout=0
-    )
-    one, two, three, four = store.load(tmp_path / "set", "train")
-    assert one.problem == "<image>\nHow many?\n(A) one\n(B) two"
-    assert (one.id, one.answer, one.answer_type) == ("mine-0", "B", "choice")
-    assert one.metadata == {"lvl": 3, "files": ["img/a.png"]}
-    assert (two.answer, two.images, two.metadata["files"]) == ("A", (PNG,), [])
-    assert (three.problem, three.answer) == ("<image>?\n(A) one (B) two", "B")
-    assert (four.images, four.answer_type) == ((), "expression")
-    assert {cause: d.examples for cause, d in report.dropped.items()} == {
-        "the gold answer is none of the choices": [f"mine-4 ('six'; one ({file}, record 4))"],
-        "missing image file": [f"mine-5 ({tmp_path}/img/gone.png ({file}, record 5))"],
-    }
-    with pytest.raises(DataError, match=r"record 'mine-4'.*record 4\)"):
-        prepare("generic", source=file, out=tmp_path / "x", columns=columns)
-    assert not (tmp_path / "x").exists()
-    with pytest.raises(DataError, match=r"no column 'qq' for problem; did you mean 'q'\?; columns"):
-        prepare("generic", source=file, out=tmp_path / "x", columns="problem=qq,answer=y")
-    with pytest.raises(DataError, match="no column is the answer: say --map answer=COLUMN"):
-        prepare("generic", source=file, out=tmp_path / "x", columns="problem=q")
-    with pytest.raises(ConfigError, match=r"'anwser' is unknown; .*did you mean 'answer'"):
-        prepare("generic", source=file, out=tmp_path / "x", columns="anwser=y")
-
-
-def test_generic_reads_csv_json_and_several_files(tmp_path):
-    with (tmp_path / "a.csv").open("w", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(["question", "answer", "image_1", "image_2"])
-        writer.writerow(["<image_2> or <image_1>, 1\n2?", "1/2", *map(_text, (PNG, OTHER))])
-    columns = {"images": "image_1+image_2"}
-    from sapo_vl.data import generic
-
-    (one,) = generic.rows(tmp_path / "a.csv", columns)
-    assert (one.problem, one.images) == ("<image> or <image>, 1\n2?", (OTHER, PNG))
-    assert one.answer_type == "number"
-    folder = tmp_path / "many"
-    folder.mkdir()
-    (folder / "b.json").write_text(json.dumps({"k1": {"question": "?", "r": {"gold": "7"}}}))
-    (folder / "c.json").write_text(json.dumps({"rows": [{"question": "?", "r": {"gold": "8"}}]}))
-    one, two = generic.rows(folder, {"answer": "r.gold"})
-    assert (one.id, one.answer, two.id, two.answer) == ("many-k1", "7", "many-c-0", "8")
-
-
-def _text(data):
-    return base64.b64encode(data).decode()
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -321,8 +257,11 @@ def _text(data):
         ("a.json", b"[1]", "record 0 is a int"),
         ("a.json", b"{", "no JSON"),
         ("a.csv", b"a,b\n1\n", "line 2 has not the 2 fields of the header"),
-        ("a.json", b"\xff\xfe\xfd", "no JSON"),
+        ("a.json", b"\xff\xfe\xfd", "is no UTF-8, save it as that"),
         ("a.parquet", b"PAR1 and no more", "not a whole parquet file"),
+        ("a.jsonl", b"", "is empty: fetch it again"),
+        ("a.jsonl", b"[" * 100_000, "line 1 is no JSON"),
+        ("a.json", b'{"a": [{}], "b": [{}, {}]}', "has several lists of records (a, b)"),
         ("a.xml", b"<a/>", "a file of records ends in"),
     ],
 )
