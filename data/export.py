@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,12 @@ _PICTURES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", _TEXT)]))
 _PART = pa.struct([("type", _TEXT), ("text", _TEXT)])
 
 
-def export(source: str | Path, out: str | Path, form: str) -> dict[str, int]:
+def export(
+    source: str | Path, out: str | Path, form: str, tick: Callable[[], None] | None = None
+) -> dict[str, int]:
     """Write a data set in another trainer's format and return its rows by split.
+
+    `tick` is called after each record.
 
     Raises:
         ConfigError: the format is unknown.
@@ -53,13 +57,21 @@ def export(source: str | Path, out: str | Path, form: str) -> dict[str, int]:
         counts = {}
         for split in store.splits(source):
             samples = store.load(source, split)
-            _write(temporary / f"{split}.parquet", (row(s) for s in samples), schema)
+            rows = map(row, _ticking(samples, tick))
+            _write(temporary / f"{split}.parquet", rows, schema)
             counts[split] = len(samples)
         temporary.chmod(0o755)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return counts
+
+
+def _ticking(samples: Iterable[Sample], tick: Callable[[], None] | None) -> Iterator[Sample]:
+    for sample in samples:
+        yield sample
+        if tick is not None:
+            tick()
 
 
 def _write(file: Path, rows: Iterable[Row], schema: pa.Schema) -> None:

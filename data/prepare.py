@@ -8,7 +8,7 @@
 A record with a fault stops the preparation with an error that names it, or is dropped and counted
 under `on_error="skip"`; a record left out by a rule is counted in either case. The report also lies
 beside the shards as report.json. An interrupted preparation goes on where it was when it is started
-again with the same arguments.
+again with the same arguments and the source's files are the same.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Literal, cast
 
 from sapo_vl.data import DATASETS, Dropped, generic, images, synthetic
 from sapo_vl.data.report import Report
-from sapo_vl.data.rows import fault
-from sapo_vl.data.shards import Building
+from sapo_vl.data.rows import fault, picture_name
+from sapo_vl.data.shards import Building, fingerprint
 from sapo_vl.data.split import side
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import Sample
@@ -39,7 +39,8 @@ CHECKPOINT_RECORDS = 2000
 Record = Sample | Dropped
 Rows = Callable[[], Iterable[Record]]
 Check = Callable[[Sample], str | None]
-"""Returns why a sample's gold answer cannot be graded, or None; data/ knows no verifiers."""
+"""Returns why a sample's gold answer cannot be graded, or None; data/ knows no verifiers. An
+interrupted preparation goes on only under a check of the same repr."""
 
 
 def prepare(
@@ -93,8 +94,13 @@ def prepare(
     """
     if max_pixels is not None and max_pixels < images.FACTOR**2:
         raise ConfigError(f"max_pixels: {max_pixels} is less than one visual token's 32x32")
-    arguments = [name, str(source), columns, holdout, split, limit, max_pixels, bool(check)]
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit: {limit}; it is at least 1")
+    if min(count, test_count) < 0:
+        raise ConfigError(f"count: {min(count, test_count)} is negative")
+    arguments = [name, str(source), columns, holdout, split, limit, max_pixels, repr(check)]
     arguments += [count, test_count, seed, teacher, level]
+    arguments += [fingerprint(source), fingerprint(name.rpartition(":")[0])]
     if name == "synthetic":
         records = _drawn(source, limit, (count, test_count), seed, teacher, level)
     else:
@@ -107,14 +113,20 @@ def prepare(
         for record in islice(records(), report.read, None):
             if report.read and report.read % CHECKPOINT_RECORDS == 0:
                 building.checkpoint(asdict(report))
-            sample = _kept(record, report, seen, max_pixels, check, on_error)
-            if sample is not None:
+            sample = _kept(record, report, seen, max_pixels, check)
+            if isinstance(sample, Dropped):
+                if on_error == "stop" and not sample.by_rule:
+                    raise DataError(_complaint(record, sample, name, source))
+                report.drop(sample)
+            else:
                 building.add(sample)
             report.seconds = round(time.monotonic() - started, 3)
             if tick is not None:
                 tick(report)
+        if split and not report.read:
+            raise DataError(f"split: {source or name} has no record of {split!r}")
         if not seen:
-            raise DataError(f"nothing is left of {report.read} records\n{report.table()}")
+            raise DataError(f"nothing is left of {source or name}: {report.losses()}")
         counts = building.counts
         report.kept, report.images = counts.rows, counts.images
         report.image_bytes = counts.image_bytes
@@ -183,45 +195,44 @@ def _checked(record: object) -> Record:
 def _sided(record: Record, holdout: float) -> Record:
     if isinstance(record, Dropped):
         return record
-    sides = {side(data, holdout) for data in record.images or [record.problem.encode()]}
+    sides = {
+        side(data, holdout)
+        for data in record.images or [record.problem.encode(errors="surrogatepass")]
+    }
     if len(sides) > 1:
         return Dropped(record.id, "pictures on both sides of the split", by_rule=True)
     return replace(record, split=sides.pop())
 
 
 def _kept(
-    record: Record,
-    report: Report,
-    seen: set[str],
-    max_pixels: int | None,
-    check: Check | None,
-    on_error: str,
-) -> Sample | None:
-    """Return the sample to store, or None for a record that is counted as dropped.
-
-    Raises:
-        DataError: the record has a fault and `on_error` is "stop".
-    """
+    record: Record, report: Report, seen: set[str], max_pixels: int | None, check: Check | None
+) -> Record:
+    """Count a record as read, and return the sample to store or why there is none."""
     report.read += 1
-    if isinstance(record, Sample):
-        try:
-            sample = _usable(record, report, seen, max_pixels)
-            refusal = check(sample) if check else None
-            if refusal is None:
-                seen.add(sample.id)
-                limit = max_pixels or images.MAX_DECODED_PIXELS
-                report.keep(sample, images.tokens(sample.images, limit))
-                return sample
-            record = Dropped(record.id, f"no verifier reads the gold: {refusal}", by_rule=True)
-        except DataError as error:
-            record = Dropped(record.id, str(error))
-    if on_error == "stop" and not record.by_rule:
-        raise DataError(
-            f"{report.name} record {record.id!r}: {record.reason}; --on-error skip leaves such "
-            "records out and counts them"
-        )
-    report.drop(record)
-    return None
+    if isinstance(record, Dropped):
+        return record
+    try:
+        sample = _usable(record, report, seen, max_pixels)
+        refusal = check(sample) if check else None
+        if refusal is not None:
+            return Dropped(record.id, f"no verifier reads the gold: {refusal}", by_rule=True)
+        seen.add(sample.id)
+        report.keep(sample, images.tokens(sample.images, max_pixels or images.MAX_DECODED_PIXELS))
+        return sample
+    except DataError as error:
+        return Dropped(record.id, str(error))
+
+
+def _complaint(record: Record, dropped: Dropped, name: str, source: object) -> str:
+    """Say which record of which file is at fault, and what to do."""
+    found = record.metadata.get("record") if isinstance(record, Sample) else None
+    where = f" ({found})" if found else ""
+    if source is not None and str(source) not in dropped.reason:
+        where += f" of {source}"
+    return (
+        f"{name} record {dropped.id!r}{where}: {dropped.reason}; mend it, or leave such records "
+        "out and count them with --on-error skip"
+    )
 
 
 def _usable(sample: Sample, report: Report, seen: set[str], max_pixels: int | None) -> Sample:
@@ -237,7 +248,8 @@ def _usable(sample: Sample, report: Report, seen: set[str], max_pixels: int | No
                 images.open_image(data)
             images.tokens([kept])
         except DataError as error:
-            raise DataError(f"an image cannot be read: image {number}: {error}") from error
+            file = picture_name(sample, number)
+            raise DataError(f"an image cannot be read: {file}: {error}") from error
         if kept is not data:
             report.change(f"over {max_pixels} pixels, scaled down")
         stored.append(kept)

@@ -13,7 +13,8 @@ from sapo_vl.schema import Sample
 EXAMPLES = 3
 """Dropped records that the report names for each reason."""
 
-_SUFFIXES = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jfif"), "GIF": (".gif",)}
+_JPEG = (".jpg", ".jpeg", ".jfif")
+_SUFFIXES = {"PNG": (".png",), "JPEG": _JPEG, "MPO": _JPEG, "GIF": (".gif",)}
 
 
 @dataclass(slots=True)
@@ -53,6 +54,11 @@ class Report:
             for cause, drops in sorted(self.dropped.items())
         ]
         return "\n".join(lines)
+
+    def losses(self) -> str:
+        """Return the causes of the drops in one line."""
+        causes = [f"{d.count:,} {cause} ({d.examples[0]})" for cause, d in self.dropped.items()]
+        return f"{self.read:,} records were read; " + ("; ".join(causes) or "none was left out")
 
     def drop(self, record: Dropped) -> None:
         """Count a dropped record under its cause, the part of the reason before a colon."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped, images, store
 from sapo_vl.data.report import Report
-from sapo_vl.data.shards import Building
+from sapo_vl.data.shards import Building, fingerprint
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -49,7 +49,7 @@ def rewrite(
     Raises:
         DataError: `source` is no data set, nothing is left, or `out` is occupied.
     """
-    key = f"{name} {Path(source).resolve()}"
+    key = f"{name} {Path(source).resolve()} {fingerprint(source)}"
     with Building(out, key, overwrite=overwrite) as building:
         saved = building.state
         report = Report.from_dict(saved) if saved else Report(f"{source}: {name}", str(out))
@@ -72,7 +72,7 @@ def rewrite(
             if tick is not None:
                 tick(report)
         if not building.ids:
-            raise DataError(f"nothing is left of {report.read} records\n{report.table()}")
+            raise DataError(f"nothing is left of {source}: {report.losses()}")
         counts = building.counts
         report.kept, report.images = counts.rows, counts.images
         report.image_bytes = counts.image_bytes

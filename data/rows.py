@@ -54,6 +54,10 @@ def fault(sample: Sample) -> str | None:
         return f"the answer_type is unknown: {sample.answer_type!r}; allowed: {allowed}"
     if sample.answer_type == "choice" and letters and sample.answer not in letters:
         return f"the gold answer is no letter of a choice: {sample.answer!r}; {', '.join(letters)}"
+    if sample.answer_type == "multi_choice" and letters:
+        unknown = sorted(set(sample.answer.split(", ")) - set(letters))
+        if unknown:
+            return f"the gold answer has letters of no choice: {', '.join(unknown)}"
     return _unstorable(sample) or _bad_image(sample)
 
 
@@ -73,8 +77,14 @@ def _bad_image(sample: Sample) -> str | None:
         try:
             header_size(data)
         except DataError as error:
-            return f"an image cannot be read: image {number}: {error}"
+            return f"an image cannot be read: {picture_name(sample, number)}: {error}"
     return None
+
+
+def picture_name(sample: Sample, number: int) -> str:
+    """Return the file name of a sample's picture (from 1) where it is known, else "image 1"."""
+    files = sample.metadata.get("files") or ()
+    return files[number - 1] if len(files) == len(sample.images) else f"image {number}"
 
 
 def _unstorable(sample: Sample) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -61,7 +62,7 @@ class Building:
         Raises:
             DataError: the target is occupied, or another process is writing it.
         """
-        self._target, self._shard_rows = Path(target), shard_rows
+        self._target, self._shard_rows = Path(target).absolute(), shard_rows
         refuse_occupied(self._target, overwrite)
         self._key = key
         self.folder = self._target.parent / f".{self._target.name}.partial"
@@ -214,6 +215,21 @@ def _name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.parquet"
 
 
+def fingerprint(source: object) -> list[int]:
+    """Return a file's or folder's number of files, bytes and newest change; [] where it is none.
+
+    What was written of a source that has changed since then is not gone on with.
+    """
+    path = str(source)
+    files = [path] if os.path.isfile(path) else []
+    if os.path.isdir(path):
+        files = [os.path.join(folder, n) for folder, _, names in os.walk(path) for n in names]
+    stats = [os.stat(file) for file in files if os.path.exists(file)]
+    if not stats:
+        return []
+    return [len(stats), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+
+
 def refuse_occupied(target: Path, overwrite: bool) -> None:
     """Raise DataError when `target` is taken by anything but a data set that may be replaced."""
     if target.exists() and not target.is_dir():
@@ -223,7 +239,7 @@ def refuse_occupied(target: Path, overwrite: bool) -> None:
     if foreign:
         raise DataError(f"{target} holds other files ({foreign[0]}, ...); choose another folder")
     if entries and not overwrite:
-        raise DataError(f"{target} holds a data set already; choose another folder or overwrite it")
+        raise DataError(f"{target} holds a data set already; choose another folder, or --overwrite")
 
 
 def _replace(temporary: Path, target: Path) -> None:

@@ -156,7 +156,12 @@ class Samples(Sequence[Sample]):
                 self._cache.move_to_end(number)
                 return self._cache[number]
             shard, local = self._groups[number]
-            rows = shard.read_row_group(local, list(COLUMNS), use_threads=False).to_pylist()
+            try:
+                table = shard.read_row_group(local, list(COLUMNS), use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                first = self.ids[self._starts[number]]
+                raise DataError(f"a shard is damaged from record {first!r} on: {error}") from error
+            rows = table.to_pylist()
             self._cache[number] = rows
             if len(self._cache) > CACHED_GROUPS:
                 self._cache.popitem(last=False)

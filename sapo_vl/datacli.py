@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction, overrides: Callable) -> None:
     some.add_argument("--samples", type=int, default=8, help="responses to each problem")
     some.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     overrides(some)
-    some.set_defaults(run=_filter, parser=some)
+    some.set_defaults(run=_command(_filter), parser=some)
 
     clean = parts.add_parser("decontaminate", help="drop copies of evaluation records")
     clean.add_argument("folder", type=Path, metavar="DATA", help="a prepared data set")
@@ -38,23 +38,35 @@ def add(commands: argparse._SubParsersAction, overrides: Callable) -> None:
     clean.add_argument("--split", help="of --against: only this one")
     clean.add_argument("--out", type=Path, required=True, help="folder to write")
     clean.add_argument("--overwrite", action="store_true", help="replace what is in --out")
-    clean.set_defaults(run=_decontaminate, parser=clean)
+    clean.set_defaults(run=_command(_decontaminate), parser=clean)
 
     counts = parts.add_parser("stats", help="counts by task and answer, histograms of tokens")
     counts.add_argument("folder", type=Path, metavar="DATA", help="a prepared data set")
-    counts.set_defaults(run=_stats, parser=counts)
+    counts.set_defaults(run=_command(_stats), parser=counts)
 
     sheet = parts.add_parser("show", help="write an HTML page with records and their images")
     sheet.add_argument("folder", type=Path, metavar="DATA", help="a prepared data set")
     sheet.add_argument("--out", type=Path, required=True, help="HTML file to write")
     sheet.add_argument("--limit", type=int, default=60, help="records on the page")
-    sheet.set_defaults(run=_show, parser=sheet)
+    sheet.set_defaults(run=_command(_show), parser=sheet)
 
     export = parts.add_parser("export", help="write another trainer's format")
     export.add_argument("folder", type=Path, metavar="DATA", help="a prepared data set")
     export.add_argument("--to", required=True, help="easyr1, trl or verl")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
-    export.set_defaults(run=_export, parser=export)
+    export.set_defaults(run=_command(_export), parser=export)
+
+
+def _command(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """Return a command that ends with one line when it is interrupted or may not write."""
+
+    def command(arguments: argparse.Namespace) -> None:
+        from sapo_vl import datawork
+
+        with datawork.one_line():
+            run(arguments)
+
+    return command
 
 
 def _filter(arguments: argparse.Namespace) -> None:
@@ -103,21 +115,26 @@ def _stats(arguments: argparse.Namespace) -> None:
     from sapo_vl import datawork
     from sapo_vl.data.stats import stats
 
-    with datawork.bar("stats") as progress:
-        task = progress.add_task("stats", total=None, dropped=0)
-        found = stats(arguments.folder, lambda: progress.advance(task))
+    with datawork.counting("stats") as tick:
+        found = stats(arguments.folder, tick)
     print(found.text())
 
 
 def _show(arguments: argparse.Namespace) -> None:
     from sapo_vl.data import show
+    from sapo_vl.errors import ConfigError
 
+    if arguments.limit < 1:
+        raise ConfigError(f"--limit {arguments.limit}: show at least 1 record")
     number = show.write(arguments.folder, arguments.out, arguments.limit)
     print(f"wrote {number} records to {arguments.out}")
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from sapo_vl import datawork
     from sapo_vl.data.export import export
 
-    for split, rows in export(arguments.folder, arguments.out, arguments.to).items():
+    with datawork.counting("export") as tick:
+        counts = export(arguments.folder, arguments.out, arguments.to, tick)
+    for split, rows in counts.items():
         print(f"wrote {rows} rows to {arguments.out / split}.parquet")

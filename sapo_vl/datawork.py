@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -16,6 +21,7 @@ from sapo_vl.data import prepare as preparation
 from sapo_vl.data import rewrite as passes
 from sapo_vl.data import store
 from sapo_vl.data.report import Report
+from sapo_vl.data.shards import fingerprint, refuse_occupied
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.machine import prepare_environment
 from sapo_vl.rewards.rubric import Rubric
@@ -29,19 +35,15 @@ def prepare(name: str, *, verifier: str, **arguments: Any) -> Report:
         ConfigError: the verifier is unknown.
         UserError: as `data.prepare.prepare`.
     """
-    rubric = None if verifier == "none" else Rubric.from_terms([(verifier, 1.0)])
-    try:
-        with bar(name) as progress:
-            task = progress.add_task(name, total=None, dropped=0)
+    with one_line(), ExitStack() as stack:
+        check = None if verifier == "none" else stack.enter_context(closing(GoldCheck(verifier)))
+        progress = stack.enter_context(bar(name))
+        task = progress.add_task(name, total=None, dropped=0)
 
-            def tick(report: Report) -> None:
-                progress.update(task, completed=report.read, dropped=dropped(report))
+        def tick(report: Report) -> None:
+            progress.update(task, completed=report.read, dropped=dropped(report))
 
-            check = None if rubric is None else GoldCheck(rubric)
-            return preparation.prepare(name, check=check, tick=tick, **arguments)
-    finally:
-        if rubric is not None:
-            rubric.close()
+        return preparation.prepare(name, check=check, tick=tick, **arguments)
 
 
 def rewrite(source: Path, out: Path, name: str, judge: passes.Judge, **options: Any) -> Report:
@@ -64,10 +66,11 @@ def decontaminate(arguments: argparse.Namespace) -> Report:
     """Drop copies of the records of --against; every match goes into OUT.matches.jsonl.
 
     Raises:
-        DataError: a folder is no data set, or lacks the split.
+        DataError: a folder is no data set, or lacks the split; or --out is occupied.
     """
     from sapo_vl.data.decontaminate import Index
 
+    refuse_occupied(arguments.out, arguments.overwrite)
     wanted = [
         store.load(folder, split)
         for folder in arguments.against
@@ -83,21 +86,26 @@ def decontaminate(arguments: argparse.Namespace) -> Report:
         if match is None:
             return None
         lines.write(json.dumps(asdict(match)) + "\n")
-        lines.flush()
         return f"a copy of an evaluation record: {match.reason}"
 
-    against = [str(folder.resolve()) for folder in arguments.against]
+    against = [[str(folder.resolve()), fingerprint(folder)] for folder in arguments.against]
     name = f"decontaminate {json.dumps([against, arguments.split])}"
     matches.parent.mkdir(parents=True, exist_ok=True)
-    with matches.open("w", encoding="utf-8") as lines:
-        return rewrite(
-            arguments.folder,
-            arguments.out,
-            name,
-            judge,
-            remembers=True,
-            overwrite=arguments.overwrite,
-        )
+    partial = matches.with_name(f".{matches.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as lines:
+            report = rewrite(
+                arguments.folder,
+                arguments.out,
+                name,
+                judge,
+                remembers=True,
+                overwrite=arguments.overwrite,
+            )
+        partial.replace(matches)
+    finally:
+        partial.unlink(missing_ok=True)
+    return report
 
 
 def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
@@ -108,6 +116,8 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
     """
     if not arguments.model:
         raise ConfigError("filter: --pass-rate and --needs-image need --model")
+    if arguments.samples < 1:
+        raise ConfigError(f"filter: --samples {arguments.samples}: take at least 1")
     prepare_environment()
     from sapo_vl import config as configs
     from sapo_vl import solve_filters
@@ -140,18 +150,46 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
 
 
 class GoldCheck:
-    """Says why a sample's own gold answer does not pass a rubric, or None."""
+    """Says why a sample's own gold answer does not pass a verifier, or None."""
 
-    def __init__(self, rubric: Rubric) -> None:
-        self._rubric = rubric
+    def __init__(self, verifier: str) -> None:
+        """Raises ConfigError for an unknown verifier."""
+        self._verifier = verifier
+        self._rubric = Rubric.from_terms([(verifier, 1.0)])
+
+    def __repr__(self) -> str:
+        return f"GoldCheck({self._verifier!r})"
+
+    def close(self) -> None:
+        """End the verifier's processes."""
+        self._rubric.close()
 
     def __call__(self, sample: Sample) -> str | None:
-        """Return the rubric's complaint about `sample.answer`, or None."""
+        """Return the verifier's complaint about `sample.answer`, or None."""
         try:
             self._rubric.check_gold([sample])
         except DataError as error:
             return str(error)
         return None
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Let a command end with one line when it is interrupted or may not write or read a file.
+
+    Raises:
+        SystemExit: with the shell's code for an interruption.
+        DataError: a file or folder cannot be written or read.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("sapo-vl: interrupted; the same command goes on with it", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
 def bar(title: str) -> Progress:
@@ -167,6 +205,14 @@ def bar(title: str) -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[], None]]:
+    """Show a bar and yield what counts one record on it."""
+    with bar(title) as progress:
+        task = progress.add_task(title, total=None, dropped=0)
+        yield lambda: progress.advance(task)
 
 
 def dropped(report: Report) -> int:

@@ -173,8 +173,14 @@ def _cached(cache: Path, settings: str) -> dict[str, Score]:
     if not cache.exists():
         return {}
     whole = cache.read_text(encoding="utf-8").rpartition("\n")[0]
+    try:
+        lines = [json.loads(line) for line in whole.split("\n") if line]
+        if lines and lines[0].get("settings") != settings:
+            raise DataError(
+                f"{cache} was made with other settings; remove it or choose another --out"
+            )
+        known = {line["id"]: Score(**line) for line in lines[1:]}
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(f"{cache} holds no scores: remove it: {error!r}") from error
     cache.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    lines = [json.loads(line) for line in whole.split("\n") if line]
-    if lines and lines[0].get("settings") != settings:
-        raise DataError(f"{cache} was made with other settings; remove it or choose another --out")
-    return {line["id"]: Score(**line) for line in lines[1:]}
+    return known

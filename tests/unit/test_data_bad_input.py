@@ -25,8 +25,8 @@ def bomb():
 
 CASES = {
     "missing image": ({"image": "gone.png"}, "missing image file: "),
-    "broken image": ({"image": "broken.jpg"}, "an image cannot be read: image 1: "),
-    "bomb": ({"image": "bomb.png"}, "an image cannot be read: image 1: "),
+    "broken image": ({"image": "broken.jpg"}, "an image cannot be read: broken.jpg: "),
+    "bomb": ({"image": "bomb.png"}, "an image cannot be read: bomb.png: "),
     "no answer": ({"answer": ""}, "the gold answer is empty"),
     "a link": ({"image": "https://x/y.png"}, "an image is a link, download it first"),
 }
@@ -53,7 +53,10 @@ def test_a_bad_record_stops_or_is_counted(case, source, tmp_path):
     file = source(**changes)
     stopped = cli("prepare", "generic", "--source", file, "--out", tmp_path / "set")
     assert stopped.returncode == 2
-    assert "generic record 'mine-bad': " + words in stopped.stderr
+    assert stopped.stderr.startswith("sapo-vl: generic record 'mine-bad'")
+    assert words in stopped.stderr
+    assert "mine.jsonl, record 1" in stopped.stderr
+    assert stopped.stderr.count("\n") == 1
     assert "Traceback" not in stopped.stderr
     assert not (tmp_path / "set").exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

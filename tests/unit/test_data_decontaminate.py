@@ -105,3 +105,11 @@ def test_the_command_reports_both_ids(tmp_path):
     (match,) = map(json.loads, (tmp_path / "out.matches.jsonl").read_text().splitlines())
     assert match == {"id": "leak", "other": "noise/s2", "text": 1.0, "image": 0}
     assert store.load(tmp_path / "out", "train").ids == ["s5"]
+    again = cli(
+        *("data", "decontaminate", tmp_path / "in", "--against", tmp_path / "in"),
+        *("--out", tmp_path / "out"),
+    )
+    assert again.returncode == 2
+    assert "holds a data set already" in again.stderr
+    assert json.loads((tmp_path / "out.matches.jsonl").read_text()) == match
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
