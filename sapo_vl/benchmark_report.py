@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.benchmarks.base import Problem
+from sapo_vl.benchmarks.sources import read_jsonl
 from sapo_vl.schema import IMAGE_MARK
 
-EXAMPLES = 4  # right ones, and as many wrong ones, of each benchmark
+EXAMPLES = 4  # problems answered right, and as many answered wrong, of each benchmark
 THUMBNAIL = 480  # pixels of the longer side
-MAX_TEXT = 3000  # characters of a response in the page
+MAX_TEXT = 4000  # characters of a prompt or a response in the page: its beginning and its end
 LARGEST_TABLE = 40  # rows; larger tables are in summary.json only
 
 STYLE = """
@@ -153,13 +154,13 @@ def _examples(folder: Path, problems: Sequence[Problem]) -> list[str]:
     known = {problem.key: problem for problem in problems}
     responses = _lines(folder / "responses.jsonl")
     texts = {(_key(r), r["sample"]): r["response"] for r in responses}
-    shown: dict[bool, list[str]] = {True: [], False: []}
+    shown: dict[bool, dict[str, str]] = {True: {}, False: {}}
     for verdict in _lines(folder / "scored.jsonl"):
         key, right = _key(verdict), bool(verdict["correct"])
-        if len(shown[right]) < EXAMPLES and key in known:
+        if len(shown[right]) < EXAMPLES and key in known and key not in shown[right]:
             text = texts[key, verdict.get("sample", 0)]
-            shown[right].append(_example(known[key], text, verdict))
-    return shown[True] + shown[False]
+            shown[right][key] = _example(known[key], text, verdict)
+    return [*shown[True].values(), *shown[False].values()]
 
 
 def _example(problem: Problem, response: str, verdict: dict[str, Any]) -> str:
@@ -174,12 +175,20 @@ def _example(problem: Problem, response: str, verdict: dict[str, Any]) -> str:
     return (
         f'<div class="example"><h3>{markup.escape(problem.key)}: '
         f'<span class="{"right" if right else "wrong"}">{word}</span></h3>{images}'
-        f"<pre>{markup.escape(prompt[:MAX_TEXT])}</pre><p>Response</p>"
-        f"<pre>{markup.escape(response[:MAX_TEXT]) or '(empty)'}</pre>"
+        f"<pre>{markup.escape(_clipped(prompt))}</pre><p>Response</p>"
+        f"<pre>{markup.escape(_clipped(response)) or '(empty)'}</pre>"
         f"<p>Extraction: <code>{markup.escape(extraction[:300])}</code><br>"
         f"Gold: <code>{markup.escape(str(problem.gold)[:300])}</code><br>"
         f"Verdict: {markup.escape(str(verdict['reason'])[:500])}</p></div>"
     )
+
+
+def _clipped(text: str) -> str:
+    """Return the text, without its middle where it is long: an answer stands at the end."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n[{len(text) - MAX_TEXT:,} characters left out]\n{text[-half:]}"
 
 
 def _inline(data: bytes) -> str:
@@ -197,8 +206,7 @@ def _key(row: dict[str, Any]) -> str:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return [row for _, row in read_jsonl(path)]
 
 
 def percent(share: float | None) -> str:
@@ -207,9 +215,13 @@ def percent(share: float | None) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " to ".join(map(_value, value))  # an interval
     if isinstance(value, float):
         return f"{value:.4f}"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return "-" if value is None else str(value)
 
 
 def _markdown_table(part: Table) -> list[str]:

@@ -17,7 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sapo_vl.benchmark_report import write_json
 from sapo_vl.benchmarks.base import Problem
+from sapo_vl.benchmarks.sources import read_json, read_jsonl
+from sapo_vl.data.images import header_size
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluate import problem_seed
 from sapo_vl.generator import Generator, Sampling
@@ -105,18 +108,16 @@ class Kept:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         """Open or continue. Raises ConfigError when the folder was made with other settings."""
         self.path = folder / "responses.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        note = folder / "settings.json"
-        if note.exists():
-            before = json.loads(note.read_text(encoding="utf-8"))
+        self._note = folder / "settings.json"
+        self._settings = settings
+        if self._note.exists():
+            before = read_json(self._note)
             for key, value in settings.items():
                 if before.get(key) != value:
                     raise ConfigError(
                         f"--out: {folder} was made with {key}={before.get(key)!r}, not {value!r}; "
                         "name another folder or the same settings"
                     )
-        else:
-            note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         self._drop_half_line()
 
     def _drop_half_line(self) -> None:
@@ -131,13 +132,13 @@ class Kept:
         """Return the keys of the responses that are there."""
         if not self.path.exists():
             return set()
-        with self.path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        return {(_key(row), row["sample"]) for row in rows}
+        return {(_key(row), row["sample"]) for _, row in read_jsonl(self.path)}
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append lines and flush them."""
-        with self.path.open("a", encoding="utf-8") as file:
+        """Append lines and flush them; the first call writes the settings."""
+        if not self._note.exists():
+            write_json(self._note, self._settings)
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
 
@@ -164,9 +165,14 @@ def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
     return sorted(result, key=lambda problem: place[problem.key])
 
 
-def check_marks(problems: Sequence[Problem], name: str) -> None:
-    """Raise DataError when a prompt's image marks and images differ in number."""
+def check(problems: Sequence[Problem], name: str) -> None:
+    """Raise DataError when a prompt's image marks and images differ, or one is no picture."""
     for problem in problems:
+        for data in problem.images:
+            try:
+                header_size(data)
+            except DataError as error:
+                raise DataError(f"{name} {problem.key}: {error}") from error
         if problem.prompt.count(IMAGE_MARK) != len(problem.images):
             raise DataError(
                 f"{name} {problem.key}: {problem.prompt.count(IMAGE_MARK)} image marks and "

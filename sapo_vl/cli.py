@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
+    except KeyboardInterrupt:
+        print("sapo-vl: stopped", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -93,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--controls", action="store_true", help="also blank and shuffled images: vision_gain"
     )
     _add_judge(evaluate)
-    _add_config(evaluate)
+    _add_config(evaluate, "the one of configs/eval/ for the task")
     evaluate.set_defaults(run=_evaluate, parser=evaluate)
 
     score = commands.add_parser("score", help="score existing responses to a benchmark")
@@ -191,8 +194,8 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, help="YAML file (default: configs/train/main.yaml)")
+def _add_config(parser: argparse.ArgumentParser, default: str = "configs/train/main.yaml") -> None:
+    parser.add_argument("--config", type=Path, help=f"YAML file (default: {default})")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted, e.g. sapo.tau_neg=1.1"
     )

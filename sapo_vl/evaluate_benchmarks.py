@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from sapo_vl import benchmark_report, distributed, generator, model, passk, score
-from sapo_vl.benchmark_responses import NOT_ASKED, Asker, Kept, check_marks, jobs, shuffled
+from sapo_vl.benchmark_responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.benchmarks import named
 from sapo_vl.benchmarks.base import Benchmark, Problem, Scored
 from sapo_vl.benchmarks.llm import Endpoint
@@ -68,13 +68,12 @@ def main(config: Config, request: Request) -> None:
         ),
     )  # fmt: skip
     print(f"sampling as {kind}: {sampling}")
+    runs = [_Run(config, folder, sampling, b, request, out) for b in request.benchmarks]
+    for run in runs:
+        run.check()
     distributed.start()
     engine = generator.build(config, folder, seed=config.run.seed)
-    summaries = {}
-    for benchmark in request.benchmarks:
-        problems = sets[benchmark.name]
-        run = _Run(config, folder, engine, sampling, benchmark, request, out)
-        summaries[benchmark.name] = run.evaluate(problems)
+    summaries = {run.benchmark.name: run.evaluate(sets[run.benchmark.name], engine) for run in runs}
     engine.close()
     result = {"model": config.model.path, "kind": kind, "benchmarks": summaries}
     benchmark_report.write_json(out / "summary.json", result)
@@ -93,6 +92,9 @@ def _checked(request: Request) -> Path:
         raise DataError(f"--source {request.source} is not a folder")
     if not request.benchmarks:
         raise ConfigError("--benchmarks names none")
+    score.check_folder(request.out)
+    if distributed.world_size() > 1:
+        raise ConfigError("--benchmarks runs as one process; see generator.tensor_parallel")
     for name, value in (("samples", request.samples), ("limit", request.limit)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is not a positive number")
@@ -100,12 +102,18 @@ def _checked(request: Request) -> Path:
 
 
 def load(benchmark: Benchmark, source: Path | None, limit: int | None) -> list[Problem]:
-    """Return the (first) problems of a benchmark. Raises DataError when there is none."""
+    """Return the (first) problems of a benchmark.
+
+    Raises DataError when there is none, and for a record without a key or a readable picture.
+    """
     assert source is not None
-    problems = list(itertools.islice(benchmark.problems(source), limit))
+    try:
+        problems = list(itertools.islice(benchmark.problems(source), limit))
+    except KeyError as error:
+        raise DataError(f"{benchmark.name}: a record in --source {source} lacks {error}") from error
     if not problems:
         raise DataError(f"{benchmark.name}: --source {source} holds no problems")
-    check_marks(problems, benchmark.name)
+    check(problems, benchmark.name)
     return problems
 
 
@@ -135,24 +143,29 @@ class _Run:
 
     config: Config
     folder: ModelFolder
-    engine: Generator
     sampling: Sampling
     benchmark: Benchmark
     request: Request
     out: Path
 
-    def evaluate(self, problems: Sequence[Problem]) -> dict[str, Any]:
+    def check(self) -> None:
+        """Raise ConfigError when the folder was made with other settings."""
+        Kept(self.out / self.benchmark.name, self._settings())
+
+    def evaluate(self, problems: Sequence[Problem], engine: Generator) -> dict[str, Any]:
         """Generate what is missing, score all, and return the summary that is written."""
-        scored = self._part(self.benchmark.name, problems, blank=False)
+        scored = self._part(self.benchmark.name, problems, engine, blank=False)
         result = summarise(self.benchmark, scored) | {
             "extraction": score.extractor(self.benchmark, self.request.endpoint)
         }
         if self.request.controls:
-            result["vision_gain"] = self._controls(problems, scored)
+            result["vision_gain"] = self._controls(problems, engine, scored)
         benchmark_report.write_json(self.out / self.benchmark.name / "summary.json", result)
         return result
 
-    def _controls(self, problems: Sequence[Problem], scored: Sequence[Scored]) -> dict[str, Any]:
+    def _controls(
+        self, problems: Sequence[Problem], engine: Generator, scored: Sequence[Scored]
+    ) -> dict[str, Any]:
         with_images = [p for p in problems if p.images]
         parts = {"blank": with_images, "shuffled": shuffled(problems, self.config.run.seed)}
         gains: dict[str, Any] = {}
@@ -160,17 +173,20 @@ class _Run:
             if not parts[name]:
                 continue  # a benchmark of text alone, or of one picture
             where = f"{self.benchmark.name}/{name}"
-            gain = vision_gain(scored, self._part(where, parts[name], blank=name == "blank"))
+            control = self._part(where, parts[name], engine, blank=name == "blank")
+            gain = vision_gain(scored, control)
             if gain is not None:
                 gains[name] = gain
         return gains
 
-    def _part(self, name: str, problems: Sequence[Problem], *, blank: bool) -> list[Scored]:
+    def _part(
+        self, name: str, problems: Sequence[Problem], engine: Generator, *, blank: bool
+    ) -> list[Scored]:
         config = self.config
         kept = Kept(self.out / name, self._settings())
         done = kept.done()
         asker = Asker(
-            self.engine,
+            engine,
             PromptRenderer(self.folder, config.data, blank=blank),
             self.sampling,
             self.benchmark.name,
@@ -183,9 +199,8 @@ class _Run:
         print(f"{name}: {len(wanted)} responses, {len(wanted) - len(left)} of them are there")
         for records in asker.ask(left):
             kept.add(records)
-        keys = {job.key for job in wanted}
-        rows = [r for r in score.read(kept.path) if (_key(r), r.sample) in keys]
         order = {job.key: i for i, job in enumerate(wanted)}
+        rows = [r for r in score.read(kept.path) if (_key(r), r.sample) in order]
         rows.sort(key=lambda r: order[_key(r), r.sample])
         scored = score.score(self.benchmark, rows, endpoint=self.request.endpoint)
         score.write(self.out / name / "scored.jsonl", scored)

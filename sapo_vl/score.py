@@ -90,12 +90,14 @@ def check_out(out: Path, responses: Path) -> None:
         raise ConfigError(f"--out {out} is a folder; name a file")
     if out.resolve() == responses.resolve():
         raise ConfigError(f"--out {out} is the file of the responses; name another")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _partial(out).touch()
-        _partial(out).unlink()
-    except OSError as error:
-        raise ConfigError(f"--out {out} can't be written: {error.strerror}") from error
+    check_folder(out.parent)
+
+
+def check_folder(out: Path) -> None:
+    """Raise ConfigError when the folder can't be made, or written in where it is there."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"--out: {there} is no folder that can be written")
 
 
 def score(

@@ -22,6 +22,7 @@ RESULT = {
                 "average": {"accuracy": 0.5, "percent": 50.0, "correct": 1, "total": 2},
                 "subject": {"x|y": {"accuracy": 0.5, "percent": 50.0, "correct": 1, "total": 2}},
                 "rules": {"same_text": {"accuracy": 0.0, "total": 2, "rows_changed": 1}},
+                "strict": {"counts": {"IK": 4, "IG": 0}, "ci95": [0.25, 0.5], "RM": None},
                 "random_choices": 3,
             },
             "vision_gain": {"blank": {
@@ -55,10 +56,18 @@ def test_markdown_and_page(tmp_path):
     folder = tmp_path / "mathvision"
     folder.mkdir()
     problems = [Problem(str(i), "<image>Which?", (picture(20, 10),), "<script>") for i in range(2)]
-    responses = [p.record("m", 0, "<script>alert(1)</script>") for p in problems]
+    said = "<script>alert(1)</script>" + "x" * 5000 + "the end"
+    responses = [p.record("m", k, said) for p in problems for k in range(2)]
     verdicts = [
-        {"problem_id": str(i), "correct": bool(i), "extraction": "<b>", "reason": "<i>"}
+        {
+            "problem_id": str(i),
+            "sample": k,
+            "correct": bool(i),
+            "extraction": "<b>",
+            "reason": "<i>",
+        }
         for i in range(2)
+        for k in range(2)
     ]
     for name, rows in (("responses", responses), ("scored", verdicts)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -77,4 +86,8 @@ def test_markdown_and_page(tmp_path):
     assert "script" not in tags.seen
     assert tags.seen.count("img") == 2
     assert all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
-    assert page.count('class="right"') == page.count('class="wrong"') == 1
+    assert page.count('class="right"') == page.count('class="wrong"') == 1  # one of two samples
+    assert page.count("characters left out]") == page.count("the end</pre>") == 2
+    assert "| counts | IK 4, IG 0 |" in text
+    assert "| ci95 | 0.2500 to 0.5000 |" in text
+    assert "| RM | - |" in text

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from sapo_vl.benchmark_responses import NOT_ASKED, Asker, Kept, check_marks, jobs, shuffled
+from sapo_vl.benchmark_responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.benchmarks.base import Problem, read_row
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.generator import Sampling
@@ -104,7 +104,7 @@ def test_shuffled_images_are_others_of_the_same_number():
 
 def test_marks_and_ids_are_checked():
     with pytest.raises(DataError, match="1 image marks and 0 images"):
-        check_marks([Problem("a", "<image>q", (), "g")], "bench")
+        check([Problem("a", "<image>q", (), "g")], "bench")
     with pytest.raises(DataError, match="the id is there twice"):
         jobs([problem("a"), problem("a")], 1)
 

@@ -162,7 +162,7 @@ def test_where_the_result_cannot_go(tmp_path):
         score.main("mathvision", file, file)
     with pytest.raises(ConfigError, match="is a folder"):
         score.main("mathvision", file, tmp_path)
-    with pytest.raises(ConfigError, match="can't be written"):
+    with pytest.raises(ConfigError, match="is no folder that can be written"):
         score.main("mathvision", file, file / "out.jsonl")
     with pytest.raises(ConfigError, match="no LLM is asked"):
         score.main("mathvision", file, tmp_path / "o", endpoint=Endpoint("http://x/v1", "m"))

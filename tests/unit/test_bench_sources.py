@@ -76,6 +76,22 @@ def test_a_column_that_is_missing_is_named(tmp_path):
         list(BENCHMARKS["emma"].problems(tmp_path))
 
 
+def test_a_key_that_is_missing_and_a_picture_that_is_none_are_named(tmp_path):
+    pytest.importorskip("torch")
+    from sapo_vl.evaluate_benchmarks import load
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "1.jpg").write_bytes(b"no picture")
+    row = {"id": "1", "question": "q", "options": [], "answer": "2", "image": "1.jpg", "level": 1}
+    file = tmp_path / "data" / "test.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"mathvision: a record in --source .* lacks 'subject'"):
+        load(BENCHMARKS["mathvision"], tmp_path, None)
+    file.write_text(json.dumps(row | {"subject": "s"}))
+    with pytest.raises(DataError, match="mathvision 1: "):
+        load(BENCHMARKS["mathvision"], tmp_path, None)
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_that_is_not_there_says_what_is_looked_for(name, tmp_path):
     with pytest.raises(DataError, match=f"{name}: --source .* has none of") as error:
