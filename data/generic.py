@@ -54,8 +54,9 @@ REQUIRED = ("problem", "answer")
 SHORT = 200
 """Characters of a column that goes into the metadata unasked."""
 
-PEEK = 100
-"""Records of a file that are looked at for its columns: in JSON each may have others."""
+PEEK = 32
+"""Records of a file that are looked at for its columns: in JSON each may have others. Few, because
+they carry pictures."""
 
 _ABSENT = object()
 _NUMBER = re.compile(r"(\d+)(?:\.0*)?")

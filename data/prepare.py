@@ -18,6 +18,7 @@ import importlib.util
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,7 +31,7 @@ from sapo_vl.data.report import Report
 from sapo_vl.data.rows import fault, picture_name
 from sapo_vl.data.shards import Building, fingerprint
 from sapo_vl.data.split import side
-from sapo_vl.errors import ConfigError, DataError, nearest
+from sapo_vl.errors import ConfigError, DataError, UserError, nearest
 from sapo_vl.schema import Sample
 
 CHECKPOINT_RECORDS = 2000
@@ -273,7 +274,29 @@ def source_function(name: str) -> Callable[..., Iterable[Record]]:
     assert spec.loader, file
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses of the file look themselves up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise DataError(f"data source {name!r}: {file} cannot be loaded: {error!r}") from error
     if not callable(vars(module).get(function)):
         raise DataError(f"data source {name!r}: {file} has no function {function!r}")
-    return vars(module)[function]
+    return partial(_users, name, vars(module)[function])
+
+
+def _users(
+    name: str, function: Callable[..., Iterable[Record]], source: object
+) -> Iterable[Record]:
+    """Yield the records of a user's function; what it raises is named with its place."""
+    number = 0
+    try:
+        for record in function(source):
+            yield record
+            number += 1
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"data source {name!r}: record {number}: {error!r} in {place.filename}, line "
+            f"{place.lineno}"
+        ) from error

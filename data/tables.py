@@ -27,6 +27,9 @@ BATCH_ROWS = 16
 _PART = re.compile(r"(?P<series>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})")
 _DELIMITERS = ",;\t"
 
+BUFFER_BYTES = 2**20
+"""Of parquet that are read ahead in each column."""
+
 Row = dict[str, Any]
 
 
@@ -103,7 +106,8 @@ def _parquet(file: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        with pq.ParquetFile(file, memory_map=True) as table:
+        # Buffered: else a whole row group lies in memory, which may be the whole file.
+        with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
             for batch in table.iter_batches(BATCH_ROWS, use_threads=False):
                 for row in batch.to_pylist():
                     yield row

@@ -73,6 +73,11 @@ def nothing(source):
     yield Dropped("r1", "missing image file: a.png")
 
 
+def failing(source):
+    yield sample(1, [1])
+    raise KeyError("gold")
+
+
 def dicts(source):
     yield {"question": "?"}
 
@@ -168,6 +173,7 @@ def test_sides_by_hand():
         ("gone.py:rows", "there is no file gone.py"),
         ("OWN:absent", "has no function 'absent'"),
         ("OWN:number", "has no function 'number'"),
+        ("OWN:failing", "record 1: KeyError('gold') in OWN, line 60"),
         ("OWN:dicts", "gave a dict instead of a Sample: {'question': '?'}"),
         ("OWN", "is given as path/to/file.py:function"),
     ],
@@ -175,7 +181,13 @@ def test_sides_by_hand():
 def test_wrong_names(own, tmp_path, name, words):
     with pytest.raises(DataError) as raised:
         prepare(name.replace("OWN", str(own)), out=tmp_path / "set")
-    assert words in str(raised.value)
+    assert words.replace("OWN", str(own)) in str(raised.value)
+
+
+def test_a_source_that_cannot_be_loaded(tmp_path):
+    (tmp_path / "own.py").write_text("def rows(:\n")
+    with pytest.raises(DataError, match=r"own\.py cannot be loaded: SyntaxError\('invalid syntax'"):
+        prepare(f"{tmp_path}/own.py:rows", out=tmp_path / "set")
 
 
 def test_wrong_arguments(tmp_path):
