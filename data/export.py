@@ -3,7 +3,7 @@
     export("runs/geometry", "runs/geometry-trl", "trl")
 
 Each split becomes one parquet file with embedded pictures (train.parquet, test.parquet). The
-sources of the same names read the files back: problem, pictures, answer and split survive; of the
+sources of the same names read the folder back: problem, pictures, answer and split survive; of the
 rest, verl's keeps the id. The rows are shown in data/sources/ by the sources.
 """
 

@@ -151,7 +151,7 @@ def _sample(
     identity: str, name: str, known: dict[str, str], table: _Table, number: int, row: Row
 ) -> Sample:
     cell = {field: _cell(row, column) for field, column in known.items()}
-    if known.get("images") in USUAL["images"] and known["images"] not in row:
+    if known.get("images", "").lower() in USUAL["images"] and known["images"] not in row:
         cell["images"] = _cell(row, _usual(row, {}).get("images", "images"))  # each row its own
     problem, attached = _problem(cell["problem"])
     cells = pictures.listed(cell.get("images")) or attached
@@ -257,7 +257,7 @@ def _known(
         DataError: a mapped column, the problem or the answer is in none of the rows.
     """
     for field, column in columns.items():
-        for part in column.split("+"):
+        for part in [column] if column in seen else column.split("+"):
             if all(_reach(row, part) is _ABSENT for row in rows):
                 raise DataError(
                     f"{file}: no column {part!r} for {field}{nearest(part, seen)}; "
@@ -274,10 +274,13 @@ def _known(
 
 
 def _usual(seen: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the mapped columns, and for other fields the first usual name among those seen."""
+    """Return the mapped columns, and for other fields the first usual name seen, in any case."""
     known = dict(columns)
+    spelt = {
+        column.lower(): column for column in reversed(list(seen)) if column not in columns.values()
+    }
     for field, names in USUAL.items():
-        usual = [n for n in names if n in seen and n not in columns.values()]
+        usual = [spelt[n] for n in names if n in spelt]
         if field not in known and usual:
             known[field] = usual[0]
     return known

@@ -139,6 +139,8 @@ def test_exports_are_read_back(form, tmp_path):
         back = list(source_function(form)(tmp_path / "out" / f"{split}.parquet"))
         for old, new in zip(kept, back, strict=True):
             assert (new.problem, new.images, new.answer) == (old.problem, old.images, old.answer)
+    whole = source_function(form)(tmp_path / "out")
+    assert sorted(s.split for s in whole) == ["test", "train", "train"]
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_parquet(
         str(tmp_path / "out" / "train.parquet"), cache_dir=str(tmp_path / "cache")

@@ -298,6 +298,13 @@ def test_csv_with_a_byte_order_mark_quotes_and_any_delimiter(delimiter, tmp_path
     assert sample.images == (PNG,)
 
 
+def test_columns_of_any_name(tmp_path):
+    row = {"Question": "Which?", "a+b": "y", "A": "x", "B": "y", "C": None, "q.text": 1}
+    (sample,) = read(jsonl(tmp_path / "a.jsonl", row), answer="a+b", choices="A+B+C", task="q.text")
+    assert (sample.problem, sample.answer) == ("Which?\n(A) x\n(B) y", "B")
+    assert sample.task == "1"
+
+
 def test_columns_as_lists_in_json(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"question": ["1?", "2?"], "answer": [1, 2]}))
     assert [s.answer for s in read(tmp_path / "a.json")] == ["1", "2"]
