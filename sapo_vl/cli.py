@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", required=True, help="model folder or hub id")
     evaluate.add_argument("--out", type=Path, help="folder for responses and summary.json")
     evaluate.add_argument("--benchmarks", metavar="a,b", help="names (default: data.path's split)")
-    evaluate.add_argument("--source", type=Path, help="folder with the benchmarks' own files")
+    evaluate.add_argument(
+        "--source", type=Path, help="folder with the benchmarks' own files (default: benchmarks)"
+    )
     evaluate.add_argument("--samples", type=int, default=1, help="responses per problem")
     evaluate.add_argument("--limit", type=int, help="first problems of each benchmark")
     evaluate.add_argument(
@@ -283,7 +285,7 @@ def _evaluate_benchmarks(arguments: argparse.Namespace) -> None:
 
     request = evaluate_benchmarks.Request(
         benchmarks=chosen,
-        source=arguments.source,
+        source=arguments.source or evaluate_benchmarks.SOURCE,
         out=arguments.out,
         samples=arguments.samples,
         limit=arguments.limit,

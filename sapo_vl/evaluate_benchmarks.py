@@ -37,6 +37,9 @@ from sapo_vl.progress import table
 from sapo_vl.prompts import PromptRenderer
 from sapo_vl.sampling import choose
 
+SOURCE = Path("benchmarks")
+"""Where the benchmarks' own files are looked for without --source, from the current folder."""
+
 CONTROLS = ("blank", "shuffled")
 """Folders beside a benchmark's own: the same problems with white images, and with others'."""
 
@@ -46,7 +49,7 @@ class Request:
     """What the command line asks for."""
 
     benchmarks: Sequence[Benchmark]
-    source: Path | None  # the benchmarks' own files
+    source: Path  # the benchmarks' own files
     out: Path | None
     samples: int = 1
     limit: int | None = None
@@ -86,10 +89,10 @@ def main(config: Config, request: Request) -> None:
 def _checked(request: Request) -> Path:
     if request.out is None:
         raise ConfigError("--benchmarks needs --out DIR for the responses")
-    if request.source is None:
-        raise ConfigError("--benchmarks needs --source DIR with the benchmarks' own files")
     if not request.source.is_dir():
-        raise DataError(f"--source {request.source} is not a folder")
+        raise DataError(
+            f"--source {request.source} is not a folder; name the one of the benchmarks' own files"
+        )
     if not request.benchmarks:
         raise ConfigError("--benchmarks names none")
     score.check_folder(request.out)
@@ -101,12 +104,11 @@ def _checked(request: Request) -> Path:
     return request.out
 
 
-def load(benchmark: Benchmark, source: Path | None, limit: int | None) -> list[Problem]:
+def load(benchmark: Benchmark, source: Path, limit: int | None) -> list[Problem]:
     """Return the (first) problems of a benchmark.
 
     Raises DataError when there is none, and for a record without a key or a readable picture.
     """
-    assert source is not None
     try:
         problems = list(itertools.islice(benchmark.problems(source), limit))
     except KeyError as error:
@@ -271,7 +273,9 @@ def chosen_sets(config: Config) -> dict[str, list[Problem]]:
     Raises ConfigError for an unknown name, a missing source, or too many images in one problem.
     """
     options, sets = config.evaluation, {}
-    if options.benchmarks and options.source is None:
+    if not options.benchmarks:
+        return {}
+    if options.source is None:
         raise ConfigError(
             "evaluation.benchmarks needs evaluation.source, the folder of their files"
         )

@@ -27,6 +27,7 @@ COMMON_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # a dozen lines of retries hide the one that says what is wrong
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
