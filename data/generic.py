@@ -214,8 +214,9 @@ def _answer(value: Any, choices: tuple[str, ...]) -> tuple[str, str]:
                 "the gold answer is a list: say --map answer=COLUMN.0 for its first entry"
             )
         return json.dumps(value), "tuple"
-    text = wording.bare(wording.tagged(wording.text(value)))
-    letter = _letter(text, choices) if text else None
+    whole = wording.tagged(wording.text(value))
+    text = wording.bare(whole)
+    letter = (_letter(whole, choices) or _letter(text, choices)) if text else None
     if letter:
         return letter, "choice"
     listed = wording.letters(text, choices)
@@ -313,7 +314,8 @@ def _reach(row: Row, column: str) -> Any:
 
 
 def _own(row: Row, known: dict[str, str], otherwise: str) -> str:
-    return wording.text(_cell(row, known["id"]) if "id" in known else None) or otherwise
+    own = _cell(row, known["id"]) if "id" in known else None
+    return ("-".join(map(str, own)) if isinstance(own, list) else wording.text(own)) or otherwise
 
 
 def _rest(row: Row, known: dict[str, str]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def tagged(solution: str) -> str:
 def bare(answer: str) -> str:
     r"""Return an answer without its dress: $..$, \boxed{..}, an "=" before, a stop after."""
     text = answer.strip().rstrip("。").strip()
-    if text.endswith(".") and not text.endswith(".."):
+    if text.endswith(".") and not re.search(r"\.\w?\.$", text):  # but not that of P.M.
         text = text[:-1].rstrip()
     boxed = re.fullmatch(r"\$*\\boxed\s*\{(.*)\}\$*", text, re.DOTALL)
     text = boxed[1] if boxed else text

@@ -230,6 +230,13 @@ def test_spellings_of_a_choice(cell, answer, kind, tmp_path):
     assert (sample.answer, sample.answer_type) == (answer, kind)
 
 
+def test_a_stop_that_belongs_to_the_answer(tmp_path):
+    rows = [ROW | {"choices": ["2 P.M", "2 P.M.", "3."], "answer": a} for a in ("2 P.M.", "3.")]
+    rows.append(ROW | {"answer": "2 P.M."})
+    found = read(jsonl(tmp_path / "a.jsonl", *rows))
+    assert [s.answer for s in found] == ["B", "C", "2 P.M."]
+
+
 def test_a_choices_text_comes_before_its_number(tmp_path):
     rows = [ROW | {"choices": ["1", "2"], "answer": a} for a in (1, 1.0, "0")]
     assert [s.answer for s in read(jsonl(tmp_path / "a.jsonl", *rows))] == ["A", "A", "A"]
@@ -303,6 +310,8 @@ def test_columns_of_any_name(tmp_path):
     (sample,) = read(jsonl(tmp_path / "a.jsonl", row), answer="a+b", choices="A+B+C", task="q.text")
     assert (sample.problem, sample.answer) == ("Which?\n(A) x\n(B) y", "B")
     assert sample.task == "1"
+    (sample,) = read(jsonl(tmp_path / "b.jsonl", ROW | {"group": 3, "step": "b"}), id="group+step")
+    assert sample.id == "b-3-b"
 
 
 def test_columns_as_lists_in_json(tmp_path):
