@@ -62,7 +62,7 @@ class RouterWatch:
         step = self._calls // self._updates + 1
         self._calls += 1
         old = self._old.get(_key(rows))
-        if old:
+        if old and self._seen:  # a mini-batch without a gradient has no forward
             moved = [(a != b).any(-1) for a, b in zip(old, self._seen, strict=True)]
             self.changed[step] = sum(float(m.sum()) for m in moved) / sum(m.numel() for m in moved)
         if self._calls % self._updates == 0:
