@@ -31,7 +31,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from sapo_vl.data import Dropped, chat, hub, pictures, tables, wording
+from sapo_vl.data import Dropped, chat, hub, images, pictures, tables, wording
 from sapo_vl.data.reading import UNEXPECTED, Row, reason
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import IMAGE_MARK, Sample
@@ -40,7 +40,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "problem": ("problem", "question", "query", "prompt", "instruction"),
     "answer": ("answer", "gold", "label", "ground_truth", "target", "solution"),
     "images": ("images", "image", "decoded_image", "image_path", "image_file", "img", "file_name"),
-    "choices": ("choices", "options"),
+    "choices": ("choices", "options", "option"),
     "id": ("id", "pid", "qid", "question_id"),
     "task": ("task", "category", "subject"),
     "split": (),
@@ -110,6 +110,8 @@ def rows(
         good = [row for row, error in first if error is None]
         seen = dict.fromkeys(chain.from_iterable(good))
         known = _known(good, seen, columns or {}, table.file) if good else {}
+        if good and "images" not in known:
+            _refuse_pictures(good, known, table)
         for number, (row, error) in enumerate(chain(first, records)):
             if error is None and not row.keys() <= seen.keys():
                 seen |= dict.fromkeys(row)
@@ -155,14 +157,13 @@ def _sample(
         cell["images"] = _cell(row, _usual(row, {}).get("images", "images"))  # each row its own
     problem, attached = _problem(cell["problem"])
     cells = pictures.listed(cell.get("images")) or attached
-    images = pictures.load_all(cells, table.folder)
+    files = pictures.load_all(cells, table.folder)
     choices = wording.as_choices(cell.get("choices"))
     lettered = list(choices) == list(ascii_uppercase[: len(choices)])
     if not lettered and len(wording.options(problem)) != len(choices):
         problem = wording.listed(problem, choices)
-    if problem.count(IMAGE_MARK) != len(images):
-        placed = wording.place(problem, dict(enumerate(images, start=1)))
-        problem, images = placed.text, placed.images
+    if problem.count(IMAGE_MARK) != len(files):
+        problem, files = wording.place(problem, dict(enumerate(files, start=1)))
     answer, kind = _answer(cell["answer"], choices)
     split = wording.text(cell.get("split") or table.split)
     about = {"record": f"{Path(table.file).name}, record {number}"}
@@ -171,7 +172,7 @@ def _sample(
         dataset=name,
         task=str(cell.get("task") or name),
         problem=problem,
-        images=images,
+        images=files,
         answer=answer,
         answer_type=str(cell.get("answer_type") or kind),
         choices=choices,
@@ -272,6 +273,17 @@ def _known(
                 f"columns: {', '.join(seen)}"
             )
     return known
+
+
+def _refuse_pictures(rows: list[Row], known: dict[str, str], table: _Table) -> None:
+    """Raise DataError for a column of pictures that no field is read from."""
+    for column, value in chain.from_iterable(row.items() for row in rows):
+        for cell in pictures.listed(value)[:1] if column not in known.values() else ():
+            try:
+                images.kind(pictures.load(cell, table.folder))
+            except DataError:
+                continue
+            raise DataError(f"{table.file}: {column!r} holds pictures: say --map images={column}")
 
 
 def _usual(seen: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:

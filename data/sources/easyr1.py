@@ -7,7 +7,7 @@ One row:
 
     {"images": [{"bytes": .., "path": None}], "problem": "<image>Find $x$.", "answer": "3"}
 
-It is the generic reader with these columns; paths are relative to the file.
+It is the generic reader with these columns, and images where there are any.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from sapo_vl.data import Dropped, generic
 from sapo_vl.schema import Sample
 
-COLUMNS = {"problem": "problem", "answer": "answer", "images": "images"}
+COLUMNS = {"problem": "problem", "answer": "answer"}
 
 
 def rows(source: str | Path) -> Iterator[Sample | Dropped]:

@@ -25,7 +25,6 @@ from sapo_vl.schema import Sample
 COLUMNS = {
     "problem": "problem",
     "answer": "reward_model.ground_truth",
-    "images": "images",
     "split": "part",
 }
 

@@ -279,6 +279,28 @@ def test_answers_inside_say_how_to_reach_them(tmp_path):
         read(tmp_path / "b.jsonl", problem="q.0.text", answer="g.w")
 
 
+@pytest.mark.parametrize("cell", ["1.png", ["1.png"], {"bytes": _text(PNG)}])
+def test_a_column_of_pictures_is_not_passed_over(cell, tmp_path):
+    save(tmp_path / "1.png")
+    file = jsonl(tmp_path / "a.jsonl", ROW, ROW | {"figure": cell})
+    with pytest.raises(DataError, match=r"'figure' holds pictures: say --map images=figure"):
+        read(file)
+    assert [len(s.images) for s in read(file, images="figure")] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["easyr1", "verl", "trl", "sharegpt"])
+def test_trainers_formats_of_text_alone(name, tmp_path):
+    turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    row = {
+        "easyr1": {"problem": "1 + 1?", "answer": "2"},
+        "verl": {"prompt": turns[:1], "reward_model": {"ground_truth": "2"}},
+        "trl": {"prompt": turns[:1], "solution": "2"},
+        "sharegpt": {"messages": turns},
+    }[name]
+    (sample,) = source_function(name)(jsonl(tmp_path / "a.jsonl", row))
+    assert (sample.problem, sample.images, sample.answer) == ("1 + 1?", (), "2")
+
+
 def test_cells_without_a_number(tmp_path):
     nan = float("nan")
     rows = [ROW | {"precision": nan, "score": nan}, ROW | {"precision": 2.0, "score": 1.0}]
