@@ -191,7 +191,11 @@ class _Parser(argparse.ArgumentParser):
                 known.extend(action.choices)
                 if "invalid choice" in message:
                     message = "unknown command" + message.split("invalid choice:")[1].split("(")[0]
-        hint = "" if "required" in message else nearest(message.split()[-1].strip("'"), known)
+        wrong = message.split()[-1].strip("'")
+        if "required" in message:  # which argparse says before it looks at what it does not know
+            given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+            wrong = next((word for word in given if word not in known), "")
+        hint = nearest(wrong, known) if wrong else ""
         print(f"{self.prog}: {message.strip()}{hint}", file=sys.stderr)
         sys.exit(2)
 
