@@ -3,14 +3,15 @@
 A and B are scored files (`sapo-vl score --out`) or output folders of `evaluate --benchmarks`; each
 file holds one model. Printed: accuracy of both, the difference with its bootstrap interval, how
 many problems were gained and lost, and the p-value (exact McNemar with one sample per problem, sign
-flips per problem with several). The last line on stdout is one JSON object.
+flips with several, per problem or per family of variants). The last line on stdout is one JSON
+object.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from sapo_vl.passk import Paired, paired
 from sapo_vl.progress import table
 
 SCORED = "scored.jsonl"
-Verdicts = dict[str, list[bool]]  # problem -> verdicts of its samples
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """One model on one benchmark, by problem."""
+
+    samples: dict[str, list[bool]]  # verdicts of the problem's samples
+    families: dict[str, str]  # see passk
 
 
 def main(first: Path, second: Path) -> dict[str, Any]:
@@ -35,13 +43,14 @@ def main(first: Path, second: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"first": str(first), "second": str(second), "benchmarks": {}}
     for name in names:
         try:
-            found = paired(left[name], right[name])
+            a, b = left[name], right[name]
+            found = paired(a.samples, b.samples, a.families)
         except ValueError as error:
             raise DataError(f"{first} and {second}, {name}: {error}") from error
         rows.append(_row(name, found))
         result["benchmarks"][name] = asdict(found) | {
-            "only_first": len(left[name].keys() - right[name].keys()),
-            "only_second": len(right[name].keys() - left[name].keys()),
+            "only_first": len(a.samples.keys() - b.samples.keys()),
+            "only_second": len(b.samples.keys() - a.samples.keys()),
         }
     columns = [
         "benchmark", "problems", "A", "B", "B - A", "95 % interval", "gained", "lost", "p",
@@ -76,18 +85,20 @@ def _load(path: Path) -> Mapping[str, Verdicts]:
 
 
 def _verdicts(path: Path) -> Verdicts:
-    groups: Verdicts = defaultdict(list)
-    models = set()
+    samples: dict[str, list[bool]] = defaultdict(list)
+    families, models = {}, set()
     for where, row in read_jsonl(path):
         for key in ("model", "problem_id", "correct"):
             if key not in row:
                 raise DataError(f"{where}: the key {key!r} is missing; score it first")
         models.add((row["model"], row.get("run", "")))
         if row["correct"] is not None:
-            groups[f"{row['problem_id']}#{row.get('variant', '')}"].append(bool(row["correct"]))
+            name = f"{row['problem_id']}#{row.get('variant', '')}"
+            samples[name].append(bool(row["correct"]))
+            families[name] = str((row.get("meta") or {}).get("problem_index", row["problem_id"]))
     if len(models) > 1:
         names = ", ".join(sorted(" ".join(filter(None, m)) for m in models))
         raise DataError(f"{path} holds {len(models)} models or runs, not one: {names}")
-    if not groups:
+    if not samples:
         raise DataError(f"{path} holds no verdicts")
-    return dict(groups)
+    return Verdicts(dict(samples), families)

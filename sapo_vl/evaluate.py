@@ -19,15 +19,13 @@ import torch.distributed as dist
 
 from sapo_vl import distributed
 from sapo_vl.generator import Generator, Sampling
+from sapo_vl.passk import interval
 from sapo_vl.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Sample
 
 CHUNK = 64
 """Problems rendered and sampled at once: bounds the pictures in memory."""
-
-RESAMPLES = 2000
-"""Bootstrap resamples of the problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def accuracy(records: Sequence[dict[str, Any]], n: int) -> Accuracy:
     means = np.array([np.mean(v) for v in by_problem.values()])
     return Accuracy(
         avg=float(means.mean()) if len(means) else 0.0,
-        ci95=bootstrap_interval(means),
+        ci95=interval(means, list(by_problem)),
         greedy=float(np.mean(greedy)) if greedy else None,
         samples=n,
         problems=len({record["id"] for record in records}),
@@ -121,15 +119,6 @@ def accuracy(records: Sequence[dict[str, Any]], n: int) -> Accuracy:
             for task, problems in sorted(by_task.items())
         },
     )
-
-
-def bootstrap_interval(means: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean of `means` [problems]."""
-    if len(means) == 0:
-        return (0.0, 0.0)
-    draws = np.random.default_rng(0).integers(0, len(means), (RESAMPLES, len(means)))
-    low, high = np.percentile(means[draws].mean(axis=1), [2.5, 97.5])
-    return (float(low), float(high))
 
 
 def problem_seed(seed: int, name: str) -> int:

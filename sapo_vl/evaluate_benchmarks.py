@@ -202,8 +202,8 @@ class _Run:
         for records in asker.ask(left):
             kept.add(records)
         order = {job.key: i for i, job in enumerate(wanted)}
-        rows = [r for r in score.read(kept.path) if (_key(r), r.sample) in order]
-        rows.sort(key=lambda r: order[_key(r), r.sample])
+        rows = [r for r in score.read(kept.path) if (r.key, r.sample) in order]
+        rows.sort(key=lambda r: order[r.key, r.sample])
         scored = score.score(self.benchmark, rows, endpoint=self.request.endpoint)
         score.write(self.out / name / "scored.jsonl", scored)
         return scored
@@ -224,26 +224,23 @@ class _Run:
         }
 
 
-def _key(row: Any) -> str:
-    return f"{row.problem_id}#{row.variant}" if row.variant else row.problem_id
-
-
 def summarise(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     """Return a benchmark's figures: accuracy with its interval, counts, tables, own metrics."""
-    groups = passk.shares((_key(i.row), i.correct) for i in scored)
+    groups, _ = score.by_problem(scored)
     means = [sum(v) / len(v) for v in groups.values()]
     average = sum(means) / len(means) if means else None
+    aggregates = score.aggregate(benchmark, scored)
     reasons = [item.row.meta.get("finish_reason") for item in scored]
     return {
         "title": benchmark.title,
         "accuracy": average,
-        "ci95": list(passk.interval(passk.np.array(means))),
+        "ci95": aggregates["average"]["ci95"],
         "problems": len(groups),
         "responses": len(scored),
         "not_asked": reasons.count(NOT_ASKED),
         "cut": reasons.count("length"),
         "no_verdict": sum(item.correct is None for item in scored),
-        "aggregates": score.aggregate(benchmark, scored),
+        "aggregates": aggregates,
     }
 
 
@@ -252,11 +249,11 @@ def vision_gain(scored: Sequence[Scored], control: Sequence[Scored]) -> dict[str
 
     None when no problem has a verdict with both.
     """
-    real = passk.shares((_key(i.row), i.correct) for i in scored)
-    other = passk.shares((_key(i.row), i.correct) for i in control)
+    real, families = score.by_problem(scored)
+    other, _ = score.by_problem(control)
     if not real.keys() & other.keys():
         return None
-    found = passk.paired(other, real)
+    found = passk.paired(other, real, families)
     return {
         "gain": found.difference,
         "ci95": list(found.ci95),

@@ -1,7 +1,8 @@
 """Repeated samples and uncertainty: avg@n, pass@k, bootstrap intervals, paired tests.
 
 All resample or permute problems, never single responses: responses to one problem are not
-independent.
+independent. Where problems are variants of one (DynaMath's ten, MathVerse's versions), the family
+is resampled: `families` maps a problem to it, and a problem that is not there is its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
+NONE: Mapping[str, str] = {}
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -37,7 +39,9 @@ def shares(verdicts: Iterable[tuple[str, bool | None]]) -> dict[str, list[bool]]
     return dict(groups)
 
 
-def repeated(verdicts: Sequence[tuple[str, bool | None]]) -> dict[str, Any]:
+def repeated(
+    verdicts: Sequence[tuple[str, bool | None]], families: Mapping[str, str] = NONE
+) -> dict[str, Any]:
     """Return n, avg@n with its interval and pass@k for k = 1, 2, 4, .. n; empty when n is 1.
 
     Where problems have unequal numbers of samples, n is the smallest.
@@ -51,7 +55,7 @@ def repeated(verdicts: Sequence[tuple[str, bool | None]]) -> dict[str, Any]:
     return {
         "n": n,
         f"avg@{n}": float(means.mean()),
-        "ci95": list(interval(means)),
+        "ci95": list(interval(means, list(groups), families)),
         **{
             f"pass@{k}": float(np.mean([pass_at_k(len(v), sum(v), k) for v in groups.values()]))
             for k in ks
@@ -59,13 +63,25 @@ def repeated(verdicts: Sequence[tuple[str, bool | None]]) -> dict[str, Any]:
     }
 
 
-def interval(means: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean over problems."""
+def interval(
+    means: np.ndarray, problems: Sequence[str], families: Mapping[str, str] = NONE
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean of `means` [problems]."""
     if len(means) == 0:
         return (0.0, 0.0)
-    draws = np.random.default_rng(seed).integers(0, len(means), (RESAMPLES, len(means)))
-    low, high = np.percentile(means[draws].mean(axis=1), [2.5, 97.5])
+    sums, sizes = _by_family(means, problems, families)
+    draws = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
+    low, high = np.percentile(sums[draws].sum(axis=1) / sizes[draws].sum(axis=1), [2.5, 97.5])
     return (float(low), float(high))
+
+
+def _by_family(
+    values: np.ndarray, problems: Sequence[str], families: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum and the number of the values of each family, in order of appearance."""
+    place: dict[str, int] = {}
+    index = [place.setdefault(families.get(name, name), len(place)) for name in problems]
+    return np.bincount(index, values), np.bincount(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +95,14 @@ class Paired:
     ci95: tuple[float, float]  # bootstrap over problems of the difference
     gained: int  # problems where the second's share is higher
     lost: int
-    p_value: float  # two-sided sign-flip permutation test over problems; exact McNemar if n is 1
+    p_value: float  # two-sided sign flips over problems (families); exact McNemar if n is 1
 
 
-def paired(first: Mapping[str, list[bool]], second: Mapping[str, list[bool]]) -> Paired:
+def paired(
+    first: Mapping[str, list[bool]],
+    second: Mapping[str, list[bool]],
+    families: Mapping[str, str] = NONE,
+) -> Paired:
     """Compare two models on the problems that both have. Raises ValueError when there is none."""
     common = [name for name in first if name in second]
     if not common:
@@ -91,11 +111,13 @@ def paired(first: Mapping[str, list[bool]], second: Mapping[str, list[bool]]) ->
     b = np.array([np.mean(second[name]) for name in common])
     gap = b - a
     gained, lost = int((gap > 0).sum()), int((gap < 0).sum())
-    binary = all(len(first[n]) == len(second[n]) == 1 for n in common)
-    p = mcnemar(gained, lost) if binary else sign_flip(gap)
+    sums, sizes = _by_family(gap, common, families)
+    alone = bool((sizes == 1).all())
+    binary = alone and all(len(first[n]) == len(second[n]) == 1 for n in common)
+    p = mcnemar(gained, lost) if binary else sign_flip(sums)
     return Paired(
-        len(common), float(a.mean()), float(b.mean()), float(gap.mean()), interval(gap),
-        gained, lost, p,
+        len(common), float(a.mean()), float(b.mean()), float(gap.mean()),
+        interval(gap, common, families), gained, lost, p,
     )  # fmt: skip
 
 
@@ -108,12 +130,12 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def sign_flip(gap: np.ndarray, seed: int = 0) -> float:
-    """Return the two-sided p-value of the mean difference under random signs per problem."""
+def sign_flip(gap: np.ndarray) -> float:
+    """Return the two-sided p-value of the sum of differences under random signs of each."""
     gap = gap[gap != 0]
     if len(gap) == 0:
         return 1.0
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     beyond = 0
     for _ in range(PERMUTATIONS // 100):
         signs = draw.choice((-1.0, 1.0), (100, len(gap)))

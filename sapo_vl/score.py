@@ -22,6 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sapo_vl.benchmarks import named
 from sapo_vl.benchmarks.base import (
     SEED,
@@ -37,7 +39,7 @@ from sapo_vl.benchmarks.base import (
 from sapo_vl.benchmarks.llm import Endpoint
 from sapo_vl.benchmarks.sources import read_jsonl
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.passk import repeated
+from sapo_vl.passk import interval, repeated, shares
 
 OFFICIAL = "official"
 NO_RANDOM = "no_random"
@@ -272,13 +274,24 @@ def _by(scored: Sequence[Scored], name: Callable[[Row], str]) -> dict[str, list[
     return dict(groups)
 
 
+def by_problem(scored: Sequence[Scored]) -> tuple[dict[str, list[bool]], dict[str, str]]:
+    """Return the verdicts by problem, and each problem's family."""
+    return (
+        shares((item.row.key, item.correct) for item in scored),
+        {item.row.key: item.row.family for item in scored},
+    )
+
+
 def aggregate(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     """Return one model's figures: average, tables, own metrics, other rules, repeated samples."""
-    result: dict[str, Any] = {"average": cell([item.correct for item in scored])}
+    groups, families = by_problem(scored)
+    means = np.array([np.mean(verdicts) for verdicts in groups.values()])
+    ci95 = list(interval(means, list(groups), families))
+    result: dict[str, Any] = {"average": cell([i.correct for i in scored]) | {"ci95": ci95}}
     result |= tables(scored, benchmark.tables)
     if benchmark.aggregate is not None:
         result |= benchmark.aggregate(scored)
-    samples = repeated([(f"{i.row.problem_id}#{i.row.variant}", i.correct) for i in scored])
+    samples = repeated([(i.row.key, i.correct) for i in scored], families)
     if samples:
         result["samples"] = samples
     touched = sum(item.extraction.is_random for item in scored)

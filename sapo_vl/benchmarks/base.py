@@ -58,6 +58,16 @@ class Row:
         """The response, empty where there is none."""
         return self.response or ""
 
+    @property
+    def key(self) -> str:
+        """The problem's id with its variant: unique within the benchmark."""
+        return f"{self.problem_id}#{self.variant}" if self.variant else self.problem_id
+
+    @property
+    def family(self) -> str:
+        """What is resampled as one: a problem's variants, in MathVerse its versions."""
+        return str(self.meta.get("problem_index", self.problem_id))
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -37,8 +37,24 @@ def test_repeated_samples():
 
 
 def test_interval_of_coins():
-    low, high = interval(np.array([0.0, 1.0] * 200))
+    assert interval(np.array([]), []) == (0.0, 0.0)
+    assert interval(np.ones(2), ["a", "b"]) == (1.0, 1.0)
+    coins, names = np.array([0.0, 1.0] * 200), [str(i) for i in range(400)]
+    low, high = interval(coins, names)
     assert (low, high) == (pytest.approx(0.451, abs=0.006), pytest.approx(0.549, abs=0.006))
+
+
+def test_variants_of_one_problem_are_resampled_together():
+    """Forty coins that each count ten times are as uncertain as forty coins, not as 400."""
+    coins, names = np.array([0.0, 1.0] * 20), [str(i) for i in range(40)]
+    many = [f"{name}#{variant}" for name in names for variant in range(10)]
+    families = {name: name.split("#")[0] for name in many}
+    assert interval(np.repeat(coins, 10), many, families) == interval(coins, names)
+    first = {name: [False] for name in many[:60]}
+    second = {name: [name.startswith(("0#", "1#", "2#", "3#", "4#"))] for name in first}
+    found = paired(first, second, families)
+    assert (found.gained, found.difference) == (50, pytest.approx(5 / 6))
+    assert found.p_value == pytest.approx(2 / 2**5, abs=0.02)  # five families, and not 50 problems
 
 
 def test_mcnemar_by_hand():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import make_sample
 
-from sapo_vl.evaluate import accuracy, bootstrap_interval, evaluate, problem_seed
+from sapo_vl.evaluate import accuracy, evaluate, problem_seed
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Completion
 
@@ -40,15 +40,6 @@ def test_accuracy_is_a_mean_over_problems_of_means_over_samples():
 def test_accuracy_of_nothing():
     result = accuracy([record("p", None)], 1)
     assert (result.avg, result.ci95, result.greedy, result.no_verdict) == (0, (0, 0), None, 1)
-
-
-def test_bootstrap_interval():
-    assert bootstrap_interval(np.ones(30)) == (1.0, 1.0)
-    low, high = bootstrap_interval(np.array([0.0, 1.0] * 200))
-    # the mean of 400 coins: 0.5 +- 1.96 * 0.5 / 20
-    assert low == pytest.approx(0.451, abs=0.006)
-    assert high == pytest.approx(0.549, abs=0.006)
-    assert bootstrap_interval(np.array([0.0, 1.0] * 200)) == (low, high)
 
 
 def test_a_problems_seed_never_changes():
