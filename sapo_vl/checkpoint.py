@@ -11,7 +11,6 @@ old ones are renamed before they are deleted.
 
 from __future__ import annotations
 
-import errno
 import random
 import re
 import shutil
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl import distributed
+from sapo_vl import disk, distributed
 from sapo_vl.errors import DataError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -62,19 +61,14 @@ def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.barrier()
+    own = partial / f"rank_{distributed.rank()}.pt"
     try:
-        learner.save(partial)
-        torch.save(
-            {"progress": progress, "rng": _rng_state()}, partial / f"rank_{distributed.rank()}.pt"
-        )
-    except (OSError, RuntimeError) as error:
-        if not _disk_full(error, root):
-            raise
+        with disk.writing("a checkpoint", root):
+            learner.save(partial)
+            torch.save({"progress": progress, "rng": _rng_state()}, own)
+    except EnvironmentProblem:
         shutil.rmtree(partial, ignore_errors=True)
-        raise EnvironmentProblem(
-            f"no space left for a checkpoint in {root}: free some, then continue with --resume; "
-            "the earlier checkpoints are whole"
-        ) from error
+        raise
     distributed.barrier()
     if distributed.rank() == 0:
         _discard(final)
@@ -132,13 +126,6 @@ def _discard(path: Path) -> None:
         shutil.rmtree(dying, ignore_errors=True)
         path.rename(dying)
         shutil.rmtree(dying)
-
-
-def _disk_full(error: Exception, root: Path) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # torch.save reports a failed write as a RuntimeError without an error number.
-    return shutil.disk_usage(root).free < 2**20
 
 
 def _rng_state() -> dict[str, Any]:

@@ -292,6 +292,7 @@ def recording(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         return
     if resume:
         metrics.truncate(run.dir, _covered(run))
+        metrics.drop(run.dir, lambda row: _without_summary(run, row))
     options = run.config.run
     writer = MetricsWriter(
         run.dir,
@@ -304,6 +305,12 @@ def recording(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         yield writer
     finally:
         writer.close()
+
+
+def _without_summary(run: Run, row: metrics.Row) -> bool:
+    """Return whether an evaluation's row was written and its file, the next, was not."""
+    name = row.get("name")
+    return row.get("phase") == "eval" and not (run.dir / "eval" / f"{name}.json").exists()
 
 
 def _covered(run: Run) -> dict[str, int]:

@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,13 @@ def truncate(run_dir: Path, last_step: Mapping[str, int]) -> int:
     Rows of phases that `last_step` doesn't name stay. The file is replaced at once: a kill leaves
     the old or the new one.
     """
+    return drop(run_dir, lambda row: _beyond(row, last_step))
+
+
+def drop(run_dir: Path, unwanted: Callable[[Row], bool]) -> int:
+    """Drop the rows for which `unwanted` holds; return how many went. As `truncate` otherwise."""
     rows = read(run_dir)
-    kept = [row for row in rows if not _beyond(row, last_step)]
+    kept = [row for row in rows if not unwanted(row)]
     _replace(run_dir / FILE, kept)
     return len(rows) - len(kept)
 

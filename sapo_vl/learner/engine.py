@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapo_vl import distributed, packing, patch_embedding
+from sapo_vl import disk, distributed, packing, patch_embedding
 from sapo_vl import model as models
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
@@ -181,7 +181,8 @@ class Learner:
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder: weights, config, generation config, processor.
 
-        Every rank must call it; rank 0 writes. Raises AssertionError when frozen weights changed.
+        Every rank must call it; rank 0 writes. Raises AssertionError when frozen weights changed,
+        EnvironmentProblem when the disk is full.
         """
         state = {}
         for name, tensor in self.weights():
@@ -191,8 +192,9 @@ class Learner:
             assert models.frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
             # As it is: transformers would turn the experts back into its own layout.
-            self.model.save_pretrained(out, state_dict=state, save_original_format=False)
-            self.folder.processor.save_pretrained(out)
+            with disk.writing("the model", out.parent):
+                self.model.save_pretrained(out, state_dict=state, save_original_format=False)
+                self.folder.processor.save_pretrained(out)
         distributed.barrier()
 
     def save(self, directory: Path) -> None:
