@@ -53,7 +53,9 @@ def open_folder(path: str | Path) -> ModelFolder:
 
     name = str(path)
     local = Path(name)
-    if local.exists() or name.startswith((".", "/", "~")):
+    if local.exists() or _looks_local(name):
+        if not local.exists():
+            raise DataError(f"model.path={name} does not exist")
         if not (local / "config.json").is_file():
             raise DataError(f"model.path={name} is not a model folder: config.json is missing")
         if not any(
@@ -86,6 +88,12 @@ def open_folder(path: str | Path) -> ModelFolder:
         banned_ids=banned,
         eos_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
     )
+
+
+def _looks_local(name: str) -> bool:
+    """Return whether a name is a path: a hub id is `name` or `owner/name`, and no folder of ours."""
+    first = name.split("/")[0]
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(first).is_dir()
 
 
 def load(folder: ModelFolder, dtype: str) -> nn.Module:

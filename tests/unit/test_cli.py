@@ -154,9 +154,13 @@ def test_a_model_folder_without_a_processor(tmp_path, tiny_folder):
     assert not (tmp_path / "run").exists()
 
 
-def test_other_folders_that_are_no_model(tmp_path, tiny_folder):
+def test_other_folders_that_are_no_model(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for absent in (f"{tmp_path}/absent", "runs/some/where", "configs/absent"):
+        with pytest.raises(DataError, match=rf"model\.path={absent} does not exist"):
+            preflight(smoke(f"model.path={absent}"))
     with pytest.raises(DataError, match=r"is not a model folder: config\.json is missing"):
-        preflight(smoke(f"model.path={tmp_path}/absent"))
+        preflight(smoke(f"model.path={tmp_path}"))
     text_only = tmp_path / "text"
     shutil.copytree(tiny_folder, text_only)
     (text_only / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
