@@ -4,9 +4,9 @@
     OUT/cells/NAME/result.json   what a cell did; a cell with one is not run again
     OUT/page.html page.md summary.json figures/
 
-Processes are those of concurrent.futures, one a core, and new ones for each seed, since a sampler
-serves one model. Killed at any point and started again, the laboratory goes on with the cells that
-have no result.
+Processes are those of concurrent.futures, one a core, and new ones for each warmed-up model, since
+a sampler serves one. All warm-ups come first, side by side. Killed at any point and started again,
+the laboratory goes on with the cells that have no result.
 """
 
 from __future__ import annotations
@@ -55,28 +55,21 @@ def main(
     configs.load(worker.MAIN, list(overrides))
     _same_sizes(out, {"steps": steps, "overrides": list(overrides), "sizes": grids.SIZES})
     cells = grids.cells(list(names), list(range(seeds)))
-    for seed in range(seeds):
-        _run_seed([cell for cell in cells if cell.seed == seed], out, steps, jobs, overrides)
-    headings = {name: what for name, (what, _) in grids.GRIDS.items()}
-    return page.write(out, "SAPO laboratory", headings)
-
-
-def _run_seed(
-    cells: Sequence[Cell], out: Path, steps: int, jobs: int | None, overrides: Sequence[str]
-) -> None:
-    for experts in sorted({cell.setting.experts for cell in cells}):
-        own = [cell for cell in cells if cell.setting.experts == experts]
-        if not _todo(own, out):
-            continue
-        warm = own[0].warm_up(out)
-        if not (warm / "warmup" / "final").exists():
-            _say(f"warm-up of {warm.name}")
-            _in_processes([(worker.warm_up, own[0], out)], jobs, overrides)
-        distinct = {cell.setting: cell for cell in reversed(_todo(own, out))}  # the first of equals
+    starts: dict[Path, list[Cell]] = {}
+    for cell in _todo(cells, out):
+        starts.setdefault(cell.warm_up(out), []).append(cell)
+    cold = [own[0] for warm, own in starts.items() if not (warm / "warmup" / "final").exists()]
+    if cold:
+        _say("warm-up of " + ", ".join(cell.warm_up(out).name for cell in cold))
+        _in_processes([(worker.warm_up, cell, out) for cell in cold], jobs, overrides)
+    for warm, own in starts.items():
+        distinct = {cell.setting: cell for cell in reversed(own)}  # the first of equals
         todo = sorted(distinct.values(), key=own.index)
         _say(f"{warm.name}: {len(todo)} cells to run")
         _in_processes([(worker.run_cell, cell, out, steps) for cell in todo], jobs, overrides)
-        _todo(own, out)
+    _todo(cells, out)  # equals take their results over
+    headings = {name: what for name, (what, _) in grids.GRIDS.items()}
+    return page.write(out, "SAPO laboratory", headings)
 
 
 def _todo(cells: Sequence[Cell], out: Path) -> list[Cell]:
@@ -109,7 +102,9 @@ def _in_processes(
     cores = context.Queue()
     for i in range(count):
         cores.put(free[i % len(free)])
-    with ProcessPoolExecutor(count, context, worker.start, (cores, list(overrides))) as pool:
+    with ProcessPoolExecutor(
+        count, context, worker.start, (os.getpid(), cores, list(overrides))
+    ) as pool:
         futures = [pool.submit(function, *arguments) for function, *arguments in tasks]
         try:
             for number, future in enumerate(as_completed(futures), start=1):

@@ -37,14 +37,14 @@ KEPT = (
 _sampler: dict[Path, Any] = {}
 
 
-def start(cores: Any, overrides: list[str]) -> None:
-    """Prepare a new process: one core, no longer than its parent."""
+def start(parent: int, cores: Any, overrides: list[str]) -> None:
+    """Prepare a new process: one core, and no longer than `parent` lives."""
     prepare_environment()
     _overrides.extend(overrides)
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
 def _follow(parent: int) -> None:

@@ -39,15 +39,17 @@ def test_a_killed_laboratory_goes_on_with_the_cells_that_are_missing(tmp_path):
         running = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment(), start_new_session=True
         )
-        deadline = time.monotonic() + 300
-        while not results(out):
-            assert running.poll() is None, (tmp_path / "log").read_text()[-4000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        workers = psutil.Process(running.pid).children(recursive=True)
-        assert workers
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait()
+        try:
+            deadline = time.monotonic() + 500
+            while not results(out):
+                assert running.poll() is None, (tmp_path / "log").read_text()[-4000:]
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-4000:]
+                time.sleep(0.1)
+            workers = psutil.Process(running.pid).children(recursive=True)
+            assert workers
+        finally:
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
     psutil.wait_procs(workers, timeout=20)
     left = [p for p in workers if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert not left, "a worker outlived the laboratory"
@@ -56,7 +58,7 @@ def test_a_killed_laboratory_goes_on_with_the_cells_that_are_missing(tmp_path):
 
     done = cli(*ARGUMENTS, "--out", out, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "warm-up of seed0" not in done.stdout  # it was there already
+    assert "warm-up of" not in done.stdout  # it was there already
     after = results(out)
     assert len(after) == 4
     assert before.items() <= after.items(), "a finished cell was run again"
