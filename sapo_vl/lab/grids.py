@@ -165,6 +165,16 @@ def _grid_f() -> list[Setting]:
     return [Setting(gate=gate) for gate in ("sigmoid", "arctan", "softsign", "erf", "hard", "none")]
 
 
+def _grid_g() -> list[Setting]:
+    """A bound on both sides against one that lets a token return.
+
+    All at about the distance of GRPO's bounds: the weight is 1/2, or falls to 0, at r = 1 +- 0.25.
+    The two gates also damp a token that has moved against its advantage; GRPO's minimum does not.
+    """
+    narrow = Setting(tau_pos=7.05, tau_neg=7.05)
+    return [Setting(), narrow, replace(narrow, gate="hard"), Setting(objective="grpo")]
+
+
 GRIDS: dict[str, tuple[str, Callable[[], list[Setting]]]] = {
     "a": ("objective x updates per rollout batch x learning rate, no gradient clipping", _grid_a),
     "b": ("temperatures of SAPO's gate", _grid_b),
@@ -172,6 +182,7 @@ GRIDS: dict[str, tuple[str, Callable[[], list[Setting]]]] = {
     "d": ("mixture of experts against dense", _grid_d),
     "e": ("the same corner with gradient clipping", _grid_e),
     "f": ("shapes of the gate at equal half-width", _grid_f),
+    "g": ("a bound on both sides of 1 against GRPO's, which lets a token return", _grid_g),
 }
 """Grid -> what it varies, and its settings."""
 

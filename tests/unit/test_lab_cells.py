@@ -88,7 +88,7 @@ def test_every_cell_is_a_valid_configuration_of_its_own(grid, tmp_path):
 
 def test_grids_hold_what_they_say():
     count = {name: len(make()) for name, (_, make) in GRIDS.items()}
-    assert count == {"a": 23, "b": 8, "c": 8, "d": 6, "e": 4, "f": 6}
+    assert count == {"a": 23, "b": 8, "c": 8, "d": 6, "e": 4, "f": 6, "g": 4}
     assert {s.arm for s in GRIDS["a"][1]()} == {"sapo", "grpo", "gspo", "no gate"}
     assert {s.tau_neg for s in GRIDS["b"][1]()} == {0.5, 0.95, 1.0, 1.05, 2.0, 2.1, 4.2, 8.4}
 
