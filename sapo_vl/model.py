@@ -91,7 +91,7 @@ def open_folder(path: str | Path) -> ModelFolder:
 
 
 def _looks_local(name: str) -> bool:
-    """Return whether a name is a path: a hub id is `name` or `owner/name`, and no folder of ours."""
+    """Return whether a name is a path: a hub id is `name` or `owner/name`, and no folder here."""
     first = name.split("/")[0]
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(first).is_dir()
 

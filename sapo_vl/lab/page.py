@@ -57,7 +57,8 @@ READING = (
     f"and taken seed by seed at the same updates, learning rate and clipping, from the arm named "
     f"under 'compared with': plain SAPO, or the arm without its last change. Divergence is the "
     f"step at which the collapse detector fired, seed by seed. A step's max w·r is the mean over "
-    f"its mini-batches of their largest. No interval is corrected for the number of comparisons. {MISSING} stands for what was not recorded."
+    f"its mini-batches of their largest. No interval is corrected for the number of comparisons. "
+    f"{MISSING} stands for what was not recorded."
 )
 CAPTION = (
     f"Mean over seeds, each smoothed over {figures.SMOOTH} steps, with its 95 % interval. Dashed: "
