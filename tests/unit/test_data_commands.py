@@ -41,6 +41,11 @@ def own(tmp_path):
     return tmp_path
 
 
+def _hear_interrupts() -> None:
+    """A shell's background job is started deaf to Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(own):
     """Interrupt a preparation at its record 2050, and return what it said."""
     command = ("prepare", f"{own}/own.py:rows", "--source", "none", "--verifier", "none")
@@ -50,6 +55,7 @@ def interrupted(own):
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        preexec_fn=_hear_interrupts,
     )
     started = time.monotonic()
     while not (own / "reached").exists() and time.monotonic() - started < 60:
