@@ -64,18 +64,17 @@ class Draws:
     ) -> list[Pick]:
         """Return a record for each of `dropped`, of the same source, none of `taken`.
 
-        At random from the whole source; a source that has no record left gives none.
+        At random from the whole source; a source that has no record left gives none. Ranks draw for
+        themselves, so two of them may draw the same record.
         """
         random = np.random.default_rng([self._seed, step, turn, rank])
-        out = []
         used = {pick.index for pick in taken}
-        for pick in dropped:
-            free = [i for i in self._members[pick.source] if i not in used]
-            if free:
-                index = int(random.choice(free))
-                used.add(index)
-                out.append(Pick(index, pick.source, pick.mini_batch))
-        return out
+        left = {
+            source: (i for i in random.permutation(self._members[source]).tolist() if i not in used)
+            for source in dict.fromkeys(pick.source for pick in dropped)
+        }
+        found = [(next(left[pick.source], None), pick) for pick in dropped]
+        return [Pick(i, pick.source, pick.mini_batch) for i, pick in found if i is not None]
 
 
 def _by_source(config: Config, samples: stages.UsableSamples) -> dict[str, Sequence[int]]:

@@ -9,15 +9,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from sapo_vl import objectives
 from sapo_vl.advantages import group_advantages
 from sapo_vl.config import Config
 from sapo_vl.evaluate import problem_seed
 from sapo_vl.generator import Generator, Sampling
-from sapo_vl.objectives import OBJECTIVES
 from sapo_vl.packing import TrainRow
 from sapo_vl.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
@@ -50,16 +50,10 @@ def collect(
         advantages = group_advantages(
             np.array([r.value for r in graded]),
             np.array([r.valid for r in graded]),
-            advantage_std(config),
+            objectives.advantage_std(config),
         )
         groups.append(RolloutGroup(prompt, own, graded, advantages))
     return groups
-
-
-def advantage_std(config: Config) -> Literal["group", "none"]:
-    """Return what advantages are divided by: as configured, or as the objective does."""
-    chosen = config.sapo.advantage_std
-    return OBJECTIVES[config.objective].advantage_std if chosen == "auto" else chosen
 
 
 def mini_batches(groups: Sequence[RolloutGroup], count: int) -> list[list[TrainRow]]:

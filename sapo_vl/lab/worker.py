@@ -39,12 +39,12 @@ _sampler: dict[Path, Any] = {}
 
 def start(parent: int, cores: Any, overrides: list[str]) -> None:
     """Prepare a new process: one core, and no longer than `parent` lives."""
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     prepare_environment()
     _overrides.extend(overrides)
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
 def _follow(parent: int) -> None:

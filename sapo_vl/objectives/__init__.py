@@ -136,6 +136,12 @@ def temperatures(config: Config) -> tuple[float | None, float | None]:
     return config.sapo.tau_pos, config.sapo.tau_neg
 
 
+def advantage_std(config: Config) -> Literal["group", "none"]:
+    """Return what advantages are divided by: as configured, or as the objective does."""
+    chosen = config.sapo.advantage_std
+    return OBJECTIVES[config.objective].advantage_std if chosen == "auto" else chosen
+
+
 def refill_rounds(config: Config) -> int:
     """Return the rounds of dynamic sampling: as configured, or as the objective does."""
     chosen = config.rollout.refill

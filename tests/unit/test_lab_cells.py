@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -103,7 +102,3 @@ def test_a_setting_that_another_grid_has_run_is_taken_over(tmp_path):
     taken = json.loads((tmp_path / "cells" / b.name / "result.json").read_text())
     assert taken["cell"]["grid"] == "b"
     assert taken["seconds"] == 3.0
-
-
-def test_the_main_jobs_configuration_is_found():
-    assert Path(worker.MAIN).exists()
