@@ -19,7 +19,7 @@ DATASETS: dict[str, str] = {
     "dynamath": "sapo_vl.data.sources.dynamath",
     "easyr1": "sapo_vl.data.sources.easyr1",
     "emma": "sapo_vl.data.sources.emma",
-    "generic": "sapo_vl.data.generic",
+    "generic": "sapo_vl.data.readers.generic",
     "geometry3k": "sapo_vl.data.sources.geometry3k",
     "geoqa": "sapo_vl.data.sources.geoqa",
     "logicvista": "sapo_vl.data.sources.logicvista",

@@ -26,9 +26,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, cast
 
-from sapo_vl.data import DATASETS, Dropped, generic, images, synthetic
+from sapo_vl.data import DATASETS, Dropped, images, synthetic
+from sapo_vl.data.readers import generic
+from sapo_vl.data.records import fault, picture_name
 from sapo_vl.data.report import Report
-from sapo_vl.data.rows import fault, picture_name
 from sapo_vl.data.shards import Building, fingerprint
 from sapo_vl.data.split import side
 from sapo_vl.errors import ConfigError, DataError, UserError, nearest

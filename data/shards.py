@@ -25,7 +25,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapo_vl.data.rows import schema, to_row, validate
+from sapo_vl.data.records import schema, to_row, validate
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 

@@ -21,7 +21,7 @@ from typing import Any, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapo_vl.data.rows import COLUMNS, SPLITS, fault, from_row, validate
+from sapo_vl.data.records import COLUMNS, SPLITS, fault, from_row, validate
 from sapo_vl.data.shards import REPORT_NAME, SHARD, Building, Counts
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample

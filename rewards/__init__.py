@@ -12,27 +12,27 @@ conventions and what was measured.
 """
 
 VERIFIERS: dict[str, str] = {
-    "answer": "sapo_vl.rewards.answer:score",  # the rule for sample.answer_type: the usual choice
-    "math": "sapo_vl.rewards.maths:score",  # numbers, expressions, equations, tuples, sets
-    "choice": "sapo_vl.rewards.choice:score",  # one letter or several
-    "count": "sapo_vl.rewards.count:score",  # exactly one whole number
-    "boxes": "sapo_vl.rewards.boxes:score",  # IoU matching, extra boxes cost
-    "point": "sapo_vl.rewards.point:score",  # one point inside a box or near a point
-    "text": "sapo_vl.rewards.text:score",  # folded words
-    "boxed": "sapo_vl.rewards.boxed:score",  # last \boxed{}, exact arithmetic only
-    "judge": "sapo_vl.rewards.judge:Judge",  # a model decides alone
-    "answer_or_judge": "sapo_vl.rewards.judge:Judge",  # rules first; the judge where they say no
-    "format": "sapo_vl.rewards.format:score",  # thinking closed, then exactly one filled box
-    "overlong": "sapo_vl.rewards.overlong:score",  # fault: near the length limit (weight < 0)
-    "repetition": "sapo_vl.rewards.repetition:score",  # fault: repeated 4-grams (weight < 0)
-    "language": "sapo_vl.rewards.language:score",  # fault: another script (weight < 0)
-    "random": "sapo_vl.rewards.chance:score",  # control experiment: a reward that knows nothing
+    "answer": "sapo_vl.rewards.verifiers.answer:score",  # by sample.answer_type
+    "math": "sapo_vl.rewards.verifiers.maths:score",  # expressions, tuples, sets
+    "choice": "sapo_vl.rewards.verifiers.choice:score",  # one letter or several
+    "count": "sapo_vl.rewards.verifiers.count:score",  # exactly one whole number
+    "boxes": "sapo_vl.rewards.verifiers.boxes:score",  # IoU matching, extra boxes cost
+    "point": "sapo_vl.rewards.verifiers.point:score",  # one point inside a box or near a point
+    "text": "sapo_vl.rewards.verifiers.text:score",  # folded words
+    "boxed": "sapo_vl.rewards.verifiers.boxed:score",  # last \boxed{}, exact arithmetic only
+    "judge": "sapo_vl.rewards.verifiers.judge:Judge",  # a model decides alone
+    "answer_or_judge": "sapo_vl.rewards.verifiers.judge:Judge",  # rules first, then a judge
+    "format": "sapo_vl.rewards.verifiers.format:score",  # think closed, one box
+    "overlong": "sapo_vl.rewards.verifiers.overlong:score",  # near the limit (weight < 0)
+    "repetition": "sapo_vl.rewards.verifiers.repetition:score",  # 4-grams (weight < 0)
+    "language": "sapo_vl.rewards.verifiers.language:score",  # script (weight < 0)
+    "random": "sapo_vl.rewards.verifiers.random_control:score",  # a control
 }
 """Name in the config -> "module:function"."""
 
 STAGED: dict[str, str] = {
-    "answer": "sapo_vl.rewards.answer:first_look",
-    "math": "sapo_vl.rewards.maths:first_look",
+    "answer": "sapo_vl.rewards.verifiers.answer:first_look",
+    "math": "sapo_vl.rewards.verifiers.maths:first_look",
 }
 """Verifiers that may leave a question for the worker pool, which the rubric asks in one batch."""
 

@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from sapo_vl.errors import ConfigError, DataError, nearest
-from sapo_vl.rewards import CHECK_GOLD, FAULTS, JUDGED, STAGED, VERIFIERS, answer, overlong
-from sapo_vl.rewards.judge import Judge, JudgeConfig, candidate
-from sapo_vl.rewards.maths import Pending, settle
-from sapo_vl.rewards.referee import Referee
+from sapo_vl.rewards import CHECK_GOLD, FAULTS, JUDGED, STAGED, VERIFIERS
+from sapo_vl.rewards.pool.client import Referee
+from sapo_vl.rewards.verifiers import answer, overlong
+from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig, candidate
+from sapo_vl.rewards.verifiers.maths import Pending, settle
 from sapo_vl.schema import Outcome, Reward, Sample, Verdict
 
 Pairs = Sequence[tuple[Sample, str]]

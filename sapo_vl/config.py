@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sapo_vl.errors import ConfigError, nearest
 
+CONFIGS = Path(__file__).resolve().parent / "configs"
+"""The shipped YAML files: train/*.yaml and eval/*.yaml (in a checkout a link to configs/)."""
+
 
 class Section(BaseModel):
     """A node of the tree; unknown keys and later assignments of wrong types are refused."""

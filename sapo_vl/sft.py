@@ -15,21 +15,23 @@ from collections.abc import Sequence
 
 import torch
 
-from sapo_vl import checkpoint, distributed, stages
-from sapo_vl import model as models
+from sapo_vl.algorithm.objectives import TOKEN_MEAN, Objective
+from sapo_vl.algorithm.sapo import Surrogate
 from sapo_vl.config import Config, SftConfig
 from sapo_vl.errors import DataError
 from sapo_vl.learner.engine import Learner, RowTensors, StepReport
-from sapo_vl.logprobs import ResponseLogprobs
-from sapo_vl.metrics import MetricsWriter
-from sapo_vl.model import ModelFolder
-from sapo_vl.objectives import TOKEN_MEAN, Objective
-from sapo_vl.packing import TrainRow
-from sapo_vl.progress import Progress as Display
-from sapo_vl.prompts import PromptRenderer
-from sapo_vl.run import Run
-from sapo_vl.sapo import Surrogate
+from sapo_vl.learner.logprobs import ResponseLogprobs
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.model import assets as models
+from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.runs.folder import Run
+from sapo_vl.runs.metrics import MetricsWriter
+from sapo_vl.runs.progress import Progress as Display
 from sapo_vl.schema import Sample
+from sapo_vl.system import distributed
+from sapo_vl.training import checkpoint
+from sapo_vl.training import setup as stages
 
 
 def warm_up(run: Run, folder: ModelFolder, metrics: MetricsWriter | None) -> ModelFolder:

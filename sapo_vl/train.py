@@ -15,13 +15,26 @@ from typing import NoReturn, TypeVar
 import numpy as np
 import torch
 
-from sapo_vl import checkpoint, distributed, objectives, rollouts, sft, stages, telemetry
+from sapo_vl import sft
+from sapo_vl.algorithm import objectives, telemetry
 from sapo_vl.config import Config, LearnerConfig
-from sapo_vl.draws import Pick
-from sapo_vl.job import Clock, Job, check_finite, check_parity, preflight, record, recording, report
-from sapo_vl.progress import Progress as Display
-from sapo_vl.run import Interrupted, Run
+from sapo_vl.runs.folder import Interrupted, Run
+from sapo_vl.runs.progress import Progress as Display
 from sapo_vl.schema import RolloutGroup
+from sapo_vl.system import distributed
+from sapo_vl.training import checkpoint, rollouts
+from sapo_vl.training import setup as stages
+from sapo_vl.training.prompt_sampler import Pick
+from sapo_vl.training.trainer import (
+    Clock,
+    Job,
+    check_finite,
+    check_parity,
+    preflight,
+    record,
+    recording,
+    report,
+)
 
 Result = TypeVar("Result")
 

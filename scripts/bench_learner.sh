@@ -56,12 +56,13 @@ with environment.locked(bench):
     (bench / environment.STAMP).write_text(stamp, encoding="utf-8")
 PYTHON
 
-module=sapo_vl.bench.learner
+module=bench.learner
+export PYTHONPATH="$root/scripts:$PYTHONPATH"
 arguments=()
 for argument in "$@"; do
   case "$argument" in
-    --whole-step) module=sapo_vl.bench.whole_step ;;
-    --memory) module=sapo_vl.bench.memory ;;
+    --whole-step) module=bench.whole_step ;;
+    --memory) module=bench.memory ;;
     *) arguments+=("$argument") ;;
   esac
 done

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.machine import prepare_environment
+from sapo_vl.system.machine import prepare_environment
 
 prepare_environment()  # before anything imports torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may ask the hub
@@ -37,8 +37,8 @@ def tiny_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _tiny(out: Path, experts: int) -> Path:
-    from sapo_vl import tiny
     from sapo_vl.data import synthetic
+    from sapo_vl.model import tiny
 
     tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, experts=experts)
     return out
@@ -47,7 +47,7 @@ def _tiny(out: Path, experts: int) -> Path:
 @pytest.fixture(scope="session")
 def folder(tiny_folder: Path):
     """Return the tiny model's opened folder: config and processor."""
-    from sapo_vl import model
+    from sapo_vl.model import assets as model
 
     return model.open_folder(tiny_folder)
 
@@ -55,7 +55,7 @@ def folder(tiny_folder: Path):
 @pytest.fixture(scope="session")
 def renderer(folder, tiny_folder: Path):
     """Return the renderer of the tiny model's prompts."""
-    from sapo_vl.prompts import PromptRenderer
+    from sapo_vl.model.prompts import PromptRenderer
 
     return PromptRenderer(folder, tiny_config(tiny_folder).data)
 

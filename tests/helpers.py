@@ -14,10 +14,11 @@ from PIL import Image
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
-from sapo_vl.packing import TrainRow
+from sapo_vl.learner.rows import TrainRow
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
     (),

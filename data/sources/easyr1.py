@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, generic
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import generic
 from sapo_vl.schema import Sample
 
 COLUMNS = {"problem": "problem", "answer": "answer"}

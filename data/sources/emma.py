@@ -20,8 +20,10 @@ from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
 
-from sapo_vl.data import Dropped, hub, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import hub
+from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.source_rows import Row, samples
 from sapo_vl.data.sources.mmmu import numbered
 from sapo_vl.schema import Sample
 

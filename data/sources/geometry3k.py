@@ -20,8 +20,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, wording
-from sapo_vl.data.reading import UNEXPECTED, Row, samples
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import hub
+from sapo_vl.data.readers import image_refs as pictures
+from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.source_rows import UNEXPECTED, Row, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 

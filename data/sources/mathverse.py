@@ -23,8 +23,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from sapo_vl.data import Dropped, hub, pictures, tables, wording
-from sapo_vl.data.reading import Row, local, samples
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import hub, tables
+from sapo_vl.data.readers import image_refs as pictures
+from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.source_rows import Row, local, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 

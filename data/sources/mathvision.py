@@ -22,8 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
-from sapo_vl.data import Dropped, hub, pictures, wording
-from sapo_vl.data.reading import Row, local, samples
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import hub
+from sapo_vl.data.readers import image_refs as pictures
+from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.source_rows import Row, local, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 

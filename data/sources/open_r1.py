@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sapo_vl.data import Dropped, wording
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import text as wording
 from sapo_vl.data.sources.clevr_count import answered
 from sapo_vl.schema import Sample
 

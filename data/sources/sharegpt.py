@@ -18,8 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, chat, generic, pictures, wording
-from sapo_vl.data.reading import Row
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import chat, generic
+from sapo_vl.data.readers import image_refs as pictures
+from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.source_rows import Row
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 COLUMNS = {"problem": "problem", "answer": "gold", "images": "pictures"}

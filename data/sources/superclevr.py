@@ -20,8 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, pictures, tables, wording
-from sapo_vl.data.reading import Row, samples
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import image_refs as pictures
+from sapo_vl.data.readers import tables
+from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.source_rows import Row, samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 

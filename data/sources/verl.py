@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sapo_vl.data import Dropped, chat, generic, tables
-from sapo_vl.data.reading import Row
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers import chat, generic, tables
+from sapo_vl.data.readers.source_rows import Row
 from sapo_vl.schema import Sample
 
 COLUMNS = {

@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl import distributed
 from sapo_vl.errors import DataError, EnvironmentProblem
-from sapo_vl.generator import NO_VLLM, Sampling
-from sapo_vl.logprobs import BAN_BIAS
+from sapo_vl.generator.base import NO_VLLM, Sampling
+from sapo_vl.learner.logprobs import BAN_BIAS
 from sapo_vl.schema import Completion
+from sapo_vl.system import distributed
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
-    from sapo_vl.model import ModelFolder
-    from sapo_vl.prompts import Prompt
+    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.prompts import Prompt
 
 PREFILL_TOKENS = 8192  # per engine step: enough to prefill a batch of small prompts at once
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sapo_vl.lab.facets import Layout, say
 from sapo_vl.lab.results import Curve, Group, curve, reference_of
-from sapo_vl.plots import STYLE
+from sapo_vl.runs.plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

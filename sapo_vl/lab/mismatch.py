@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sapo_vl.errors import ConfigError
-from sapo_vl.generator import Generator, Sampling
-from sapo_vl.prompts import Prompt
+from sapo_vl.generator.base import Generator, Sampling
+from sapo_vl.model.prompts import Prompt
 from sapo_vl.schema import Completion
 
 FLOAT8_LARGEST = 448.0

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sapo_vl.learner.engine import Learner
-from sapo_vl.packing import TrainRow
+from sapo_vl.learner.rows import TrainRow
 
 
 class RouterWatch:

@@ -18,9 +18,9 @@ from typing import Any
 
 from sapo_vl import config as configs
 from sapo_vl.lab.grids import SIZES, Cell
-from sapo_vl.machine import prepare_environment
+from sapo_vl.system.machine import prepare_environment
 
-MAIN = Path(__file__).resolve().parents[2] / "configs" / "train" / "main.yaml"
+MAIN = configs.CONFIGS / "train" / "main.yaml"
 _overrides: list[str] = []
 """What the user sets for every cell of this process."""
 
@@ -55,10 +55,12 @@ def _follow(parent: int) -> None:
 
 def warm_up(cell: Cell, out: Path) -> None:
     """Draw the seed's data and train the model that its cells start from; go on where it stood."""
-    from sapo_vl import sft, stages, tiny
+    from sapo_vl import sft
     from sapo_vl.data import synthetic
-    from sapo_vl.job import recording
-    from sapo_vl.run import Run
+    from sapo_vl.model import tiny
+    from sapo_vl.runs.folder import Run
+    from sapo_vl.training import setup as stages
+    from sapo_vl.training.trainer import recording
 
     place = cell.warm_up(out)
     path: Any = "tiny"
@@ -77,9 +79,10 @@ def warm_up(cell: Cell, out: Path) -> None:
 
 def run_cell(cell: Cell, out: Path, steps: int) -> str:
     """Run a cell and write its result; return a line that says how it went."""
-    from sapo_vl import collapse, metrics
-    from sapo_vl.job import NotFinite
-    from sapo_vl.run import write_json
+    from sapo_vl.algorithm import collapse
+    from sapo_vl.runs import metrics
+    from sapo_vl.runs.folder import write_json
+    from sapo_vl.training.trainer import NotFinite
 
     began = time.perf_counter()
     place = out / "cells" / cell.name
@@ -133,11 +136,14 @@ def _train(cell: Cell, config: configs.Config) -> tuple[float, float, dict[int, 
     """
     import torch
 
-    from sapo_vl import distributed, generator, model, train
-    from sapo_vl.job import Job, recording
+    from sapo_vl import train
+    from sapo_vl.generator import base as generator
     from sapo_vl.lab.mismatch import Disturbed
     from sapo_vl.lab.routers import RouterWatch
-    from sapo_vl.run import Run, read_json
+    from sapo_vl.model import assets as model
+    from sapo_vl.runs.folder import Run, read_json
+    from sapo_vl.system import distributed
+    from sapo_vl.training.trainer import Job, recording
 
     distributed.start()
     torch.manual_seed(config.run.seed)

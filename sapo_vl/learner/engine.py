@@ -19,16 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sapo_vl import disk, distributed, packing, patch_embedding
-from sapo_vl import model as models
+from sapo_vl.algorithm.objectives import Aggregation, Objective
+from sapo_vl.algorithm.sapo import Surrogate
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
+from sapo_vl.learner import patch_embedding
+from sapo_vl.learner import rows as packing
+from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy, TokenObjective
-from sapo_vl.logprobs import ResponseLogprobs
-from sapo_vl.model import ModelFolder
-from sapo_vl.objectives import Aggregation, Objective
-from sapo_vl.packing import TrainRow
-from sapo_vl.sapo import Surrogate
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.model import assets as models
+from sapo_vl.model.assets import ModelFolder
+from sapo_vl.runs import files as disk
+from sapo_vl.system import distributed
 
 CHOICE = "patch_embedding.txt"
 """The file in a run's folder that keeps its form of the patch embedding."""

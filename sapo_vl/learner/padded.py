@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapo_vl.packing import TrainRow
+from sapo_vl.learner.rows import TrainRow
 
 
 @dataclass(slots=True)

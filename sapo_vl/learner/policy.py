@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from sapo_vl import attention, distributed, logprobs
-from sapo_vl.learner import packed, padded
-from sapo_vl.logprobs import BAN_BIAS, ResponseLogprobs
-from sapo_vl.model import ModelFolder
-from sapo_vl.packing import TrainRow
-from sapo_vl.sapo import Surrogate, joined
+from sapo_vl.algorithm.sapo import Surrogate, joined
+from sapo_vl.learner import attention, logprobs, padded
+from sapo_vl.learner import shared_prefix as packed
+from sapo_vl.learner.logprobs import BAN_BIAS, ResponseLogprobs
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.model.assets import ModelFolder
+from sapo_vl.system import distributed
 
 TokenObjective = Callable[[ResponseLogprobs, slice], Surrogate]
 """The loss of a slice of a micro-batch's response tokens, which may be all of them."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sapo_vl import attention
-from sapo_vl.attention import SharedPrefix
+from sapo_vl.learner import attention
+from sapo_vl.learner.attention import SharedPrefix
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,11 +40,11 @@ def test_flex_attention_equals_dense_forward_and_backward():
 def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     from helpers import make_samples, tiny_config
 
-    from sapo_vl import model as models
-    from sapo_vl.generator import Sampling, build
+    from sapo_vl.generator.base import Sampling, build
     from sapo_vl.learner.engine import Learner
-    from sapo_vl.prompts import PromptRenderer
-    from sapo_vl.rollouts import TrainRow
+    from sapo_vl.model import assets as models
+    from sapo_vl.model.prompts import PromptRenderer
+    from sapo_vl.training.rollouts import TrainRow
 
     config = tiny_config(tiny_folder, "model.dtype=bfloat16", "learner.zero_stage=2")
     folder = models.open_folder(tiny_folder)

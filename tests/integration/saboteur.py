@@ -13,14 +13,14 @@ import os
 import signal
 import zlib
 
-from sapo_vl import cli
-from sapo_vl.machine import prepare_environment
+from sapo_vl.cli import parser as cli
 from sapo_vl.schema import Outcome, Sample, Verdict
+from sapo_vl.system.machine import prepare_environment
 
 MOMENTS = {  # name -> module, class or nothing, function, whether the signal comes after it
     "update": ("sapo_vl.learner.engine", "Learner", "update", False),
     "saving": ("sapo_vl.learner.engine", "Learner", "save", True),  # not renamed yet
-    "saved": ("sapo_vl.checkpoint", "", "save", True),
+    "saved": ("sapo_vl.training.checkpoint", "", "save", True),
     "export": ("sapo_vl.learner.engine", "Learner", "export", False),
     "decode": ("vllm.v1.engine.llm_engine", "LLMEngine", "step", False),
 }

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import cli, tiny_config
+from helpers import SHARED, cli, tiny_config
 
-RAW = Path(__file__).resolve().parents[3] / "shared" / "raw"
+RAW = SHARED / "raw"
 LAYOUTS = "mathvision,wemath,logicvista,dynamath,mathverse,superclevr,tabmwp,geometry3k,mmk12"
 pytestmark = pytest.mark.slow
 needs_raw = pytest.mark.skipif(not RAW.is_dir(), reason="../shared/raw is not here")
@@ -74,7 +74,7 @@ def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_pa
 def test_the_curve_in_training_leaves_the_random_state_alone(engine, folder, tiny_folder):
     import torch
 
-    from sapo_vl.evaluate_benchmarks import chosen_sets, in_training
+    from sapo_vl.evaluation.benchmark import chosen_sets, in_training
 
     config = tiny_config(
         tiny_folder,

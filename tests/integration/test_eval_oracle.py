@@ -8,15 +8,15 @@ from __future__ import annotations
 import gzip
 import json
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
+from helpers import SHARED
 
-from sapo_vl import score
-from sapo_vl.benchmarks import named
-from sapo_vl.benchmarks.base import Scored
+from sapo_vl.evaluation import score
+from sapo_vl.evaluation.benchmarks import named
+from sapo_vl.evaluation.benchmarks.base import Scored
 
-ORACLE = Path(__file__).resolve().parents[3] / "shared" / "oracle"
+ORACLE = SHARED / "oracle"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not ORACLE.is_dir(), reason="../shared/oracle is not here"),

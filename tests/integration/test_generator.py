@@ -10,13 +10,13 @@ import pytest
 import torch
 from helpers import make_sample, make_samples, tiny_config
 
-from sapo_vl import model as models
 from sapo_vl.errors import DataError
-from sapo_vl.generator import Sampling
-from sapo_vl.generator.reference import TransformersGenerator
+from sapo_vl.generator.base import Sampling
+from sapo_vl.generator.hf_generate import TransformersGenerator
 from sapo_vl.generator.vllm_engine import _repack
 from sapo_vl.learner.policy import Policy
-from sapo_vl.packing import TrainRow
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.model import assets as models
 
 pytestmark = pytest.mark.slow
 

@@ -17,10 +17,10 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("vllm")
 from sapo_vl.errors import EnvironmentProblem
-from sapo_vl.machine import COMMON_ENVIRONMENT, CPU_ENVIRONMENT
-from sapo_vl.rewards.judge import Judge, JudgeConfig
 from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Outcome, Sample
+from sapo_vl.system.machine import COMMON_ENVIRONMENT, CPU_ENVIRONMENT
 
 pytestmark = pytest.mark.slow
 START_SECONDS = 240
@@ -36,7 +36,7 @@ def url(tmp_path_factory):
         [
             sys.executable,
             "-c",
-            f"from sapo_vl.cli import main; main(['init-tiny', {str(model)!r}])",
+            f"from sapo_vl.cli.parser import main; main(['init-tiny', {str(model)!r}])",
         ],
         check=True,
         env=environment,

@@ -14,10 +14,11 @@ import psutil
 import pytest
 from helpers import cli, environment, make_rows, make_samples, tiny_config
 
-from sapo_vl import model, objectives
+from sapo_vl.algorithm import objectives
 from sapo_vl.lab.routers import RouterWatch
 from sapo_vl.learner.engine import Learner
-from sapo_vl.prompts import PromptRenderer
+from sapo_vl.model import assets as model
+from sapo_vl.model.prompts import PromptRenderer
 
 pytestmark = pytest.mark.slow
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from helpers import distance, make_rows, make_sample, make_samples, tiny_config
 
-from sapo_vl import model as models
-from sapo_vl import objectives, sft
+from sapo_vl import sft
+from sapo_vl.algorithm import objectives
 from sapo_vl.errors import ConfigError
 from sapo_vl.learner.engine import Learner
+from sapo_vl.learner.logprobs import BAN_BIAS
 from sapo_vl.learner.policy import Policy
-from sapo_vl.logprobs import BAN_BIAS
-from sapo_vl.packing import PLANS
-from sapo_vl.prompts import PromptRenderer
+from sapo_vl.learner.rows import PLANS
+from sapo_vl.model import assets as models
+from sapo_vl.model.prompts import PromptRenderer
 
 pytestmark = pytest.mark.slow
 
-STAGES = [0, 1, 2, 3]
-LR = 1e-3
+STAGES, LR = [0, 1, 2, 3], 1e-3
 
 Weights = dict[str, torch.Tensor]
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from helpers import make_rows, make_sample, make_samples, tiny_config
 
-from sapo_vl import model as models
-from sapo_vl import objectives, rollouts
+from sapo_vl.algorithm import objectives
+from sapo_vl.algorithm.objectives import OBJECTIVES
 from sapo_vl.learner.engine import Learner
-from sapo_vl.objectives import OBJECTIVES
+from sapo_vl.model import assets as models
 from sapo_vl.schema import Reward
+from sapo_vl.training import rollouts
 
 pytestmark = pytest.mark.slow
 

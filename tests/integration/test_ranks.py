@@ -84,7 +84,7 @@ def test_a_run_on_two_ranks(tmp_path):
     out = tmp_path / "run"
     arguments = [
         "--module",
-        "sapo_vl.cli",
+        "sapo_vl.cli.parser",
         "train",
         "--config",
         ROOT / "configs" / "train" / "smoke.yaml",

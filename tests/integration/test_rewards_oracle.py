@@ -12,14 +12,14 @@ import gzip
 import hashlib
 import json
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
+from helpers import SHARED
 
 pytest.importorskip("math_verify")
-from sapo_vl import verify
+from sapo_vl.cli import verify
 
-ORACLE = Path(__file__).resolve().parents[3] / "shared" / "oracle"
+ORACLE = SHARED / "oracle"
 MCQ = ("mcq", "mcq_multi")
 
 pytestmark = [

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("math_verify")
-from sapo_vl.rewards import maths
 from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.rewards.verifiers import maths
 from sapo_vl.schema import Outcome, Sample
 
 pytestmark = pytest.mark.slow

@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 
 pytest.importorskip("math_verify")
-from sapo_vl.rewards.fast import Tolerance
-from sapo_vl.rewards.jobs import EqualJob, Question
-from sapo_vl.rewards.latex import clean
-from sapo_vl.rewards.pool import Pool
-from sapo_vl.rewards.referee import Referee
+from sapo_vl.rewards.parsing.exact_decider import Tolerance
+from sapo_vl.rewards.parsing.latex import clean
+from sapo_vl.rewards.pool.client import Referee
+from sapo_vl.rewards.pool.jobs import EqualJob, Question
+from sapo_vl.rewards.pool.processes import Pool
 from sapo_vl.schema import Outcome
 
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ import pytest
 import torch
 from helpers import make_rows, make_samples, tiny_config
 
-from sapo_vl import model as models
-from sapo_vl import packing
+from sapo_vl.learner import rows as packing
 from sapo_vl.learner.policy import Policy
-from sapo_vl.prompts import PromptRenderer
+from sapo_vl.model import assets as models
+from sapo_vl.model.prompts import PromptRenderer
 
 pytestmark = pytest.mark.slow
 

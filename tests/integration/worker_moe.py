@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from sapo_vl.machine import prepare_environment
+from sapo_vl.system.machine import prepare_environment
 
 prepare_environment()
 
@@ -17,11 +17,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_samples, tiny_config  # noqa: E402
 
-from sapo_vl import model as models  # noqa: E402
-from sapo_vl.generator import Sampling, build  # noqa: E402
+from sapo_vl.generator.base import Sampling, build  # noqa: E402
 from sapo_vl.learner.policy import Policy  # noqa: E402
-from sapo_vl.packing import TrainRow  # noqa: E402
-from sapo_vl.prompts import PromptRenderer  # noqa: E402
+from sapo_vl.learner.rows import TrainRow  # noqa: E402
+from sapo_vl.model import assets as models  # noqa: E402
+from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
 
 path = Path(sys.argv[1])
 config = tiny_config(path)

@@ -8,18 +8,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sapo_vl.machine import prepare_environment
+from sapo_vl.system.machine import prepare_environment
 
 prepare_environment()
 
 import torch  # noqa: E402
 from helpers import make_rows, make_samples, tiny_config  # noqa: E402
 
-from sapo_vl import distributed, objectives  # noqa: E402
-from sapo_vl import model as models  # noqa: E402
+from sapo_vl.algorithm import objectives  # noqa: E402
 from sapo_vl.learner.engine import Learner  # noqa: E402
-from sapo_vl.prompts import PromptRenderer  # noqa: E402
-from sapo_vl.run import StopSignal  # noqa: E402
+from sapo_vl.model import assets as models  # noqa: E402
+from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
+from sapo_vl.runs.folder import StopSignal  # noqa: E402
+from sapo_vl.system import distributed  # noqa: E402
 
 CASES = (("padded", 0), ("shared_prefix", 0), ("shared_prefix", 2), ("shared_prefix", 3),
          ("padded", 3))  # fmt: skip

@@ -1,0 +1,1 @@
+"""Filters of prepared records: rules on single records, and decontamination."""

@@ -1,0 +1,1 @@
+"""Finding, reading and comparing answers: LaTeX, numbers, units, expressions."""

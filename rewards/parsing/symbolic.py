@@ -1,0 +1,244 @@
+"""Decide with computer algebra whether two expressions are equal. Runs in a worker only.
+
+The text becomes a sympy object through math-verify's LaTeX grammar (never through `parse_expr`,
+`sympify` or any other road that evaluates a string). Equality is then tested on the objects: both
+are evaluated with 40 digits at several rational points, and a difference anywhere settles it. A
+written decimal is taken as the exact number that is written, so a rounded value is not the exact
+one and 2^-99 is not 2^-98. Only what cannot be evaluated is left to `math_verify.verify`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from latex2sympy2_extended.math_normalization import normalize_latex
+from math_verify import LatexExtractionConfig, verify
+from math_verify.grader import should_treat_as_complex
+from sympy.core.function import AppliedUndef
+
+from sapo_vl.rewards.parsing import equality
+from sapo_vl.rewards.parsing.answer_tree import Relation, Verdict3
+from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
+from sapo_vl.rewards.parsing.guards import check
+from sapo_vl.rewards.parsing.rationals import OverLimitError
+
+DIGITS = 40
+AGREE = sympy.Rational(1, 10**25)  # relative difference that counts as none, at 40 digits
+_NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)
+_FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
+_PLAIN_LOG = re.compile(r"\\log(?![a-z_ ]*_)")
+_INTEGER_NAMES = {"k", "n", "m", "l"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a worker found out about one pair."""
+
+    equal: Verdict3  # None: it could not tell
+    reason: str
+
+
+def equal(gold: str, answer: str, tolerance: Tolerance) -> Answered:
+    """Compare two cleaned texts. Raises OverLimitError before anything that could take for ever."""
+    check(answer)
+    decide = SymbolicDecider(tolerance, fold_case=not _uses_both_cases(gold))
+    result = equality.same(gold, answer, decide)
+    if decide.over_limit:
+        raise OverLimitError(decide.over_limit)
+    if result is None:
+        return Answered(False, decide.unreadable or "cannot be shown to be equal")
+    return Answered(result, "equal" if result else "not equal")
+
+
+class SymbolicDecider(ExactDecider):
+    """Exact arithmetic first, sympy for the rest."""
+
+    def __init__(self, tolerance: Tolerance, fold_case: bool) -> None:
+        super().__init__(tolerance)
+        self.fold_case = fold_case
+        self.unreadable = ""
+
+    def number(self, gold: str, answer: str) -> Verdict3:
+        """Compare two expressions; None when one cannot be read."""
+        result = super().number(gold, answer)
+        if result is not None or self.over_limit:
+            return result
+        if ("\\ln" in gold) != ("\\ln" in answer):  # \log beside \ln is the natural logarithm
+            gold, answer = (_PLAIN_LOG.sub(r"\\ln", text) for text in (gold, answer))
+        left, right = self._read(gold), self._read(answer)
+        if left is None or right is None:
+            return None
+        return compare(left, right, self.tolerance)
+
+    def relation(self, gold: Relation, answer: Relation) -> Verdict3:
+        """Two relations are equal when their differences are multiples of each other."""
+        if gold == answer:
+            return True
+        if len(gold.operators) != len(answer.operators):
+            return False
+        for turned in (answer, _turned(answer)):
+            if turned.operators == gold.operators:
+                sides = [self.number(g, a) for g, a in zip(gold.sides, turned.sides, strict=True)]
+                if all(side is True for side in sides):
+                    return True
+        if len(gold.operators) != 1:
+            return False
+        left, right = self._difference(gold), self._difference(answer)
+        if left is None or right is None:
+            return None
+        is_turned = gold.operators[0] != answer.operators[0]
+        if is_turned and _FLIPPED[gold.operators[0]] != answer.operators[0]:
+            return False
+        factor = _constant_ratio(left, right)
+        if factor is None:
+            return False
+        if gold.operators[0] in ("=", "\\ne"):
+            return True
+        return bool((factor < 0) == is_turned) if factor.is_real else False
+
+    def _difference(self, relation: Relation) -> Any:
+        left, right = self._read(relation.sides[0]), self._read(relation.sides[1])
+        if left is None or right is None:
+            return None
+        return left - right
+
+    def _read(self, text: str) -> Any:
+        try:
+            return read(text, self.fold_case)
+        except OverLimitError:
+            raise
+        except Exception as error:  # the grammar refuses in many ways; recorded as unreadable
+            self.unreadable = f"cannot be read as mathematics ({type(error).__name__})"
+            return None
+
+
+@lru_cache(maxsize=256)
+def read(text: str, fold_case: bool = True) -> Any:
+    """Return the sympy object of a cleaned text. Raises what the grammar raises."""
+    check(text)
+    if not re.search(r"[\w]", text):
+        raise ValueError("no digits and no letters")
+    text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)  # what is left inside an expression
+    config = ConversionConfig(lowercase_symbols=fold_case)
+    normal = normalize_latex(text, config=_NORMALIZATION)
+    found = latex2sympy(
+        normal,
+        is_real=not should_treat_as_complex(normal),
+        convert_degrees=False,
+        normalization_config=None,
+        conversion_config=config,
+    )
+    return _exact(found)
+
+
+def _exact(expression: Any) -> Any:
+    """Replace written decimals by the fractions they are."""
+    if not isinstance(expression, sympy.Basic):
+        return expression
+    floats = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
+    return expression.xreplace(floats) if floats else expression
+
+
+def compare(gold: Any, answer: Any, tolerance: Tolerance) -> Verdict3:
+    """Compare two sympy objects at points, else with math-verify."""
+    answer = _with_integer_names(gold, answer)
+    verdicts = [_at_point(gold, answer, i, tolerance) for i in range(3)]
+    if False in verdicts:
+        return False
+    if verdicts.count(True) >= 2 or (verdicts[0] and not _names(gold) | _names(answer)):
+        return True
+    try:
+        return bool(verify(gold, answer, timeout_seconds=None, strict=True))
+    except Exception:  # what verify cannot do is undecided
+        return None
+
+
+def _names(expression: Any) -> set[str]:
+    return {symbol.name for symbol in getattr(expression, "free_symbols", ())}
+
+
+def _with_integer_names(gold: Any, answer: Any) -> Any:
+    """`k\\pi` and `n\\pi` are the same solutions: a lone integer parameter may be renamed."""
+    left, right = _names(gold), _names(answer)
+    both = left | right
+    if (
+        len(left) == len(right) == 1
+        and left != right
+        and both <= _INTEGER_NAMES
+        and gold.has(sympy.pi)
+    ):
+        return answer.subs(dict.fromkeys(answer.free_symbols, next(iter(gold.free_symbols))))
+    return answer
+
+
+def _value_at(expression: Any, point: int) -> Any:
+    """Return the value with every symbol replaced, or None when it is not a finite number."""
+    if not isinstance(expression, sympy.Expr) or expression.has(AppliedUndef):
+        return None
+    values = {
+        symbol: sympy.I if symbol.name == "i" else _coordinate(symbol.name, point)
+        for symbol in sorted(expression.free_symbols, key=lambda s: s.name)
+    }
+    try:
+        value = expression.subs(values).doit().evalf(DIGITS)
+    except Exception:  # poles, unknown functions: no value here
+        return None
+    if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
+        return None
+    return value
+
+
+def _coordinate(name: str, point: int) -> sympy.Rational:
+    """A fixed rational for each name, between 0 and 1, above 1, and negative."""
+    spread = sum((i + 1) * ord(c) for i, c in enumerate(name)) % 997
+    return [
+        sympy.Rational(311 + spread, 1511),
+        sympy.Rational(2003 + 7 * spread, 1009),
+        -sympy.Rational(701 + 3 * spread, 907),
+    ][point]
+
+
+def _at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> Verdict3:
+    left, right = _value_at(gold, point), _value_at(answer, point)
+    if left is None and right is None:
+        return None
+    if left is None or right is None:
+        return None
+    gap, size = abs(left - right), max(abs(left), abs(right))
+    if gap <= AGREE * size:
+        return True
+    if tolerance.rel_tol is not None and gap <= tolerance.rel_tol * abs(left):
+        return True
+    return bool(
+        tolerance.precision is not None and gap <= sympy.Rational(1, 2 * 10**tolerance.precision)
+    )
+
+
+def _constant_ratio(left: Any, right: Any) -> Any:
+    """Return the number that `left` is a multiple of `right` by, None when there is none."""
+    if _names(left) != _names(right):
+        return None
+    ratios = []
+    for point in range(3):
+        above, below = _value_at(left, point), _value_at(right, point)
+        if above is None or below is None or below == 0 or above == 0:
+            return None
+        ratios.append(above / below)
+    if all(abs(r - ratios[0]) <= AGREE * abs(ratios[0]) for r in ratios):
+        return ratios[0]
+    return None
+
+
+def _turned(relation: Relation) -> Relation:
+    return Relation(relation.sides[::-1], tuple(_FLIPPED[op] for op in relation.operators[::-1]))
+
+
+def _uses_both_cases(text: str) -> bool:
+    letters = {c for c in re.sub(r"\\[a-zA-Z]+", "", text) if c.isalpha()}
+    return any(c.swapcase() in letters for c in letters)

@@ -1,0 +1,1 @@
+"""Worker processes with deadlines and memory limits for symbolic comparison."""

@@ -1,0 +1,37 @@
+"""Does the response have the shape we ask for? Says nothing about whether the answer is right.
+
+The shape: either no thinking tags, or exactly one `</think>` with at most one `<think>`, which then
+opens the response (chat templates of thinking models put `<think>` into the prompt); after that
+exactly one `\\boxed{}`, closed and not empty, and no other. Off by default, because Qwen's own
+recipe has no format reward.
+"""
+
+from __future__ import annotations
+
+from sapo_vl.rewards.parsing.extract import BOX_MARKS, THINK_CLOSE, THINK_OPEN, last_box
+from sapo_vl.schema import Outcome, Sample, Verdict
+
+
+def score(sample: Sample, response: str) -> Verdict:
+    """Return CORRECT with 1 when `response` has the shape above, else WRONG with 0 and why."""
+    fault = _fault(response)
+    if fault:
+        return Verdict(Outcome.WRONG, 0.0, fault)
+    return Verdict(Outcome.CORRECT, 1.0, "well formed", extracted=last_box(response).answer)
+
+
+def _fault(response: str) -> str | None:
+    opens, closes = response.count(THINK_OPEN), response.count(THINK_CLOSE)
+    if closes > 1 or opens > 1:
+        return "more than one thinking block"
+    if opens > closes:
+        return "<think> is never closed"
+    if opens and not response.lstrip().startswith(THINK_OPEN):
+        return "text before <think>"
+    box = last_box(response)
+    if box.answer is None:
+        return box.reason
+    visible = response.rpartition(THINK_CLOSE)[2]
+    if sum(visible.count(mark) for mark in BOX_MARKS) > 1:
+        return "more than one box after thinking"
+    return None

@@ -1,0 +1,1 @@
+"""The algorithm as pure functions: gates, SAPO, objectives, advantages, telemetry, collapse."""

@@ -1,0 +1,17 @@
+"""Dr. GRPO (arXiv 2503.20783): GRPO without its two biases.
+
+    J = mean over responses of sum over its tokens of min(r A, clip(r, 1 - 0.2, 1 + 0.2) A) / L
+
+A is the reward less the group's mean, not divided by the group's standard deviation (that favours
+problems that are very easy or very hard), and L is the same for all responses, max_new_tokens (a
+division by the response's own length favours short right and long wrong ones). The paper sums
+without any L; the constant does not change where the gradient points.
+"""
+
+from __future__ import annotations
+
+from sapo_vl.algorithm.objectives import grpo
+
+LOW, HIGH = 0.2, 0.2
+
+loss = grpo.loss

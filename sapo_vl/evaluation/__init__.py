@@ -1,0 +1,1 @@
+"""Accuracy of a model: held-out problems, published benchmarks, scoring, paired comparison."""

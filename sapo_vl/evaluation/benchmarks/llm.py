@@ -1,0 +1,132 @@
+"""An OpenAI-compatible endpoint that extracts, and judges, where a protocol asks an LLM to.
+
+    endpoint = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen3-4B")
+    extractions = endpoint.extract(BENCHMARKS["mathvista"], rows)
+    scored = endpoint.judged(scored)                                # MathVerse's second step
+
+The short official rules come first; only what they leave is asked. The wording is ours (llm.txt,
+and rewards/judge.txt for verdicts): the published results are GPT-4's with the authors' examples,
+so ours carry the model's name. The response is data inside a fence with a random nonce.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.evaluation.benchmarks.base import (
+    SEED,
+    Benchmark,
+    Extraction,
+    Row,
+    Scored,
+    from_verdict,
+)
+from sapo_vl.evaluation.benchmarks.rules import IN_PLACE
+from sapo_vl.evaluation.benchmarks.verified import sample
+from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
+from sapo_vl.schema import Verdict
+
+if TYPE_CHECKING:
+    import openai
+
+PROMPT = Path(__file__).with_name("llm.txt").read_text(encoding="utf-8")
+_MARK = re.compile(r"\{(fence|type|question|response)\}")
+MAX_RESPONSE_CHARS = 12_000
+MAX_REPLY_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the LLM is."""
+
+    url: str  # ends in /v1
+    model: str  # name that the server knows
+    concurrency: int = 16  # requests in flight
+    seconds: float = 60.0  # deadline of one request
+    retries: int = 4
+    api_key_variable: str = "OPENAI_API_KEY"
+
+    def extract(self, benchmark: Benchmark, rows: Sequence[Row]) -> list[Extraction]:
+        """Return an extraction per row. Raises EnvironmentProblem when the endpoint fails."""
+        import openai
+
+        draw = random.Random(SEED)
+        ruled = [benchmark.extract(row, draw) for row in rows]
+        key = os.environ.get(self.api_key_variable) or "none"
+        with (
+            openai.OpenAI(
+                base_url=self.url, api_key=key, timeout=self.seconds, max_retries=self.retries
+            ) as client,
+            ThreadPoolExecutor(self.concurrency) as pool,
+        ):
+            asked = pool.map(lambda pair: self._one(client, *pair), zip(rows, ruled, strict=True))
+            return list(asked)
+
+    def judged(self, scored: Sequence[Scored]) -> list[Scored]:
+        """Return the rows with the LLM's verdicts; the rules' stay beside them as `by_rule`.
+
+        It is asked once, as the protocol has it. A reply without a verdict is none, and so is a
+        row without a gold answer.
+        """
+        asked = [item for item in scored if item.row.gold is not None]
+        config = JudgeConfig(
+            self.url, self.model, self.concurrency, deadline=self.seconds, retries=self.retries,
+            both_orders=False, api_key_variable=self.api_key_variable,
+        )  # fmt: skip
+        answers = [(sample(i.row), str(i.extraction.value or "")) for i in asked]
+        verdicts = iter(Judge(config).verdicts(answers))
+        return [_judged(i, next(verdicts)) if i.row.gold is not None else i for i in scored]
+
+    def _one(self, client: openai.OpenAI, row: Row, ruled: Extraction) -> Extraction:
+        if ruled.note != IN_PLACE or not row.text.strip():
+            return ruled
+        import openai
+
+        try:
+            reply = client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": render(row)}],
+                temperature=0.0,
+                max_tokens=MAX_REPLY_TOKENS,
+            )
+        except openai.OpenAIError as error:
+            raise EnvironmentProblem(
+                f"--judge {self.url}, model {self.model}: {type(error).__name__}: {error}"
+            ) from error
+        text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
+        return Extraction(parse(row, text), f"extracted by {self.model}")
+
+
+def _judged(item: Scored, verdict: Verdict) -> Scored:
+    rules = item.judgement.rules | {"by_rule": item.correct is True}
+    return replace(item, judgement=from_verdict(verdict, **rules))
+
+
+def render(row: Row) -> str:
+    """Return the prompt for a row."""
+    options = "\n".join(f"({letter}) {text}" for letter, text in row.options.items())
+    parts = {
+        "fence": f"=== {secrets.token_hex(8)} ===",
+        "type": row.answer_type or row.question_type or "short text",
+        "question": f"{row.question}\n{options}".strip(),
+        "response": row.text[-MAX_RESPONSE_CHARS:],
+    }
+    data = {name: text.replace("<|", "<\u200b|") for name, text in parts.items()}
+    return _MARK.sub(lambda mark: data[mark[1]], PROMPT)  # one pass: data is never a template
+
+
+def parse(row: Row, reply: str) -> Any:
+    """Return the extraction in the form the benchmark's `judge` takes."""
+    line = reply.strip().split("\n")[-1].removeprefix("Extracted answer:").strip()
+    if row.answer_type == "letters":
+        return [c for c in line.replace(",", " ").split() if c] or ["ZZZZZ"]
+    return "" if line == "NONE" else line

@@ -1,0 +1,100 @@
+"""What the rules of MMMU and MMMU-Pro take for the answer (MMMU-Benchmark/MMMU, eval_utils.py).
+
+Oddities kept: where nothing names an option, the rule draws one at random (seed 42, in the order
+of the rows; `is_random` marks it and the report counts it); MMMU-Pro takes "X " and "X." without a
+blank before the letter, so an ordinary capital counts.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from sapo_vl.evaluation.benchmarks.base import Extraction, Row
+
+_INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+_TRIVIAL = (":", ",", ".", "!", "?", ";", "'")
+_SENTENCES = re.compile(r"\.\s(?=[A-Z])|\n")
+_NUMBERS = (
+    re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),
+    re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+"),
+    re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
+)
+"""The rule's own, with a look behind each run of digits: the same matches in linear time."""
+MAX_OPEN_CHARS = 20_000
+
+
+def choice(row: Row, draw: random.Random, forms: Sequence[str]) -> Extraction:
+    """Return the option that the response names last.
+
+    `forms` are ways to write the letter, e.g. "({})" and " {} ", tried in turn; then, in a
+    response of more than five words, the options' own texts.
+    """
+    text = row.text
+    for sign in (",", ".", "!", "?", ";", ":", "'"):
+        text = text.strip(sign)
+    text = f" {text} "
+    for form in forms:
+        found = [letter for letter in row.options if form.format(letter) in text]
+        if found:
+            ranked = form if "(" in form else " {} "
+            return Extraction(_last(found, [text.rfind(ranked.format(c)) for c in found]))
+    lower = text.lower()
+    if len(text.split()) > 5:
+        found = [c for c, option in row.options.items() if option.lower() in lower]
+        if found:
+            places = [lower.rfind(row.options[c].lower()) for c in found]
+            return Extraction(_last(found, places), "option text")
+    drawn = draw.choice(list(row.options)) if row.options else None
+    return Extraction(drawn, "random choice of the official rule", is_random=True)
+
+
+def _last(found: list[str], places: list[int]) -> str:
+    return found[places.index(max(places))]
+
+
+def open_answers(response: str) -> list[str | float]:
+    """Return every prediction the rule reads from an open answer, normalised, without repeats."""
+    parts = _key_parts(response[-MAX_OPEN_CHARS:])
+    numbers = [number for part in parts for pattern in _NUMBERS for number in pattern.findall(part)]
+    return list(dict.fromkeys(v for text in [*parts, *numbers] for v in normalise(text)))
+
+
+def _key_parts(response: str) -> list[str]:
+    """Return the shortest tail behind an indicator word in each line; the last may hold "=".
+
+    An empty tail makes the rule start anew, so a later, longer one may follow it.
+    """
+    response = response.strip().strip(".").lower()
+    sentences = _SENTENCES.split(response)
+    parts = []
+    for i, sentence in enumerate(sentences):
+        words = (*_INDICATORS, "=") if i == len(sentences) - 1 else _INDICATORS
+        shortest = ""
+        for word in words:
+            tail = sentence.split(word)[-1].strip()
+            if word in sentence and (not shortest or len(tail) < len(shortest)):
+                shortest = tail
+        if shortest and shortest not in _TRIVIAL:
+            parts.append(shortest)
+    return parts or [response]
+
+
+def normalise(text: str) -> list[str | float]:
+    """Return a number rounded to two decimals, or lower-case text; one letter gets a blank."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except (ValueError, OverflowError):
+        text = text.lower()
+        return [f" {text}", f"{text} "] if len(text) == 1 else [text]
+
+
+def open_correct(gold: str | Sequence[str], predictions: Sequence[str | float]) -> bool:
+    """Whether a prediction equals a gold number or contains a gold text."""
+    golds = [v for text in ([gold] if isinstance(gold, str) else gold) for v in normalise(text)]
+    texts = [g for g in golds if isinstance(g, str)]
+    return any(
+        any(g in p for g in texts) if isinstance(p, str) else p in golds for p in predictions
+    )

@@ -1,0 +1,56 @@
+"""Our own extraction where a protocol asks an LLM and none is given, and text tools.
+
+It uses the training verifiers' extraction (rewards/), so a number or a letter is found where a
+person would look: a box, a tag, a stated answer, the end. Results made with it are labelled.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sapo_vl.evaluation.benchmarks.base import Row
+from sapo_vl.rewards.parsing.extract import answer_part, final_answer
+from sapo_vl.rewards.parsing.latex import clean
+from sapo_vl.rewards.verifiers import choice
+from sapo_vl.rewards.verifiers.text import find
+
+_NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?|[-+]?\.\d+")
+_LIST = re.compile(r"\[[^\[\]]*\]")
+MAX_DISTANCE_CHARS = 2000
+IN_PLACE = "rule in place of the LLM"
+"""The note of an extraction that the protocol asks an LLM for."""
+
+
+def letters(row: Row) -> list[str]:
+    """Return the option letters that the response claims, sorted; empty when it claims none."""
+    known = "".join(row.options) or "ABCDEFGH"
+    claimed, _ = choice.claim(row.text, known, tuple(row.options.values()))
+    return sorted(claimed)
+
+
+def short_answer(row: Row) -> str:
+    """Return an option as `(X)`, a number, a list or words; empty when there is none."""
+    if row.question_type in ("multi_choice", "multi-choice"):
+        claimed = letters(row)
+        if len(claimed) == 1:
+            return f"({claimed[0]})"
+        return "" if claimed else (find(row.text)[0] or "")
+    if row.answer_type == "list":
+        lists = _LIST.findall(answer_part(row.text) or "")
+        return lists[-1] if lists else ""
+    found = final_answer(row.text).answer or ""
+    if row.answer_type in ("integer", "float"):
+        numbers = _NUMBER.findall(clean(found)) or _NUMBER.findall(answer_part(row.text) or "")
+        return numbers[-1].replace(",", "") if numbers else found
+    return found
+
+
+def edit_distance(left: str, right: str) -> int:
+    """Return the Levenshtein distance of the first `MAX_DISTANCE_CHARS` characters."""
+    left, right = left[:MAX_DISTANCE_CHARS], right[:MAX_DISTANCE_CHARS]
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        above, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (a != b))
+    return row[-1]

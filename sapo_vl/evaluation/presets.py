@@ -1,0 +1,36 @@
+"""How a benchmark's responses are sampled: Qwen3-VL's own evaluation settings, by kind of model.
+
+`instruct` and `thinking` are what the Qwen3-VL report publishes for its evaluations; `policy` is
+how training samples (temperature 1, nothing cut). Lengths are upper bounds: what the engine and
+the configuration allow less of wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sapo_vl.errors import ConfigError, nearest
+from sapo_vl.generator.base import Sampling
+
+KINDS: dict[str, Sampling] = {
+    "instruct": Sampling(1, 0.7, max_new_tokens=32_768, top_p=0.8, top_k=20, presence_penalty=1.5),
+    "thinking": Sampling(1, 1.0, max_new_tokens=40_960, top_p=0.95, top_k=20),
+    "policy": Sampling(1, 1.0, max_new_tokens=40_960),
+}
+"""Name -> settings, for one response."""
+
+
+def choose(kind: str, model: str, chat_template: str, max_new_tokens: int) -> tuple[str, Sampling]:
+    """Return the kind's name and its settings with at most `max_new_tokens`.
+
+    "auto" is thinking when the model's name says so or its chat template opens `<think>`, else
+    instruct. Raises ConfigError for an unknown kind.
+    """
+    if kind == "auto":
+        thinks = "thinking" in model.lower() or "<think>" in chat_template.split("assistant")[-1]
+        kind = "thinking" if thinks else "instruct"
+    if kind not in KINDS:
+        known = nearest(kind, KINDS) or f"; known: auto, {', '.join(KINDS)}"
+        raise ConfigError(f"--kind {kind!r} is unknown{known}")
+    sampling = KINDS[kind]
+    return kind, replace(sampling, max_new_tokens=min(sampling.max_new_tokens, max_new_tokens))

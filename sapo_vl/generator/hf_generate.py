@@ -1,0 +1,120 @@
+"""Rollouts with transformers' own `generate`: slow, simple, the reference and the fallback.
+
+Left out: batching of prompts (each prompt's n responses form one batch) and sleep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sapo_vl.generator.base import Sampling
+from sapo_vl.learner.logprobs import BAN_BIAS
+from sapo_vl.model import assets as models
+from sapo_vl.schema import Completion
+
+if TYPE_CHECKING:
+    from sapo_vl.config import Config
+    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.prompts import Prompt
+
+
+class TransformersGenerator:
+    """Samples with a copy of the model, one prompt after the other."""
+
+    def __init__(self, config: Config, folder: ModelFolder) -> None:
+        """Load the model's weights; they stay on the GPU if there is one."""
+        self._folder = folder
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model: Any = models.load(folder, config.model.dtype).to(self._device).eval()
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[list[Completion]]:
+        """See Generator."""
+        return [
+            self._sample(prompt, sampling, seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+    def _sample(self, prompt: Prompt, sampling: Sampling, seed: int) -> list[Completion]:
+        ids = torch.tensor([prompt.expanded_ids], device=self._device)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if prompt.pixel_values is not None and prompt.grid_thw is not None:
+            inputs["pixel_values"] = prompt.pixel_values.to(self._device, self._model.dtype)
+            inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
+            inputs["mm_token_type_ids"] = (ids == self._folder.image_token_id).int()
+        greedy = sampling.temperature == 0
+        options: dict[str, Any] = {}
+        if not greedy:
+            options = {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+            }
+        if sampling.presence_penalty:
+            options["logits_processor"] = [Presence(ids.shape[1], sampling.presence_penalty)]
+        torch.manual_seed(seed)
+        out = self._model.generate(
+            **inputs,
+            **options,
+            do_sample=not greedy,
+            num_return_sequences=sampling.n,
+            max_new_tokens=sampling.max_new_tokens,
+            sequence_bias=[[[i], BAN_BIAS] for i in self._folder.banned_ids],
+            eos_token_id=list(self._folder.eos_ids),
+            use_cache=True,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        scores = torch.stack(out.scores, dim=1).float().log_softmax(-1)
+        responses = out.sequences[:, ids.shape[1] :]
+        logprobs = scores.gather(-1, responses[..., None])[..., 0].cpu().numpy()
+        return [
+            self._completion(row.tolist(), values)
+            for row, values in zip(responses, logprobs, strict=True)
+        ]
+
+    def _completion(self, ids: list[int], logprobs: np.ndarray) -> Completion:
+        ends = [i for i, token in enumerate(ids) if token in self._folder.eos_ids]
+        length = ends[0] + 1 if ends else len(ids)
+        text = self._folder.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Completion(
+            ids[:length], logprobs[:length].astype(np.float32), "stop" if ends else "length", text
+        )
+
+    @torch.no_grad()
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """See Generator."""
+        own = dict(self._model.named_parameters())
+        for name, value in weights:
+            own[name].copy_(models.published(name, value))  # which is its own inverse
+        self._model.model.rope_deltas = None
+
+    def sleep(self) -> None:
+        """Nothing: this generator is for small models."""
+
+    def wake(self) -> None:
+        """Nothing, see sleep."""
+
+    def close(self) -> None:
+        """Drop the model."""
+        del self._model
+
+
+class Presence:
+    """Lowers the logits of tokens that the response holds already, as vLLM's presence_penalty."""
+
+    def __init__(self, prompt_length: int, penalty: float) -> None:
+        self._start = prompt_length
+        self._penalty = penalty
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return `scores` [B, V] for the sequences `input_ids` [B, T]."""
+        seen = torch.zeros_like(scores, dtype=torch.bool)
+        seen.scatter_(1, input_ids[:, self._start :], True)
+        return scores - self._penalty * seen

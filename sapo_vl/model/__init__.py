@@ -1,0 +1,1 @@
+"""The policy's files and weights, prompts, and what is particular to a model family."""

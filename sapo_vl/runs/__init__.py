@@ -1,0 +1,1 @@
+"""A run's folder, files, signals, metrics, curves and terminal display."""

@@ -1,0 +1,194 @@
+"""RUN/curves.png: what a run learned, on one page, from RUN/metrics.jsonl.
+
+Four panels: accuracy (sampled in training, and held-out with its confidence intervals), reward, the
+gate's weights, and the policy's entropy with its distance from the sampler. A quantity that the run
+did not record is not drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from sapo_vl.errors import DataError
+from sapo_vl.runs.metrics import Row, read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREEN, GREY = "#2563eb", "#e8590c", "#0b7a55", "#64748b"
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#94a3b8",
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e2e8f0",
+    "xtick.color": "#475569",
+    "ytick.color": "#475569",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+def curves(run_dir: Path) -> Path:
+    """Draw RUN/curves.png and return its path. Raises DataError where no row can be drawn."""
+    rows = read(run_dir)
+    train = [row for row in rows if row.get("phase") == "train"]
+    held_out = [row for row in rows if row.get("phase") == "eval" and _is_number(row.get("avg"))]
+    if not train and not held_out:
+        raise DataError(f"{run_dir}/metrics.jsonl holds no training step and no evaluation yet")
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+        _accuracy(axes[0, 0], train, held_out)
+        _reward(axes[0, 1], train)
+        _gate(axes[1, 0], train)
+        _distance(axes[1, 1], train)
+        for axis in axes.flat:
+            axis.set_xlabel("rollout step" if axis in axes[1] else "")
+            if not axis.has_data():
+                axis.text(
+                    0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color=GREY
+                )
+        path = run_dir / "curves.png"
+        temporary = run_dir / ".curves.tmp.png"
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(path)
+        plt.close(figure)
+    return path
+
+
+def _accuracy(axis: Axes, train: list[Row], held_out: list[Row]) -> None:
+    axis.set_title("Accuracy")
+    _line(axis, train, "accuracy", BLUE, "sampled in training")
+    last = max((int(row["step"] or 0) for row in train), default=1)
+    if held_out:
+        _held_out(axis, held_out, last)
+    axis.set_ylim(0, 1)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    _legend(axis, "lower right")
+
+
+def _held_out(axis: Axes, rows: list[Row], last: int) -> None:
+    steps = [_place(row, last) for row in rows]
+    means = [_or(row["avg"], 0) for row in rows]
+    below = [mean - _or(row.get("ci95_low"), mean) for row, mean in zip(rows, means, strict=True)]
+    above = [_or(row.get("ci95_high"), mean) - mean for row, mean in zip(rows, means, strict=True)]
+    axis.errorbar(
+        steps,
+        means,
+        yerr=[below, above],
+        fmt="o",
+        color=ORANGE,
+        markersize=6,
+        capsize=4,
+        zorder=4,
+        label="held-out, 95 % CI",
+    )
+    greedy = [
+        (s, row["greedy"])
+        for s, row in zip(steps, rows, strict=True)
+        if _is_number(row.get("greedy"))
+    ]
+    if greedy:
+        (line,) = axis.plot(*zip(*greedy, strict=True), "D", color=GREEN, label="held-out, greedy")
+        line.set(fillstyle="none", markersize=5, markeredgewidth=1.4, zorder=5)
+    for step, mean, row in zip(steps, means, rows, strict=True):
+        side = {"before": ("left", 8), "after": ("right", -8)}.get(str(row.get("name")))
+        if side is not None:
+            axis.annotate(
+                f"{100 * mean:.1f} %",
+                (step, mean),
+                xytext=(side[1], -14),
+                textcoords="offset points",
+                ha=side[0],
+                va="center",
+                color=ORANGE,
+                fontsize=9,
+            )
+
+
+def _reward(axis: Axes, train: list[Row]) -> None:
+    axis.set_title("Reward")
+    _line(axis, train, "reward/mean", BLUE, "mean of the batch")
+    axis.set_ylabel("mean per response")
+
+
+def _gate(axis: Axes, train: list[Row]) -> None:
+    axis.set_title("Gate weight of a token")
+    _line(axis, train, "gate/mean_pos", BLUE, "mean, advantage > 0")
+    _line(axis, train, "gate/mean_neg", ORANGE, "mean, advantage < 0")
+    if not axis.lines:
+        _line(axis, train, "gate/mean", BLUE, "mean")
+    _line(axis, train, "gate/p01", GREY, "1st percentile")
+    axis.set_ylabel("w = sech²(τ/2 · (r − 1))")
+    _legend(axis)
+
+
+def _distance(axis: Axes, train: list[Row]) -> None:
+    axis.set_title("Entropy and mismatch")
+    _line(axis, train, "entropy", BLUE, "entropy")
+    axis.set_ylabel("entropy (nats per token)", color=BLUE)
+    if _series(train, "mismatch/kl")[0].size:
+        other = axis.twinx()
+        other.grid(visible=False)
+        _line(other, train, "mismatch/kl", ORANGE, "KL")
+        other.set_ylabel("KL, learner to sampler (nats)", color=ORANGE)
+        other.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+
+
+def _line(axis: Axes, rows: list[Row], key: str, color: str, label: str) -> None:
+    """Draw the values faintly and their moving mean on top; nothing where there are none."""
+    steps_N, values_N = _series(rows, key)
+    if steps_N.size == 0:
+        return
+    width = max(1, steps_N.size // 20) * 2 + 1
+    if steps_N.size < 8:
+        axis.plot(steps_N, values_N, "o-", color=color, markersize=3, label=label)
+        return
+    axis.plot(steps_N, values_N, color=color, alpha=0.25, linewidth=1)
+    axis.plot(steps_N, _smooth(values_N, width), color=color, linewidth=2, label=label)
+
+
+def _series(rows: list[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+    array_N2 = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return array_N2[:, 0], array_N2[:, 1]
+
+
+def _smooth(values_N: np.ndarray, width: int) -> np.ndarray:
+    """Return the centred moving mean; at the ends over what there is."""
+    ones = np.ones(width)
+    weights_N = np.convolve(np.ones_like(values_N), ones, mode="same")
+    return np.convolve(values_N, ones, mode="same") / weights_N
+
+
+def _place(row: Row, last: int) -> int:
+    if _is_number(row.get("train_step")):
+        return int(row["train_step"] or 0)
+    return 0 if row.get("name") == "before" else last
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _or(value: Any, default: float) -> float:
+    return float(value) if _is_number(value) else default
+
+
+def _legend(axis: Axes, where: Literal["best", "lower right"] = "best") -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc=where)

@@ -1,0 +1,1 @@
+"""Around the training loop: set-up, prompt sampling, rollouts, trainer, checkpoints."""

@@ -1,0 +1,146 @@
+"""Checkpoints that are whole or absent: written under a temporary name, then renamed.
+
+    CHECKPOINTS/step_000020/            after 20 whole steps
+    CHECKPOINTS/step_000020+2/          after 20 steps and 2 mini-batches of the next
+        learner/...                     DeepSpeed: model and optimizer of all ranks
+        rank_0.pt                       cursor, seconds, RNG states, and (mid-batch) the rollouts
+
+`kill -9` at any moment leaves the last whole checkpoint: `latest` looks at final names only, and
+old ones are renamed before they are deleted.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sapo_vl.errors import DataError, EnvironmentProblem
+from sapo_vl.runs import files as disk
+from sapo_vl.system import distributed
+
+if TYPE_CHECKING:
+    from sapo_vl.learner.engine import Learner
+
+KEEP = "keep"
+"""A file of this name in a checkpoint's folder saves it from being deleted."""
+
+_NAME = re.compile(r"step_(\d{6,})(?:\+(\d+))?")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a phase stands; all that resuming needs besides the learner's own state."""
+
+    step: int = 0  # whole steps done
+    mini_batch: int = 0  # mini-batches done of the step after them
+    cursor: int = 0  # samples drawn so far, over all epochs
+    bad_steps: int = 0  # non-finite optimizer steps in a row
+    buffer: Any = None  # mid-batch: the step's rollouts (see rollouts.pack)
+    extra: dict[str, Any] = field(default_factory=dict)  # what the phase wants to keep besides
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's folder name."""
+        return f"step_{self.step:06d}" + (f"+{self.mini_batch}" if self.mini_batch else "")
+
+
+def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
+    """Write a checkpoint below `root` and keep the `keep` newest; every rank must call it.
+
+    Raises EnvironmentProblem when the disk is full; older checkpoints stay as they are.
+    """
+    final = root / progress.name
+    partial = root / f".{progress.name}.partial"
+    if distributed.rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    distributed.barrier()
+    own = partial / f"rank_{distributed.rank()}.pt"
+    try:
+        with disk.writing("a checkpoint", root):
+            learner.save(partial)
+            torch.save({"progress": progress, "rng": _rng_state()}, own)
+    except EnvironmentProblem:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    distributed.barrier()
+    if distributed.rank() == 0:
+        _discard(final)
+        partial.rename(final)
+        for old in _listed(root)[:-keep]:
+            if not (old / KEEP).exists():
+                _discard(old)
+        for torn in root.glob(".step_*"):  # of processes that were killed while writing or deleting
+            shutil.rmtree(torn, ignore_errors=True)
+    distributed.barrier()
+    return final
+
+
+def keep_last_before(root: Path, step: int) -> Path | None:
+    """Mark the newest checkpoint of fewer steps, so that it is not deleted; None: there is none."""
+    older = [path for path in _listed(root) if int(path.name.split("_")[1].split("+")[0]) < step]
+    if not older:
+        return None
+    (older[-1] / KEEP).touch()
+    return older[-1]
+
+
+def latest(root: Path) -> Path | None:
+    """Return the newest whole checkpoint below `root`, or None."""
+    found = _listed(root)
+    return found[-1] if found else None
+
+
+def load(path: Path, learner: Learner) -> Progress:
+    """Restore the learner and the RNG states and return the progress; every rank must call it.
+
+    Raises DataError when the checkpoint was written by another number of ranks.
+    """
+    own = path / f"rank_{distributed.rank()}.pt"
+    ranks = len(list(path.glob("rank_*.pt")))
+    if ranks != distributed.world_size():
+        raise DataError(
+            f"checkpoint {path} was written by {ranks} ranks and this run has "
+            f"{distributed.world_size()}: start with {ranks}"
+        )
+    learner.load(path)
+    state = torch.load(own, weights_only=False)
+    _set_rng_state(state["rng"])
+    return state["progress"]
+
+
+def _listed(root: Path) -> list[Path]:
+    matches = [(m, p) for p in root.glob("step_*") if (m := _NAME.fullmatch(p.name))]
+    return [p for m, p in sorted(matches, key=lambda x: (int(x[0][1]), int(x[0][2] or 0)))]
+
+
+def _discard(path: Path) -> None:
+    if path.exists():
+        dying = path.with_name(f".{path.name}.old")
+        shutil.rmtree(dying, ignore_errors=True)
+        path.rename(dying)
+        shutil.rmtree(dying)
+
+
+def _rng_state() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])

@@ -1,0 +1,175 @@
+"""What the learner's benchmark runs on: shapes of a batch, a small Qwen3-VL, made-up rows.
+
+The model has random weights, 6 text layers of width 256 (all of Qwen3-VL-2B's divided by eight) and
+a vision tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default, where a visual
+token costs the tower 3.8 times what it costs the text layers; at 128 (again an eighth) it costs
+the same, as in Qwen3-VL-2B itself (4B and 8B: less). The narrower, the less there is to share.
+Prompts hold one picture of noise and random text; responses are random ids whose lengths are spread
+evenly around their mean, from 2 * mean - longest to longest.
+
+Legend: G responses of a group, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.prompts import Prompt, mrope_positions
+from sapo_vl.schema import Sample
+
+if TYPE_CHECKING:
+    from transformers import Qwen3VLForConditionalGeneration
+
+SPECIAL_IDS = 32
+"""Ids below this one are the tokenizer's special tokens and stand in no random text."""
+
+REAL_VOCABULARY = 151_936
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One shape of a batch, and what was asked of it (times and memory of TRL over ours)."""
+
+    name: str
+    group: int  # G
+    image: int  # visual tokens of the picture, a square number
+    prompt: int  # tokens of the prompt, the picture's among them
+    mean: int  # tokens of a response, the mean
+    longest: int  # tokens of the longest response
+    vocabulary: int = 512
+    prompts: int = 2  # groups in the batch
+    least: float | None = None  # time ratio that must be reached
+    aim: float | None = None  # time ratio that is hoped for
+    least_memory: float | None = None  # peak memory ratio that must be reached
+
+    def lengths(self) -> list[int]:
+        """Return the G response lengths."""
+        shortest = 2 * self.mean - self.longest
+        return np.linspace(shortest, self.longest, self.group).round().astype(int).tolist()
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("g4", 4, 64, 107, 155, 247, least=2.2),
+        Case("g8", 8, 64, 104, 160, 259, least=2.8, aim=3.0),
+        Case("g16", 16, 64, 100, 155, 255, prompts=1, least=2.8),
+        Case("g4-256", 4, 256, 300, 155, 252, least=2.9),
+        Case("g8-256", 8, 256, 298, 153, 254, least=4.7, aim=5.0, least_memory=4.0),
+        Case("g16-256", 16, 256, 294, 155, 235, prompts=1, least=5.8, aim=6.5),
+        Case("g8-short", 8, 256, 300, 40, 72, prompts=1, least=6.2),
+        Case("g8-long", 8, 64, 102, 568, 769, prompts=1, least=1.9),
+        Case("g8-real", 8, 64, 102, 162, 230, REAL_VOCABULARY, 1, 5.2, 6.0, 7.0),
+        Case("g8-256-real", 8, 256, 294, 162, 230, REAL_VOCABULARY, 1),
+    )
+}
+"""The measured shapes by name. `least` is what a prototype of this learner reached."""
+
+
+def build_model(
+    folder: ModelFolder, vocabulary: int, vision_width: int
+) -> Qwen3VLForConditionalGeneration:
+    """Return the small model with random weights, in training mode; special ids as in `folder`."""
+    from transformers import Qwen3VLConfig
+    from transformers.models.auto import AutoModelForImageTextToText
+
+    known = folder.config
+    text = {
+        "vocab_size": vocabulary,
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5_000_000.0,
+            "mrope_section": [12, 10, 10],
+            "mrope_interleaved": True,
+        },
+        "eos_token_id": known.text_config.eos_token_id,
+        "pad_token_id": known.text_config.pad_token_id,
+        "tie_word_embeddings": True,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": vision_width,
+        "intermediate_size": 4 * vision_width,
+        "num_heads": 4,
+        "patch_size": folder.config.vision_config.patch_size,
+        "spatial_merge_size": folder.config.vision_config.spatial_merge_size,
+        "temporal_patch_size": folder.config.vision_config.temporal_patch_size,
+        "out_hidden_size": 256,
+        "num_position_embeddings": 32**2,
+        "deepstack_visual_indexes": [0, 1, 2],
+    }
+    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **{name: getattr(known, name) for name in ids},
+    )
+    torch.manual_seed(0)
+    model: Any = AutoModelForImageTextToText.from_config(
+        config, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    model.config.use_cache = False
+    return model.train()
+
+
+def no_bans(folder: ModelFolder) -> ModelFolder:
+    """Return the folder without banned ids: TRL adds no bias to logits, and losses must agree."""
+    return dataclasses.replace(folder, banned_ids=())
+
+
+def build_rows(case: Case, folder: ModelFolder, seed: int = 0) -> list[TrainRow]:
+    """Return the batch's rows, advantages of both signs, no old log-probs yet."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(case.prompts):
+        prompt = _prompt(case, folder, random, f"noise-{number}")
+        advantages = random.normal(size=case.group)
+        advantages = (advantages - advantages.mean()) / advantages.std()
+        for length, advantage in zip(case.lengths(), advantages, strict=True):
+            rows.append(TrainRow(prompt, _text(random, length), float(advantage)))
+    return rows
+
+
+def _text(random: np.random.Generator, length: int) -> list[int]:
+    return random.integers(SPECIAL_IDS, 400, length).tolist()
+
+
+def _prompt(case: Case, folder: ModelFolder, random: np.random.Generator, name: str) -> Prompt:
+    vision = folder.config.vision_config
+    merge = int(vision.spatial_merge_size)
+    side = int(case.image**0.5) * merge
+    width = 3 * vision.temporal_patch_size * vision.patch_size**2
+    pixels = torch.from_numpy(random.normal(size=(side * side, width)).astype(np.float32))
+    before = case.prompt - case.image - 2
+    picture = [folder.config.vision_start_token_id, folder.config.vision_end_token_id]
+    head, tail = _text(random, before // 2), _text(random, before - before // 2)
+    expanded = [
+        *head, picture[0], *[folder.image_token_id] * case.image, picture[1], *tail
+    ]  # fmt: skip
+    grid = [1, side, side]
+    positions, following = mrope_positions(expanded, folder.image_token_id, [grid], merge)
+    return Prompt(
+        sample=Sample(name, "noise", "none", "", (), ""),
+        token_ids=[],
+        expanded_ids=expanded,
+        images=[],
+        pixel_values=pixels,
+        grid_thw=torch.tensor([grid]),
+        position_ids=positions,
+        next_position=following,
+    )

@@ -1,0 +1,203 @@
+"""The policy update against TRL: `bash scripts/bench_learner.sh [--cases g8,g8-real] [--json OUT]`.
+
+Forward, SAPO loss and backward on identical batches, float32, one thread, one process a case; the
+contestants of variants.py take turns. Loss and gradient norm must agree, or it fails. Peak memory
+is measured in a fresh process per contestant, on its first step, above model and batch.
+
+Left out: the optimizer (the same for all) and GPUs (see docs/gpu.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import report
+from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rows, no_bans
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.system.machine import prepare_environment
+
+AGREE = 2e-5
+"""Largest relative difference of losses and of gradient norms: rounding of float32 sums."""
+
+OLD_NOISE = 0.3
+"""Standard deviation of log r: the gate then works on both sides of 1."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print the tables, write the JSON."""
+    arguments = _parse(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    prepare_environment()
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
+    import torch
+    import trl.trainer.grpo_trainer  # noqa: F401
+
+    # All that is measured is imported before the forks: a run measures one state of the code.
+    from bench import measure, needs, variants  # noqa: F401
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    folder = tiny_folder()
+    results: dict[str, Any] = {
+        "machine": report.machine(),
+        "gemm_gflops": measure.gemm_rate(),
+        "vision_width": arguments.vision_width,
+        "cases": {},
+    }
+    for name in arguments.cases:
+        case = CASES[name]
+        names = arguments.variants or _default_variants(case)
+        print(f"{name}: {', '.join(names)} ...", file=sys.stderr, flush=True)
+        batch = Batch(case, folder, arguments.vision_width)
+        batch.old = measure.in_fork(_old_logprobs, batch)
+        result = measure.in_fork(_times, batch, names, arguments.repeats)
+        if not arguments.no_memory:
+            for variant in names:
+                result["variants"][variant]["peak_mb"] = measure.in_fork(peak, batch, variant)
+        result["load"] = measure.load_average()
+        results["cases"][name] = result
+        print("\n".join(report.case_lines(case, result)), flush=True)
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print("\n" + report.learner_tables(results), flush=True)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    from bench.variants import VARIANTS
+
+    def names(known: Any) -> Any:
+        def parse(text: str) -> list[str]:
+            wrong = [name for name in text.split(",") if name not in known]
+            if wrong:
+                raise argparse.ArgumentTypeError(f"{wrong[0]} is none of {', '.join(known)}")
+            return text.split(",")
+
+        return parse
+
+    parser = argparse.ArgumentParser(prog="bench_learner.sh", description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=names(CASES), default=list(CASES), help=", ".join(CASES))
+    parser.add_argument("--variants", type=names(VARIANTS), help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--vision-width", type=int, default=256, help="of the tower: 256 or 128 (see cases.py)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each (default: 5)")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    return parser.parse_args(argv)
+
+
+def _default_variants(case: Case) -> list[str]:
+    heads = ["trl-compact", "trl-logits"] if case.vocabulary == REAL_VOCABULARY else []
+    return ["shared", "padded", "trl", *heads]
+
+
+def tiny_folder() -> Any:
+    """Return the tiny model's folder (tokenizer and processor), built in a temporary place."""
+    from sapo_vl.data import synthetic
+    from sapo_vl.model import assets as model
+    from sapo_vl.model import tiny
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "tiny"
+        tiny.build(path, corpus=synthetic.corpus(0, 400), seed=0)
+        return no_bans(model.open_folder(path))
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the measuring processes are given; each builds model and rows anew from it."""
+
+    case: Case
+    folder: Any
+    vision_width: int
+    old: list[Any] | None = None  # log-probs of each row
+
+    def build(self) -> tuple[Any, list[TrainRow]]:
+        """Return model and rows."""
+        rows = build_rows(self.case, self.folder)
+        for row, values in zip(rows, self.old or [None] * len(rows), strict=True):
+            row.old_logprobs = values
+        return build_model(self.folder, self.case.vocabulary, self.vision_width), rows
+
+
+def _old_logprobs(batch: Batch) -> list[Any]:
+    """Return old log-probs of each row: the model's own with noise, so that r is not 1."""
+    import numpy as np
+    import torch
+
+    from sapo_vl.learner.policy import Policy
+
+    model, rows = batch.build()
+    with torch.no_grad():
+        values = Policy(model, batch.folder, 1.0, "shared_prefix")(rows).out.logprobs_N.numpy()
+    noise = np.random.default_rng(1).normal(scale=OLD_NOISE, size=len(values))
+    ends = np.cumsum([len(row.token_ids) for row in rows])[:-1]
+    return np.split((values + noise).astype(np.float32), ends)
+
+
+def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
+    """Let the contestants take turns; return seconds, operations, tokens. Raises if they differ."""
+    from bench import measure, needs
+    from bench.variants import build
+
+    model, rows = batch.build()
+    contestants = {n: build(n, model, batch.folder, batch.case, rows) for n in names}
+    losses, norms, used = {}, {}, {}
+    for name, contestant in contestants.items():  # this warms up too
+        used[name], losses[name] = measure.flops(contestant.run)
+        norms[name] = contestant.grad_norm()
+        contestant.model.zero_grad(set_to_none=True)
+    _check(losses, "losses")
+    _check(norms, "gradient norms")
+    seconds: dict[str, list[measure.Seconds]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name, contestant in contestants.items():
+            seconds[name].append(measure.timed(contestant.run))
+            contestant.model.zero_grad(set_to_none=True)
+    packed, padded = needs.tokens(rows)
+    variants = {
+        name: {
+            "loss": losses[name],
+            "grad_norm": norms[name],
+            "flops": used[name],
+            "cpu": [s.cpu for s in seconds[name]],
+            "wall": [s.wall for s in seconds[name]],
+            "cpu_median": median(s.cpu for s in seconds[name]),
+        }
+        for name in names
+    }
+    return {
+        "variants": variants,
+        "tokens_packed": packed,
+        "tokens_padded": padded,
+        "flops_needed": needs.flops(model, rows),
+    }
+
+
+def peak(batch: Batch, name: str) -> float:
+    """Return the peak of one contestant's first step, in MB above model and batch."""
+    from bench import measure
+    from bench.variants import build
+
+    model, rows = batch.build()
+    return measure.peak_memory(build(name, model, batch.folder, batch.case, rows).run)
+
+
+def _check(values: dict[str, float], what: str) -> None:
+    """Raise RuntimeError when one differs from the first by more than AGREE, relatively."""
+    reference = next(iter(values.values()))
+    for name, value in values.items():
+        if not abs(value - reference) <= AGREE * abs(reference):
+            raise RuntimeError(f"{what} differ: {name} has {value!r}, not {reference!r}: {values}")
+
+
+if __name__ == "__main__":
+    main()

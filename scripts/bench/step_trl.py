@@ -1,0 +1,149 @@
+"""TRL's side of the comparison of whole steps: its GRPOTrainer with loss_type sapo.
+
+The largest batches it can take are given to it: one forward for each optimizer step. Phases are
+read by wrapping methods of the trainer; what is in none of them counts as the update.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import pace
+from sapo_vl.config import Config
+from sapo_vl.model import assets as model
+from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.schema import IMAGE_MARK, Sample
+from sapo_vl.training import setup as stages
+
+
+def main(options: dict[str, Any]) -> None:
+    """Train, each rollout batch at the parent's word."""
+    config = pace.configuration(options)
+    problems = pace.samples(options, Path(options["place"]) / "data-trl")
+    rubric = stages.rubric(config)
+    book = pace.Book()
+
+    def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:
+        texts = [completion[0]["content"] for completion in completions]
+        rubric.grade([(problems[n], t) for n, t in zip(number, texts, strict=True)])
+        return [pace.coin(text) for text in texts]
+
+    trainer = _trainer(config, options, problems, reward)
+    state: dict[str, Any] = {"updates": 0, "lengths": [], "step": 0}
+
+    def finish() -> None:
+        lengths = state["lengths"]
+        figures: dict[str, Any] = book.figures()
+        figures |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
+        pace.say(figures | {"updates": state["updates"]})
+
+    folder = model.open_folder(options["model"])
+    renderer = PromptRenderer(folder, config.data)
+    expected = [prompt.expanded_ids for prompt in renderer.render(problems[: options["prompts"]])]
+    _time(trainer, book, state, finish, expected)
+    pace.say({})
+    trainer.train()
+    finish()
+    rubric.close()
+
+
+def _trainer(config: Config, options: dict[str, Any], problems: list[Sample], reward: Any) -> Any:
+    from datasets import Dataset
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from trl import GRPOConfig, GRPOTrainer
+
+    responses = options["prompts"] * options["group"]
+    updates = options["mini_batches"]
+    arguments = GRPOConfig(
+        output_dir=str(Path(options["place"]) / "trl"),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=responses // updates,
+        gradient_accumulation_steps=1,
+        steps_per_generation=updates,
+        num_generations=options["group"],
+        max_completion_length=options["max_new_tokens"],
+        max_steps=updates * options["steps"],
+        learning_rate=config.learner.lr,
+        loss_type="sapo",
+        sapo_temperature_pos=config.sapo.tau_pos,
+        sapo_temperature_neg=config.sapo.tau_neg,
+        temperature=config.rollout.temperature,
+        beta=0.0,
+        shuffle_dataset=False,
+        save_strategy="no",
+        logging_steps=updates,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    return GRPOTrainer(
+        model=AutoModelForImageTextToText.from_pretrained(options["model"], dtype=torch.float32),
+        reward_funcs=[reward],
+        args=arguments,
+        train_dataset=Dataset.from_list(
+            [_record(i, s, config.data.instruction) for i, s in enumerate(problems)]
+        ),
+        processing_class=AutoProcessor.from_pretrained(options["model"], padding_side="left"),
+    )
+
+
+def _record(number: int, sample: Sample, instruction: str) -> dict[str, Any]:
+    from PIL import Image
+
+    text = sample.problem + instruction
+    assert text.startswith(IMAGE_MARK), "TRL puts the picture in front of the text"
+    return {
+        "prompt": [{"role": "user", "content": text.removeprefix(IMAGE_MARK)}],
+        "image": Image.open(io.BytesIO(sample.images[0])).convert("RGB"),
+        "number": number,
+    }
+
+
+def _time(
+    trainer: Any, book: pace.Book, state: dict[str, Any], finish: Any, expected: list[list[int]]
+) -> None:
+    """Book the trainer's phases, and make it wait for its turn before each rollout batch.
+
+    `expected` are our prompts' ids of the first step: TRL's must be the same.
+    """
+    roll_out = book.phase("prepare", trainer._generate_and_score_completions)
+    generate = book.phase("generate", trainer._generate_single_turn)
+    score = trainer._get_per_token_logps_and_entropies
+    old_logprobs = book.phase("old_logprobs", score)
+
+    def take_turn(*arguments: Any, **named: Any) -> Any:
+        if state["step"]:
+            finish()
+        pace.wait()
+        state.update(step=state["step"] + 1, updates=0, lengths=[])
+        book.start()
+        return roll_out(*arguments, **named)
+
+    def generate_and_count(*arguments: Any, **named: Any) -> Any:
+        if state["step"] == 1:
+            assert arguments[0][:: trainer.num_generations] == expected, "other prompts than ours"
+        found = generate(*arguments, **named)
+        state["lengths"] = [len(ids) for ids in found[0]]
+        return found
+
+    def score_and_count(*arguments: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return old_logprobs(*arguments, **named)
+        state["updates"] += 1
+        return score(*arguments, **named)
+
+    trainer._generate_and_score_completions = take_turn
+    trainer._generate_single_turn = generate_and_count
+    trainer._calculate_rewards = book.phase("verify", trainer._calculate_rewards)
+    trainer._get_per_token_logps_and_entropies = score_and_count
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,211 @@
+"""The contestants: each takes the same rows and does forward, SAPO loss and backward.
+
+- `shared`: this learner, a prompt and its picture once per group.
+- `padded`: its reference layout, each response with its own prompt and picture.
+- `trl`: TRL's GRPOTrainer as it is, `compute_loss` on a batch in its own format.
+- `trl-compact`: the same with its head on response positions alone, which TRL does on GPUs only.
+- `trl-logits`: the same with whole logits of the responses, as TRL did before its chunked head,
+  made of its own functions.
+
+Left out: the optimizer, which is the same for all.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cases import Case
+from sapo_vl.algorithm.sapo import Surrogate, sapo_loss
+from sapo_vl.learner import patch_embedding
+from sapo_vl.learner.logprobs import ResponseLogprobs
+from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.rows import TrainRow
+from sapo_vl.model.assets import ModelFolder
+
+TAU_POS, TAU_NEG = 1.0, 1.05
+
+Step = Callable[[], Tensor]
+"""Computes the loss and its gradients, and returns the loss."""
+
+
+class Variant:
+    """One contestant: its own copy of the model, and a step on the batch."""
+
+    def __init__(self, model: Any, step: Step) -> None:
+        self.model = model
+        self.step = step
+
+    def run(self) -> float:
+        """Take one step from empty gradients; return the loss."""
+        self.model.zero_grad(set_to_none=True)
+        return float(self.step().detach())
+
+    def grad_norm(self) -> float:
+        """Return the norm of the last step's gradients."""
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
+
+
+def build(name: str, model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+    """Return the contestant `name` of VARIANTS on a copy of `model`; rows hold old log-probs."""
+    return VARIANTS[name](copy.deepcopy(model), folder, case, rows)
+
+
+def _shared(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+    return _ours(model, folder, rows, "shared_prefix")
+
+
+def _padded(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+    return _ours(model, folder, rows, "padded")
+
+
+def _ours(model: Any, folder: ModelFolder, rows: list[TrainRow], packing: str) -> Variant:
+    patch_embedding.use_faster(model, torch.device("cpu"), None)
+    policy = Policy(model, folder, temperature=1.0, packing=packing)
+    lengths = torch.tensor([len(row.token_ids) for row in rows])
+    advantages = torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths)
+    weights = (1.0 / (lengths * len(rows))).repeat_interleave(lengths)
+    old = torch.cat([torch.from_numpy(row.old_logprobs) for row in rows])
+
+    def objective(out: ResponseLogprobs, own: slice) -> Surrogate:
+        constants = old[own], advantages[own], weights[own]
+        return sapo_loss(out.logprobs_N, *constants, tau_pos=TAU_POS, tau_neg=TAU_NEG)
+
+    def step() -> Tensor:
+        surrogate = policy(rows, objective).surrogate
+        assert surrogate is not None
+        surrogate.loss.backward()
+        return surrogate.loss
+
+    return Variant(model, step)
+
+
+def _trl(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+    trainer = _trainer(model, folder, case, len(rows))
+    batch = trl_batch(rows, folder)
+
+    def step() -> Tensor:
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        return loss
+
+    return Variant(model, step)
+
+
+def _trl_compact(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+    from trl.trainer import utils
+
+    plain = _trl(model, folder, case, rows)
+
+    def step() -> Tensor:
+        original, utils._use_triton = utils._use_triton, lambda device: True
+        try:
+            return plain.step()
+        finally:
+            utils._use_triton = original
+
+    return Variant(model, step)
+
+
+def _trl_logits(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+    from trl.trainer.utils import selective_log_softmax_and_entropy
+
+    trainer = _trainer(model, folder, case, len(rows))
+    batch = trl_batch(rows, folder)
+
+    def from_logits(
+        model: Any, input_ids: Tensor, attention_mask: Tensor, keep: int, **inputs: Any
+    ) -> tuple[Tensor, Tensor, None]:
+        passed = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+        logits = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            logits_to_keep=keep + 1,
+            use_cache=False,
+            **{name: inputs[name] for name in passed},
+        ).logits[:, :-1]
+        targets = input_ids[:, -keep:]
+        return (*selective_log_softmax_and_entropy(logits, targets, False), None)
+
+    trainer._get_per_token_logps_and_entropies = from_logits
+
+    def step() -> Tensor:
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        return loss
+
+    return Variant(model, step)
+
+
+VARIANTS = {
+    "shared": _shared,
+    "padded": _padded,
+    "trl": _trl,
+    "trl-compact": _trl_compact,
+    "trl-logits": _trl_logits,
+}
+"""Name -> builder from model, folder, case and rows."""
+
+
+def _trainer(model: Any, folder: ModelFolder, case: Case, rows: int) -> Any:
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    arguments = GRPOConfig(
+        output_dir=str(Path(tempfile.gettempdir()) / "sapo_vl-bench"),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=rows,
+        num_generations=case.group,
+        max_completion_length=case.longest,
+        loss_type="sapo",
+        sapo_temperature_pos=TAU_POS,
+        sapo_temperature_neg=TAU_NEG,
+        temperature=1.0,
+        beta=0.0,
+        save_strategy="no",
+        report_to=[],
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": "none"}] * rows),
+        processing_class=folder.processor,
+    )
+    trainer.current_gradient_accumulation_steps = 1  # its training loop sets it
+    trainer.model.train()
+    return trainer
+
+
+def trl_batch(rows: Sequence[TrainRow], folder: ModelFolder) -> dict[str, Any]:
+    """Return TRL's format: prompts padded left, completions right, pictures once per response."""
+    from trl.trainer.utils import pad
+
+    pad_id = folder.tokenizer.pad_token_id
+    prompts = [torch.tensor(row.prompt.expanded_ids) for row in rows]
+    answers = [torch.tensor(row.token_ids) for row in rows]
+    prompt_ids = pad(prompts, padding_value=pad_id, padding_side="left")
+    completion_ids = pad(answers, padding_value=pad_id, padding_side="right")
+    old = [torch.from_numpy(row.old_logprobs) for row in rows]
+    types = (prompt_ids == folder.image_token_id).int()
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": pad([torch.ones_like(p) for p in prompts], 0, "left"),
+        "completion_ids": completion_ids,
+        "completion_mask": pad([torch.ones_like(a) for a in answers], 0, "right"),
+        "advantages": torch.tensor([row.advantage for row in rows]),
+        "old_per_token_logps": pad(old, 0.0, "right"),
+        "pixel_values": torch.cat([row.prompt.pixel_values for row in rows]),  # type: ignore[misc]
+        "image_grid_thw": torch.cat([row.prompt.grid_thw for row in rows]),  # type: ignore[misc]
+        "num_images": [1] * len(rows),
+        "mm_token_type_ids": torch.cat([types, torch.zeros_like(completion_ids).int()], dim=1),
+    }

@@ -1,0 +1,354 @@
+"""The numbers of a step, by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from bench import telemetry_cost
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapo_vl.algorithm import telemetry
+from sapo_vl.schema import Completion, Reward, RolloutGroup
+
+
+def array(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+def train_row(advantage: float, *, image: bool = False):
+    return SimpleNamespace(
+        advantage=advantage, prompt=SimpleNamespace(images=(b"png",) if image else ())
+    )
+
+
+def report(**changes):
+    fields = {
+        "rows": [train_row(1.0, image=True), train_row(-0.5), train_row(0.25)],
+        "log_ratio": [array(0.0, math.log(2)), array(math.log(3), 0.0, 0.0), array(0.0)],
+        "gate_weight": [array(1.0, 0.786448), array(0.4, 1.0, 1.0), array(1.0)],
+        "coefficient": [array(1.0, 1.572896), array(1.2, 1.0, 1.0), array(1.0)],
+        "entropy": [array(1.0, 2.0), array(3.0, 4.0, 5.0), array(3.0)],
+        "clamped": 2.0,
+        "loss": -0.25,
+        "centred": 0.125,
+        "grad_norm": 0.5,
+    }
+    return SimpleNamespace(**(fields | changes))
+
+
+def test_minibatch_by_hand():
+    values = telemetry.minibatch(report(), 1.0, 1.05)
+    expected = {
+        "gate/mean": (1 + 0.786448 + 0.4 + 1 + 1 + 1) / 6,
+        "gate/mean_pos": (1 + 0.786448 + 1) / 3,
+        "gate/mean_neg": 2.4 / 3,
+        "gate/below_0.9_pos": 1 / 3,
+        "gate/below_0.5_pos": 0,
+        "gate/below_0.9_neg": 1 / 3,
+        "gate/below_0.5_neg": 1 / 3,
+        "gate/active": 2 / 6,
+        "gate/max_wr_pos": 2 * 0.786448,
+        "gate/max_wr_neg": 3 * 0.4,
+        # variances of (0, log 2) and (0) for the positive, of (log 3, 0, 0) for the negative
+        "ratio/var_pos": (math.log(2) ** 2 / 4 + 0) / 2,
+        "ratio/var_neg": 2 / 9 * math.log(3) ** 2,
+        "gate/bound_pos": math.log(2) ** 2 / 32,
+        "gate/bound_neg": 1.05**2 / 4 * 2 / 9 * math.log(3) ** 2,
+        "gate/mean_image": (1 + 0.786448) / 2,
+        "gate/mean_text": 3.4 / 4,
+        "ratio/kl_image": (1 - math.log(2)) / 2,
+        "ratio/kl_text": (2 - math.log(3)) / 4,
+        # ratios 1, 2, 3, 1, 1, 1: sum 9, squares 17
+        "ratio/ess": 81 / (6 * 17),
+        # r - 1 - log r over six tokens
+        "ratio/kl": (1 - math.log(2) + 2 - math.log(3)) / 6,
+        "ratio/clamped": 2,
+        "entropy": 3,
+        "loss": -0.25,
+        "surrogate": 0.125,
+        "grad_norm": 0.5,
+    }
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    # 1st percentile of (0.786448, 1, 1): between the two lowest at 0.02
+    assert values["gate/p01_pos"] == pytest.approx(0.786448 + 0.02 * 0.213552, abs=1e-6)
+    # of (0.4, 1, 1): a quarter is half way between the two lowest
+    assert values["gate/p25_neg"] == pytest.approx(0.7, abs=1e-6)
+    assert values["gate/p50_neg"] == values["gate/p75_neg"] == 1
+
+
+def test_gap_and_bound_by_hand():
+    """One response, ratios 1 and 2, tau 1: log s = log(2)/2, sech^2(log(2)/4) = 0.9705628."""
+    values = telemetry.minibatch(
+        report(
+            rows=[train_row(1.0)],
+            log_ratio=[array(0.0, math.log(2))],
+            gate_weight=[array(1.0, 0.786448)],
+            coefficient=[array(1.0, 1.572896)],
+            entropy=[array(1.0, 1.0)],
+        ),
+        1.0,
+        1.05,
+    )
+    assert values["gate/gap_pos"] == pytest.approx(0.9705628 - 0.893224, abs=1e-6)
+    assert values["gate/bound_pos"] == pytest.approx(0.1201133 / 4, abs=1e-6)  # 0.0300283
+    assert values["gate/bound_broken_pos"] == 1  # r = 2 is no small step
+
+
+def test_a_bound_broken_by_a_little():
+    """log r = +-0.1, tau 1: w = 0.9972399 and 0.9977394, at their mean 1; the variance is 0.01."""
+    log_ratio = array(0.1, -0.1)
+    weight = telemetry.sech_squared(np.expm1(log_ratio.astype(np.float64)) / 2)
+    assert weight == pytest.approx([0.9972399, 0.9977394], abs=1e-6)
+    values = telemetry.minibatch(
+        report(
+            rows=[train_row(1.0)],
+            log_ratio=[log_ratio],
+            gate_weight=[weight],
+            coefficient=[weight],
+            entropy=[array(1.0, 1.0)],
+        ),
+        1.0,
+        1.05,
+    )
+    assert values["gate/gap_pos"] == pytest.approx(0.0025104, abs=1e-6)
+    assert values["gate/bound_pos"] == pytest.approx(0.0025, abs=1e-6)
+    assert values["gate/bound_broken_pos"] == 1  # by 1e-5: r - 1 is not quite log r
+
+
+def test_an_objective_without_temperatures_has_no_theory():
+    values = telemetry.minibatch(report(), None, None)
+    assert not [name for name in values if "gap" in name or "bound" in name]
+    assert values["gate/mean_pos"] == telemetry.minibatch(report(), 1.0, 1.05)["gate/mean_pos"]
+
+
+def test_sech_squared_far_out():
+    assert telemetry.sech_squared(np.array([0.0, 1.0, -1.0, 1e4])) == pytest.approx(
+        [1, 0.41997434, 0.41997434, 0], abs=1e-8
+    )
+
+
+def test_a_ratio_beyond_the_limit_is_clipped():
+    """exp(1000) has no number; one token at e^20 outweighs three at 1."""
+    values = telemetry.minibatch(
+        report(
+            rows=[train_row(1.0)],
+            log_ratio=[array(1000.0, 0.0, 0.0, 0.0)],
+            gate_weight=[array(0.0, 1.0, 1.0, 1.0)],
+            coefficient=[array(0.0, 1.0, 1.0, 1.0)],
+            entropy=[array(1.0, 1.0, 1.0, 1.0)],
+        ),
+        1.0,
+        1.05,
+    )
+    assert values["ratio/ess"] == pytest.approx(0.25)
+    assert values["ratio/kl"] == pytest.approx((math.exp(20) - 21) / 4)
+
+
+def test_minibatch_of_one_sign_has_no_other():
+    one = report(
+        rows=[train_row(1.0)],
+        log_ratio=[array(0.0)],
+        gate_weight=[array(1.0)],
+        coefficient=[array(1.0)],
+        entropy=[array(1.0)],
+    )
+    values = telemetry.minibatch(one, 1.0, 1.05)
+    assert values["gate/mean_pos"] == 1
+    assert not [name for name in values if name.endswith("_neg")]
+
+
+def test_minibatch_without_rows():
+    assert telemetry.minibatch(report(rows=[]), 1.0, 1.05) == {"loss": 0.0}
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30))
+def test_the_theorem_behind_the_bound(log_ratios):
+    """With the gate at log r in place of r - 1 (A1) no response breaks A2's bound."""
+    z = np.array(log_ratios, dtype=np.float64)
+    weight = telemetry.sech_squared(1.05 / 2 * z)
+    values = telemetry.minibatch(
+        report(
+            rows=[train_row(-1.0)],
+            log_ratio=[z],
+            gate_weight=[weight],
+            coefficient=[weight],
+            entropy=[z],
+        ),
+        1.0,
+        1.05,
+    )
+    assert values["gate/bound_broken_neg"] == 0
+    assert values["gate/gap_neg"] <= values["gate/bound_neg"] + 1e-9
+
+
+def test_mini_batches_side_by_side():
+    statistics = [{"a": 1.0, "b": 2.0}, {"loss": 0.0}, {"a": 3.0, "b": math.nan}]
+    assert telemetry.by_mini_batch(statistics) == {
+        "a": [1.0, None, 3.0],
+        "b": [2.0, None, None],
+        "loss": [None, 0.0, None],
+    }
+    json.dumps(telemetry.by_mini_batch(statistics), allow_nan=False)
+    means = telemetry.averaged(statistics)
+    assert (means["a"], means["loss"]) == (2.0, 0.0)
+    assert math.isnan(means["b"])
+    assert telemetry.averaged([]) == telemetry.by_mini_batch([]) == {}
+
+
+def test_the_cost_is_measured_on_what_the_loss_gives():
+    """A made-up step has every field that a real one has."""
+    values = telemetry.minibatch(telemetry_cost.report(8, 14), 1.0, 1.05)
+    assert 0.99 < values["gate/mean"] <= 1
+    assert telemetry.group_sums(telemetry_cost.groups(16, 14), 28)["responses"] == 16
+
+
+def group(mu, old, images=(), rewards=(1, 0), valid=(True, True), advantages=(1, -1)):
+    return RolloutGroup(
+        SimpleNamespace(images=images),
+        [Completion([1] * len(m), array(*m), "length", "") for m in mu],
+        [Reward(float(r), r > 0, v) for r, v in zip(rewards, valid, strict=True)],
+        array(*advantages),
+        None if old is None else [array(*o) for o in old],
+    )
+
+
+def test_mismatch_by_hand_and_by_kind():
+    groups = [
+        group([[-1.0, -1.0], [-2.0]], [[-1.5, -1.0], [-1.75]]),  # +0.5, 0, -0.25
+        group([[-1.0], [-1.0]], [[-1.1], [-1.0]], images=("x",)),  # +0.1, 0
+        group([[-9.0], [-9.0]], None),  # not trained on: left out
+    ]
+    values = telemetry.mismatch(groups)
+
+    def kl(*differences):
+        return np.mean([math.exp(-d) - 1 + d for d in differences])
+
+    expected = {
+        "mismatch/mean_abs": 0.85 / 5,
+        "mismatch/max_abs": 0.5,
+        "mismatch/kl": kl(0.5, 0, -0.25, 0.1, 0),
+        "mismatch/mean_abs_text": 0.25,
+        "mismatch/max_abs_text": 0.5,
+        "mismatch/kl_text": kl(0.5, 0, -0.25),
+        "mismatch/mean_abs_image": 0.05,
+        "mismatch/max_abs_image": 0.1,
+        "mismatch/kl_image": kl(0.1, 0),
+    }
+    assert values == pytest.approx(expected, abs=1e-6)
+
+
+def test_mismatch_of_nothing():
+    assert telemetry.mismatch([group([[-1.0], [-1.0]], None)]) == {}
+
+
+def test_group_rates_by_hand():
+    groups = [
+        group([[-1] * 4, [-1] * 2], None, rewards=(1, 0)),
+        group([[-1] * 2, [-1] * 2], None, rewards=(1, 1), advantages=(0, 0)),
+        group([[-1] * 3, [-1] * 1], None, rewards=(0, 0), advantages=(0, 0)),
+        group([[-1] * 1, [-1] * 1], None, rewards=(0, 1), valid=(True, False), advantages=(0, 0)),
+    ]
+    groups[3].completions[0].finish_reason = "stop"
+    sums = telemetry.group_sums(groups, 4)
+    rates = telemetry.group_rates(sums)
+    expected = {
+        "reward/mean": 3 / 7,  # the response without verdict counts in neither
+        "accuracy": 3 / 7,
+        "response/length": 16 / 8,
+        "response/length_right": (4 + 2 + 2) / 3,
+        "response/length_wrong": (2 + 3 + 1 + 1) / 4,
+        "response/length_max": 4,
+        "response/length_p95": 4,  # 7 of 8 have at most 3
+        "response/repetition": (1 - 1 / 1) / 8,  # the longest has one 4-gram
+        "response/cut": 7 / 8,
+        "response/no_verdict": 1 / 8,
+        "groups/zero_std": 3 / 4,
+        "groups/all_right": 1 / 4,
+        "groups/all_wrong": 2 / 4,
+    }
+    assert {name: rates[name] for name in expected} == pytest.approx(expected)
+
+
+def test_sums_add_up_over_ranks():
+    groups = [group([[-1], [-1, -1]], None), group([[-1], [-1]], None, rewards=(1, 1))]
+    whole = telemetry.group_sums(groups, 4)
+    parts = [telemetry.group_sums([own], 4) for own in groups]
+    for name in whole:
+        assert whole[name] == sum(part[name] for part in parts), name
+
+
+def test_the_gate_that_never_acted_is_explained():
+    still = [{"gate/active": 0.0}, {"gate/active": 0.0}]
+    assert "REINFORCE" in telemetry.explain_gate(still, 1)
+    assert "learning rate" in telemetry.explain_gate(still, 4)
+    assert telemetry.explain_gate([*still, {"gate/active": 0.01}], 4) is None
+    assert telemetry.explain_gate([], 1) is None
+    assert telemetry.explain_gate(still, 4, "grpo") is None
+    assert telemetry.explain_gate([{"gate/active": None}], 1) is not None
+    moved = [{"gate/active": 0.0, "ratio/kl": 2e-8}]
+    assert "KL at most 2.0e-08" in telemetry.explain_gate(moved, 4)
+
+
+def rates_of(lengths, max_new_tokens):
+    made = [
+        group([[-1.0] * n for n in pair], None) for pair in zip(*[iter(lengths)] * 2, strict=True)
+    ]
+    return telemetry.group_rates(telemetry.group_sums(made, max_new_tokens))
+
+
+@given(
+    st.integers(1, 100).flatmap(
+        lambda limit: st.tuples(st.just(limit), st.lists(st.integers(1, limit), min_size=2))
+    )
+)
+def test_lengths_are_exact_up_to_a_hundred(drawn):
+    limit, lengths = drawn
+    lengths = lengths[: len(lengths) // 2 * 2]
+    values = rates_of(lengths, limit)
+    assert values["response/length_max"] == max(lengths)
+    rank = math.ceil(0.95 * len(lengths) - 1e-9)  # so many are at most so long
+    assert values["response/length_p95"] == sorted(lengths)[rank - 1]
+
+
+def test_long_lengths_are_the_upper_end_of_their_bin():
+    values = rates_of([10, 1024] * 20, 2048)  # bins of 20.48 tokens; 1024 ends the fiftieth
+    assert values["response/length_max"] == 1024
+    assert rates_of([10, 1025], 2048)["response/length_max"] == 1044  # 51 * 20.48 = 1044.48
+    assert rates_of([10, 2048], 2048)["response/length_max"] == 2048
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "expected"),
+    [
+        ([], 0),
+        ([1, 1, 1, 1], 0),  # a single 4-gram
+        ([1, 1, 1, 1, 1], 1 / 2),
+        ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),  # 1234 2341 3412 4123 1234
+        ([1, 2, 3, 4, 5, 6], 0),
+    ],
+)
+def test_repetition_by_hand(token_ids, expected):
+    assert telemetry.repetition(token_ids) == pytest.approx(expected)
+
+
+def test_rates_of_nothing_leave_out_what_has_no_mean():
+    nothing = telemetry.group_rates(telemetry.group_sums([], 4))
+    assert "reward/mean" not in nothing
+    assert "response/length_max" not in nothing
+    unjudged = [group([[-1], [-1]], None, valid=(False, False))]
+    values = telemetry.group_rates(telemetry.group_sums(unjudged, 4))
+    assert values["response/no_verdict"] == 1
+    assert not {"reward/mean", "accuracy", "response/length_right"} & set(values)
+
+
+def test_the_cost_of_dynamic_sampling():
+    sums = telemetry.group_sums([group([[-1], [-1]], None)] * 4, 4)
+    assert "refill/drawn" not in telemetry.group_rates(sums)
+    values = telemetry.group_rates(sums | {"refill_drawn": 6.0, "refill_kept": 2.0})
+    assert (values["refill/drawn"], values["refill/kept"]) == (1.5, 0.5)

@@ -1,0 +1,85 @@
+"""An endpoint's extractions and verdicts: only what is left is asked; a dead one is named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("openai")
+from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.evaluation import score
+from sapo_vl.evaluation.benchmarks.base import read_row
+from sapo_vl.evaluation.benchmarks.llm import Endpoint
+
+
+@pytest.fixture
+def server():
+    """Yield (url, prompts received); every reply names option B or, for a judge, says the same."""
+    prompts: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompts.append(body["messages"][0]["content"])
+            said = "VERDICT: SAME" if "VERDICT" in prompts[-1] else "Extracted answer: (B)"
+            message = {"role": "assistant", "content": said}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+            raw = json.dumps(reply | {"choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", prompts
+    http.shutdown()
+    http.server_close()
+
+
+def row(response: str):
+    return read_row(
+        {"model": "x", "problem_id": "1", "gold": "blue", "choices": ["red", "blue"],
+         "question_type": "multi_choice", "response": response}, "x",
+    )  # fmt: skip
+
+
+def test_only_what_the_rules_leave_is_asked(server):
+    url, prompts = server
+    rows = [row("blue"), row("I cannot see it, maybe the second."), row("")]
+    benchmark = score.named("mathvista")
+    found = score.score(benchmark, rows, endpoint=Endpoint(url, "m"))
+    assert len(prompts) == 1
+    assert "maybe the second" in prompts[0]
+    assert [item.correct for item in found][:2] == [True, True]
+    assert found[1].extraction.note == "extracted by m"
+    assert score.extractor(benchmark, Endpoint(url, "m")) == "LLM m"
+    assert score.extractor(benchmark, None) == "rules in place of the LLM"
+
+
+def test_mathverse_is_judged_by_the_llm_and_the_rules_stand_beside_it(server):
+    url, prompts = server
+    record = {"model": "x", "problem_id": "1", "gold": "A", "question_type": "multi-choice",
+              "question": "Which? A:1 B:2", "response": "the second"}  # fmt: skip
+    benchmark, endpoint = score.named("mathverse"), Endpoint(url, "m")
+    found = score.score(benchmark, [read_row(record, "x")] * 2, endpoint=endpoint)
+    none = score.score(benchmark, [read_row(record | {"gold": None}, "x")], endpoint=endpoint)
+    assert [item.correct for item in [*found, *none]] == [True, True, None]
+    assert found[0].judgement.rules == {"quick_match": False, "by_rule": False}
+    assert found[0].judgement.reason == "judged the same as A"
+    assert sum("VERDICT" in prompt for prompt in prompts) == 1  # equal questions are asked once
+    assert score.extractor(benchmark, endpoint) == "LLM m, and the verdict too"
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error():
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", seconds=1, retries=0)
+    with pytest.raises(EnvironmentProblem, match="v1, model m: "):
+        score.score(score.named("mathvista"), [row("who knows")], endpoint=endpoint)

@@ -1,0 +1,192 @@
+"""The benchmark's arithmetic: what a batch needs, what was measured, and who agrees with whom."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from bench import learner, measure, needs, pace, report, whole_step
+from bench.cases import CASES, Case, build_model, build_rows, no_bans
+
+SMALL = Case("small", group=3, image=4, prompt=12, mean=6, longest=9, vocabulary=512, prompts=2)
+
+
+@pytest.fixture(scope="module")
+def batch(folder):
+    """Return model and rows of a small case."""
+    folder = no_bans(folder)
+    return build_model(folder, SMALL.vocabulary, 128), build_rows(SMALL, folder)
+
+
+def test_lengths_are_spread_evenly_around_the_mean():
+    assert SMALL.lengths() == [3, 6, 9]
+    for case in CASES.values():
+        assert np.mean(case.lengths()) == pytest.approx(case.mean, abs=0.5)
+        assert max(case.lengths()) == case.longest
+
+
+def test_prompts_hold_one_picture_and_the_wanted_tokens(batch, folder):
+    _, rows = batch
+    assert len(rows) == 6
+    for row in rows:
+        ids = row.prompt.expanded_ids
+        assert len(ids) == 12
+        assert ids.count(folder.image_token_id) == 4
+        assert row.prompt.grid_thw.tolist() == [[1, 4, 4]]
+        assert row.prompt.position_ids.shape == (3, 12)
+        assert row.prompt.next_position == 10  # 8 tokens of text, and the picture's side of 2
+
+
+def test_tokens_packed_and_padded(batch):
+    _, rows = batch
+    assert needs.tokens(rows) == (2 * (12 + 18), 6 * (12 + 9))
+
+
+def test_needed_operations_by_hand(batch):
+    model, rows = batch
+    text = 6 * (256 * (256 + 128 + 128) + 256 * 256 + 3 * 256 * 768)  # multiply-adds of a token
+    pairs = 2 * (12 * 13 / 2 + sum(12 * n + n * (n + 1) / 2 for n in (2, 5, 8)))
+    attended = 6 * 4 * 64 * 2 * pairs
+    head = 512 * 256 * 2 * 18
+    blocks = 4 * (128 * 384 + 128 * 128 + 2 * 128 * 512)
+    mergers = 4 * (512 * 512 + 512 * 256)
+    embed = 16 * (3 * 2 * 8 * 8 * 128)
+    picture = embed + 16 * blocks + 4 * mergers + 2 * 4 * 128 * 16**2
+    expected = 2 * (3 * (54 * text + attended + head + 2 * picture) - 2 * embed)
+    assert needs.flops(model, rows) == expected
+
+
+def test_a_counted_product_and_attention():
+    a, b = torch.rand(3, 5), torch.rand(5, 7)
+    assert measure.flops(lambda: a @ b)[0] == 2 * 3 * 5 * 7
+    q, k = torch.rand(1, 2, 4, 8), torch.rand(1, 1, 6, 8)
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    assert measure.flops(lambda: attend(q, k, k))[0] == 2 * 2 * (4 * 8 * 6) * 2
+    assert measure.flops(lambda: torch.rand(3, 7).addmm_(a, b))[0] == 2 * 3 * 5 * 7
+
+
+def test_both_layouts_agree_and_sharing_saves_operations(batch, folder):
+    from bench.variants import build
+
+    model, rows = batch
+    random = np.random.default_rng(0)
+    for row in rows:
+        row.old_logprobs = random.normal(-6, 0.5, len(row.token_ids)).astype(np.float32)
+    contestants = [build(n, model, no_bans(folder), SMALL, rows) for n in ("shared", "padded")]
+    (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in contestants)
+    norms = [c.grad_norm() for c in contestants]
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert needs.flops(model, rows) <= shared < padded
+
+
+def test_disagreement_is_loud():
+    learner._check({"shared": 1.0, "trl": 1.00001}, "losses")
+    with pytest.raises(RuntimeError, match=r"losses differ: trl has 1\.001"):
+        learner._check({"shared": 1.0, "trl": 1.001}, "losses")
+    with pytest.raises(RuntimeError, match="losses differ"):
+        learner._check({"shared": 1.0, "trl": float("nan")}, "losses")
+
+
+def test_a_fork_returns_its_result_and_its_failure(capfd):
+    assert measure.in_fork(lambda a, b: a + b, 1, 2) == 3
+
+    def fails() -> None:
+        raise ValueError("not this")
+
+    with pytest.raises(RuntimeError, match="fails failed"):
+        measure.in_fork(fails)
+    assert "not this" in capfd.readouterr().err
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    def work() -> None:
+        np.ones(100_000_000, dtype=np.uint8).sum()
+
+    assert measure.in_fork(measure.peak_memory, work) == pytest.approx(100, abs=15)
+
+
+def test_timed_knows_sleep_from_work():
+    seconds = measure.timed(lambda: time.sleep(0.05))
+    assert seconds.wall >= 0.05
+    assert seconds.cpu < 0.04
+
+
+def test_inner_phases_are_taken_out_of_outer_ones(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0] / 2)
+    monkeypatch.setattr(pace, "time", clock)
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    book = pace.Book()
+    inner = book.phase("generate", lambda: passes(40))
+    outer = book.phase("prepare", lambda: (passes(20), inner(), passes(1)))
+    passes(1000)
+    book.start()
+    passes(30)
+    outer()
+    passes(3)
+    assert book.figures() == {
+        "wall": {"update": 33.0, "prepare": 21.0, "generate": 40.0},
+        "cpu": {"update": 16.5, "prepare": 10.5, "generate": 20.0},
+    }
+    book.start()
+    assert book.figures()["wall"] == {"update": 0.0}
+
+
+def test_the_coin_is_fair_and_fixed():
+    flips = [pace.coin(str(i)) for i in range(1000)]
+    assert flips == [pace.coin(str(i)) for i in range(1000)]
+    assert 450 < sum(flips) < 550
+
+
+def test_ratios_are_medians_of_rounds():
+    variants = {
+        "shared": {"cpu": [1.0, 2.0, 1.0], "wall": [1.0, 1.0, 1.0]},
+        "trl": {"cpu": [3.0, 8.0, 2.0], "wall": [5.0, 6.0, 7.0]},
+    }
+    assert report.ratio({"variants": variants}, "trl", "cpu") == 3.0
+    assert report.ratio({"variants": variants}, "trl", "wall") == 6.0
+
+
+def test_the_table_of_a_case():
+    def measured(cpu: float, flops: float, peak: float) -> dict:
+        return {"cpu": [cpu], "wall": [cpu], "cpu_median": cpu, "flops": flops, "peak_mb": peak}
+
+    case = {
+        "variants": {"shared": measured(2.0, 110e9, 500.0), "trl": measured(6.0, 300e9, 2000.0)},
+        "tokens_packed": 100,
+        "tokens_padded": 210,
+        "flops_needed": 100e9,
+    }
+    text = report.learner_tables({"gemm_gflops": 100.0, "cases": {"g8": case}})
+    assert "| g8 | trl | 2.10 | 3.00 | 3.00 | >= 2.8 | 2000 / 500 MB = 4.0 |" in text
+    assert "| g8 | 2.000 | 100 | 1.10 | 3.00 | 55 | 50 % |" in text
+
+
+def test_the_table_of_whole_steps_leaves_out_the_first():
+    def step(update: float, generate: float) -> dict:
+        seconds = {"update": update, "generate": generate}
+        return {"wall": seconds, "cpu": seconds, "tokens": 100, "mean_length": 5.0, "updates": 4}
+
+    text = whole_step.table(
+        {"ours": [step(9, 9), step(1, 1), step(1, 1)], "trl": [step(9, 9), step(4, 2), step(4, 2)]}
+    )
+    assert "| update | 1.00 | 4.00 | 4.00 | 1.00 | 4.00 |" in text
+    assert "| whole step | 2.00 | 6.00 | 3.00 | 2.00 | 6.00 |" in text
+    assert "| generated tokens/s | 100 | 50 | 2.00 |  |  |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--cases", "g9"], "g9 is none of g4, g8"), (["--variants", "shared,x"], "x is none of")],
+)
+def test_unknown_names_are_said(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        learner.main(arguments)
+    assert message in capsys.readouterr().err
