@@ -1,0 +1,1 @@
+"""Samplers of responses: the protocol (base), vLLM, and transformers' generate as the reference."""
