@@ -17,7 +17,18 @@ FOLDERS = ("sapo_vl", "data", "rewards", "scripts", "tests")
 MOST_LINES = 450
 
 LAYERS = [
-    *("errors", "schema", "config", "system", "runs", "data", "rewards", "algorithm", "model"),
+    *(
+        "errors",
+        "plugins",
+        "schema",
+        "config",
+        "system",
+        "runs",
+        "data",
+        "rewards",
+        "algorithm",
+        "model",
+    ),
     *("learner", "generator", "evaluation", "training", "sft", "train", "lab", "cli"),
 ]
 """Rooms and single files, lowest first. A file imports its own layer and lower ones only."""
@@ -121,8 +132,8 @@ def test_imports_go_down_only():
 @pytest.mark.parametrize(
     ("room", "below"),
     [
-        ("data", {"schema", "errors"}),
-        ("rewards", {"schema", "errors", "config"}),
+        ("data", {"schema", "errors", "plugins"}),
+        ("rewards", {"schema", "errors", "plugins", "config"}),
     ],
 )
 def test_the_light_and_the_pure_rooms_know_little(room, below):
