@@ -22,8 +22,7 @@ from sapo_vl.errors import DataError
 from sapo_vl.learner.engine import Learner, RowTensors, StepReport
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model import assets as models
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelFolder, open_folder
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -47,7 +46,7 @@ def warm_up(run: Run, folder: ModelFolder, metrics: MetricsWriter | None) -> Mod
         samples = _solved(run, renderer)
         with run.phase("warmup"):
             _train(run, folder, renderer, samples, metrics)
-    return models.open_folder(final)
+    return open_folder(final)
 
 
 def _solved(run: Run, renderer: PromptRenderer) -> Sequence[Sample]:

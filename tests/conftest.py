@@ -47,9 +47,9 @@ def _tiny(out: Path, experts: int) -> Path:
 @pytest.fixture(scope="session")
 def folder(tiny_folder: Path):
     """Return the tiny model's opened folder: config and processor."""
-    from sapo_vl.model import assets as model
+    from sapo_vl.model.assets import open_folder
 
-    return model.open_folder(tiny_folder)
+    return open_folder(tiny_folder)
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,7 @@ from sapo_vl.evaluation.presets import choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.generator import base as generator
 from sapo_vl.generator.base import Generator, Sampling
-from sapo_vl.model import assets as model
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelFolder, open_folder
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs.progress import table
 from sapo_vl.system import distributed
@@ -67,7 +66,7 @@ def main(config: Config, request: Request) -> None:
     """Evaluate, write OUT, print the table and one JSON line."""
     out = _checked(request)
     sets = {b.name: load(b, request.source, request.limit) for b in request.benchmarks}
-    folder = model.open_folder(config.model.path)
+    folder = open_folder(config.model.path)
     config = fitted(config, folder, sets)
     template = str(folder.processor.chat_template or "")
     kind, sampling = choose(

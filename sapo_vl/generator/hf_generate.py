@@ -13,7 +13,7 @@ import torch
 
 from sapo_vl.generator.base import Sampling
 from sapo_vl.learner.logprobs import BAN_BIAS
-from sapo_vl.model import assets as models
+from sapo_vl.model.weights import load_weights, to_checkpoint_layout
 from sapo_vl.schema import Completion
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class TransformersGenerator:
         """Load the model's weights; they stay on the GPU if there is one."""
         self._folder = folder
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model: Any = models.load(folder, config.model.dtype).to(self._device).eval()
+        self._model: Any = load_weights(folder, config.model.dtype).to(self._device).eval()
 
     @torch.no_grad()
     def generate(
@@ -92,7 +92,7 @@ class TransformersGenerator:
         """See Generator."""
         own = dict(self._model.named_parameters())
         for name, value in weights:
-            own[name].copy_(models.published(name, value))  # which is its own inverse
+            own[name].copy_(to_checkpoint_layout(name, value))  # which is its own inverse
         self._model.model.rope_deltas = None
 
     def sleep(self) -> None:

@@ -28,8 +28,8 @@ from sapo_vl.learner import rows as packing
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy, TokenObjective
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model import assets as models
 from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.weights import freeze, frozen_hash, load_weights, to_checkpoint_layout
 from sapo_vl.runs import files as disk
 from sapo_vl.system import distributed
 
@@ -99,14 +99,14 @@ class Learner:
 
             # Kept alive while the weights load: from_pretrained then shards as it reads.
             sharding = HfDeepSpeedConfig(settings)
-            model = models.load(folder, config.model.dtype)
+            model = load_weights(folder, config.model.dtype)
             del sharding
         else:
-            model = models.load(folder, config.model.dtype)
+            model = load_weights(folder, config.model.dtype)
         distributed.say(
             patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
         )
-        models.freeze(model, config.model.freeze)
+        freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.folder = folder
@@ -118,7 +118,7 @@ class Learner:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._policy, optimizer=optimizer, model_parameters=trained, config=settings
         )
-        self._frozen = models.frozen_hash(model) if config.learner.zero_stage < 3 else ""
+        self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
 
     @property
     def model(self) -> Any:
@@ -179,7 +179,7 @@ class Learner:
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
                 for name, parameter in group:
-                    yield name, models.published(name, parameter.detach())
+                    yield name, to_checkpoint_layout(name, parameter.detach())
 
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder: weights, config, generation config, processor.
@@ -192,7 +192,7 @@ class Learner:
             if distributed.rank() == 0:
                 state[name] = tensor.cpu().clone()
         if self._frozen:
-            assert models.frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
+            assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
             # As it is: transformers would turn the experts back into its own layout.
             with disk.writing("the model", out.parent):

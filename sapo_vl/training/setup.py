@@ -16,8 +16,7 @@ from sapo_vl.config import Config
 from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError
-from sapo_vl.model import assets as model
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelFolder, open_folder
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import JudgeConfig
@@ -40,7 +39,7 @@ def policy_folder(run: Run) -> ModelFolder:
             tiny.build(path, corpus=synthetic.corpus(seed, TOKENIZER_TEXTS), seed=seed)
             distributed.say(f"built a tiny Qwen3-VL in {path}")
         distributed.barrier()
-    return model.open_folder(path)
+    return open_folder(path)
 
 
 def starting_model(config: Config) -> Path:

@@ -23,8 +23,9 @@ from sapo_vl.evaluation.heldout import Accuracy, evaluate
 from sapo_vl.generator import base as generators
 from sapo_vl.generator.base import NO_VLLM, Generator
 from sapo_vl.learner.engine import Learner, StepReport
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_folder
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.weights import trainable_rows
 from sapo_vl.runs import metrics, plots
 from sapo_vl.runs.folder import Run, read_json, write_json
 from sapo_vl.runs.metrics import MetricsWriter
@@ -71,7 +72,7 @@ def preflight(config: Config) -> None:
     if config.sft.steps > 0 and config.sft.data is not None:
         store.load(config.sft.data, config.data.train_split)
     if config.model.path != "tiny":
-        model.open_folder(config.model.path)
+        open_folder(config.model.path)
     chosen_sets(config)
 
 
@@ -174,7 +175,7 @@ def check_finite(run: Run, step_report: StepReport, bad_steps: int) -> int:
 
 def show_trainable(learner: Learner) -> None:
     """Print which components are trained, on rank 0."""
-    rows = model.trainable_rows(learner.model)
+    rows = trainable_rows(learner.model)
     if distributed.rank() == 0:
         table(
             "trainable parameters",

@@ -102,13 +102,13 @@ def _default_variants(case: Case) -> list[str]:
 def tiny_folder() -> Any:
     """Return the tiny model's folder (tokenizer and processor), built in a temporary place."""
     from sapo_vl.data import synthetic
-    from sapo_vl.model import assets as model
     from sapo_vl.model import tiny
+    from sapo_vl.model.assets import open_folder
 
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "tiny"
         tiny.build(path, corpus=synthetic.corpus(0, 400), seed=0)
-        return no_bans(model.open_folder(path))
+        return no_bans(open_folder(path))
 
 
 @dataclass(slots=True)

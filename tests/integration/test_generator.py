@@ -16,7 +16,7 @@ from sapo_vl.generator.hf_generate import TransformersGenerator
 from sapo_vl.generator.vllm_engine import _repack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model import assets as models
+from sapo_vl.model.weights import load_weights
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +28,9 @@ SEEDS = (11, 22, 33, 44)
 @pytest.fixture
 def network(folder, engine) -> Iterator[torch.nn.Module]:
     """Return the module of the weights that the engine holds; the engine gets them back after."""
-    module = models.load(folder, "float32")
+    module = load_weights(folder, "float32")
     yield module
-    engine.update_weights(named(models.load(folder, "float32")))
+    engine.update_weights(named(load_weights(folder, "float32")))
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_greedy_is_the_same_in_both_generators(engine, folder, tiny_folder, prom
 def test_the_references_logprobs_are_the_learners(folder, tiny_folder, prompts, temperature):
     reference = TransformersGenerator(tiny_config(tiny_folder), folder)
     completions = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
-    module = models.load(folder, "float32")
+    module = load_weights(folder, "float32")
     assert difference(module, folder, prompts, completions, temperature) <= BOUND
     perturb(module)
     reference.update_weights(named(module))

@@ -9,7 +9,7 @@ from helpers import make_rows, make_sample, make_samples, tiny_config
 from sapo_vl.algorithm import objectives
 from sapo_vl.algorithm.objectives import OBJECTIVES
 from sapo_vl.learner.engine import Learner
-from sapo_vl.model import assets as models
+from sapo_vl.model.weights import load_weights
 from sapo_vl.schema import Reward
 from sapo_vl.training import rollouts
 
@@ -31,7 +31,7 @@ class Digits:
 def engine_back(engine, folder):
     """Return the session's engine; it gets its first weights back."""
     yield engine
-    module = models.load(folder, "float32")
+    module = load_weights(folder, "float32")
     engine.update_weights((name, value.detach()) for name, value in module.named_parameters())
 
 

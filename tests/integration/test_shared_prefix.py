@@ -15,8 +15,9 @@ from helpers import make_rows, make_samples, tiny_config
 
 from sapo_vl.learner import rows as packing
 from sapo_vl.learner.policy import Policy
-from sapo_vl.model import assets as models
+from sapo_vl.model.assets import open_folder
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.weights import load_weights
 
 pytestmark = pytest.mark.slow
 
@@ -70,11 +71,11 @@ def older_model(folder):
 def setting(request, tiny_folder, tiny_moe_folder):
     """(folder, model, rows) of one architecture."""
     path = tiny_moe_folder if request.param == "experts" else tiny_folder
-    folder = models.open_folder(path)
+    folder = open_folder(path)
     if request.param == "qwen2.5":
         model, folder = older_model(folder)
     else:
-        model = models.load(folder, "float32")
+        model = load_weights(folder, "float32")
     prompts = PromptRenderer(folder, tiny_config(path).data).render(make_samples())
     return folder, model, make_rows(prompts, responses=4)
 

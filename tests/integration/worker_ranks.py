@@ -17,7 +17,7 @@ from helpers import make_rows, make_samples, tiny_config  # noqa: E402
 
 from sapo_vl.algorithm import objectives  # noqa: E402
 from sapo_vl.learner.engine import Learner  # noqa: E402
-from sapo_vl.model import assets as models  # noqa: E402
+from sapo_vl.model.assets import ModelFolder, open_folder  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
 from sapo_vl.runs.folder import StopSignal  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
@@ -37,7 +37,7 @@ def shares(rows: list, step: int) -> list[list]:
     ]
 
 
-def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) -> None:
+def train_case(folder: ModelFolder, packing: str, stage: int, out: Path) -> None:
     """Take two steps and export; keep the first gradient where a rank has all of it."""
     config = tiny_config(
         Path(folder.path),
@@ -103,10 +103,10 @@ def main() -> None:
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
     distributed.start()
     check_shared()
-    folder = models.open_folder(dense)
+    folder = open_folder(dense)
     for packing, stage in CASES:
         train_case(folder, packing, stage, out / f"{packing}-{stage}")
-    train_case(models.open_folder(moe), "shared_prefix", 3, out / "moe-3")
+    train_case(open_folder(moe), "shared_prefix", 3, out / "moe-3")
     stop = StopSignal()
     assert not stop.requested()
     if distributed.rank() == distributed.world_size() - 1:

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.errors import DataError
-from sapo_vl.model import assets as models
 from sapo_vl.model.prompts import PromptRenderer, expand, mrope_positions
+from sapo_vl.model.weights import load_weights
 
 IMAGE = 99
 
 
 @pytest.fixture(scope="module")
 def network(folder):
-    return models.load(folder, "float32")
+    return load_weights(folder, "float32")
 
 
 def test_expand():
