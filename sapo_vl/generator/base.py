@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from sapo_vl.config import Config
-    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.assets import ModelAssets
     from sapo_vl.model.prompts import Prompt
 
 
@@ -64,15 +64,15 @@ class Generator(Protocol):
         ...
 
 
-def build(config: Config, folder: ModelFolder, *, seed: int) -> Generator:
-    """Start the configured generator on the model in `folder`.
+def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
+    """Start the configured generator on the model of `assets`.
 
     Raises EnvironmentProblem when vLLM is asked for and not installed.
     """
     if config.generator.backend == "vllm":
         from sapo_vl.generator.vllm_engine import VLLMGenerator
 
-        return VLLMGenerator(config, folder, seed=seed)
+        return VLLMGenerator(config, assets, seed=seed)
     from sapo_vl.generator.hf_generate import TransformersGenerator
 
-    return TransformersGenerator(config, folder)
+    return TransformersGenerator(config, assets)

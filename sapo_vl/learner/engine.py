@@ -28,7 +28,7 @@ from sapo_vl.learner import rows as packing
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy, TokenObjective
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.weights import freeze, frozen_hash, load_weights, to_checkpoint_layout
 from sapo_vl.runs import files as disk
 from sapo_vl.system import distributed
@@ -86,8 +86,8 @@ class StepReport:
 class Learner:
     """A policy under training: DeepSpeed engine, optimizer state and forward path."""
 
-    def __init__(self, config: Config, folder: ModelFolder) -> None:
-        """Load the weights in `folder` and build the engine; every rank must do it."""
+    def __init__(self, config: Config, assets: ModelAssets) -> None:
+        """Load the weights that `assets` names and build the engine; every rank must do it."""
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -99,18 +99,18 @@ class Learner:
 
             # Kept alive while the weights load: from_pretrained then shards as it reads.
             sharding = HfDeepSpeedConfig(settings)
-            model = load_weights(folder, config.model.dtype)
+            model = load_weights(assets, config.model.dtype)
             del sharding
         else:
-            model = load_weights(folder, config.model.dtype)
+            model = load_weights(assets, config.model.dtype)
         distributed.say(
             patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
         )
         freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self.folder = folder
-        self._policy = Policy(model, folder, config.rollout.temperature, config.learner.packing)
+        self.assets = assets
+        self._policy = Policy(model, assets, config.rollout.temperature, config.learner.packing)
         if config.learner.zero_stage == 3:
             _keep_experts_whole(self._policy)
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -197,7 +197,7 @@ class Learner:
             # As it is: transformers would turn the experts back into its own layout.
             with disk.writing("the model", out.parent):
                 self.model.save_pretrained(out, state_dict=state, save_original_format=False)
-                self.folder.processor.save_pretrained(out)
+                self.assets.processor.save_pretrained(out)
         distributed.barrier()
 
     def save(self, directory: Path) -> None:

@@ -17,7 +17,7 @@ from sapo_vl.learner import attention, logprobs, padded
 from sapo_vl.learner import shared_prefix as packed
 from sapo_vl.learner.logprobs import BAN_BIAS, ResponseLogprobs
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets
 from sapo_vl.system import distributed
 
 TokenObjective = Callable[[ResponseLogprobs, slice], Surrogate]
@@ -38,18 +38,18 @@ class Policy(nn.Module):
     bias_V: torch.Tensor  # [V] BAN_BIAS at banned ids, 0 elsewhere
 
     def __init__(
-        self, model: nn.Module, folder: ModelFolder, temperature: float, packing: str
+        self, model: nn.Module, assets: ModelAssets, temperature: float, packing: str
     ) -> None:
         """`temperature` is the one of sampling: logits are divided by it; `packing` see PLANS."""
         super().__init__()
         self.model = model
         self._temperature = temperature
-        self._image_token_id = folder.image_token_id
-        self._pad_id = folder.tokenizer.pad_token_id or 0
+        self._image_token_id = assets.image_token_id
+        self._pad_id = assets.tokenizer.pad_token_id or 0
         bias = torch.zeros(self.model.get_input_embeddings().num_embeddings)
-        bias[list(folder.banned_ids)] = BAN_BIAS
+        bias[list(assets.banned_ids)] = BAN_BIAS
         self.register_buffer("bias_V", bias, persistent=False)
-        self._blank = _blank_image(folder)
+        self._blank = _blank_image(assets)
         self._packed = packing == "shared_prefix"
         if self._packed:
             attention.use(model, attention.best_form(distributed.device()))
@@ -132,11 +132,11 @@ def _sum_of(vision: Any) -> torch.Tensor:
     return torch.stack([p.float().sum() for p in parts]).sum()
 
 
-def _blank_image(folder: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:
+def _blank_image(assets: ModelAssets) -> tuple[torch.Tensor, torch.Tensor]:
     from PIL import Image
 
-    side = folder.factor
-    out = folder.processor.image_processor(
+    side = assets.factor
+    out = assets.processor.image_processor(
         images=[Image.new("RGB", (side, side), "white")], do_resize=False, return_tensors="pt"
     )
     return out["pixel_values"], out["image_grid_thw"]

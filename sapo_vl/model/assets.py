@@ -12,7 +12,7 @@ VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFolder:
+class ModelAssets:
     """All that is known of a model without its weights."""
 
     path: str  # folder or hub id
@@ -34,7 +34,7 @@ class ModelFolder:
         return self.processor.tokenizer
 
 
-def open_folder(path: str | Path) -> ModelFolder:
+def open_assets(path: str | Path) -> ModelAssets:
     """Read config and processor. Raises DataError when the folder lacks one of them."""
     from transformers import AutoConfig, AutoProcessor, GenerationConfig
 
@@ -67,7 +67,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     eos = processor.tokenizer.eos_token_id if eos is None else eos
     ids = processor.tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
     banned = tuple(i for i in ids if i is not None and i != processor.tokenizer.unk_token_id)
-    return ModelFolder(
+    return ModelAssets(
         path=name,
         config=config,
         processor=processor,

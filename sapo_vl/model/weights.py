@@ -13,18 +13,18 @@ from sapo_vl.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.assets import ModelAssets
 
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_weights(folder: ModelFolder, dtype: str) -> nn.Module:
+def load_weights(assets: ModelAssets, dtype: str) -> nn.Module:
     """Return the module with weights on the CPU in `dtype`, in training mode."""
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(
-        folder.path, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        assets.path, dtype=DTYPES[dtype], attn_implementation="sdpa"
     )
     model.config.use_cache = False
     return model.train()

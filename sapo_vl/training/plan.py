@@ -17,7 +17,7 @@ from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.learner.engine import deepspeed_settings
 from sapo_vl.model import shapes
-from sapo_vl.model.assets import open_folder
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.weights import freeze, trainable_rows
 from sapo_vl.runs.progress import table
 from sapo_vl.system import machine
@@ -103,10 +103,10 @@ def _on_meta(config: Config) -> tuple[Any, str]:
             tiny.build(
                 Path(folder) / "tiny", corpus=synthetic.corpus(0, stages.TOKENIZER_TEXTS), seed=0
             )
-            found, origin = open_folder(Path(folder) / "tiny").config, "built in the run"
+            found, origin = open_assets(Path(folder) / "tiny").config, "built in the run"
     else:
         try:
-            found, origin = open_folder(config.model.path).config, "its own config"
+            found, origin = open_assets(config.model.path).config, "its own config"
         except UserError as error:
             known = None if Path(config.model.path).exists() else shapes.configuration(
                 config.model.path

@@ -19,7 +19,7 @@ from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.logprobs import BAN_BIAS
 from sapo_vl.learner.policy import Policy
 from sapo_vl.learner.rows import PLANS
-from sapo_vl.model.assets import open_folder
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import DTYPES, component, freeze, load_weights, trainable_rows
 
@@ -31,11 +31,11 @@ Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def build(folder, tiny_folder) -> Iterator[Callable[..., Learner]]:
+def build(assets, tiny_folder) -> Iterator[Callable[..., Learner]]:
     """Return a function that builds a learner, which is closed after the test."""
     learners = []
 
-    def make(*overrides: str, of=folder) -> Learner:
+    def make(*overrides: str, of=assets) -> Learner:
         learners.append(Learner(tiny_config(tiny_folder, *overrides), of))
         return learners[-1]
 
@@ -103,7 +103,7 @@ def plain_logprobs(module, row, banned, temperature: float) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 def test_the_forward_path_equals_transformers(request, tiny_folder, kind, packing, prompts):
     name = {"dense": "tiny_folder", "moe": "tiny_moe_folder"}[kind]
-    opened = open_folder(request.getfixturevalue(name))
+    opened = open_assets(request.getfixturevalue(name))
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     rows = make_rows(rendered)
     module = load_weights(opened, "float32")
@@ -143,7 +143,7 @@ def test_on_policy_update_is_reinforce(build, prompts, objective):
     """The gradient of the first mini-batch is the mean of means of A * grad log pi."""
     rows = [replace(row, old_logprobs=None, generator_logprobs=None) for row in make_rows(prompts)]
     learner = build("sapo.mismatch_cap=null")
-    config = tiny_config(Path(learner.folder.path), "sapo.mismatch_cap=null")
+    config = tiny_config(Path(learner.assets.path), "sapo.mismatch_cap=null")
     ours = gradient(learner, rows, objectives.build(config))
     learner._engine.zero_grad()
     out = learner._policy(rows).out
@@ -325,9 +325,9 @@ def tower_sizes(vocabulary: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_frozen_vision_stays(build, prompts, objective, stage, folder, tmp_path):
+def test_frozen_vision_stays(build, prompts, objective, stage, assets, tmp_path):
     learner = build(f"learner.zero_stage={stage}", "model.freeze=[vision]")
-    sizes = tower_sizes(len(folder.tokenizer))
+    sizes = tower_sizes(len(assets.tokenizer))
     rows = {name: (total, trained) for name, total, trained in trainable_rows(learner.model)}
     assert rows == {
         "vision": (sizes["vision"], 0),
@@ -342,9 +342,9 @@ def test_frozen_vision_stays(build, prompts, objective, stage, folder, tmp_path)
     learner.export(tmp_path / "out")
 
 
-def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(folder):
-    module = load_weights(folder, "float32")
-    sizes = tower_sizes(len(folder.tokenizer))
+def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(assets):
+    module = load_weights(assets, "float32")
+    sizes = tower_sizes(len(assets.tokenizer))
     for frozen, left in (
         (["merger"], {"vision", "language"}),
         (["language"], {"vision", "merger"}),
@@ -389,9 +389,9 @@ def test_the_exported_folder_is_a_plain_one(
     assert loaded.dtype is DTYPES[dtype]
     assert same(dict(loaded.named_parameters()), weights(learner))
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
-    opened = open_folder(out)
-    assert opened.eos_ids == learner.folder.eos_ids
-    assert opened.banned_ids == learner.folder.banned_ids
+    opened = open_assets(out)
+    assert opened.eos_ids == learner.assets.eos_ids
+    assert opened.banned_ids == learner.assets.banned_ids
     for name in ("generation_config.json", "preprocessor_config.json", "tokenizer.json"):
         if (tiny_folder / name).exists():
             assert plain_json(out / name, "transformers_version") == plain_json(
@@ -406,7 +406,7 @@ def test_the_exported_folder_is_a_plain_one(
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, objective, stage):
-    opened = open_folder(tiny_moe_folder)
+    opened = open_assets(tiny_moe_folder)
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     learner = build(f"learner.zero_stage={stage}", of=opened)
     before = weights(learner)
