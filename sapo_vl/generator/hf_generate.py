@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sapo_vl.generator.base import Sampling
-from sapo_vl.learner.logprobs import BAN_BIAS
+from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.weights import load_weights, to_checkpoint_layout
 from sapo_vl.schema import Completion
 

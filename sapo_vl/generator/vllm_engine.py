@@ -25,7 +25,7 @@ import torch
 
 from sapo_vl.errors import DataError, EnvironmentProblem
 from sapo_vl.generator.base import NO_VLLM, Sampling
-from sapo_vl.learner.logprobs import BAN_BIAS
+from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.schema import Completion
 from sapo_vl.system import distributed
 

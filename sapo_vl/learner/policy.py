@@ -15,9 +15,9 @@ from torch import nn
 from sapo_vl.algorithm.sapo import Surrogate, joined
 from sapo_vl.learner import attention, logprobs, padded
 from sapo_vl.learner import shared_prefix as packed
-from sapo_vl.learner.logprobs import BAN_BIAS, ResponseLogprobs
+from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model.assets import ModelAssets
+from sapo_vl.model.assets import BAN_BIAS, ModelAssets
 from sapo_vl.system import distributed
 
 TokenObjective = Callable[[ResponseLogprobs, slice], Surrogate]

@@ -10,6 +10,9 @@ from sapo_vl.errors import DataError
 
 VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 
+BAN_BIAS = -100.0
+"""Added to the logit of a banned id, by generator and learner alike: exp(-100) is 0 in practice."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelAssets:

@@ -16,10 +16,9 @@ from sapo_vl import sft
 from sapo_vl.algorithm import objectives
 from sapo_vl.errors import ConfigError
 from sapo_vl.learner.engine import Learner
-from sapo_vl.learner.logprobs import BAN_BIAS
 from sapo_vl.learner.policy import Policy
 from sapo_vl.learner.rows import PLANS
-from sapo_vl.model.assets import open_assets
+from sapo_vl.model.assets import BAN_BIAS, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import DTYPES, component, freeze, load_weights, trainable_rows
 
