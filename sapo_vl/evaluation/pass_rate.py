@@ -24,7 +24,7 @@ from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.heldout import problem_seed
 from sapo_vl.generator import base as generator
 from sapo_vl.generator.base import Generator, Sampling
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Sample
@@ -111,10 +111,10 @@ def solve(
 
     `tick` is called with the number of scores so far.
     """
-    folder = model.open_folder(config.model.path)
+    assets = open_assets(config.model.path)
     rubric = Rubric.from_terms([(term.fn, term.weight) for term in config.rewards])
-    renderer = PromptRenderer(folder, config.data, blank=blind)
-    engine = generator.build(config, folder, seed=config.run.seed)
+    renderer = PromptRenderer(assets, config.data, blank=blind)
+    engine = generator.build(config, assets, seed=config.run.seed)
     sampling = Sampling(k, config.rollout.temperature, config.rollout.max_new_tokens)
     looks = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
     graded = [term.fn for term in config.rewards]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from sapo_vl.config import Config
-    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.assets import ModelAssets
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def check_backend(backend: str) -> None:
         plugins.parse(backend, "generator.backend", BACKENDS)
 
 
-def build(config: Config, assets: ModelFolder, *, seed: int) -> Generator:
+def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
     """Start the configured generator on the model in `assets`.
 
     Raises SetupError when vLLM is configured but not installed, ConfigError for a plug-in that

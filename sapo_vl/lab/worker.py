@@ -140,7 +140,7 @@ def _train(cell: Cell, config: configs.Config) -> tuple[float, float, dict[int, 
     from sapo_vl.generator import base as generator
     from sapo_vl.lab.mismatch import Disturbed
     from sapo_vl.lab.routers import RouterWatch
-    from sapo_vl.model import assets as model
+    from sapo_vl.model.assets import open_assets
     from sapo_vl.runs.folder import Run, read_json
     from sapo_vl.system import distributed
     from sapo_vl.training.trainer import Job, recording
@@ -151,7 +151,7 @@ def _train(cell: Cell, config: configs.Config) -> tuple[float, float, dict[int, 
     path = Path(config.model.path)
     if path not in _sampler:
         assert not _sampler, "one process serves one model"
-        _sampler[path] = generator.build(config, model.open_folder(path), seed=config.run.seed)
+        _sampler[path] = generator.build(config, open_assets(path), seed=config.run.seed)
     inner = sampler = _sampler[path]
     if cell.setting.mismatch != "none":
         sampler = Disturbed(inner, cell.setting.mismatch, seed=cell.seed)

@@ -29,8 +29,8 @@ from sapo_vl.errors import ConfigError
 from sapo_vl.learner import patch_embedding
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
-from sapo_vl.model import assets as models
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets
+from sapo_vl.model.weights import freeze, frozen_hash, load_weights, to_checkpoint_layout
 from sapo_vl.runs import files as disk
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
@@ -70,8 +70,8 @@ class TokenConstants:
 class Learner:
     """A policy under training: DeepSpeed engine, optimizer state and forward path."""
 
-    def __init__(self, config: Config, folder: ModelFolder) -> None:
-        """Load the weights in `folder` and build the engine; every rank must do it."""
+    def __init__(self, config: Config, assets: ModelAssets) -> None:
+        """Load the weights of `assets` and build the engine; every rank must do it."""
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -83,18 +83,18 @@ class Learner:
 
             # Kept alive while the weights load: from_pretrained then shards as it reads.
             sharding = HfDeepSpeedConfig(settings)
-            model = models.load(folder, config.model.dtype)
+            model = load_weights(assets, config.model.dtype)
             del sharding
         else:
-            model = models.load(folder, config.model.dtype)
+            model = load_weights(assets, config.model.dtype)
         distributed.print0(
             patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
         )
-        models.freeze(model, config.model.freeze)
+        freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self.folder = folder
-        self._policy = Policy(model, folder, config.rollout.temperature, config.learner.layout)
+        self.assets = assets
+        self._policy = Policy(model, assets, config.rollout.temperature, config.learner.layout)
         if config.learner.zero_stage == 3:
             _keep_experts_whole(self._policy)
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -102,7 +102,7 @@ class Learner:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._policy, optimizer=optimizer, model_parameters=trained, config=settings
         )
-        self._frozen = models.frozen_hash(model) if config.learner.zero_stage < 3 else ""
+        self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
 
     @property
     def model(self) -> Any:
@@ -173,7 +173,7 @@ class Learner:
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
                 for name, parameter in group:
-                    yield name, models.published(name, parameter.detach())
+                    yield name, to_checkpoint_layout(name, parameter.detach())
 
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder: weights, config, generation config, processor.
@@ -186,12 +186,12 @@ class Learner:
             if distributed.rank() == 0:
                 state[name] = tensor.cpu().clone()
         if self._frozen:
-            assert models.frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
+            assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
             # As it is: transformers would turn the experts back into its own layout.
             with disk.writing("the model", out.parent):
                 self.model.save_pretrained(out, state_dict=state, save_original_format=False)
-                self.folder.processor.save_pretrained(out)
+                self.assets.processor.save_pretrained(out)
         distributed.barrier()
 
     def save(self, directory: Path) -> None:

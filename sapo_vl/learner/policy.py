@@ -15,10 +15,10 @@ from torch import nn
 from sapo_vl.algorithm.surrogate import Surrogate, concatenate
 from sapo_vl.learner import logprobs
 from sapo_vl.learner.layout import Layout
-from sapo_vl.learner.logprobs import BAN_BIAS, ResponseLogprobs
+from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.padded import PaddedLayout
 from sapo_vl.learner.shared_prefix import SharedPrefixLayout
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import BAN_BIAS, ModelAssets
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 
@@ -40,7 +40,7 @@ class Policy(nn.Module):
     bias_V: torch.Tensor  # [V] BAN_BIAS at banned ids, 0 elsewhere
 
     def __init__(
-        self, model: nn.Module, assets: ModelFolder, temperature: float, layout: str
+        self, model: nn.Module, assets: ModelAssets, temperature: float, layout: str
     ) -> None:
         """Wrap `model`. Logits are divided by `temperature`, the sampling temperature.
 
@@ -130,7 +130,7 @@ def _sum_of(vision: Any) -> torch.Tensor:
     return torch.stack([p.float().sum() for p in parts]).sum()
 
 
-def _blank_image(assets: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:
+def _blank_image(assets: ModelAssets) -> tuple[torch.Tensor, torch.Tensor]:
     from PIL import Image
 
     side = assets.factor

@@ -17,7 +17,7 @@ from helpers import cli, environment, make_rows, make_samples, tiny_config
 from sapo_vl.algorithm import objectives
 from sapo_vl.lab.routers import RouterWatch
 from sapo_vl.learner.engine import Learner
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 
 pytestmark = pytest.mark.slow
@@ -96,9 +96,9 @@ def test_the_gates_table_is_printed():
 
 def test_the_routers_choices_are_compared_with_those_of_the_old_policy(tiny_moe_folder):
     config = tiny_config(tiny_moe_folder)
-    folder = model.open_folder(tiny_moe_folder)
-    rendered = PromptRenderer(folder, config.data).render(make_samples())
-    learner, objective = Learner(config, folder), objectives.build(config)
+    assets = open_assets(tiny_moe_folder)
+    rendered = PromptRenderer(assets, config.data).render(make_samples())
+    learner, objective = Learner(config, assets), objectives.build(config)
     watch = RouterWatch(learner, updates=2)
     for lr in (0.0, 3e-2):  # a rollout batch whose first update changes nothing, and one that does
         first, second = make_rows(rendered, seed=1), make_rows(rendered, seed=2)
