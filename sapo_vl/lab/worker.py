@@ -81,7 +81,7 @@ def run_cell(cell: Cell, out: Path, steps: int) -> str:
     """Run a cell and write its result; return a line that says how it went."""
     from sapo_vl.algorithm import collapse
     from sapo_vl.runs import metrics
-    from sapo_vl.runs.folder import write_json
+    from sapo_vl.runs.files import write_json
     from sapo_vl.training.trainer import NotFinite
 
     began = time.perf_counter()

@@ -23,20 +23,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
     Readers see the old file or the new one, never a part. Parent folders are created. An exception
-    deletes the temporary file or folder; a killed process leaves it for the next write to replace.
+    deletes the temporary file or folder; what a killed process left is deleted first.
     The temporary name does not keep the suffix: pass the format to writers that infer it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
     try:
         yield partial
         partial.replace(path)
     except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
         raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from sapo_vl.errors import ConfigError
 from sapo_vl.lab import grids, runner, worker
 from sapo_vl.lab.grids import GRIDS, Cell, Setting
 from sapo_vl.lab.mismatch import Disturbed
-from sapo_vl.runs.folder import write_json
+from sapo_vl.runs.files import write_json
 
 
 class Holder:
