@@ -30,7 +30,7 @@ from sapo_vl.learner.policy import Policy, TokenObjective
 from sapo_vl.learner.rows import TrainRow
 from sapo_vl.model import assets as models
 from sapo_vl.model.assets import ModelFolder
-from sapo_vl.runs import files as disk
+from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.system import distributed
 
 CHOICE = "patch_embedding.txt"
@@ -195,7 +195,7 @@ class Learner:
             assert models.frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
             # As it is: transformers would turn the experts back into its own layout.
-            with disk.writing("the model", out.parent):
+            with disk_full_guard("the model", out.parent):
                 self.model.save_pretrained(out, state_dict=state, save_original_format=False)
                 self.folder.processor.save_pretrained(out)
         distributed.barrier()

@@ -26,7 +26,8 @@ from sapo_vl.learner.engine import Learner, StepReport
 from sapo_vl.model import assets as model
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs import metrics, plots
-from sapo_vl.runs.folder import Run, read_json, write_json
+from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import Progress as Display
 from sapo_vl.runs.progress import table
