@@ -31,7 +31,7 @@ from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.weights import freeze, frozen_hash, load_weights, to_checkpoint_layout
-from sapo_vl.runs import files as disk
+from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 
@@ -189,7 +189,7 @@ class Learner:
             assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
             # As it is: transformers would turn the experts back into its own layout.
-            with disk.writing("the model", out.parent):
+            with disk_full_guard("the model", out.parent):
                 self.model.save_pretrained(out, state_dict=state, save_original_format=False)
                 self.assets.processor.save_pretrained(out)
         distributed.barrier()

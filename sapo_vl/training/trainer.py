@@ -27,7 +27,8 @@ from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import trainable_rows
 from sapo_vl.runs import metrics, plots
-from sapo_vl.runs.folder import Run, read_json, write_json
+from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import Progress as Display
 from sapo_vl.runs.progress import table
