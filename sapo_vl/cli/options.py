@@ -82,11 +82,10 @@ def find_config(name: str) -> Path:
         return shipped[matches[0]]
     if matches:
         raise ConfigError(f"--config {name} is ambiguous: {', '.join(matches)}")
-    stems = {key.rpartition("/")[2]: key for key in shipped}
-    hint = nearest(wanted, shipped) or nearest(wanted, stems)
+    stems = [key.rpartition("/")[2] for key in shipped]
     raise ConfigError(
         f"--config {name} is neither a file nor a shipped configuration "
-        f"({', '.join(shipped)}){hint}"
+        f"({', '.join(shipped)}){nearest(wanted, [*stems, *shipped])}"
     )
 
 
