@@ -278,7 +278,7 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
 
 
 def _keep_experts_whole(model: torch.nn.Module) -> None:
-    """Under ZeRO-3 gather each MoE block as a whole: ranks route to different experts and would hang.
+    """Under ZeRO-3 gather each MoE block whole: ranks route to different experts and would hang.
 
     (DeepSpeed #7461, #4966.)
     """
