@@ -6,7 +6,6 @@ sizes in one batch; any split, order and checkpointing.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import pytest
@@ -25,57 +24,12 @@ LOGPROBS = 1e-5  # absolute
 GRADIENTS = 1e-5  # of each parameter, relative to its norm
 
 
-def older_model(assets):
-    """A tiny Qwen2.5-VL with the tiny folder's token ids, and the assets that describe it."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    known, text = assets.config, assets.config.text_config
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": text.vocab_size,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": [2, 3, 3],
-            },
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 64,
-            "num_heads": 4,
-            "intermediate_size": 128,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 64,
-            "window_size": 32,
-            "fullatt_block_indexes": [1],
-        },
-        image_token_id=known.image_token_id,
-        video_token_id=known.video_token_id,
-        vision_start_token_id=known.vision_start_token_id,
-        vision_end_token_id=known.vision_end_token_id,
-    )
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.config.use_cache = False
-    return model, dataclasses.replace(assets, config=config)
-
-
-@pytest.fixture(scope="module", params=["dense", "experts", "qwen2.5"])
-def setting(request, tiny_folder, tiny_moe_folder):
+@pytest.fixture(scope="module", params=["tiny_folder", "tiny_moe_folder", "tiny_qwen2_5_folder"])
+def setting(request):
     """(assets, model, rows) of one architecture."""
-    path = tiny_moe_folder if request.param == "experts" else tiny_folder
+    path = request.getfixturevalue(request.param)
     assets = open_assets(path)
-    if request.param == "qwen2.5":
-        model, assets = older_model(assets)
-    else:
-        model = load_weights(assets, "float32")
+    model = load_weights(assets, "float32")
     prompts = PromptRenderer(assets, tiny_config(path).data).render(make_samples())
     return assets, model, make_rows(prompts, responses=4)
 
