@@ -78,14 +78,14 @@ def main(config: Config, request: Request) -> None:
     runs = [_Run(config, assets, sampling, b, request, out) for b in request.benchmarks]
     for run in runs:
         run.check()
-    distributed.start()
+    distributed.init()
     engine = generator.build(config, assets, seed=config.run.seed)
     summaries = {run.benchmark.name: run.evaluate(sets[run.benchmark.name], engine) for run in runs}
     engine.close()
     result = {"model": config.model.path, "kind": kind, "benchmarks": summaries}
     benchmark_report.write_json(out / "summary.json", result)
-    benchmark_report.markdown(out / "report.md", result)
-    benchmark_report.html(out / "report.html", result, out, sets)
+    benchmark_report.write_markdown(out / "report.md", result)
+    benchmark_report.write_html(out / "report.html", result, out, sets)
     show(result)
     print(json.dumps(_short(result)))
 
@@ -321,8 +321,9 @@ def in_training(
 
 def show(result: dict[str, Any]) -> None:
     """Print the table of all benchmarks."""
-    columns, rows = benchmark_report.overview(result)
-    table(f"{result['model']}, sampled as {result['kind']}", columns, rows)
+    benchmarks = benchmark_report.overview(result)
+    title = f"{result['model']}, sampled as {result['kind']}"
+    table(title, benchmarks.columns, benchmarks.rows)
 
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:
