@@ -1,6 +1,6 @@
-"""One vLLM engine with a mixture of experts: log-prob gaps to the learner before and after updates.
+"""Gaps between the log-probs of vLLM and of the learner, before and after weight updates.
 
-python worker_moe.py FOLDER      -> one JSON list on the last line of stdout
+python worker_engine.py FOLDER     -> one JSON list on the last line of stdout
 """
 
 from __future__ import annotations
