@@ -1,8 +1,9 @@
 """Model families: everything that differs between Qwen3-VL, Qwen2.5-VL and the next one.
 
-A new family is one file here with a class that satisfies `base.Family`, one line in FAMILIES, and
-its name in the tests' list of tiny models (positions, layouts and log-probs are compared there with
-transformers' own).
+A new family is one file here with a class that satisfies `base.Family`, one entry in FAMILIES, and
+a tiny random model in FOLDERS of tests/unit/model/test_families.py and in the parity tests under
+tests/integration (test_shared_prefix.py, test_generator.py, test_family_engines.py), which compare
+positions, hidden states, log-probs and gradients with transformers and vLLM.
 """
 
 from __future__ import annotations
