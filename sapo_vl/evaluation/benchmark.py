@@ -35,7 +35,7 @@ from sapo_vl.evaluation.heldout import gather
 from sapo_vl.evaluation.presets import choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.generator import base as generator
-from sapo_vl.generator.base import Generator, Sampling
+from sapo_vl.generator.base import Generator, SamplingParams
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs.progress import table
@@ -149,7 +149,7 @@ class _Run:
 
     config: Config
     assets: ModelAssets
-    sampling: Sampling
+    sampling: SamplingParams
     benchmark: Benchmark
     request: Request
     out: Path
@@ -301,7 +301,7 @@ def in_training(
     put back, so that the rollouts that follow are the ones without it.
     """
     data = config.data.model_copy(update={"instruction": ""})
-    sampling = Sampling(1, 1.0, config.rollout.max_new_tokens)
+    sampling = SamplingParams(1, 1.0, config.rollout.max_new_tokens)
     room = config.generator.max_model_len - sampling.max_new_tokens
     result = {}
     for name, problems in sets.items():
