@@ -26,11 +26,6 @@ def load_weights(assets: ModelAssets, dtype: str) -> Any:
     return model.train()
 
 
-def to_checkpoint_layout(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Replaced by Family.to_checkpoint_layout; goes when its callers have moved."""
-    return family_of("qwen3_vl").to_checkpoint_layout(name, tensor)
-
-
 def freeze(model: Any, components: Iterable[str]) -> None:
     """Stop the gradient of whole components ('vision', 'merger', 'language').
 
