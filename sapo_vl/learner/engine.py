@@ -30,7 +30,7 @@ from sapo_vl.learner import patch_embedding
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.weights import freeze, frozen_hash, load_weights, to_checkpoint_layout
+from sapo_vl.model.weights import freeze, frozen_hash, load_weights
 from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
@@ -169,6 +169,7 @@ class Learner:
 
         named = [(n.removeprefix("model."), p) for n, p in self._policy.named_parameters()]
         sharded = self._options.zero_stage == 3
+        to_checkpoint_layout = self.assets.family.to_checkpoint_layout
         for i in range(0, len(named), GATHER_GROUP):
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
