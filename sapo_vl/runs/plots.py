@@ -73,16 +73,15 @@ def curves(run_dir: Path) -> Path:
 def _accuracy(axis: Axes, train: list[MetricsRow], held_out: list[MetricsRow]) -> None:
     axis.set_title("Accuracy")
     _line(axis, train, "accuracy", BLUE, "sampled in training")
-    last = max((int(row["step"] or 0) for row in train), default=1)
     if held_out:
-        _held_out(axis, held_out, last)
+        _held_out(axis, held_out)
     axis.set_ylim(0, 1)
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     _legend(axis, "lower right")
 
 
-def _held_out(axis: Axes, rows: list[MetricsRow], last: int) -> None:
-    steps = [_place(row, last) for row in rows]
+def _held_out(axis: Axes, rows: list[MetricsRow]) -> None:
+    steps = [int(row["step"]) for row in rows]
     means = [_number_or(row["avg"], 0) for row in rows]
     below = [
         mean - _number_or(row.get("ci95_low"), mean) for row, mean in zip(rows, means, strict=True)
@@ -177,12 +176,6 @@ def _smooth(values_N: np.ndarray, width: int) -> np.ndarray:
     ones = np.ones(width)
     weights_N = np.convolve(np.ones_like(values_N), ones, mode="same")
     return np.convolve(values_N, ones, mode="same") / weights_N
-
-
-def _place(row: Row, last: int) -> int:
-    if _is_number(row.get("train_step")):
-        return int(row["train_step"] or 0)
-    return 0 if row.get("name") == "before" else last
 
 
 def _is_number(value: object) -> bool:

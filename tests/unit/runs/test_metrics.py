@@ -16,7 +16,7 @@ from rich.console import Console
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs import progress as progress_module
 from sapo_vl.runs.metrics import MetricsWriter, read, truncate
-from sapo_vl.runs.plots import _smooth, curves
+from sapo_vl.runs.plots import _held_out, _smooth, curves
 from sapo_vl.runs.progress import ProgressDisplay, table
 
 
@@ -233,13 +233,23 @@ def png_size(path: Path) -> tuple[int, int]:
 def test_curves_draws_what_is_there(tmp_path, keys):
     evals = [
         {"phase": "eval", "step": 0, "name": "before", "avg": 0.31, "ci95_low": 0.28},
-        {"phase": "eval", "step": 20, "name": "after", "avg": 0.7, "greedy": 0.8, "train_step": 20},
+        {"phase": "eval", "step": 20, "name": "after", "avg": 0.7, "greedy": 0.8},
     ]
     steps = [train_row(s, **dict.fromkeys(keys, s / 20)) for s in range(1, 21)]
     write_rows(tmp_path, evals[0], *steps, train_row(21, accuracy=math.nan), evals[1])
     assert curves(tmp_path) == tmp_path / "curves.png"
     assert png_size(tmp_path / "curves.png") == (1500, 960)
     assert 15_000 < (tmp_path / "curves.png").stat().st_size < 400_000
+
+
+def test_held_out_accuracy_is_drawn_at_the_step_of_its_evaluation():
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    names = {0: "before", 10: "step_000010", 20: "after"}
+    _held_out(axis, [{"step": s, "name": n, "avg": 0.5, "greedy": 0.6} for s, n in names.items()])
+    for line in axis.lines[:1] + axis.lines[-1:]:  # sampled and greedy
+        assert line.get_xdata().tolist() == [0, 10, 20]
 
 
 def test_curves_of_an_empty_run_is_the_user_s_mistake(tmp_path):
