@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
-from sapo_vl.learner.rows import TrainRow
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +129,16 @@ def cli(
         check=False,
         env=environment(**env),
     )
+
+
+def one_line(*arguments: str | Path, **env: str) -> str:
+    """Run a command that must refuse a user's mistake; return its one line."""
+    done = cli(*arguments, **env)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("sapo-vl")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
 
 
 def distance(a: dict, b: dict) -> float:

@@ -35,9 +35,8 @@ from sapo_vl.evaluation.heldout import gather
 from sapo_vl.evaluation.presets import choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.generator import base as generator
-from sapo_vl.generator.base import Generator, Sampling
-from sapo_vl.model import assets as model
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs.progress import table
 from sapo_vl.system import distributed
@@ -67,26 +66,26 @@ def main(config: Config, request: Request) -> None:
     """Evaluate, write OUT, print the table and one JSON line."""
     out = _checked(request)
     sets = {b.name: load(b, request.source, request.limit) for b in request.benchmarks}
-    folder = model.open_folder(config.model.path)
-    config = fitted(config, folder, sets)
-    template = str(folder.processor.chat_template or "")
+    assets = open_assets(config.model.path)
+    config = fitted(config, assets, sets)
+    template = str(assets.processor.chat_template or "")
     kind, sampling = choose(
         request.kind, config.model.path, template, min(
             config.rollout.max_new_tokens, config.generator.max_model_len // 2
         ),
     )  # fmt: skip
     print(f"sampling as {kind}: {sampling}")
-    runs = [_Run(config, folder, sampling, b, request, out) for b in request.benchmarks]
+    runs = [_Run(config, assets, sampling, b, request, out) for b in request.benchmarks]
     for run in runs:
         run.check()
     distributed.init()
-    engine = generator.build(config, folder, seed=config.run.seed)
+    engine = generator.build(config, assets, seed=config.run.seed)
     summaries = {run.benchmark.name: run.evaluate(sets[run.benchmark.name], engine) for run in runs}
     engine.close()
     result = {"model": config.model.path, "kind": kind, "benchmarks": summaries}
     benchmark_report.write_json(out / "summary.json", result)
-    benchmark_report.markdown(out / "report.md", result)
-    benchmark_report.html(out / "report.html", result, out, sets)
+    benchmark_report.write_markdown(out / "report.md", result)
+    benchmark_report.write_html(out / "report.html", result, out, sets)
     show(result)
     print(json.dumps(_short(result)))
 
@@ -124,13 +123,13 @@ def load(benchmark: Benchmark, source: Path, limit: int | None) -> list[Problem]
     return problems
 
 
-def fitted(config: Config, folder: ModelFolder, sets: dict[str, list[Problem]]) -> Config:
+def fitted(config: Config, assets: ModelAssets, sets: dict[str, list[Problem]]) -> Config:
     """Return the configuration within what the model's folder allows: positions and pixels.
 
     Prompts are the benchmark's own words, so `data.instruction` is not appended.
     """
-    positions = int(folder.config.text_config.max_position_embeddings)
-    size = getattr(folder.processor.image_processor, "size", None) or {}
+    positions = int(assets.config.text_config.max_position_embeddings)
+    size = getattr(assets.processor.image_processor, "size", None) or {}
     longest = size.get("longest_edge") or config.data.max_pixels
     images = max((len(p.images) for problems in sets.values() for p in problems), default=1)
     length = min(config.generator.max_model_len, positions)
@@ -149,8 +148,8 @@ class _Run:
     """One benchmark's evaluation."""
 
     config: Config
-    folder: ModelFolder
-    sampling: Sampling
+    assets: ModelAssets
+    sampling: SamplingParams
     benchmark: Benchmark
     request: Request
     out: Path
@@ -194,7 +193,7 @@ class _Run:
         done = kept.done()
         asker = Asker(
             engine,
-            PromptRenderer(self.folder, config.data, blank=blank),
+            PromptRenderer(self.assets, config.data, blank=blank),
             self.sampling,
             self.benchmark.name,
             config.model.path,
@@ -293,7 +292,7 @@ def chosen_sets(config: Config) -> dict[str, list[Problem]]:
 
 
 def in_training(
-    config: Config, engine: Generator, folder: ModelFolder, sets: dict[str, list[Problem]]
+    config: Config, engine: Generator, assets: ModelAssets, sets: dict[str, list[Problem]]
 ) -> dict[str, float]:
     """Return accuracy per benchmark with the sampler's weights: training's settings, one sample.
 
@@ -302,12 +301,12 @@ def in_training(
     put back, so that the rollouts that follow are the ones without it.
     """
     data = config.data.model_copy(update={"instruction": ""})
-    sampling = Sampling(1, 1.0, config.rollout.max_new_tokens)
+    sampling = SamplingParams(1, 1.0, config.rollout.max_new_tokens)
     room = config.generator.max_model_len - sampling.max_new_tokens
     result = {}
     for name, problems in sets.items():
         asker = Asker(
-            engine, PromptRenderer(folder, data), sampling, name, "policy", config.run.seed, room
+            engine, PromptRenderer(assets, data), sampling, name, "policy", config.run.seed, room
         )
         own = jobs(problems, 1)[distributed.rank() :: distributed.world_size()]
         with torch.random.fork_rng():
@@ -322,8 +321,9 @@ def in_training(
 
 def show(result: dict[str, Any]) -> None:
     """Print the table of all benchmarks."""
-    columns, rows = benchmark_report.overview(result)
-    table(f"{result['model']}, sampled as {result['kind']}", columns, rows)
+    benchmarks = benchmark_report.overview(result)
+    title = f"{result['model']}, sampled as {result['kind']}"
+    table(title, benchmarks.columns, benchmarks.rows)
 
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:

@@ -17,24 +17,25 @@ from sapo_vl.config import Config
 from sapo_vl.data import prepare
 from sapo_vl.evaluation.heldout import Accuracy, evaluate
 from sapo_vl.generator import base as generator
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.usable_samples import usable_samples
+from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.progress import table
 from sapo_vl.system import distributed
-from sapo_vl.training import setup as stages
 
 
 def main(config: Config, out: Path | None) -> None:
     """Print the table and one JSON line; write responses and summary.json to `out` if given."""
     distributed.init()
-    rubric = stages.rubric(config)
-    folder = model.open_folder(config.model.path)
-    renderer = PromptRenderer(folder, config.data, blank=config.evaluation.blank)
+    rubric = build_rubric(config)
+    assets = open_assets(config.model.path)
+    renderer = PromptRenderer(assets, config.data, blank=config.evaluation.blank)
     with tempfile.TemporaryDirectory() as scratch, closing(rubric):
-        samples = stages.usable(
+        samples = usable_samples(
             config, renderer, _data(config, Path(scratch)), config.data.eval_split, "data.path"
         )[: config.evaluation.problems]
-        engine = generator.build(config, folder, seed=config.run.seed)
+        engine = generator.build(config, assets, seed=config.run.seed)
         result = evaluate(
             engine,
             renderer,

@@ -7,7 +7,6 @@ interval a bootstrap over problems. The same function serves training and `sapo-
 from __future__ import annotations
 
 import json
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,8 @@ import numpy as np
 import torch.distributed as dist
 
 from sapo_vl.evaluation.stats import interval
-from sapo_vl.generator.base import Generator, Sampling
+from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.generator.sampling import problem_seed
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Sample
@@ -66,9 +66,9 @@ def evaluate(
     """
     own = list(samples)[distributed.rank() :: distributed.world_size()]
     records: list[dict[str, Any]] = []
-    modes = [Sampling(n, temperature, max_new_tokens)]
+    modes = [SamplingParams(n, temperature, max_new_tokens)]
     if greedy:
-        modes.append(Sampling(1, 0.0, max_new_tokens))
+        modes.append(SamplingParams(1, 0.0, max_new_tokens))
     for chunk in _chunks(own):
         prompts = renderer.render(chunk)
         seeds = [problem_seed(seed, sample.id) for sample in chunk]
@@ -119,11 +119,6 @@ def accuracy(records: Sequence[dict[str, Any]], n: int) -> Accuracy:
             for task, problems in sorted(by_task.items())
         },
     )
-
-
-def problem_seed(seed: int, name: str) -> int:
-    """Return a sampling seed below 2**31 from the run's seed and a record's id (or any name)."""
-    return zlib.crc32(f"{seed}:{name}".encode()) & 0x7FFFFFFF
 
 
 def _chunks(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:

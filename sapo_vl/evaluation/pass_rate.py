@@ -21,10 +21,10 @@ from pathlib import Path
 from sapo_vl.config import Config
 from sapo_vl.data.rewrite import Judge
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation.heldout import problem_seed
 from sapo_vl.generator import base as generator
-from sapo_vl.generator.base import Generator, Sampling
-from sapo_vl.model import assets as model
+from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.generator.sampling import problem_seed
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Sample
@@ -54,7 +54,7 @@ class Solver:
     """Samples k responses to problems and remembers how many were right."""
 
     def __init__(
-        self, engine: Generator, renderer: PromptRenderer, rubric: Rubric, sampling: Sampling
+        self, engine: Generator, renderer: PromptRenderer, rubric: Rubric, sampling: SamplingParams
     ) -> None:
         self._engine, self._renderer = engine, renderer
         self._rubric, self._sampling = rubric, sampling
@@ -111,11 +111,11 @@ def solve(
 
     `tick` is called with the number of scores so far.
     """
-    folder = model.open_folder(config.model.path)
+    assets = open_assets(config.model.path)
     rubric = Rubric.from_terms([(term.fn, term.weight) for term in config.rewards])
-    renderer = PromptRenderer(folder, config.data, blank=blind)
-    engine = generator.build(config, folder, seed=config.run.seed)
-    sampling = Sampling(k, config.rollout.temperature, config.rollout.max_new_tokens)
+    renderer = PromptRenderer(assets, config.data, blank=blind)
+    engine = generator.build(config, assets, seed=config.run.seed)
+    sampling = SamplingParams(k, config.rollout.temperature, config.rollout.max_new_tokens)
     looks = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
     graded = [term.fn for term in config.rewards]
     settings = json.dumps([str(config.model.path), blind, asdict(sampling), looks, graded])

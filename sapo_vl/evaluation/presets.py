@@ -10,17 +10,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sapo_vl.errors import ConfigError, nearest
-from sapo_vl.generator.base import Sampling
+from sapo_vl.generator.base import SamplingParams
 
-KINDS: dict[str, Sampling] = {
-    "instruct": Sampling(1, 0.7, max_new_tokens=32_768, top_p=0.8, top_k=20, presence_penalty=1.5),
-    "thinking": Sampling(1, 1.0, max_new_tokens=40_960, top_p=0.95, top_k=20),
-    "policy": Sampling(1, 1.0, max_new_tokens=40_960),
+KINDS: dict[str, SamplingParams] = {
+    "instruct": SamplingParams(
+        1, 0.7, max_new_tokens=32_768, top_p=0.8, top_k=20, presence_penalty=1.5
+    ),
+    "thinking": SamplingParams(1, 1.0, max_new_tokens=40_960, top_p=0.95, top_k=20),
+    "policy": SamplingParams(1, 1.0, max_new_tokens=40_960),
 }
 """Name -> settings, for one response."""
 
 
-def choose(kind: str, model: str, chat_template: str, max_new_tokens: int) -> tuple[str, Sampling]:
+def choose(
+    kind: str, model: str, chat_template: str, max_new_tokens: int
+) -> tuple[str, SamplingParams]:
     """Return the kind's name and its settings with at most `max_new_tokens`.
 
     "auto" is thinking when the model's name says so or its chat template opens `<think>`, else

@@ -21,9 +21,9 @@ from sapo_vl.data.images import header_size
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.benchmarks.base import Problem
 from sapo_vl.evaluation.benchmarks.sources import read_json, read_jsonl
-from sapo_vl.evaluation.heldout import problem_seed
 from sapo_vl.evaluation.report import write_json
-from sapo_vl.generator.base import Generator, Sampling
+from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.generator.sampling import problem_seed
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import IMAGE_MARK
 
@@ -57,7 +57,7 @@ class Asker:
 
     generator: Generator
     renderer: PromptRenderer
-    sampling: Sampling
+    sampling: SamplingParams
     benchmark: str
     model: str  # name in the records
     seed: int
