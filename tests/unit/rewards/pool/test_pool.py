@@ -102,9 +102,9 @@ def test_a_worker_that_dies_or_grows_ends_its_job_only(pool, user):
 
 def test_an_idle_worker_that_was_killed_is_replaced(pool, user):
     pool.run([job(user, "fine")] * 2)
-    for worker in list(pool._workers):
+    for worker in pool._workers:
         os.kill(worker.process.pid, signal.SIGKILL)
-    time.sleep(0.2)
+        worker.process.wait()
     assert [r.status for r in pool.run([job(user, "fine")] * 4)] == ["done"] * 4
 
 
