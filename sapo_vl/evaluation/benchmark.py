@@ -29,8 +29,8 @@ from sapo_vl.evaluation import report as benchmark_report
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation import stats as passk
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.base import Benchmark, Problem, Scored
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, Problem, Scored
 from sapo_vl.evaluation.heldout import gather
 from sapo_vl.evaluation.presets import choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.benchmarks.protocol import Problem
 from sapo_vl.evaluation.benchmarks.sources import read_jsonl
 from sapo_vl.schema import IMAGE_MARK
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from sapo_vl.data.images import header_size
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.benchmarks.protocol import Problem
 from sapo_vl.evaluation.benchmarks.sources import read_json, read_jsonl
 from sapo_vl.evaluation.heldout import problem_seed
 from sapo_vl.evaluation.report import write_json

@@ -26,7 +26,8 @@ import numpy as np
 
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.llm import Endpoint
+from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
     Extraction,
@@ -37,7 +38,6 @@ from sapo_vl.evaluation.benchmarks.base import (
     read_row,
     tables,
 )
-from sapo_vl.evaluation.benchmarks.llm import Endpoint
 from sapo_vl.evaluation.benchmarks.sources import read_jsonl
 from sapo_vl.evaluation.stats import interval, repeated, shares
 

@@ -14,7 +14,7 @@ from helpers import SHARED
 
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.base import Scored
+from sapo_vl.evaluation.benchmarks.protocol import Scored
 
 ORACLE = SHARED / "oracle"
 pytestmark = [

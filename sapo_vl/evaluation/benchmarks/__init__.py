@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.evaluation.benchmarks import (
-    contests,
+    aime_hmmt,
     dynamath,
     emma,
     geometry3k,
@@ -26,7 +26,7 @@ from sapo_vl.evaluation.benchmarks import (
     tabmwp,
     wemath,
 )
-from sapo_vl.evaluation.benchmarks.base import Benchmark
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     "mathvista": mathvista.BENCHMARK,
@@ -44,10 +44,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "tabmwp": tabmwp.BENCHMARK,
     "geometry3k": geometry3k.BENCHMARK,
     "mmk12": mmk12.BENCHMARK,
-    "aime24": contests.AIME24,
-    "aime25": contests.AIME25,
-    "hmmt24": contests.HMMT24,
-    "hmmt25": contests.HMMT25,
+    "aime24": aime_hmmt.AIME24,
+    "aime25": aime_hmmt.AIME25,
+    "hmmt24": aime_hmmt.HMMT24,
+    "hmmt25": aime_hmmt.HMMT25,
 }
 """Name on the command line -> benchmark."""
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.latex_value import rounded
+from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
     Extraction,
@@ -32,7 +33,6 @@ from sapo_vl.evaluation.benchmarks.base import (
     cell,
     lettered,
 )
-from sapo_vl.evaluation.benchmarks.latex_value import rounded
 from sapo_vl.rewards.parsing.extract import last_box
 
 _MARKS = re.compile(r"<image_(\d+)>")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.mmk12 import SUFFIX, extract_box, judge_maths
+from sapo_vl.evaluation.benchmarks.protocol import (
     LETTERS,
     Benchmark,
     Extraction,
@@ -24,7 +25,6 @@ from sapo_vl.evaluation.benchmarks.base import (
     Problem,
     Row,
 )
-from sapo_vl.evaluation.benchmarks.mmk12 import SUFFIX, extract_box, judge_maths
 from sapo_vl.schema import IMAGE_MARK
 
 _SPLITS = ("test", "train")

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import sources, verified
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks import sources, training_verifier
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -62,9 +62,9 @@ def judge(row: Row, value: Any) -> Judgement:
     """Ask math-verify."""
     if not value:
         return Judgement(False, "empty response")
-    verdict = verified.math_verify(row, str(value))
-    mine = verified.answer(row.text)
-    strict = verified.equal(row, mine).outcome is Outcome.CORRECT if mine else False
+    verdict = training_verifier.math_verify(row, str(value))
+    mine = training_verifier.answer(row.text)
+    strict = training_verifier.equal(row, mine).outcome is Outcome.CORRECT if mine else False
     return from_verdict(verdict, verified=strict)
 
 

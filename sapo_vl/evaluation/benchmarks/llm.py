@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapo_vl.errors import EnvironmentProblem
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
     Extraction,
@@ -30,8 +30,8 @@ from sapo_vl.evaluation.benchmarks.base import (
     Scored,
     from_verdict,
 )
-from sapo_vl.evaluation.benchmarks.rules import IN_PLACE
-from sapo_vl.evaluation.benchmarks.verified import sample
+from sapo_vl.evaluation.benchmarks.rule_extraction import IN_PLACE
+from sapo_vl.evaluation.benchmarks.training_verifier import sample
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Verdict
 

@@ -1,6 +1,6 @@
 """LogicVista (Xiao et al., 2407.04973): 448 multiple-choice puzzles; Yijia-Xiao/LogicVista.
 
-Extraction: an LLM lists the letters ("ZZZZZ" for none); without an endpoint `rules.py` reads them,
+Extraction: an LLM lists the letters ("ZZZZZ" for none); without an endpoint `rule_extraction.py` reads them,
 and the result says so. The sorted letters, in lower case, must be the gold's.
 
 Oddities kept: one gold is "3" and one is empty, so those two go by the same comparison. Stricter
@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import rules, sources
-from sapo_vl.evaluation.benchmarks.base import Benchmark, Extraction, Judgement, Problem, Row
+from sapo_vl.evaluation.benchmarks import rule_extraction, sources
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, Extraction, Judgement, Problem, Row
 from sapo_vl.schema import IMAGE_MARK
 
 NONE = "ZZZZZ"
@@ -48,7 +48,7 @@ def problems(source: Path) -> Iterator[Problem]:
 
 def extract(row: Row, draw: random.Random) -> Extraction:
     """Return the letters that the response claims, by our rule."""
-    return Extraction(rules.letters(row) or [NONE], rules.IN_PLACE)
+    return Extraction(rule_extraction.letters(row) or [NONE], rule_extraction.IN_PLACE)
 
 
 def judge(row: Row, value: Any) -> Judgement:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks import rules, sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks import rule_extraction, sources
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -32,7 +32,7 @@ from sapo_vl.evaluation.benchmarks.base import (
     Row,
     from_verdict,
 )
-from sapo_vl.evaluation.benchmarks.verified import equal
+from sapo_vl.evaluation.benchmarks.training_verifier import equal
 from sapo_vl.schema import IMAGE_MARK
 
 _FILES = ("data/testmini.json", "data/testmini_text_only.json")
@@ -99,9 +99,9 @@ def _site(folder: Path) -> Iterator[Problem]:
 def extract(row: Row, draw: random.Random) -> Extraction:
     """Return a letter or an answer by our rule."""
     if row.question_type == "multi-choice":
-        claimed = "\n".join(rules.letters(row))
-        return Extraction(claimed or None, rules.IN_PLACE)
-    return Extraction(rules.short_answer(row) or None, rules.IN_PLACE)
+        claimed = "\n".join(rule_extraction.letters(row))
+        return Extraction(claimed or None, rule_extraction.IN_PLACE)
+    return Extraction(rule_extraction.short_answer(row) or None, rule_extraction.IN_PLACE)
 
 
 def judge(row: Row, value: Any) -> Judgement:

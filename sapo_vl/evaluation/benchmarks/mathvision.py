@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.latex_value import rounded
+from sapo_vl.evaluation.benchmarks.mathvision_answer import find_answer
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -27,8 +29,6 @@ from sapo_vl.evaluation.benchmarks.base import (
     Row,
     lettered,
 )
-from sapo_vl.evaluation.benchmarks.latex_value import rounded
-from sapo_vl.evaluation.benchmarks.mathvision_answer import find_answer
 from sapo_vl.schema import IMAGE_MARK
 
 PROMPT = (

@@ -1,7 +1,7 @@
 """MathVista (Lu et al., 2310.02255): 1,000 testmini problems; protocol of lupantech/MathVista.
 
 Prompt: the data's own `query`. Extraction: short rules, then an LLM reads the rest (GPT-4 in the
-published results); without an endpoint `rules.py` reads it, and the result says so. The extraction
+published results); without an endpoint `rule_extraction.py` reads it, and the result says so. The extraction
 is then normalised by type and compared as text with the gold.
 
 Oddities kept: the first "(x)" is taken for a letter; a choice that is no letter becomes the option
@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import rules, sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks import rule_extraction, sources
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -68,7 +68,7 @@ def problems(source: Path) -> Iterator[Problem]:
 
 
 def extract(row: Row, draw: random.Random) -> Extraction:
-    """Apply the official short rules in their order, then rules.py where theirs asks GPT-4."""
+    """Apply the official short rules in their order; what theirs asks GPT-4, a rule reads."""
     text = row.text
     if text == "":
         return Extraction("", "empty response")
@@ -82,7 +82,7 @@ def extract(row: Row, draw: random.Random) -> Extraction:
                 pass
     if quick := _QUICK.search(text):
         return Extraction(quick[1])
-    return Extraction(rules.short_answer(row), rules.IN_PLACE)
+    return Extraction(rule_extraction.short_answer(row), rule_extraction.IN_PLACE)
 
 
 def judge(row: Row, value: Any) -> Judgement:
@@ -105,7 +105,9 @@ def normalise(row: Row, value: Any) -> str | None:
         named = _named(row, text)
         if named is not None or not row.options:
             return named
-        return min(row.options.values(), key=lambda option: rules.edit_distance(text, option))
+        return min(
+            row.options.values(), key=lambda option: rule_extraction.edit_distance(text, option)
+        )
     if row.answer_type == "integer":
         return _number(value, lambda x: int(float(x)))
     if row.answer_type == "float":

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import sources, verified
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks import sources, training_verifier
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -57,8 +57,8 @@ def judge_maths(row: Row, value: Any) -> Judgement:
     """Compare with the gold as mathematics, and let math-verify read the response."""
     if not value:
         return Judgement(False, "no answer")
-    other = verified.math_verify(row, row.text or str(value)).outcome is Outcome.CORRECT
-    return from_verdict(verified.equal(row, str(value)), math_verify=other)
+    other = training_verifier.math_verify(row, row.text or str(value)).outcome is Outcome.CORRECT
+    return from_verdict(training_verifier.equal(row, str(value)), math_verify=other)
 
 
 def extract(row: Row, draw: random.Random) -> Extraction:

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from sapo_vl.evaluation.benchmarks.base import Extraction, Row
+from sapo_vl.evaluation.benchmarks.protocol import Extraction, Row
 
 _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TRIVIAL = (":", ",", ".", "!", "?", ";", "'")

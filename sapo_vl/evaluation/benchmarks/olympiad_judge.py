@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sapo_vl.evaluation.benchmarks import verified
-from sapo_vl.evaluation.benchmarks.base import Row
+from sapo_vl.evaluation.benchmarks import training_verifier
 from sapo_vl.evaluation.benchmarks.latex_value import value
+from sapo_vl.evaluation.benchmarks.protocol import Row
 from sapo_vl.schema import Outcome
 
 PRECISION = 1e-8
@@ -63,7 +63,7 @@ def _same(row: Row, gold: str, answer: str, step: float) -> bool:
     if number is not None and other is not None:
         scales = (1, 0.01, 100) if "%" in gold + answer else (1,)
         return any(abs(number * s - other) <= SLACK * step for s in scales)
-    return verified.equal_texts(row, gold, answer).outcome is Outcome.CORRECT
+    return training_verifier.equal_texts(row, gold, answer).outcome is Outcome.CORRECT
 
 
 def _parts(text: str) -> list[str]:

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import olympiad_judge, sources, verified
-from sapo_vl.evaluation.benchmarks.base import Benchmark, Extraction, Judgement, Problem, Row
+from sapo_vl.evaluation.benchmarks import olympiad_judge, sources, training_verifier
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, Extraction, Judgement, Problem, Row
 from sapo_vl.rewards.parsing.extract import joined_boxes, last_box
 from sapo_vl.schema import Outcome
 
@@ -87,7 +87,7 @@ def judge(row: Row, value: Any) -> Judgement:
     gold = ", ".join(str(part).strip("$ ") for part in golds)
     precision = olympiad_judge.precision(row.meta.get("error"))
     correct = olympiad_judge.equal(row, gold, str(value), precision)
-    strict = verified.equal_texts(row, gold, str(value)).outcome is Outcome.CORRECT
+    strict = training_verifier.equal_texts(row, gold, str(value)).outcome is Outcome.CORRECT
     return Judgement(correct, f"{str(value)[:80]!r} against {gold[:80]!r}", {"verified": strict})
 
 

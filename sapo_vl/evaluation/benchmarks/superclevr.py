@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.geoqa import PROMPT
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -26,7 +27,6 @@ from sapo_vl.evaluation.benchmarks.base import (
     Row,
     whole_gold,
 )
-from sapo_vl.evaluation.benchmarks.geoqa import PROMPT
 from sapo_vl.rewards.verifiers.count import whole_number
 from sapo_vl.schema import IMAGE_MARK
 

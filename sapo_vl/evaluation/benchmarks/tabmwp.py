@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.evaluation.benchmarks import sources, tabmwp_answer
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,

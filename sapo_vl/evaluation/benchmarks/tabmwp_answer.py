@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 
-from sapo_vl.evaluation.benchmarks.base import LETTERS, Extraction
+from sapo_vl.evaluation.benchmarks.protocol import LETTERS, Extraction
 from sapo_vl.rewards.parsing.extract import last_box
 
 _OPTION = tuple(

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import rules, sources, wemath_metrics
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks import rule_extraction, sources, wemath_metrics
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -86,7 +86,7 @@ def extract(row: Row, draw: random.Random) -> Extraction:
 
 def judge(row: Row, value: Any) -> Judgement:
     """Compare with the gold letter."""
-    anywhere = rules.letters(row) == [row.gold]
+    anywhere = rule_extraction.letters(row) == [row.gold]
     return Judgement(value == row.gold, f"{value!r} against {row.gold!r}", {"any_form": anywhere})
 
 

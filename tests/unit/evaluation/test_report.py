@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from helpers import picture
 
 from sapo_vl.evaluation import report as benchmark_report
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.benchmarks.protocol import Problem
 
 RESULT = {
     "model": "a<b>",

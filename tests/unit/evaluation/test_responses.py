@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation.benchmarks.base import Problem, read_row
+from sapo_vl.evaluation.benchmarks.protocol import Problem, read_row
 from sapo_vl.evaluation.presets import KINDS, choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.generator.base import Sampling

@@ -13,8 +13,8 @@ from helpers import ROOT, cli
 
 from sapo_vl.errors import ConfigError, DataError, UserError
 from sapo_vl.evaluation import compare, score
-from sapo_vl.evaluation.benchmarks.base import Extraction
 from sapo_vl.evaluation.benchmarks.llm import Endpoint, parse, render
+from sapo_vl.evaluation.benchmarks.protocol import Extraction
 
 ROWS = [
     {"model": "a", "problem_id": "1", "gold": "2", "choices": None, "response": "\\boxed{2}",

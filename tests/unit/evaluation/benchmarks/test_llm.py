@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("openai")
 from sapo_vl.errors import EnvironmentProblem
 from sapo_vl.evaluation import score
-from sapo_vl.evaluation.benchmarks.base import read_row
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
+from sapo_vl.evaluation.benchmarks.protocol import read_row
 
 
 @pytest.fixture

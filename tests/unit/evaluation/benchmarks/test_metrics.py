@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.base import Extraction, Judgement, Row, Scored, cell, tables
+from sapo_vl.evaluation.benchmarks.protocol import Extraction, Judgement, Row, Scored, cell, tables
 from sapo_vl.evaluation.benchmarks.wemath_metrics import summary
 from sapo_vl.evaluation.stats import interval, mcnemar, paired, pass_at_k, repeated, sign_flip
 

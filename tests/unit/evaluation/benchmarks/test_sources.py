@@ -12,7 +12,7 @@ from helpers import SHARED, picture
 
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.base import read_row
+from sapo_vl.evaluation.benchmarks.protocol import read_row
 from sapo_vl.schema import IMAGE_MARK
 
 RAW = SHARED / "raw"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks.base import Row
+from sapo_vl.evaluation.benchmarks.protocol import Row
 from sapo_vl.rewards.parsing.extract import Extraction, final_answer
 from sapo_vl.rewards.verifiers import maths
 from sapo_vl.schema import Outcome, Sample, Verdict

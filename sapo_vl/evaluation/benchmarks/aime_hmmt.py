@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks import sources, verified
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks import sources, training_verifier
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     Extraction,
     Judgement,
@@ -88,7 +88,11 @@ def judge_integer(row: Row, value: Any) -> Judgement:
 
 def judge_maths(row: Row, value: Any) -> Judgement:
     """Compare as mathematics."""
-    return from_verdict(verified.equal(row, str(value))) if value else Judgement(False, "no box")
+    return (
+        from_verdict(training_verifier.equal(row, str(value)))
+        if value
+        else Judgement(False, "no box")
+    )
 
 
 def _benchmark(

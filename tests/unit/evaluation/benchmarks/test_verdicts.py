@@ -9,7 +9,7 @@ import pytest
 
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS, named
-from sapo_vl.evaluation.benchmarks.base import Row, lettered
+from sapo_vl.evaluation.benchmarks.protocol import Row, lettered
 
 FIVE = ("1", "2", "3", "$\\frac{1}{2}$", "5")
 

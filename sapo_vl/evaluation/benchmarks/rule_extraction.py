@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sapo_vl.evaluation.benchmarks.base import Row
+from sapo_vl.evaluation.benchmarks.protocol import Row
 from sapo_vl.rewards.parsing.extract import answer_part, final_answer
 from sapo_vl.rewards.parsing.latex import clean
 from sapo_vl.rewards.verifiers import choice
