@@ -64,7 +64,9 @@ def _solved(run: Run, renderer: PromptRenderer) -> Sequence[Sample]:
             return samples
         if config.model.path != "tiny" or config.sft.data is not None:
             break
-        distributed.say(f"the records in {path} hold no solutions: warming up on procedural ones")
+        distributed.print0(
+            f"the records in {path} hold no solutions: warming up on procedural ones"
+        )
     raise DataError(
         f"sft.data: the records in {path} hold no solutions; name records that do, or set "
         "sft.steps=0"
@@ -84,7 +86,7 @@ def _train(
     found = checkpoint.latest(root)
     done = checkpoint.load(found, learner) if found else checkpoint.Progress()
     if found:
-        distributed.say(f"warm-up: continuing at step {done.step} of {config.sft.steps}")
+        distributed.print0(f"warm-up: continuing at step {done.step} of {config.sft.steps}")
     title = f"warm-up, {config.sft.steps} steps"
     with Display(None if distributed.rank() == 0 else False, config.sft.steps, title) as display:
         while done.step < config.sft.steps:
@@ -158,7 +160,7 @@ def _log(
     seconds: float,
 ) -> None:
     tokens = sum(row.length for row in report.rows)
-    sums = distributed.total({"loss": report.loss, "tokens": float(tokens)})
+    sums = distributed.all_reduce_sum({"loss": report.loss, "tokens": float(tokens)})
     row = {
         "phase": "sft",
         "step": step,

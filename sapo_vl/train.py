@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 def main(config: Config, *, resume: bool) -> None:
     """Run the main job or continue it. Raises UserError, or Interrupted after a checkpoint."""
-    distributed.start()
+    distributed.init()
     torch.manual_seed(config.run.seed)
     preflight(config)
     run = Run(config, resume=resume)
@@ -57,14 +57,14 @@ def main(config: Config, *, resume: bool) -> None:
 
 def warm_up_only(config: Config, *, resume: bool) -> None:
     """Do the supervised warm-up alone: `sapo-vl sft`. Raises as `main` does."""
-    distributed.start()
+    distributed.init()
     torch.manual_seed(config.run.seed)
     preflight(config)
     run = Run(config, resume=resume)
     run.stop.install()
     with recording(run, resume=resume) as writer:
         folder = sft.warm_up(run, stages.policy_folder(run), writer)
-    distributed.say(f"the warmed-up model is in {folder.path}")
+    distributed.print0(f"the warmed-up model is in {folder.path}")
 
 
 def sapo(job: Job, done: checkpoint.Progress) -> None:
@@ -134,7 +134,7 @@ def roll_out(job: Job, done: checkpoint.Progress) -> tuple[list[RolloutGroup], d
     for turn in range(1, rounds + 1):
         empty = [i for i, group in enumerate(groups) if not np.any(group.advantages)]
         others = job.draws.instead(done.step, turn, rank, taken, [picks[i] for i in empty])
-        if distributed.largest(len(others)) == 0:
+        if distributed.all_reduce_max(len(others)) == 0:
             break
         taken += others
         found = [g for g in sample(job, others, done.step) if np.any(g.advantages)]
@@ -188,5 +188,5 @@ def leave(job: Job, done: checkpoint.Progress) -> NoReturn:
     path = job.checkpoints / done.name
     if not path.exists():
         checkpoint.save(job.checkpoints, job.learner, done, job.config.checkpoint.keep)
-    distributed.say(f"checkpoint {path}; continue with --resume run.dir={job.run.dir}")
+    distributed.print0(f"checkpoint {path}; continue with --resume run.dir={job.run.dir}")
     raise job.run.stop.error()

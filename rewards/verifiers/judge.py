@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 from sapo_vl.rewards.parsing.latex import fold
 from sapo_vl.rewards.verifiers import text
 from sapo_vl.schema import Outcome, Sample, Verdict
@@ -86,16 +86,16 @@ class Judge:
         return result
 
     def check(self) -> None:
-        """Raise EnvironmentProblem when the endpoint does not answer or lacks the model."""
+        """Raise SetupError when the endpoint does not answer or lacks the model."""
         import openai
 
         try:
             client = openai.OpenAI(base_url=self.config.url, api_key=self._key(), max_retries=0)
             names = [model.id for model in client.models.list(timeout=10).data]
         except openai.OpenAIError as error:
-            raise EnvironmentProblem(f"judge.url={self.config.url}: {error}") from error
+            raise SetupError(f"judge.url={self.config.url}: {error}") from error
         if self.config.model not in names:
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"judge.model={self.config.model!r} is not served at {self.config.url}; "
                 f"it has {names}"
             )

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from sapo_vl.errors import DataError, EnvironmentProblem, nearest
+from sapo_vl.errors import DataError, SetupError, nearest
 from sapo_vl.rewards.parsing.extract import Extraction
 from sapo_vl.rewards.pool.client import Referee
 from sapo_vl.rewards.verifiers import boxes, choice, count, maths, point, text
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
                     totals.add(verdict)
                 progress.update(totals.rows, {"rows/s": totals.per_second()})
     except OSError as error:
-        raise EnvironmentProblem(f"--out {arguments.out}: {error}") from error
+        raise SetupError(f"--out {arguments.out}: {error}") from error
     finally:
         referee.close()
     print(json.dumps(totals.summary(referee, judge)), flush=True)

@@ -79,7 +79,7 @@ def main(config: Config, request: Request) -> None:
     runs = [_Run(config, folder, sampling, b, request, out) for b in request.benchmarks]
     for run in runs:
         run.check()
-    distributed.start()
+    distributed.init()
     engine = generator.build(config, folder, seed=config.run.seed)
     summaries = {run.benchmark.name: run.evaluate(sets[run.benchmark.name], engine) for run in runs}
     engine.close()

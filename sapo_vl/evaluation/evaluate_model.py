@@ -26,7 +26,7 @@ from sapo_vl.training import setup as stages
 
 def main(config: Config, out: Path | None) -> None:
     """Print the table and one JSON line; write responses and summary.json to `out` if given."""
-    distributed.start()
+    distributed.init()
     rubric = stages.rubric(config)
     folder = model.open_folder(config.model.path)
     renderer = PromptRenderer(folder, config.data, blank=config.evaluation.blank)

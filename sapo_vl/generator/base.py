@@ -67,7 +67,7 @@ class Generator(Protocol):
 def build(config: Config, folder: ModelFolder, *, seed: int) -> Generator:
     """Start the configured generator on the model in `folder`.
 
-    Raises EnvironmentProblem when vLLM is asked for and not installed.
+    Raises SetupError when vLLM is asked for and not installed.
     """
     if config.generator.backend == "vllm":
         from sapo_vl.generator.vllm_engine import VLLMGenerator

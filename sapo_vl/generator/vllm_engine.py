@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl.errors import DataError, EnvironmentProblem
+from sapo_vl.errors import DataError, SetupError
 from sapo_vl.generator.base import NO_VLLM, Sampling
 from sapo_vl.learner.logprobs import BAN_BIAS
 from sapo_vl.schema import Completion
@@ -41,11 +41,11 @@ class VLLMGenerator:
     """Samples with vLLM and takes new weights without a restart."""
 
     def __init__(self, config: Config, folder: ModelFolder, *, seed: int) -> None:
-        """Start the engine. Raises EnvironmentProblem when vLLM can't be imported."""
+        """Start the engine. Raises SetupError when vLLM can't be imported."""
         try:
             from vllm import LLM
         except ImportError as error:
-            raise EnvironmentProblem(f"{NO_VLLM} ({error})") from error
+            raise SetupError(f"{NO_VLLM} ({error})") from error
         self._folder = folder
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
@@ -91,7 +91,7 @@ class VLLMGenerator:
     ) -> list[list[Completion]]:
         """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
         own = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        shared, first = distributed.shared(own, self._engine_ranks)
+        shared, first = distributed.all_gather_block(own, self._engine_ranks)
         outputs = self._sample(shared, sampling)[first : first + len(own)] if shared else []
         for prompt, output in zip(prompts, outputs, strict=True):
             if list(output.prompt_token_ids or ()) != prompt.expanded_ids:

@@ -145,7 +145,7 @@ def _train(cell: Cell, config: configs.Config) -> tuple[float, float, dict[int, 
     from sapo_vl.system import distributed
     from sapo_vl.training.trainer import Job, recording
 
-    distributed.start()
+    distributed.init()
     torch.manual_seed(config.run.seed)
     run = Run(config, resume=False)
     path = Path(config.model.path)

@@ -91,7 +91,7 @@ class Learner:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        distributed.start()
+        distributed.init()
         self._options = config.learner
         settings = deepspeed_settings(config)
         if config.learner.zero_stage == 3:
@@ -103,7 +103,7 @@ class Learner:
             del sharding
         else:
             model = models.load(folder, config.model.dtype)
-        distributed.say(
+        distributed.print0(
             patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
         )
         models.freeze(model, config.model.freeze)
@@ -141,7 +141,7 @@ class Learner:
         report = StepReport()
         aggregation = objective.aggregation
         counted = [aggregation.row(row) for row in rows if row.counts]
-        denominator = distributed.total({"weight": float(sum(counted))})["weight"]
+        denominator = distributed.all_reduce_sum({"weight": float(sum(counted))})["weight"]
         if denominator == 0:
             return report
         for group in self._optimizer.param_groups:
@@ -163,7 +163,7 @@ class Learner:
     def _micro_batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """Plan this rank's micro-batches and fill up to the largest number on any rank."""
         batches = packing.PLANS[self._options.packing](rows, self._options.micro_batch_tokens)
-        missing = int(distributed.largest(len(batches))) - len(batches)
+        missing = int(distributed.all_reduce_max(len(batches))) - len(batches)
         return batches + [[packing.filler(rows)] for _ in range(missing)]
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -185,7 +185,7 @@ class Learner:
         """Write a plain Hugging Face folder: weights, config, generation config, processor.
 
         Every rank must call it; rank 0 writes. Raises AssertionError when frozen weights changed,
-        EnvironmentProblem when the disk is full.
+        SetupError when the disk is full.
         """
         state = {}
         for name, tensor in self.weights():

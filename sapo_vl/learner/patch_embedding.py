@@ -52,7 +52,7 @@ def use_faster(model: Any, device: torch.device, choice: Path | None) -> str:
         form, figures = choice.read_text(encoding="utf-8").strip(), "as this run began"
     else:
         slow, fast = measure(conv, device)
-        form = "product" if distributed.first(float(fast < slow)) else "convolution"
+        form = "product" if distributed.broadcast(float(fast < slow)) else "convolution"
         figures = (
             f"{1e3 * slow:.1f} ms by convolution, {1e3 * fast:.1f} by product, {PATCHES} patches"
         )

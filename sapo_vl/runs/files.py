@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 
 NO_ROOM = 2**20
 """Bytes free below which a write that failed without an error number failed for want of room."""
@@ -18,7 +18,7 @@ NO_ROOM = 2**20
 
 @contextmanager
 def writing(what: str, root: Path) -> Iterator[None]:
-    """Raise EnvironmentProblem when a write below `root` fails for want of room.
+    """Raise SetupError when a write below `root` fails for want of room.
 
     torch.save reports it as a RuntimeError and safetensors as its own, both without a number.
     """
@@ -31,7 +31,7 @@ def writing(what: str, root: Path) -> Iterator[None]:
             full = shutil.disk_usage(root).free < NO_ROOM
         if not full:
             raise
-        raise EnvironmentProblem(
+        raise SetupError(
             f"no space left for {what} in {root}: free some, then continue with --resume; "
             "the earlier checkpoints are whole"
         ) from error

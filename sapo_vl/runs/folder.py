@@ -52,7 +52,7 @@ class StopSignal:
 
     def requested(self) -> bool:
         """Return whether any rank was asked to stop; every rank must call it."""
-        return distributed.largest(float(self._signum is not None)) > 0
+        return distributed.all_reduce_max(float(self._signum is not None)) > 0
 
     def error(self) -> Interrupted:
         """Return the exception to leave with."""

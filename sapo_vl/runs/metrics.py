@@ -22,7 +22,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.errors import DataError, EnvironmentProblem
+from sapo_vl.errors import DataError, SetupError
 
 Row = dict[str, Any]
 
@@ -105,7 +105,7 @@ class MetricsWriter:
     ) -> None:
         """Open a new run or one that is resumed (call `truncate` first).
 
-        Raises EnvironmentProblem where a mirror's package is missing or can't be used.
+        Raises SetupError where a mirror's package is missing or can't be used.
         """
         run_dir.mkdir(parents=True, exist_ok=True)
         rows = read(run_dir)
@@ -164,7 +164,7 @@ def _open_tensorboard(run_dir: Path, config: dict[str, Any]) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"run.tensorboard needs the package tensorboard ({error}); "
             "install it or set run.tensorboard=false"
         ) from error
@@ -180,7 +180,7 @@ def _open_wandb(run_dir: Path, project: str | None, config: dict[str, Any]) -> A
     try:
         import wandb
     except ImportError as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             "run.wandb needs the package wandb; install sapo-vl[wandb] or set run.wandb=false"
         ) from error
     id_file = run_dir / "wandb_id"
@@ -196,7 +196,7 @@ def _open_wandb(run_dir: Path, project: str | None, config: dict[str, Any]) -> A
             config=config,
         )
     except wandb.errors.Error as error:
-        raise EnvironmentProblem(
+        raise SetupError(
             f"Weights & Biases can't be used ({error}); set WANDB_API_KEY, WANDB_MODE=offline "
             "or run.wandb=false"
         ) from error

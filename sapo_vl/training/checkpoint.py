@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl.errors import DataError, EnvironmentProblem
+from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs import files as disk
 from sapo_vl.system import distributed
 
@@ -54,7 +54,7 @@ class Progress:
 def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
     """Write a checkpoint below `root` and keep the `keep` newest; every rank must call it.
 
-    Raises EnvironmentProblem when the disk is full; older checkpoints stay as they are.
+    Raises SetupError when the disk is full; older checkpoints stay as they are.
     """
     final = root / progress.name
     partial = root / f".{progress.name}.partial"
@@ -67,7 +67,7 @@ def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         with disk.writing("a checkpoint", root):
             learner.save(partial)
             torch.save({"progress": progress, "rng": _rng_state()}, own)
-    except EnvironmentProblem:
+    except SetupError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     distributed.barrier()

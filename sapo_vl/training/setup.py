@@ -38,7 +38,7 @@ def policy_folder(run: Run) -> ModelFolder:
 
             seed = run.config.run.seed
             tiny.build(path, corpus=synthetic.corpus(seed, TOKENIZER_TEXTS), seed=seed)
-            distributed.say(f"built a tiny Qwen3-VL in {path}")
+            distributed.print0(f"built a tiny Qwen3-VL in {path}")
         distributed.barrier()
     return model.open_folder(path)
 
@@ -65,7 +65,7 @@ def data_folder(run: Run, path: Path | None) -> Path:
             count=options.synthetic_train,
             test_count=options.synthetic_test,
         )
-        distributed.say(
+        distributed.print0(
             f"drew {options.synthetic_train} training and {options.synthetic_test} held-out "
             f"problems in {own}"
         )
@@ -118,7 +118,7 @@ def usable(
     )
     for ids, reason in reasons:
         if ids:
-            distributed.say(
+            distributed.print0(
                 f"{key}: {len(ids)} of {len(samples)} records left out, {reason} ({ids[0]}, ..)"
             )
     if not kept:
@@ -142,7 +142,7 @@ def check_gold(judged_by: Rubric, *sets: Sequence[Sample]) -> None:
     """Grade every gold answer by the run's verifier. Raises DataError for the first refused."""
     for samples in sets:
         judged_by.check_gold(samples)
-    distributed.say(f"gold answers: all {sum(len(s) for s in sets)} pass the verifier")
+    distributed.print0(f"gold answers: all {sum(len(s) for s in sets)} pass the verifier")
 
 
 def draw(length: int, seed: int, cursor: int, count: int) -> list[int]:

@@ -17,7 +17,7 @@ from sapo_vl import sft
 from sapo_vl.algorithm import collapse, objectives, telemetry
 from sapo_vl.config import Config
 from sapo_vl.data import store
-from sapo_vl.errors import ConfigError, EnvironmentProblem, UserError
+from sapo_vl.errors import ConfigError, SetupError, UserError
 from sapo_vl.evaluation.benchmark import chosen_sets, in_training
 from sapo_vl.evaluation.heldout import Accuracy, evaluate
 from sapo_vl.generator import base as generators
@@ -48,7 +48,7 @@ class NotFinite(RuntimeError):
 def preflight(config: Config) -> None:
     """Check all that can be checked without weights, before a run's folder exists.
 
-    Raises ConfigError, DataError or EnvironmentProblem.
+    Raises ConfigError, DataError or SetupError.
     """
     ranks = distributed.world_size()
     for key, value in (
@@ -64,7 +64,7 @@ def preflight(config: Config) -> None:
         )
     stages.rubric(config).close()
     if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise EnvironmentProblem(NO_VLLM)
+        raise SetupError(NO_VLLM)
     if config.data.path is not None:
         for split in (config.data.train_split, config.data.eval_split):
             store.load(config.data.path, split)
@@ -120,7 +120,7 @@ class Job:
         done = checkpoint.load(found, self.learner) if found else checkpoint.Progress()
         self.generator.update_weights(self.learner.weights())
         if found is not None:
-            distributed.say(f"continuing at step {done.step} of {self.config.rollout.steps}")
+            distributed.print0(f"continuing at step {done.step} of {self.config.rollout.steps}")
         if not (self.run.dir / "eval" / "before.json").exists():
             self.evaluate("before", 0)
         return done
@@ -166,7 +166,7 @@ def check_finite(run: Run, step_report: StepReport, bad_steps: int) -> int:
     ids = sorted({row.prompt.sample.id for row in step_report.rows})
     path = run.dir / f"bad_batch_rank_{distributed.rank()}.json"
     write_json(path, ids)
-    distributed.say(f"gradient not finite: step skipped, its records are in {path}")
+    distributed.print0(f"gradient not finite: step skipped, its records are in {path}")
     if bad_steps + 1 >= run.config.learner.max_bad_steps:
         raise NotFinite(f"{bad_steps + 1} optimizer steps in a row were not finite, see {path}")
     return bad_steps + 1
@@ -209,7 +209,7 @@ def record(
 ) -> None:
     """Write the step's metrics row and rollouts, update the display, check the parity."""
     config = job.config
-    sums = distributed.total(sums)
+    sums = distributed.all_reduce_sum(sums)
     mismatch = telemetry.mismatch(groups)
     row: dict[str, Any] = {"phase": "train", "step": step, "lr": lr}
     row |= telemetry.group_rates(sums) | mismatch
@@ -249,10 +249,10 @@ def look_for_collapse(job: Job, row: dict[str, Any]) -> None:
     for alarm in alarms:
         kept = checkpoint.keep_last_before(job.checkpoints, alarm.since)
         good = f"checkpoint {kept} is kept" if kept else "there is no checkpoint before it"
-        distributed.say(f"collapse: {alarm.message}; {good}")
+        distributed.print0(f"collapse: {alarm.message}; {good}")
         said = {**asdict(alarm), "checkpoint": kept and kept.name, "row": row}
         write_json(path, [*(read_json(path) or []), said])
-    if distributed.first(len(alarms)) and job.config.collapse.action == "stop":
+    if distributed.broadcast(len(alarms)) and job.config.collapse.action == "stop":
         raise Collapsed(
             f"step {row['step']}: stopped by the collapse detector, see {path} "
             "(collapse.action=stop)"
@@ -262,7 +262,7 @@ def look_for_collapse(job: Job, row: dict[str, Any]) -> None:
 def share_loss(values: dict[str, float]) -> dict[str, float]:
     """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
     own = {name: values.get(name, 0.0) for name in ("loss", "surrogate")}
-    return values | distributed.total(own)
+    return values | distributed.all_reduce_sum(own)
 
 
 def check_parity(config: Config, mismatch: dict[str, float], step: int) -> None:
@@ -349,8 +349,8 @@ def report(job: Job) -> None:
         job.config.sapo.mini_batches,
         job.config.objective if objectives.gated(job.config) else "",
     )
-    distributed.say(note or f"seconds: {json.dumps(seconds)}")
-    distributed.say(f"the trained model is in {final}, the curves in {run.dir / 'curves.png'}")
+    distributed.print0(note or f"seconds: {json.dumps(seconds)}")
+    distributed.print0(f"the trained model is in {final}, the curves in {run.dir / 'curves.png'}")
 
 
 def _figures(name: str, values: dict[str, Any]) -> list[str]:

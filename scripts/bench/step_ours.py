@@ -24,7 +24,7 @@ from sapo_vl.training import setup as stages
 def main(options: dict[str, Any]) -> None:
     """Take the steps, one at the parent's word."""
     config = pace.configuration(options)
-    distributed.start()
+    distributed.init()
     folder = model.open_folder(options["model"])
     problems = pace.samples(options, Path(options["place"]) / "data-ours")
     book, rubric = pace.Book(), stages.rubric(config)

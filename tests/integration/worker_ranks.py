@@ -56,7 +56,7 @@ def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) 
             keep_gradient(learner, own, objective, out)
         report = learner.update(own, objective, LR)
         assert not report.skipped
-        distributed.say(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
+        distributed.print0(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
     learner.export(out)
     if stage == 2:
         check_resume(learner, config, folder, out.with_name("saved"), rendered)
@@ -86,7 +86,7 @@ def check_resume(learner, config, folder, directory: Path, rendered) -> None:
     for (name, a), (_, b) in zip(learner.weights(), again.weights(), strict=True):
         assert torch.equal(a, b), name
     again.close()
-    distributed.say("resume: exact")
+    distributed.print0("resume: exact")
 
 
 def check_shared() -> None:
@@ -94,14 +94,14 @@ def check_shared() -> None:
     rank, ranks = distributed.rank(), distributed.world_size()
     own = [f"{rank}:{i}" for i in range(rank + 1)]  # unequal shares
     everything = [f"{r}:{i}" for r in range(ranks) for i in range(r + 1)]
-    assert distributed.shared(own, ranks) == (everything, everything.index(f"{rank}:0"))
-    assert distributed.shared(own, 1) == (own, 0)
+    assert distributed.all_gather_block(own, ranks) == (everything, everything.index(f"{rank}:0"))
+    assert distributed.all_gather_block(own, 1) == (own, 0)
 
 
 def main() -> None:
     """Run all cases into OUT."""
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
-    distributed.start()
+    distributed.init()
     check_shared()
     folder = models.open_folder(dense)
     for packing, stage in CASES:
@@ -113,10 +113,10 @@ def main() -> None:
         stop._signum = 15
     assert stop.requested()  # one rank was asked: all ranks know
     assert stop.error().signum == 15
-    assert distributed.total({"a": 1.0, "b": 2.0 * distributed.rank()}) == (
+    assert distributed.all_reduce_sum({"a": 1.0, "b": 2.0 * distributed.rank()}) == (
         {"a": 2.0, "b": 2.0} if distributed.world_size() == 2 else {"a": 1.0, "b": 0.0}
     )
-    distributed.say("done")
+    distributed.print0("done")
 
 
 if __name__ == "__main__":

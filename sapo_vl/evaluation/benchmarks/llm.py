@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
@@ -56,7 +56,7 @@ class Endpoint:
     api_key_variable: str = "OPENAI_API_KEY"
 
     def extract(self, benchmark: Benchmark, rows: Sequence[Row]) -> list[Extraction]:
-        """Return an extraction per row. Raises EnvironmentProblem when the endpoint fails."""
+        """Return an extraction per row. Raises SetupError when the endpoint fails."""
         import openai
 
         draw = random.Random(SEED)
@@ -99,7 +99,7 @@ class Endpoint:
                 max_tokens=MAX_REPLY_TOKENS,
             )
         except openai.OpenAIError as error:
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"--judge {self.url}, model {self.model}: {type(error).__name__}: {error}"
             ) from error
         text = (reply.choices[0].message.content or "").strip() if reply.choices else ""

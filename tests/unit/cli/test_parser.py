@@ -16,7 +16,7 @@ from helpers import ROOT, cli, environment, make_sample, tiny_config
 
 from sapo_vl.config import Config, load
 from sapo_vl.data import store
-from sapo_vl.errors import ConfigError, DataError, EnvironmentProblem
+from sapo_vl.errors import ConfigError, DataError, SetupError
 from sapo_vl.generator import base as generator
 from sapo_vl.model import tiny
 from sapo_vl.runs.folder import Run
@@ -195,7 +195,7 @@ def test_a_run_that_exists_is_not_overwritten(tmp_path):
 
 def test_a_package_that_does_not_import_is_no_vllm(folder, tiny_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)  # importing it raises ImportError
-    with pytest.raises(EnvironmentProblem, match=r"set generator\.backend=transformers"):
+    with pytest.raises(SetupError, match=r"set generator\.backend=transformers"):
         generator.build(tiny_config(tiny_folder), folder, seed=0)
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 from sapo_vl.runs import files as disk
 
 NO_NUMBER = (RuntimeError("unexpected pos 64 vs 0"), SafetensorError("No space left"), OSError("?"))
@@ -21,14 +21,14 @@ def fail(error: Exception, root) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_the_systems_numbers_for_no_room(number, tmp_path):
-    with pytest.raises(EnvironmentProblem, match=r"no space left for the model in .*--resume"):
+    with pytest.raises(SetupError, match=r"no space left for the model in .*--resume"):
         fail(OSError(number, "no"), tmp_path)
 
 
 @pytest.mark.parametrize("error", NO_NUMBER, ids=lambda error: type(error).__name__)
 def test_an_error_without_number_on_a_full_disk(error, tmp_path, monkeypatch):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda root: SimpleNamespace(free=4096))
-    with pytest.raises(EnvironmentProblem, match="no space left"):
+    with pytest.raises(SetupError, match="no space left"):
         fail(error, tmp_path)
 
 

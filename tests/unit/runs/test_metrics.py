@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sapo_vl.errors import DataError, EnvironmentProblem
+from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs import progress as progress_module
 from sapo_vl.runs.metrics import MetricsWriter, read, truncate
 from sapo_vl.runs.plots import _smooth, curves
@@ -121,7 +121,7 @@ def test_tensorboard_agrees_with_the_file_after_a_resume(tmp_path):
 
 def test_a_missing_wandb_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(EnvironmentProblem, match=r"run\.wandb needs the package wandb"):
+    with pytest.raises(SetupError, match=r"run\.wandb needs the package wandb"):
         open_writer(tmp_path, wandb=True)
 
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 pytest.importorskip("openai")
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
 from sapo_vl.evaluation.benchmarks.protocol import read_row
@@ -81,5 +81,5 @@ def test_mathverse_is_judged_by_the_llm_and_the_rules_stand_beside_it(server):
 
 def test_an_endpoint_that_does_not_answer_is_an_error():
     endpoint = Endpoint("http://127.0.0.1:9/v1", "m", seconds=1, retries=0)
-    with pytest.raises(EnvironmentProblem, match="v1, model m: "):
+    with pytest.raises(SetupError, match="v1, model m: "):
         score.score(score.named("mathvista"), [row("who knows")], endpoint=endpoint)

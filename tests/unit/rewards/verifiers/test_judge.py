@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 pytest.importorskip("openai")
-from sapo_vl.errors import ConfigError, EnvironmentProblem
+from sapo_vl.errors import ConfigError, SetupError
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import (
     Judge,
@@ -201,14 +201,14 @@ def test_a_slow_or_absent_judge_is_no_verdict(serve):
     assert time.monotonic() - start < 1.4
     judge = Judge(JudgeConfig("http://127.0.0.1:9/v1", "m"))
     assert judge.verdicts([(ONE, "crimson")])[0].outcome is Outcome.NO_VERDICT
-    with pytest.raises(EnvironmentProblem, match=r"judge\.url"):
+    with pytest.raises(SetupError, match=r"judge\.url"):
         judge.check()
 
 
 def test_check_names_a_model_that_is_not_served(serve):
     server = serve(lambda body: (200, SAME))
     Judge(JudgeConfig(server.url, "m")).check()
-    with pytest.raises(EnvironmentProblem, match="'other'"):
+    with pytest.raises(SetupError, match="'other'"):
         Judge(JudgeConfig(server.url, "other")).check()
 
 
