@@ -1,4 +1,4 @@
-"""Any table of problems: say which column is what, and it is read.
+"""Any table of problems, given which column is what.
 
     sapo-vl prepare generic --source FILE_OR_DIR --out DIR \\
         --map problem=question,answer=label,images=image,choices=options
@@ -8,15 +8,16 @@ the map above:
 
     {"question": "How many cats?", "options": ["1", "2"], "label": "B", "image": "img/7.png"}
 
-`images=image_1+image_2` joins columns, `answer=reward.gold` reads inside an object and
-`answer=golds.0` inside a list. Columns with a usual name (question, answer, image, ..) need no map.
+`images=image_1+image_2` joins columns, `answer=reward.gold` reads a key of an object and
+`answer=golds.0` an entry of a list. Columns with a common name (question, answer, image, ..) need
+no map.
 
-- Pictures are what pictures.py reads; a chat in the place of the problem gives its last user turn.
-- The gold is a letter, a choice's text or its number from 0, several of them in a list, or a free
-  answer, without a box or answer tags around it.
-- In a folder, files of splits (train-*, validation-*, test.jsonl, val/..) keep theirs.
-- Everything that is not mapped and is short goes into the metadata, with the file and the record's
-  number there ("record").
+- Images are read by image_refs.py; a chat in place of the problem gives its last user turn.
+- The gold answer is a letter, a choice's text, its index from 0, several of these in a list, or a
+  free answer; a box or answer tags around it are stripped.
+- In a folder, files named after splits (train-*, validation-*, test.jsonl, val/..) keep them.
+- Short unmapped columns go into the metadata, with the file and the record's number in it
+  ("record").
 """
 
 from __future__ import annotations
@@ -32,14 +33,26 @@ from string import ascii_uppercase
 from typing import Any
 
 from sapo_vl.data import Dropped, images
-from sapo_vl.data.readers import chat, hub, tables
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import UNEXPECTED, Row, reason
+from sapo_vl.data.readers import chat, hub
+from sapo_vl.data.readers.image_refs import file_names, load_image, load_images, split_refs
+from sapo_vl.data.readers.source_rows import UNEXPECTED, drop_reason
+from sapo_vl.data.readers.tables import Row, parse_literal, read_rows, record_files
+from sapo_vl.data.readers.text import (
+    answer_in_tags,
+    append_choices,
+    cell_text,
+    choice_letter,
+    choice_letters,
+    guess_answer_type,
+    parse_choices,
+    place_images,
+    split_choices,
+    strip_answer,
+)
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import IMAGE_MARK, Sample
 
-USUAL: dict[str, tuple[str, ...]] = {
+COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "problem": ("problem", "question", "query", "prompt", "instruction"),
     "answer": ("answer", "gold", "label", "ground_truth", "target", "solution"),
     "images": ("images", "image", "decoded_image", "image_path", "image_file", "img", "file_name"),
@@ -51,15 +64,16 @@ USUAL: dict[str, tuple[str, ...]] = {
     "precision": ("precision",),
     "unit": ("unit",),
 }
-"""Field of a sample -> columns it is read from, without a map, when the table has one of them."""
+"""Field of a sample -> column names it is read from when it is not mapped, best first."""
 
 REQUIRED = ("problem", "answer")
+
 SHORT = 200
-"""Characters of a column that goes into the metadata unasked."""
+"""Longest unmapped column, in characters of JSON, that goes into the metadata."""
 
 PEEK = 32
-"""Records of a file that are looked at for its columns: in JSON each may have others. Few, because
-they carry pictures."""
+"""Records read ahead to find a file's columns, since JSON records may differ. Few, because they
+carry images."""
 
 _ABSENT = object()
 _NUMBER = re.compile(r"(\d+)(?:\.0*)?")
@@ -68,21 +82,23 @@ _HELD_OUT = ("test", "testing", "testmini", "val", "valid", "validation", "dev",
 
 
 def parse_map(text: str) -> dict[str, str]:
-    """Read "problem=question,answer=label" of the command line.
+    """Parse the --map option, "problem=question,answer=label", into field -> column.
 
     Raises:
-        ConfigError: a part has no column, or the field is unknown.
+        ConfigError: a part has no column, a field is unknown, or a field is mapped twice.
     """
     columns: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         field, equals, column = (p.strip() for p in part.partition("="))
         if not equals or not column:
             raise ConfigError(f"--map: {part!r} is not FIELD=COLUMN")
-        if field not in USUAL:
-            hint = nearest(field, USUAL)
-            raise ConfigError(f"--map: {field!r} is unknown; allowed: {', '.join(USUAL)}{hint}")
+        if field not in COMMON_NAMES:
+            hint = nearest(field, COMMON_NAMES)
+            raise ConfigError(
+                f"--map: {field!r} is unknown; allowed: {', '.join(COMMON_NAMES)}{hint}"
+            )
         if field in columns:
-            raise ConfigError(f"--map: {field} comes twice; A+B joins columns")
+            raise ConfigError(f"--map: {field} is mapped twice; A+B joins columns")
         columns[field] = column
     return columns
 
@@ -98,53 +114,56 @@ def rows(
 
     Args:
         source: a file, a folder of files of one kind, or a hub name (its split train).
-        columns: field of `USUAL` -> column; "a+b" joins columns, "a.b" goes into an object.
-        dataset: name of the samples' data set; the source's own name when None.
-        change: makes the columns out of a row that has them elsewhere.
+        columns: field of `COMMON_NAMES` -> column; "a+b" joins columns, "a.b" is a nested key.
+        dataset: `Sample.dataset`; defaults to the name of the source.
+        change: applied to each row first, to derive columns it lacks.
 
     Raises:
-        DataError: a mapped column is not there, or a file cannot be read.
+        DataError: a mapped column does not exist, or a file cannot be read.
     """
     name = dataset or Path(source).stem or "generic"
     path = Path(source)
-    for table in _local(path) if path.exists() else [_hub(str(source))]:
-        records = _changed(table.rows, change)
+    files = _local_files(path) if path.exists() else [_hub_file(str(source))]
+    for file in files:
+        records = _changed(file.rows, change)
         first = list(islice(records, PEEK))
-        good = [row for row, error in first if error is None]
-        seen = dict.fromkeys(chain.from_iterable(good))
-        known = _known(good, seen, columns or {}, table.file) if good else {}
-        if good and "images" not in known:
-            _refuse_pictures(good, known, table)
+        readable = [row for row, error in first if error is None]
+        seen = dict.fromkeys(chain.from_iterable(readable))
+        field_columns = _resolve(readable, seen, columns or {}, file.name) if readable else {}
+        if readable and "images" not in field_columns:
+            _refuse_unmapped_images(readable, field_columns, file)
         for number, (row, error) in enumerate(chain(first, records)):
             if error is None and not row.keys() <= seen.keys():
                 seen |= dict.fromkeys(row)
-                known = _usual(seen, columns or {}) | known
-            identity = f"{name}-{_own(row, known, f'{table.prefix}{number}')}"
+                field_columns = _with_common_names(seen, columns or {}) | field_columns
+            identity = f"{name}-{_row_id(row, field_columns) or f'{file.prefix}{number}'}"
             try:
                 if error:
                     raise error
-                yield _sample(identity, name, known, table, number, row)
-            except UNEXPECTED as found:
-                why = reason(found, row)
-                glue = " ({})" if ": " in why else ": {}"
-                yield Dropped(identity, why + glue.format(f"{table.file}, record {number}"))
+                yield _sample(identity, name, field_columns, file, number, row)
+            except UNEXPECTED as failure:
+                reason = drop_reason(failure, row)
+                where = f"{file.name}, record {number}"
+                yield Dropped(
+                    identity, f"{reason} ({where})" if ": " in reason else f"{reason}: {where}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
-    """One file of records."""
+class _DataFile:
+    """One file of records, or one split of a hub data set."""
 
     rows: Iterator[Row]
-    file: str  # for messages
-    folder: Path  # where its pictures' paths start
-    prefix: str = ""  # of its records' ids, where there are several files
-    split: str | None = None  # that its place in a folder says
+    name: str  # path or hub name, for messages
+    folder: Path  # base of relative image paths
+    prefix: str = ""  # of generated ids, when the source has several files
+    split: str | None = None  # split that the path names, as it is spelled there
 
 
 def _changed(
     rows: Iterator[Row], change: Callable[[Row], Row] | None
 ) -> Iterator[tuple[Row, Exception | None]]:
-    """Yield each row as `change` makes it; or as it is, with the reason why it could not."""
+    """Yield (changed row, None), or (original row, error) when `change` fails."""
     for row in rows:
         try:
             yield (change(row) if change else row), None
@@ -153,215 +172,223 @@ def _changed(
 
 
 def _sample(
-    identity: str, name: str, known: dict[str, str], table: _Table, number: int, row: Row
+    identity: str, name: str, field_columns: dict[str, str], file: _DataFile, number: int, row: Row
 ) -> Sample:
-    cell = {field: _cell(row, column) for field, column in known.items()}
-    if known.get("images", "").lower() in USUAL["images"] and known["images"] not in row:
-        cell["images"] = _cell(row, _usual(row, {}).get("images", "images"))  # each row its own
-    problem, attached = _problem(cell["problem"])
-    cells = pictures.listed(cell.get("images")) or attached
-    files = pictures.load_all(cells, table.folder)
-    choices = wording.as_choices(cell.get("choices"))
-    lettered = list(choices) == list(ascii_uppercase[: len(choices)])
-    if not lettered and len(wording.options(problem)) != len(choices):
-        problem = wording.listed(problem, choices)
-    if problem.count(IMAGE_MARK) != len(files):
-        problem, files = wording.place(problem, dict(enumerate(files, start=1)))
-    answer, kind = _answer(cell["answer"], choices)
-    split = wording.text(cell.get("split") or table.split)
-    about = {"record": f"{Path(table.file).name}, record {number}"}
+    cells = {field: _cell(row, column) for field, column in field_columns.items()}
+    images_column = field_columns.get("images", "")
+    if images_column.lower() in COMMON_NAMES["images"] and images_column not in row:
+        # Records may spell the column differently: image in one, images in the next.
+        cells["images"] = _cell(row, _with_common_names(row, {}).get("images", "images"))
+    problem, chat_images = _problem(cells["problem"])
+    refs = split_refs(cells.get("images")) or chat_images
+    pictures = load_images(refs, file.folder)
+    choices = parse_choices(cells.get("choices"))
+    only_letters = list(choices) == list(ascii_uppercase[: len(choices)])
+    if not only_letters and len(split_choices(problem)) != len(choices):
+        problem = append_choices(problem, choices)
+    if problem.count(IMAGE_MARK) != len(pictures):
+        problem, pictures = place_images(problem, dict(enumerate(pictures, start=1)))
+    answer, answer_type = _answer(cells["answer"], choices)
+    split = cell_text(cells.get("split") or file.split)
+    record = {"record": f"{Path(file.name).name}, record {number}"}
     return Sample(
         id=identity,
         dataset=name,
-        task=str(cell.get("task") or name),
+        task=str(cells.get("task") or name),
         problem=problem,
-        images=files,
+        images=pictures,
         answer=answer,
-        answer_type=str(cell.get("answer_type") or kind),
+        answer_type=str(cells.get("answer_type") or answer_type),
         choices=choices,
-        precision=_precision(cell.get("precision")),
-        unit=wording.text(cell.get("unit")) or None,
+        precision=_precision(cells.get("precision")),
+        unit=cell_text(cells.get("unit")) or None,
         split="train" if (split or "train").lower() in _TRAINING else "test",
-        metadata=about
-        | _rest(row, known)
+        metadata=record
+        | _unmapped(row, field_columns)
         | ({"split": split} if split else {})
-        | {"files": pictures.names(cells)},
+        | {"files": file_names(refs)},
     )
 
 
 def _problem(value: Any) -> tuple[str, list[Any]]:
-    """Return the problem's text, and the pictures that a chat in its place holds."""
+    """Return the problem's text, and the image references of a chat in its place."""
     if isinstance(value, dict):
-        raise DataError("the problem is an object: say --map problem=COLUMN.KEY")
-    turn = chat.last_user_turn(value if isinstance(value, list) else wording.text(value))
+        raise DataError("the problem is an object; map a key of it: --map problem=COLUMN.KEY")
+    turn = chat.last_user_turn(value if isinstance(value, list) else cell_text(value))
     return chat.text(turn).strip(), chat.pictures(turn)
 
 
 def _answer(value: Any, choices: tuple[str, ...]) -> tuple[str, str]:
-    """Return the gold answer and its kind.
+    """Return the gold answer and its type.
 
     Raises:
-        DataError: it is no single answer, or none of the choices.
+        DataError: it is not a single answer, or not one of the choices.
     """
-    value = tables.written(value) if choices else value
+    value = parse_literal(value) if choices else value
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
     if isinstance(value, dict):
-        raise DataError("the gold answer is an object: say --map answer=COLUMN.KEY")
+        raise DataError("the gold answer is an object; map a key of it: --map answer=COLUMN.KEY")
     if isinstance(value, list) and choices:
-        several = {letter for one in value if (letter := _letter(wording.text(one), choices))}
-        if len(several) == len(value):
-            return ", ".join(sorted(several)), "multi_choice"
+        letters = {letter for item in value if (letter := _letter(cell_text(item), choices))}
+        if len(letters) == len(value):
+            return ", ".join(sorted(letters)), "multi_choice"
     elif isinstance(value, list):
-        if not value or not all(isinstance(one, int | float) for one in value):
+        if not value or not all(isinstance(item, int | float) for item in value):
             raise DataError(
-                "the gold answer is a list: say --map answer=COLUMN.0 for its first entry"
+                "the gold answer is a list; map one entry: --map answer=COLUMN.0 for the first"
             )
         return json.dumps(value), "tuple"
-    whole = wording.tagged(wording.text(value))
-    text = wording.bare(whole)
-    letter = (_letter(whole, choices) or _letter(text, choices)) if text else None
+    tagged = answer_in_tags(cell_text(value))
+    text = strip_answer(tagged)
+    letter = (_letter(tagged, choices) or _letter(text, choices)) if text else None
     if letter:
         return letter, "choice"
-    listed = wording.letters(text, choices)
-    if listed:
-        return listed, "multi_choice"
+    several = choice_letters(text, choices)
+    if several:
+        return several, "multi_choice"
     if text and choices:
         raise DataError(
-            f"the gold answer is none of the choices: {text!r} is no letter, text or number from "
-            f"0 of {', '.join(choices)}"
+            f"the gold answer is none of the choices: {text!r} is no letter, text or index from 0 "
+            f"of {', '.join(choices)}"
         )
-    return text, wording.answer_type(text) if text else "text"
+    return text, guess_answer_type(text) if text else "text"
 
 
 def _letter(text: str, choices: tuple[str, ...]) -> str | None:
-    """Return the letter of a gold: a letter, a choice's text or its number from 0, as 1 or 1.0."""
+    """Return the letter of a gold answer: a letter, a choice's text, or its index as 1 or 1.0."""
     number = _NUMBER.fullmatch(text)
     whole = number[1] if number else text
-    found = wording.letter(text, choices) or wording.letter(whole, choices)
-    if found is None and number and int(whole) < len(choices):
+    letter = choice_letter(text, choices) or choice_letter(whole, choices)
+    if letter is None and number and int(whole) < len(choices):
         return ascii_uppercase[int(whole)]
-    return found
+    return letter
 
 
 def _precision(value: Any) -> int | None:
-    text = wording.text(value)
+    text = cell_text(value)
     if not text:
         return None
     if not _NUMBER.fullmatch(text):
-        raise DataError(f"the precision is no number of decimals: {value!r}")
+        raise DataError(f"the precision is not a number of decimals: {value!r}")
     return int(float(text))
 
 
-def _known(
+def _resolve(
     rows: list[Row], seen: Mapping[str, Any], columns: Mapping[str, str], file: str
 ) -> dict[str, str]:
-    """Return field -> column: as mapped, else by the usual names.
+    """Return field -> column, from the map first, then by `COMMON_NAMES`.
 
     Raises:
         DataError: a mapped column, the problem or the answer is in none of the rows.
     """
     for field, column in columns.items():
         for part in [column] if column in seen else column.split("+"):
-            if all(_reach(row, part) is _ABSENT for row in rows):
+            if all(_lookup(row, part) is _ABSENT for row in rows):
                 raise DataError(
                     f"{file}: no column {part!r} for {field}{nearest(part, seen)}; "
                     f"columns: {', '.join(seen)}"
                 )
-    known = _usual(seen, columns)
+    field_columns = _with_common_names(seen, columns)
     for field in REQUIRED:
-        if field not in known:
+        if field not in field_columns:
             raise DataError(
                 f"{file}: no column is the {field}: say --map {field}=COLUMN; "
                 f"columns: {', '.join(seen)}"
             )
-    return known
+    return field_columns
 
 
-def _refuse_pictures(rows: list[Row], known: dict[str, str], table: _Table) -> None:
-    """Raise DataError for a column of pictures that no field is read from."""
+def _refuse_unmapped_images(
+    rows: list[Row], field_columns: dict[str, str], file: _DataFile
+) -> None:
+    """Raise DataError for a column that holds images but is not mapped to a field."""
     for column, value in chain.from_iterable(row.items() for row in rows):
-        for cell in pictures.listed(value)[:1] if column not in known.values() else ():
+        for ref in split_refs(value)[:1] if column not in field_columns.values() else ():
             try:
-                images.kind(pictures.load(cell, table.folder))
+                images.kind(load_image(ref, file.folder))
             except DataError:
                 continue
-            raise DataError(f"{table.file}: {column!r} holds pictures: say --map images={column}")
+            raise DataError(f"{file.name}: {column!r} holds images: say --map images={column}")
 
 
-def _usual(seen: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the mapped columns, and for other fields the first usual name seen, in any case."""
-    known = dict(columns)
-    spelt = {
+def _with_common_names(seen: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the mapped columns, plus each other field's first common name, in any case."""
+    field_columns = dict(columns)
+    by_lower = {
         column.lower(): column for column in reversed(list(seen)) if column not in columns.values()
     }
-    for field, names in USUAL.items():
-        usual = [spelt[n] for n in names if n in spelt]
-        if field not in known and usual:
-            known[field] = usual[0]
-    return known
+    for field, names in COMMON_NAMES.items():
+        present = [by_lower[name] for name in names if name in by_lower]
+        if field not in field_columns and present:
+            field_columns[field] = present[0]
+    return field_columns
 
 
 def _cell(row: Row, column: str) -> Any:
-    """Return what is in a column; None where it is not there or a table has no number there."""
+    """Return the value of a column; None when it is absent or NaN."""
     if "+" in column and column not in row:
         cells = (_cell(row, part) for part in column.split("+"))
-        return [c for c in cells if c is not None and c != ""]
-    value = _reach(row, column)
+        return [cell for cell in cells if cell is not None and cell != ""]
+    value = _lookup(row, column)
     missing = value is _ABSENT or (isinstance(value, float) and isnan(value))
     return None if missing else value
 
 
-def _reach(row: Row, column: str) -> Any:
-    """Return a column, or what is inside one: `a.b` of an object, or of each in a list, `a.0`."""
+def _lookup(row: Row, column: str) -> Any:
+    """Return a column or a nested value: `a.b` of an object or of each in a list, `a.0` of a list.
+
+    `_ABSENT` when there is no such value.
+    """
     if column in row:
         return row[column]
     value: Any = row
     for key in column.split("."):
-        value = tables.written(value)
+        value = parse_literal(value)
         if isinstance(value, list) and key.isdecimal():
             value = dict(enumerate(value)).get(int(key), _ABSENT)
         elif isinstance(value, list):
-            value = [one.get(key) for one in value if isinstance(one, dict)]
+            value = [item.get(key) for item in value if isinstance(item, dict)]
         else:
             value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
     return value
 
 
-def _own(row: Row, known: dict[str, str], otherwise: str) -> str:
-    own = _cell(row, known["id"]) if "id" in known else None
-    return ("-".join(map(str, own)) if isinstance(own, list) else wording.text(own)) or otherwise
+def _row_id(row: Row, field_columns: dict[str, str]) -> str:
+    """Return the row's own id; "" when it has none."""
+    cell = _cell(row, field_columns["id"]) if "id" in field_columns else None
+    return "-".join(map(str, cell)) if isinstance(cell, list) else cell_text(cell)
 
 
-def _rest(row: Row, known: dict[str, str]) -> dict[str, Any]:
-    """Return the short columns that no field was read from."""
-    used = {part.split(".")[0] for column in known.values() for part in column.split("+")}
-    kept = {}
+def _unmapped(row: Row, field_columns: dict[str, str]) -> dict[str, Any]:
+    """Return the short columns that no field is read from, for the metadata."""
+    used = {part.split(".")[0] for column in field_columns.values() for part in column.split("+")}
+    short = {}
     for column, value in row.items():
         if column in used:
             continue
         try:
             if len(json.dumps(value, ensure_ascii=False, allow_nan=False)) <= SHORT:
-                kept[column] = value
-        except (TypeError, ValueError):  # bytes, a date, no number
+                short[column] = value
+        except (TypeError, ValueError):  # not JSON: bytes, a date, NaN
             if not isinstance(value, bytes | dict | list | float):
-                kept[column] = str(value)[:SHORT]
-    return kept
+                short[column] = str(value)[:SHORT]
+    return short
 
 
-def _local(source: Path) -> Iterator[_Table]:
-    files = tables.files(source)
+def _local_files(source: Path) -> Iterator[_DataFile]:
+    files = record_files(source)
     for file in files:
         prefix = f"{file.stem}-" if len(files) > 1 else ""
-        split = _split(file.relative_to(source)) if source.is_dir() else None
-        yield _Table(tables.read(file), str(file), file.parent, prefix, split)
+        split = _split_name(file.relative_to(source)) if source.is_dir() else None
+        yield _DataFile(read_rows(file), str(file), file.parent, prefix, split)
 
 
-def _split(file: Path) -> str | None:
-    """Return the split that a file's name (train-00000.parquet) or its folders' names say."""
+def _split_name(file: Path) -> str | None:
+    """Return the split named by a file (train-00000.parquet) or by one of its folders."""
     words = [re.split(r"[-_.]", file.name.lower())[0], *map(str.lower, reversed(file.parts[:-1]))]
     return next((word for word in words if word in (*_TRAINING, *_HELD_OUT)), None)
 
 
-def _hub(source: str) -> _Table:
-    return _Table(hub.rows(source, ("train",)), source, Path())
+def _hub_file(source: str) -> _DataFile:
+    return _DataFile(hub.rows(source, ("train",)), source, Path())

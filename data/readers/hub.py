@@ -1,9 +1,9 @@
-"""Rows of a data set in the hub's form: a folder of its parquet files, or its name on the hub.
+"""Read a Hugging Face data set: a local folder of its parquet files, or its name on the hub.
 
     hub.rows("hiyouga/geometry3k", ("train", "validation", "test"))
     hub.rows("downloads/geometry3k", ("train", "validation", "test"))
 
-Pictures stay encoded: each is the bytes of its file, or its path.
+Images are not decoded: a cell holds the encoded bytes or the path.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.data.readers import tables
+from sapo_vl.data.readers.tables import BATCH_ROWS, Row, read_parquet, require_all_shards
 from sapo_vl.errors import DataError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def rows(
-    source: str | Path, splits: Sequence[str], config: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `splits` in turn, with "split" and each picture as bytes or path.
+def rows(source: str | Path, splits: Sequence[str], config: str | None = None) -> Iterator[Row]:
+    """Yield the rows of `splits` in turn, each with its "split" and its images as bytes or path.
 
-    A folder may lack some of the splits, but not all; its files are called SPLIT-*.parquet or lie
-    in a folder SPLIT, in `config` and in data/ where it has these.
+    A local folder may lack some of the splits, but not all. Its files are named SPLIT-*.parquet or
+    lie in a folder SPLIT, below `config` and data/ where these exist.
 
     Raises:
         DataError: `source` is neither such a folder nor a hub name, or it cannot be loaded.
@@ -35,57 +33,54 @@ def rows(
         _local(folder, splits, config) if folder.is_dir() else _hub(str(source), splits, config)
     )
     for split, row in reader:
-        yield {key: _plain(value, folder) for key, value in row.items()} | {"split": split}
+        yield {key: _unwrap(value, folder) for key, value in row.items()} | {"split": split}
 
 
-def _local(
-    folder: Path, splits: Sequence[str], config: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    places = [folder / config, folder / "data" / config] if config else []
-    places = [p for p in (*places, folder / "data", folder) if p.is_dir()]
-    found = {split: _files(places, split) for split in splits}
-    if not any(found.values()):
+def _local(folder: Path, splits: Sequence[str], config: str | None) -> Iterator[tuple[str, Row]]:
+    roots = [folder / config, folder / "data" / config] if config else []
+    roots = [root for root in (*roots, folder / "data", folder) if root.is_dir()]
+    files = {split: _split_files(roots, split) for split in splits}
+    if not any(files.values()):
         raise DataError(
             f"source: {folder} has neither the original files nor {splits[0]}-*.parquet"
             + (f" of {config}" if config else "")
         )
-    for split, parts in found.items():
-        for file in parts:
-            for row in tables.read(file):
+    for split, shards in files.items():
+        for file in shards:
+            for row in read_parquet(file):
                 yield split, row
 
 
-def _files(places: Sequence[Path], split: str) -> list[Path]:
-    for place in places:
-        found = [p for p in place.glob("*.parquet") if p.stem.split("-")[0] == split]
-        found += (place / split).glob("*.parquet")
-        if found:
-            return tables.whole(sorted(found))
+def _split_files(roots: Sequence[Path], split: str) -> list[Path]:
+    for root in roots:
+        files = [p for p in root.glob("*.parquet") if p.stem.split("-")[0] == split]
+        files += (root / split).glob("*.parquet")
+        if files:
+            return require_all_shards(sorted(files))
     return []
 
 
-def _hub(
-    name: str, splits: Sequence[str], config: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _hub(name: str, splits: Sequence[str], config: str | None) -> Iterator[tuple[str, Row]]:
     if not _HUB_NAME.fullmatch(name):
         raise DataError(f"source: {name} is neither a folder nor a hub name like ORGANISATION/NAME")
-    import datasets  # over a second, and only needed here
+    import datasets  # takes over a second to import
 
     for split in splits:
         try:
             table = datasets.load_dataset(name, *([config] if config else []), split=split)
-        except Exception as error:  # the hub client raises many kinds, and being offline is one
+        except Exception as error:  # the hub client raises many types, also when offline
             raise DataError(
-                f"source: {name} is no folder here, and the hub did not give it: {error}"
+                f"source: {name} is not a local folder, and loading it from the hub failed: {error}"
             ) from error
-        for batch in table.with_format("arrow").iter(tables.BATCH_ROWS):
+        for batch in table.with_format("arrow").iter(BATCH_ROWS):
             for row in batch.to_pylist():
                 yield split, row
 
 
-def _plain(value: Any, folder: Path) -> Any:
+def _unwrap(value: Any, folder: Path) -> Any:
+    """Replace each image struct {bytes, path} by its bytes, or else by its path in `folder`."""
     if isinstance(value, list):
-        return [_plain(one, folder) for one in value]
+        return [_unwrap(item, folder) for item in value]
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         if value["bytes"] is not None:
             return value["bytes"]

@@ -1,29 +1,26 @@
-"""The loop that all sources share: a row becomes a sample, or a drop with its reason."""
+"""The loop every source runs: a row becomes a `Sample`, or a `Dropped` with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import tables
+from sapo_vl.data.readers.tables import Row, read_rows
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.schema import Sample
 
-Row = dict[str, Any]
-
 UNEXPECTED = (AttributeError, LookupError, TypeError, ValueError)
-"""What reading raises where a row has not the form that the source's file shows."""
+"""Raised by a source's code when a row does not have the documented layout."""
 
 
-def samples(
+def to_samples(
     rows: Iterable[Row], name: Callable[[Row], str], sample: Callable[[Row], Sample | Dropped]
 ) -> Iterator[Sample | Dropped]:
-    """Yield what `sample` makes of each row; where it cannot, a drop under the row's `name`.
+    """Convert each row with `sample`; a row that fails becomes a `Dropped` with the id `name(row)`.
 
     Raises:
-        DataError: the rows themselves cannot be read on.
+        DataError: iterating over the rows fails.
     """
     number = -1
     try:
@@ -33,30 +30,30 @@ def samples(
                 identity = name(row)
                 yield sample(row)
             except UNEXPECTED as error:
-                yield Dropped(identity, reason(error, row))
+                yield Dropped(identity, drop_reason(error, row))
     except UserError:
         raise
     except UNEXPECTED as error:
-        raise DataError(f"source: row {number + 1} is not of its form: {error!r}") from error
+        raise DataError(f"source: row {number + 1} has an unexpected layout: {error!r}") from error
 
 
-def reason(error: Exception, row: Row) -> str:
-    """Return in words why a row could not be read: "cause: detail", the cause without its data."""
+def drop_reason(error: Exception, row: Row) -> str:
+    """Describe a failed row as "cause: detail"; the cause is free of data, so it can be counted."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, KeyError):
         return f"a column is missing: {error}; the record has {', '.join(row)}"
     empty = [column for column, value in row.items() if value is None]
     hint = f"; empty: {', '.join(empty)}" if empty else ""
-    return f"a column holds something unexpected: {error}{hint}"
+    return f"unexpected value in a column: {error}{hint}"
 
 
-def local(file: Path, column: str, folder: Path, into: str = "image") -> Iterator[Row]:
-    """Yield the rows of a file, with the path in `folder` of the picture that `column` names.
+def rows_with_image(file: Path, column: str, folder: Path, into: str = "image") -> Iterator[Row]:
+    """Yield a file's rows; column `into` gets the path in `folder` of the image `column` names.
 
     Raises:
         DataError: the file cannot be read.
     """
-    for row in tables.read(file):
-        picture = row.get(column)
-        yield row | {into: folder / picture if isinstance(picture, str) else picture}
+    for row in read_rows(file):
+        name = row.get(column)
+        yield row | {into: folder / name if isinstance(name, str) else name}

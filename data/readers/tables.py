@@ -1,19 +1,22 @@
-"""Rows of a file as dicts: parquet, JSON, JSONL, CSV and TSV. Shared by the sources.
+"""Read parquet, JSON, JSONL, CSV and TSV files as rows (dicts).
 
-    for row in tables.read(Path("data/testmini.json")): ...
+    for row in read_rows(Path("data/testmini.json")): ...
 
-A JSON file is a list of records, an object of records by their ids, an object around one list of
-records, or an object of columns. Parquet, JSONL and CSV are streamed; a JSON file is read whole.
+Accepted JSON layouts: a list of records, an object of records keyed by id, an object that wraps one
+list of records, and an object of equally long columns. Parquet, JSONL and CSV are streamed; a JSON
+file is loaded whole.
 """
 
 from __future__ import annotations
 
 import ast
 import csv
+import gzip
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,71 +25,82 @@ from typing import Any
 from sapo_vl.errors import DataError
 
 BATCH_ROWS = 16
-"""Rows of parquet held at a time: few, because they carry pictures."""
-
-_PART = re.compile(r"(?P<series>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})")
-_DELIMITERS = ",;\t"
+"""Parquet rows decoded at a time; small, because each row carries images."""
 
 BUFFER_BYTES = 2**20
-"""Of parquet that are read ahead in each column."""
+"""Read-ahead per parquet column."""
 
 Row = dict[str, Any]
 
+_SHARD = re.compile(r"(?P<series>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})")
+_DELIMITERS = ",;\t"
+_GZIP_MAGIC = b"\x1f\x8b"
 
-def read(file: Path) -> Iterator[Row]:
-    """Yield the rows of one file, in order.
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of one file in order; the suffix selects the reader.
 
     Raises:
-        DataError: names the file, and the line or row where it cannot be read.
+        DataError: the file is unreadable, empty or malformed; names it and the line or row.
     """
     reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise DataError(f"{file}: a file of records ends in {', '.join(READERS)}")
+        raise DataError(f"{file}: unsupported file type; supported: {', '.join(READERS)}")
     try:
         if not file.stat().st_size:
-            raise DataError(f"{file}: is empty: fetch it again, or take it out")
+            raise DataError(f"{file}: the file is empty; download it again or remove it")
         yield from reader(file)
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no UTF-8, save it as that: {error}") from error
+        raise DataError(f"{file}: not UTF-8; convert it: {error}") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
 
 
-def files(source: Path) -> list[Path]:
-    """Return the files of records of a folder, in order; of the first kind in `READERS` it has.
+def record_files(source: Path) -> list[Path]:
+    """Return a folder's data files, sorted; only the first suffix of `READERS` that occurs counts.
+
+    Hidden files and folders are skipped. A `source` that is a file is returned as it is.
 
     Raises:
-        DataError: there are none, or a shard of a series is not there.
+        DataError: the folder has no data files, or a shard is missing from a series.
     """
     if source.is_file():
         return [source]
-    tables = [p for p in source.rglob("*") if p.suffix.lower() in READERS and p.is_file()]
-    seen = sorted(p for p in tables if not _hidden(p.relative_to(source)))
+    candidates = sorted(
+        path
+        for path in source.rglob("*")
+        if path.suffix.lower() in READERS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    )
     for suffix in READERS:
-        found = [p for p in seen if p.suffix.lower() == suffix]
-        if found:
-            return whole(found)
-    raise DataError(f"source: {source} holds no file of records ({', '.join(READERS)})")
+        files = [path for path in candidates if path.suffix.lower() == suffix]
+        if files:
+            return require_all_shards(files)
+    raise DataError(f"source: {source} contains no data files ({', '.join(READERS)})")
 
 
-def whole(shards: list[Path]) -> list[Path]:
-    """Return the files; NAME-00000-of-00003 and so on have to be all there.
+def require_all_shards(files: list[Path]) -> list[Path]:
+    """Return `files` after checking each NAME-00000-of-00003 series for completeness.
 
     Raises:
-        DataError: names one that is missing.
+        DataError: names the first missing shard.
     """
-    parts = [m for p in shards if (m := _PART.fullmatch(str(p.with_suffix(""))))]
-    of_series = itemgetter("series", "total")
-    for (series, total), own in groupby(sorted(parts, key=of_series), of_series):
-        missing = set(range(int(total))) - {int(m["number"]) for m in own}
+    shards = [m for path in files if (m := _SHARD.fullmatch(str(path.with_suffix(""))))]
+    by_series = itemgetter("series", "total")
+    for (series, total), present in groupby(sorted(shards, key=by_series), by_series):
+        missing = set(range(int(total))) - {int(shard["number"]) for shard in present}
         if missing:
-            first = f"{series}{min(missing):05d}-of-{total}{shards[0].suffix}"
-            raise DataError(f"{first}: is missing, as {len(missing)} of {int(total)} shards are")
-    return shards
+            first = f"{series}{min(missing):05d}-of-{total}{files[0].suffix}"
+            raise DataError(f"{first}: missing ({len(missing)} of {int(total)} shards are missing)")
+    return files
 
 
-def written(value: Any) -> Any:
-    """Return what a text cell spells out as JSON or as Python prints it; else the value itself."""
+def parse_literal(value: Any) -> Any:
+    """Parse a cell that holds a list, object or tuple as JSON or Python text.
+
+    "['a', 'b']" and '["a", "b"]' both give ["a", "b"]; any other value is returned unchanged.
+    """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{", "("):
         for parse in (json.loads, ast.literal_eval):
             try:
@@ -96,58 +110,85 @@ def written(value: Any) -> Any:
     return value
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def parse_list(value: Any) -> list[Any]:
+    """Return a cell as a list: a list, a tuple, or the JSON or Python text of one; [] when empty.
+
+    Raises:
+        DataError: the cell holds anything else.
+    """
+    parsed = parse_literal(value)
+    if parsed is None or (isinstance(parsed, str) and not parsed.strip()):
+        return []
+    if not isinstance(parsed, list | tuple):
+        raise DataError(f"expected a list, got {value!r:.100}")
+    return list(parsed)
 
 
-def _parquet(file: Path) -> Iterator[Row]:
+def read_parquet(file: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a parquet file in order, `BATCH_ROWS` decoded at a time.
+
+    Raises:
+        DataError: the file is damaged, or lacks one of `columns`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        # Buffered: else a whole row group lies in memory, which may be the whole file.
+        # Without a buffer pyarrow loads a whole row group, which may be the whole file.
         with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
+            missing = [name for name in columns if name not in table.schema_arrow.names]
+            if missing:
+                raise DataError(f"{file}: the column {missing[0]!r} is missing")
             for batch in table.iter_batches(BATCH_ROWS, use_threads=False):
                 for row in batch.to_pylist():
                     yield row
                     number += 1
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a whole parquet file, at row {number}: {error}") from error
+        raise DataError(f"{file}: damaged parquet file, at row {number}: {error}") from error
 
 
-def _jsonl(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{file}: line {number} is no JSON: {error}") from error
-            yield _record(row, f"{file}: line {number}")
+def read_jsonl(file: Path) -> Iterator[tuple[str, Row]]:
+    """Yield ("FILE:LINE", object) for each line of a JSONL file, blank lines skipped.
 
-
-def _json(file: Path) -> Iterator[Row]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: no JSON: {error}") from error
-    yield from records(content, file)
-
-
-def records(content: Any, file: Path) -> Iterator[Row]:
-    """Yield the records of parsed JSON; one of an object of records gets its key as "id".
+    Gzip is detected by its magic bytes, not by the suffix.
 
     Raises:
-        DataError: names the file and the record that is no object.
+        DataError: the file cannot be read or a line is not a JSON object; names file and line.
+    """
+    try:
+        with file.open("rb") as start:
+            opener = gzip.open if start.read(2) == _GZIP_MAGIC else open
+        with opener(file, "rt", encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                where = f"{file}:{number}"
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{where}: invalid JSON: {error}") from error
+                yield where, _require_object(row, where)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8; convert it: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
+
+
+def json_records(content: Any, file: Path) -> Iterator[Row]:
+    """Yield the records of parsed JSON; a record keyed by its id gets the key as "id".
+
+    Raises:
+        DataError: no accepted layout, or a record is not an object; names the file and record.
     """
     if isinstance(content, dict) and content:
-        lists = {k: v for k, v in content.items() if isinstance(v, list) and v and _is_record(v[0])}
-        columns = {k: v for k, v in content.items() if isinstance(v, list)}
-        if all(map(_is_record, content.values())):
+        lists = {
+            key: value
+            for key, value in content.items()
+            if isinstance(value, list) and value and isinstance(value[0], dict)
+        }
+        columns = {key: value for key, value in content.items() if isinstance(value, list)}
+        if all(isinstance(value, dict) for value in content.values()):
             content = [{"id": key} | row for key, row in content.items()]
         elif len(lists) == 1:
             (content,) = lists.values()
@@ -156,17 +197,31 @@ def records(content: Any, file: Path) -> Iterator[Row]:
             content = [dict(zip(columns, row, strict=True)) for row in rows]
         elif lists:
             raise DataError(
-                f"{file}: has several lists of records ({', '.join(lists)}): write the right one "
-                "into a file of its own"
+                f"{file}: several lists of records ({', '.join(lists)}); save the one to read as "
+                "its own file"
             )
     if not isinstance(content, list):
         raise DataError(f"{file}: neither a list nor an object of records")
     for number, row in enumerate(content):
-        yield _record(row, f"{file}: record {number}")
+        yield _require_object(row, f"{file}: record {number}")
+
+
+def _jsonl(file: Path) -> Iterator[Row]:
+    return (row for _, row in read_jsonl(file))
+
+
+def _json(file: Path) -> Iterator[Row]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:  # a ValueError too, which `read_rows` reports
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: invalid JSON: {error}") from error
+    yield from json_records(content, file)
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # a picture in base64 is longer than the usual limit
+    csv.field_size_limit(sys.maxsize)  # base64 images exceed the default limit of 128 KiB
     with file.open(encoding="utf-8-sig", newline="") as lines:
         header = lines.readline()
         lines.seek(0)
@@ -174,30 +229,26 @@ def _csv(file: Path) -> Iterator[Row]:
         try:
             for row in reader:
                 if None in row or None in row.values():
+                    fields = len(reader.fieldnames or ())
                     raise DataError(
-                        f"{file}: line {reader.line_num} has not the {len(reader.fieldnames or ())}"
-                        " fields of the header"
+                        f"{file}:{reader.line_num}: not the {fields} fields of the header"
                     )
                 yield row
         except csv.Error as error:
-            raise DataError(f"{file}: line {reader.line_num}: {error}") from error
+            raise DataError(f"{file}:{reader.line_num}: {error}") from error
 
 
-def _is_record(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _record(row: Any, where: str) -> Row:
-    if not _is_record(row):
-        raise DataError(f"{where} is a {type(row).__name__}, not an object")
+def _require_object(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
     return row
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".parquet": _parquet,
+    ".parquet": read_parquet,
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
 }
-"""A file's ending -> its reader, in the order in which a folder's files are chosen."""
+"""File suffix -> reader, in the order of preference for a folder with several kinds."""

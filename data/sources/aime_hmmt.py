@@ -22,9 +22,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -39,7 +40,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     contests = sorted(p.parent for p in Path(source).rglob("answers.csv"))
     found = (row for c in contests for row in _local(c)) if contests else _from_hub(str(source))
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -47,8 +48,8 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    images = pictures.load_all(row["image"], Path())
-    answer = wording.text(row["answer"])
+    images = load_images(row["image"], Path())
+    answer = cell_text(row["answer"])
     aime = row["contest"].startswith("aime")
     if aime:
         answer = str(int(answer))
@@ -57,12 +58,12 @@ def _sample(row: Row) -> Sample:
         id=_name(row),
         dataset="aime_hmmt",
         task=row["contest"],
-        problem=wording.front(problem, len(images)),
+        problem=prepend_marks(problem, len(images)),
         images=images,
         answer=answer,
-        answer_type="number" if aime else wording.answer_type(answer),
+        answer_type="number" if aime else guess_answer_type(answer),
         split="test",
-        metadata={"number": int(row["problem_idx"]), "files": pictures.names(row["image"])},
+        metadata={"number": int(row["problem_idx"]), "files": file_names(row["image"])},
     )
 
 

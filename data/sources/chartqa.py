@@ -23,9 +23,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
 from sapo_vl.schema import Sample
 
 SPLITS = ("train", "val", "test")
@@ -44,7 +45,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     files = [file for file in files if file.is_file()]
     found = chain.from_iterable(map(_local, files)) if files else hub.rows(source, SPLITS)
     numbered = (row | {"number": number} for number, row in enumerate(found))
-    yield from samples(numbered, _name, _sample)
+    yield from to_samples(numbered, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -53,26 +54,26 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     label = row["label"][0] if isinstance(row["label"], list) else row["label"]
-    answer = wording.text(label)
+    answer = cell_text(label)
     kind = row["human_or_machine"]
     return Sample(
         id=_name(row),
         dataset="chartqa",
         task=_KINDS[kind] if isinstance(kind, int) else str(kind),
-        problem=wording.front(row["query"], 1),
-        images=(pictures.load(row["image"], Path()),),
+        problem=prepend_marks(row["query"], 1),
+        images=(load_image(row["image"], Path()),),
         answer=answer,
-        answer_type=wording.answer_type(answer),
+        answer_type=guess_answer_type(answer),
         split="train" if row["split"] == "train" else "test",
         metadata={
             "split": row["split"],
             "tolerance": TOLERANCE,
-            "files": pictures.names(row["image"]),
+            "files": file_names(row["image"]),
         },
     )
 
 
 def _local(file: Path) -> Iterator[Row]:
     split, _, kind = file.stem.partition("_")
-    for row in local(file, "imgname", file.parent / "png"):
+    for row in rows_with_image(file, "imgname", file.parent / "png"):
         yield row | {"split": split, "human_or_machine": _KINDS.index(kind)}

@@ -21,9 +21,16 @@ from typing import Any
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers.image_refs import load_images
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import (
+    answer_in_tags,
+    cell_text,
+    guess_answer_type,
+    prepend_marks,
+    strip_answer,
+)
 from sapo_vl.schema import Sample
 
 SPLITS = ("train",)
@@ -49,14 +56,14 @@ def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample
     """
 
     def sample(row: Row) -> Sample:
-        images = pictures.load_all(row["images"] if "images" in row else row["image"], Path())
+        images = load_images(row["images"] if "images" in row else row["image"], Path())
         gold = row["solution"] if "solution" in row else row["answer"]
-        answer = wording.bare(wording.tagged(wording.text(gold)))
-        made = {"answer_type": wording.answer_type(answer)} | fields
+        answer = strip_answer(answer_in_tags(cell_text(gold)))
+        made = {"answer_type": guess_answer_type(answer)} | fields
         return Sample(
             id=row["name"],
             dataset=dataset,
-            problem=wording.front(row["problem"], len(images)),
+            problem=prepend_marks(row["problem"], len(images)),
             images=images,
             answer=answer,
             metadata={key: row[key] for key in ("original_question",) if key in row},
@@ -66,4 +73,4 @@ def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample
     numbered = (
         row | {"name": f"{dataset}-{number}"} for number, row in enumerate(hub.rows(source, SPLITS))
     )
-    yield from samples(numbered, lambda row: row["name"], sample)
+    yield from to_samples(numbered, lambda row: row["name"], sample)

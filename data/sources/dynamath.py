@@ -21,9 +21,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, split_choices
 from sapo_vl.schema import Sample
 
 VARIANTS = range(1, 11)
@@ -38,7 +39,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     trials = [p for v in VARIANTS if (p := _trial(Path(source), v)).is_file()]
     found = chain.from_iterable(map(_local, trials)) if trials else _from_hub(source)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -46,8 +47,8 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    answer, choices = wording.text(row["answer"]), wording.options(row["question"])
-    kind, precision = wording.answer_type(answer), None
+    answer, choices = cell_text(row["answer"]), split_choices(row["question"])
+    kind, precision = guess_answer_type(answer), None
     if row["answer_type"] == "float":
         precision = PRECISION
     elif kind not in ("choice", "number", "tuple"):
@@ -56,8 +57,8 @@ def _sample(row: Row) -> Sample:
         id=_name(row),
         dataset="dynamath",
         task=row["subject"],
-        problem=wording.front(row["question"], 1),
-        images=(pictures.load(row["image"], Path()),),
+        problem=prepend_marks(row["question"], 1),
+        images=(load_image(row["image"], Path()),),
         answer=answer,
         answer_type=kind,
         choices=choices if kind == "choice" else (),
@@ -68,7 +69,7 @@ def _sample(row: Row) -> Sample:
             "variant": row["variant"],
             "level": row["level"],
             "answer_type": row["answer_type"],
-            "files": pictures.names(row["image"]),
+            "files": file_names(row["image"]),
         },
     )
 
@@ -79,7 +80,7 @@ def _trial(folder: Path, variant: int) -> Path:
 
 def _local(file: Path) -> Iterator[Row]:
     variant = int(file.parent.name.removeprefix("trial"))
-    for row in local(file, "image", file.parent):
+    for row in rows_with_image(file, "image", file.parent):
         yield row | {"variant": variant}
 
 

@@ -22,8 +22,15 @@ from string import ascii_uppercase
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import (
+    append_choices,
+    cell_text,
+    choice_letter,
+    guess_answer_type,
+    place_images,
+)
 from sapo_vl.data.sources.mmmu import numbered
 from sapo_vl.schema import Sample
 
@@ -39,7 +46,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     subjects = [s for s in SUBJECTS if (Path(source) / s).is_dir()] or SUBJECTS
     found = chain.from_iterable(hub.rows(source, ("test",), subject) for subject in subjects)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -47,19 +54,19 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, answer = tuple(row["options"] or ()), wording.text(row["answer"])
+    choices, answer = tuple(row["options"] or ()), cell_text(row["answer"])
     text = "\n".join(filter(None, (row.get("context"), row["question"])))
     if list(choices) != list(ascii_uppercase[: len(choices)]):
-        text = wording.listed(text, choices)
-    placed = wording.place(text, numbered(row, MOST_IMAGES))
+        text = append_choices(text, choices)
+    placed = place_images(text, numbered(row, MOST_IMAGES))
     return Sample(
         id=_name(row),
         dataset="emma",
         task=row["subject"],
         problem=placed.text,
         images=placed.images,
-        answer=wording.letter(answer, choices) or answer if choices else answer,
-        answer_type="choice" if choices else wording.answer_type(answer),
+        answer=choice_letter(answer, choices) or answer if choices else answer,
+        answer_type="choice" if choices else guess_answer_type(answer),
         choices=choices,
         split="test",
         metadata={key: row.get(key) for key in ("category", "task", "type", "source")},

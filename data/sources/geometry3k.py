@@ -22,9 +22,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import UNEXPECTED, Row, samples
+from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.source_rows import UNEXPECTED, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -42,7 +43,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     folder = folder / "geometry3k" if (folder / "geometry3k").is_dir() else folder
     local = any((folder / name).is_dir() for name in _FOLDERS)
     found = _local(folder) if local else _numbered(hub.rows(source, SPLITS))
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -50,23 +51,23 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    images = pictures.load_all(row["images"], Path())
-    answer = wording.text(row["answer"])
+    images = load_images(row["images"], Path())
+    answer = cell_text(row["answer"])
     return Sample(
         id=_name(row),
         dataset="geometry3k",
         task=(row.get("problem_type_goal") or ["geometry"])[0].lower(),
-        problem=wording.front(row["problem"], len(images)),
+        problem=prepend_marks(row["problem"], len(images)),
         images=images,
         answer=answer,
-        answer_type=wording.answer_type(answer),
+        answer_type=guess_answer_type(answer),
         unit=row.get("unit") or None,
         split="train" if row["split"] == "train" else "test",
         metadata={
             "split": row["split"],
             "choices": list(row.get("choices") or ()),
             "graph": row.get("problem_type_graph") or [],
-            "files": pictures.names(row["images"]),
+            "files": file_names(row["images"]),
         },
     )
 

@@ -20,9 +20,16 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers.image_refs import load_image
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import (
+    cell_text,
+    choice_letters,
+    guess_answer_type,
+    prepend_marks,
+    split_choices,
+)
 from sapo_vl.schema import Sample
 
 SPLITS = ("test",)
@@ -36,10 +43,10 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     file = Path(source) / "data" / "dataset.json"
     if file.is_file():
-        found = local(file, "imagename", file.parent / "images")
+        found = rows_with_image(file, "imagename", file.parent / "images")
     else:
         found = hub.rows(source, SPLITS)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -47,19 +54,19 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample | Dropped:
-    answer = wording.text(row["answer"])
+    answer = cell_text(row["answer"])
     if not answer:
         return Dropped(_name(row), "the source has no answer to it", by_rule=True)
-    several = wording.letters(answer)
-    choices = wording.options(row["question"])
+    several = choice_letters(answer)
+    choices = split_choices(row["question"])
     return Sample(
         id=_name(row),
         dataset="logicvista",
         task=row["skill"][0],
-        problem=wording.front(row["question"], 1),
-        images=(pictures.load(row["image"], Path()),),
+        problem=prepend_marks(row["question"], 1),
+        images=(load_image(row["image"], Path()),),
         answer=several or answer,
-        answer_type="multi_choice" if several else wording.answer_type(answer),
+        answer_type="multi_choice" if several else guess_answer_type(answer),
         choices=choices if answer in "ABCDEFGH"[: len(choices)] or several else (),
         split="test",
         metadata={

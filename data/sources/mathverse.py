@@ -24,10 +24,18 @@ from itertools import chain
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import hub, tables
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row, json_records, read_rows
+from sapo_vl.data.readers.text import (
+    QUESTION_IN_IMAGE,
+    cell_text,
+    choice_letters,
+    guess_answer_type,
+    prepend_marks,
+    split_choices,
+)
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -44,7 +52,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     files = {file: reader for file, reader in _FILES.items() if (folder / file).is_file()}
     local = chain.from_iterable(reader(folder, folder / file) for file, reader in files.items())
     found = local if files else hub.rows(source, SPLITS, "testmini")
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -53,23 +61,23 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     given = row.get("choices") or ()
-    choices = wording.options(
+    choices = split_choices(
         "\n".join(given) if given else row["question"].rpartition("Choices:")[2]
     )
-    answer = wording.text(row["answer"])
+    answer = cell_text(row["answer"])
     if choices or "multi" in row["question_type"]:
         answer = answer.strip("()")
-    kind = "choice" if choices else wording.answer_type(answer)
-    several = wording.letters(answer, choices)
+    kind = "choice" if choices else guess_answer_type(answer)
+    several = choice_letters(answer, choices)
     if several:
         answer, kind = several, "multi_choice"
-    question = wording.text(row["question"]) or wording.IN_THE_PICTURE
-    images = pictures.load_all(row["image"], Path())
+    question = cell_text(row["question"]) or QUESTION_IN_IMAGE
+    images = load_images(row["image"], Path())
     return Sample(
         id=_name(row),
         dataset="mathverse",
         task=row["metadata"].get("subject") or row["metadata"]["subjects"],
-        problem=wording.front("\n".join((question, *given)), len(images)),
+        problem=prepend_marks("\n".join((question, *given)), len(images)),
         images=images,
         answer=answer,
         answer_type=kind,
@@ -79,16 +87,16 @@ def _sample(row: Row) -> Sample:
         split="test",
         metadata=dict(row["metadata"])
         | {key: row.get(key) for key in ("problem_index", "problem_version", "question_type")}
-        | {"gold": row["answer"], "files": pictures.names(row["image"])},
+        | {"gold": row["answer"], "files": file_names(row["image"])},
     )
 
 
 def _testmini(folder: Path, file: Path) -> Iterator[Row]:
-    return local(file, "image", folder / "images")
+    return rows_with_image(file, "image", folder / "images")
 
 
 def _text_only(folder: Path, file: Path) -> Iterator[Row]:
-    for row in tables.read(file):
+    for row in read_rows(file):
         yield row | {"part": "text-", "image": None}
 
 
@@ -99,7 +107,7 @@ def _website(folder: Path, file: Path) -> Iterator[Row]:
     except ValueError as error:
         raise DataError(f"{file}: no `name = JSON`: {error}") from error
     images = folder / "visualizer" / "images"
-    for row in tables.records(content, file):
+    for row in json_records(content, file):
         own = {"part": "web-", "sample_index": row.get("pid")}
         own["problem_version"] = (row.get("metadata") or {}).get("problem_version")
         yield row | own | {"image": images / row["image"] if row.get("image") else None}

@@ -24,9 +24,10 @@ from string import ascii_uppercase
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import append_choices, cell_text, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -45,7 +46,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     folder = Path(source)
     found = _once(_local(folder) if folder.is_dir() else hub.rows(source, SPLITS))
-    for record in samples(found, _name, _sample):
+    for record in to_samples(found, _name, _sample):
         if isinstance(record, Dropped) and record.reason.startswith("missing image file"):
             # Folders with a part of the pictures go round: what is there is the data set.
             yield replace(record, by_rule=True)
@@ -58,11 +59,11 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    options, answer = row["options"] or (), wording.text(row["answer"])
+    options, answer = row["options"] or (), cell_text(row["answer"])
     question = row["question"].replace("<image1>", IMAGE_MARK, 1)
-    question = wording.front(question, 1)
+    question = prepend_marks(question, 1)
     if [option.strip("()") for option in options] != list(ascii_uppercase[: len(options)]):
-        question = wording.listed(question, options)
+        question = append_choices(question, options)
     if options or answer in _LETTERS:
         answer_type = "choice"
     else:
@@ -72,7 +73,7 @@ def _sample(row: Row) -> Sample:
         dataset="mathvision",
         task=row["subject"],
         problem=question,
-        images=(pictures.load(row["decoded_image"], Path()),),
+        images=(load_image(row["decoded_image"], Path()),),
         answer=answer,
         answer_type=answer_type,
         choices=tuple(options),
@@ -80,7 +81,7 @@ def _sample(row: Row) -> Sample:
             "level": row["level"],
             "subject": row["subject"],
             "split": row["split"],
-            "files": pictures.names(row["image"]),
+            "files": file_names(row["image"]),
         },
     )
 
@@ -102,5 +103,5 @@ def _local(folder: Path) -> Iterator[Row]:
         raise DataError(f"mathvision: {folder} has neither data/testmini.jsonl nor data/test.jsonl")
     for split, file in files.items():
         if file.is_file():
-            for row in local(file, "image", folder, into="decoded_image"):
+            for row in rows_with_image(file, "image", folder, into="decoded_image"):
                 yield row | {"split": split}

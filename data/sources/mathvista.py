@@ -22,9 +22,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import append_choices, cell_text, choice_letter, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -41,8 +42,8 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     found = hub.rows(source, SPLITS)
     for place in (Path(source), Path(source) / "data"):
         if (place / "testmini.json").is_file():
-            found = local(place / "testmini.json", "image", place, into="decoded_image")
-    yield from samples(found, _name, _sample)
+            found = rows_with_image(place / "testmini.json", "image", place, into="decoded_image")
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -50,20 +51,20 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, gold = tuple(row["choices"] or ()), wording.text(row["answer"])
+    choices, gold = tuple(row["choices"] or ()), cell_text(row["answer"])
     answer, kind = gold, _KINDS.get(row["answer_type"], "text")
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
     if choices:
-        kind, question = "choice", wording.listed(question, choices)
-        answer = wording.letter(gold, choices) or ""
+        kind, question = "choice", append_choices(question, choices)
+        answer = choice_letter(gold, choices) or ""
         if gold and not answer:
             raise DataError(f"the gold answer is none of the choices: {gold!r}; {choices}")
     return Sample(
         id=_name(row),
         dataset="mathvista",
         task=row["metadata"]["task"],
-        problem=wording.front(question, 1),
-        images=(pictures.load(row["decoded_image"], Path()),),
+        problem=prepend_marks(question, 1),
+        images=(load_image(row["decoded_image"], Path()),),
         answer=answer,
         answer_type=kind,
         choices=choices,
@@ -72,5 +73,5 @@ def _sample(row: Row) -> Sample:
         split="test",
         metadata=dict(row["metadata"])
         | {key: row[key] for key in ("question_type", "answer_type", "query")}
-        | {"gold": gold, "files": pictures.names(row["image"])},
+        | {"gold": gold, "files": file_names(row["image"])},
     )

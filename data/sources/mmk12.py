@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import chat, hub, tables
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers import chat, hub
+from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row, read_rows
+from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, strip_answer
 from sapo_vl.schema import Sample
 
 SPLITS = ("train", "test")
@@ -43,7 +44,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
         found = _trainer(path)
     else:
         found = hub.rows(source, SPLITS)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -54,26 +55,26 @@ def _sample(row: Row) -> Sample:
     if "message" in row:
         turn = chat.last_user_turn(row["message"])
         row = row | {"question": chat.text(turn), "image": chat.pictures(turn)}
-    images = pictures.load_all(row["image"], row.get("folder", Path()))
-    answer = wording.bare(wording.text(row["answer"]))
+    images = load_images(row["image"], row.get("folder", Path()))
+    answer = strip_answer(cell_text(row["answer"]))
     return Sample(
         id=_name(row),
         dataset="mmk12",
         task=row.get("subject") or "math",
-        problem=wording.front(row["question"], len(images)),
+        problem=prepend_marks(row["question"], len(images)),
         images=images,
         answer=answer,
-        answer_type=wording.answer_type(answer),
+        answer_type=guess_answer_type(answer),
         split=row["split"],
-        metadata={"gold": row["answer"], "files": pictures.names(row["image"])},
+        metadata={"gold": row["answer"], "files": file_names(row["image"])},
     )
 
 
 def _k12(file: Path) -> Iterator[Row]:
-    for row in local(file, "image_path", file.parent):
+    for row in rows_with_image(file, "image_path", file.parent):
         yield row | {"split": "test"}
 
 
 def _trainer(file: Path) -> Iterator[Row]:
-    for row in tables.read(file):
+    for row in read_rows(file):
         yield row | {"folder": file.parent, "split": "train"}

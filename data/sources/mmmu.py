@@ -23,10 +23,17 @@ from itertools import chain
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import hub, tables
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.image_refs import load_image
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row, parse_literal
+from sapo_vl.data.readers.text import (
+    append_choices,
+    cell_text,
+    guess_answer_type,
+    parse_choices,
+    place_images,
+)
 from sapo_vl.schema import Sample
 
 SPLITS = ("dev", "validation")
@@ -51,7 +58,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     here = [s for s in SUBJECTS if (folder / s).is_dir() or (folder / "data" / s).is_dir()]
     subjects = here if folder.is_dir() and here else SUBJECTS
     found = chain.from_iterable(hub.rows(source, SPLITS, subject) for subject in subjects)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -65,17 +72,17 @@ def _sample(row: Row) -> Sample:
 def numbered(row: Row, most: int) -> dict[int, bytes]:
     """Return the pictures of columns image_1, image_2, .. that hold one."""
     cells = {n: row.get(f"image_{n}") for n in range(1, most + 1)}
-    return {n: pictures.load(cell, Path()) for n, cell in cells.items() if cell is not None}
+    return {n: load_image(cell, Path()) for n, cell in cells.items() if cell is not None}
 
 
 def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, bytes]) -> Sample:
     """Return the sample of a row of MMMU or MMMU-Pro; its tags become marks."""
-    choices = wording.as_choices(row["options"])
-    answer, golds = wording.text(row["answer"]), []
+    choices = parse_choices(row["options"])
+    answer, golds = cell_text(row["answer"]), []
     if not choices and answer.startswith("["):
-        golds = [str(gold) for gold in tables.written(answer)]
+        golds = [str(gold) for gold in parse_literal(answer)]
         answer = golds[0]
-    placed = wording.place(wording.listed(question, choices), images)
+    placed = place_images(append_choices(question, choices), images)
     return Sample(
         id=name,
         dataset=dataset,
@@ -83,7 +90,7 @@ def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, b
         problem=placed.text,
         images=placed.images,
         answer=answer,
-        answer_type="choice" if choices else wording.answer_type(answer),
+        answer_type="choice" if choices else guess_answer_type(answer),
         choices=choices,
         split="test",
         metadata={

@@ -23,9 +23,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers.image_refs import load_image
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import QUESTION_IN_IMAGE
 from sapo_vl.data.sources import mmmu
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -40,7 +41,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     folder = Path(source)
     parts = [p for p in (STANDARD, VISION) if (folder / p).is_dir()] or [STANDARD, VISION]
-    yield from samples(chain.from_iterable(_part(source, p) for p in parts), _name, _sample)
+    yield from to_samples(chain.from_iterable(_part(source, p) for p in parts), _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -52,10 +53,8 @@ def _sample(row: Row) -> Sample:
         images = mmmu.numbered(row, mmmu.MOST_IMAGES)
         made = mmmu.sample(row, "mmmu_pro", _name(row), row["question"], images)
     else:
-        made = mmmu.sample(
-            row, "mmmu_pro", _name(row), "", {1: pictures.load(row["image"], Path())}
-        )
-        made = replace(made, problem=f"{IMAGE_MARK}\n{wording.IN_THE_PICTURE}")
+        made = mmmu.sample(row, "mmmu_pro", _name(row), "", {1: load_image(row["image"], Path())})
+        made = replace(made, problem=f"{IMAGE_MARK}\n{QUESTION_IN_IMAGE}")
     return replace(made, metadata=made.metadata | {"part": row["part"]})
 
 

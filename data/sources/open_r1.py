@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.text import split_choices
 from sapo_vl.data.sources.clevr_count import answered
 from sapo_vl.schema import Sample
 
@@ -41,6 +41,6 @@ def _lettered(sample: Sample) -> Sample:
     letter = _LETTER.match(sample.answer)
     if letter is None:
         return sample
-    choices = wording.options(sample.problem)
+    choices = split_choices(sample.problem)
     known = letter[1] in "ABCDEFGH"[: len(choices)]
     return replace(sample, answer=letter[1], answer_type="choice", choices=choices if known else ())

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import chat, generic
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row
+from sapo_vl.data.readers.image_refs import split_refs
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import answer_in_tags
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 COLUMNS = {"problem": "problem", "answer": "gold", "images": "pictures"}
@@ -40,12 +40,12 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 def _first_exchange(row: Row) -> Row:
     turns = row["messages"] if "messages" in row else row["conversations"]
     exchange = chat.first_exchange(turns)
-    found = pictures.listed(row.get("images") or row.get("image")) or exchange.pictures
+    found = split_refs(row.get("images") or row.get("image")) or exchange.pictures
     marks = exchange.question.count(IMAGE_MARK)
     if exchange.later and len(found) == marks + exchange.later:
         found = found[:marks]
     return row | {
         "problem": exchange.question,
-        "gold": wording.tagged(exchange.answer),
+        "gold": answer_in_tags(exchange.answer),
         "pictures": found,
     }

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import tables
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row, read_rows
+from sapo_vl.data.readers.text import prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -38,7 +38,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     files = sorted((Path(source) / "output").glob("superCLEVR_questions*.json"))
     if not files:
         raise DataError(f"superclevr: {source} has no output/superCLEVR_questions*.json")
-    yield from samples(_local(files), _name, _sample)
+    yield from to_samples(_local(files), _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -53,13 +53,13 @@ def _sample(row: Row) -> Sample:
         id=_name(row),
         dataset="superclevr",
         task=Path(row["template_filename"]).stem,
-        problem=wording.front(row["question"], 1),
-        images=(pictures.load(row["picture"], Path()),),
+        problem=prepend_marks(row["question"], 1),
+        images=(load_image(row["picture"], Path()),),
         answer=str(answer),
         answer_type="count" if isinstance(answer, int) else "text",
         metadata={
             "family": row["question_family_index"],
-            "files": pictures.names(row["picture"]),
+            "files": file_names(row["picture"]),
         },
     )
 
@@ -67,6 +67,6 @@ def _sample(row: Row) -> Sample:
 def _local(files: list[Path]) -> Iterator[Row]:
     for file in files:
         part = file.stem.removeprefix("superCLEVR_questions").strip("_")
-        for row in tables.read(file):
+        for row in read_rows(file):
             picture = file.parent / "images" / row["image_filename"]
             yield row | {"part": part, "picture": picture}

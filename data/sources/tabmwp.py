@@ -21,10 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import tables
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row, read_rows
+from sapo_vl.data.readers.text import (
+    append_choices,
+    cell_text,
+    choice_letter,
+    guess_answer_type,
+    prepend_marks,
+)
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -41,7 +47,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     files = [file for s in SPLITS if (file := folder / f"problems_{s}.json").is_file()]
     if not files:
         raise DataError(f"tabmwp: {source} has no data/tabmwp/problems_{{{','.join(SPLITS)}}}.json")
-    yield from samples(_local(files), _name, _sample)
+    yield from to_samples(_local(files), _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -49,34 +55,34 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, answer = tuple(row["choices"] or ()), wording.text(row["answer"])
+    choices, answer = tuple(row["choices"] or ()), cell_text(row["answer"])
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
-    kind, gold = wording.answer_type(answer), answer
+    kind, gold = guess_answer_type(answer), answer
     if choices:
-        kind, question = "choice", wording.listed(question, choices)
-        gold = wording.letter(answer, choices) or ""
+        kind, question = "choice", append_choices(question, choices)
+        gold = choice_letter(answer, choices) or ""
         if not gold:
             raise DataError(f"the gold answer is none of the choices: {answer!r}; {choices}")
     return Sample(
         id=_name(row),
         dataset="tabmwp",
         task=row["ans_type"],
-        problem=wording.front(question, 1),
-        images=(pictures.load(row["picture"], Path()),),
+        problem=prepend_marks(question, 1),
+        images=(load_image(row["picture"], Path()),),
         answer=gold,
         answer_type=kind,
         choices=choices,
         unit=row["unit"],
         split="train" if row["split"] == "train" else "test",
         metadata={key: row[key] for key in ("split", "grade", "ques_type", "ans_type")}
-        | {"gold": answer, "files": pictures.names(row["picture"])},
+        | {"gold": answer, "files": file_names(row["picture"])},
     )
 
 
 def _local(files: list[Path]) -> Iterator[Row]:
     seen: set[str] = set()
     for file in files:
-        for row in tables.read(file):
+        for row in read_rows(file):
             if row["id"] not in seen:
                 seen.add(row["id"])
                 yield row | {"picture": file.parent / "tables" / f"{row['id']}.png"}

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import chat, generic, tables
-from sapo_vl.data.readers.source_rows import Row
+from sapo_vl.data.readers import chat, generic
+from sapo_vl.data.readers.tables import Row, parse_literal
 from sapo_vl.schema import Sample
 
 COLUMNS = {
@@ -40,7 +40,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 
 
 def _with_problem(row: Row) -> Row:
-    extra = tables.written(row.get("extra_info"))
+    extra = parse_literal(row.get("extra_info"))
     extra = extra if isinstance(extra, dict) else {}
     return row | {
         "problem": extra.get("question") or chat.text(chat.last_user_turn(row["prompt"])),

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers import hub, tables
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, samples
+from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row, read_rows, record_files
+from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, strip_answer
 from sapo_vl.schema import Sample
 
 SPLITS = ("train",)
@@ -37,7 +38,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     path = Path(source)
     found = _local(path) if path.exists() else hub.rows(source, SPLITS)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -46,22 +47,22 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     cell = row["images"] if "images" in row else row["image"]
-    images = pictures.load_all(cell, row.get("folder", Path()))
-    answer = wording.bare(wording.text(row["answer"]))
+    images = load_images(cell, row.get("folder", Path()))
+    answer = strip_answer(cell_text(row["answer"]))
     return Sample(
         id=_name(row),
         dataset="virl39k",
         task=row["category"],
-        problem=wording.front(row["problem"] if "problem" in row else row["question"], len(images)),
+        problem=prepend_marks(row["problem"] if "problem" in row else row["question"], len(images)),
         images=images,
         answer=answer,
-        answer_type=wording.answer_type(answer),
+        answer_type=guess_answer_type(answer),
         metadata={key: row[key] for key in _KEPT if key in row}
-        | {"gold": row["answer"], "files": pictures.names(cell)},
+        | {"gold": row["answer"], "files": file_names(cell)},
     )
 
 
 def _local(path: Path) -> Iterator[Row]:
-    for file in tables.files(path):
-        for row in tables.read(file):
+    for file in record_files(path):
+        for row in read_rows(file):
             yield row | {"folder": path if path.is_dir() else path.parent}

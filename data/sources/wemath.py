@@ -22,9 +22,10 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers import image_refs as pictures
-from sapo_vl.data.readers import text as wording
-from sapo_vl.data.readers.source_rows import Row, local, samples
+from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import append_choices, cell_text, prepend_marks, split_choices
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -39,10 +40,10 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """
     file = Path(source) / "data" / "testmini.json"
     if file.is_file():
-        found = local(file, "image_path", file.parent, into="image_path")
+        found = rows_with_image(file, "image_path", file.parent, into="image_path")
     else:
         found = hub.rows(source, SPLITS)
-    yield from samples(found, _name, _sample)
+    yield from to_samples(found, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -50,19 +51,19 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices = wording.options(row["option"])
+    choices = split_choices(row["option"])
     if not choices:
         raise DataError(f"the options are not A. ..; B. ..: {row['option']!r}")
     return Sample(
         id=_name(row),
         dataset="wemath",
         task=row["key"].rpartition("_")[0] + ("_multi" if "multi" in row["key"] else "_single"),
-        problem=wording.front(wording.listed(row["question"], choices), 1),
-        images=(pictures.load(row["image_path"], Path()),),
-        answer=wording.text(row["answer"]),
+        problem=prepend_marks(append_choices(row["question"], choices), 1),
+        images=(load_image(row["image_path"], Path()),),
+        answer=cell_text(row["answer"]),
         answer_type="choice",
         choices=choices,
         split="test",
         metadata={key: row[key] for key in ("ID", "key", "knowledge concept", "question number")}
-        | {"files": pictures.names(row["image_path"])},
+        | {"files": file_names(row["image_path"])},
     )

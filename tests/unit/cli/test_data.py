@@ -13,7 +13,7 @@ from helpers import cli, environment, picture
 
 from sapo_vl.data import store
 from sapo_vl.data.prepare import prepare
-from sapo_vl.data.readers.source_rows import samples
+from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.errors import DataError
 
 SLOW = """
@@ -134,7 +134,7 @@ def test_rows_of_another_form_are_drops_with_a_reason():
         return row["answer"].strip()
 
     rows = [{"id": "1"}, {"answer": "2"}, {"id": "3", "answer": None}, {"id": "4", "answer": " x"}]
-    one, two, three, four = samples(rows, name, sample)
+    one, two, three, four = to_samples(rows, name, sample)
     assert (one.id, one.reason) == ("1", "a column is missing: 'answer'; the record has id")
     assert (two.id, two.reason) == ("row 1", "a column is missing: 'id'; the record has answer")
     assert three.reason.startswith("a column holds something unexpected: 'NoneType' object")
@@ -146,7 +146,7 @@ def test_rows_of_another_form_are_drops_with_a_reason():
         raise KeyError("image")
 
     with pytest.raises(DataError, match=r"row 1 is not of its form: KeyError\('image'\)"):
-        list(samples(breaking(), name, sample))
+        list(to_samples(breaking(), name, sample))
 
 
 def test_a_broken_picture_cell_of_a_source_is_one_record(tmp_path):

@@ -71,7 +71,7 @@ def test_generic_with_a_map(tmp_path):
     assert (four.images, four.answer_type) == ((), "expression")
     assert {cause: d.examples for cause, d in report.dropped.items()} == {
         "the gold answer is none of the choices": [
-            f"mine-4 ('six' is no letter, text or number from 0 of one ({file}, record 4))"
+            f"mine-4 ('six' is no letter, text or index from 0 of one ({file}, record 4))"
         ],
         "missing image file": [f"mine-5 ({tmp_path}/img/gone.png ({file}, record 5))"],
     }
@@ -271,8 +271,8 @@ def test_free_answers(cell, answer, kind, tmp_path):
 def test_answers_inside_say_how_to_reach_them(tmp_path):
     rows = [ROW | {"answer": ["3", "three"]}, ROW | {"answer": {"value": 3}}]
     listed, inside = generic.rows(jsonl(tmp_path / "a.jsonl", *rows))
-    assert "say --map answer=COLUMN.0" in listed.reason
-    assert "say --map answer=COLUMN.KEY" in inside.reason
+    assert "--map answer=COLUMN.0" in listed.reason
+    assert "--map answer=COLUMN.KEY" in inside.reason
     row = {"q": [{"text": "How many?"}], "g": '{"v": ["3", "three"]}', "o": [{"t": "x"}]}
     (sample,) = read(jsonl(tmp_path / "b.jsonl", row), problem="q.0.text", answer="g.v.0")
     assert (sample.problem, sample.answer) == ("How many?", "3")
@@ -284,7 +284,7 @@ def test_answers_inside_say_how_to_reach_them(tmp_path):
 def test_a_column_of_pictures_is_not_passed_over(cell, tmp_path):
     save(tmp_path / "1.png")
     file = jsonl(tmp_path / "a.jsonl", ROW, ROW | {"figure": cell})
-    with pytest.raises(DataError, match=r"'figure' holds pictures: say --map images=figure"):
+    with pytest.raises(DataError, match=r"'figure' .*--map images=figure"):
         read(file)
     assert [len(s.images) for s in read(file, images="figure")] == [0, 1]
 
@@ -313,7 +313,7 @@ def test_cells_without_a_number(tmp_path):
     (empty,) = generic.rows(tmp_path / "b.parquet")
     assert empty.answer == ""
     (odd,) = generic.rows(jsonl(tmp_path / "c.jsonl", ROW | {"precision": "two"}))
-    assert odd.reason.startswith("the precision is no number of decimals: 'two'")
+    assert odd.reason.startswith("the precision is not a number of decimals: 'two'")
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -351,7 +351,7 @@ def test_a_chat_in_the_place_of_the_problem(tmp_path):
         assert (sample.problem, sample.images) == ("How many? <image>", (PNG,))
     cut = {"prompt": json.dumps(turns)[:-5], "answer": "3"}
     (gone,) = generic.rows(jsonl(tmp_path / "b.jsonl", cut))
-    assert gone.reason.startswith("a chat is a list of turns, this is '[{")
+    assert "list of turns" in gone.reason
 
 
 def test_pictures_of_later_turns_are_left_out(tmp_path):
@@ -386,8 +386,8 @@ def test_shards_have_to_be_all_there(tmp_path):
     (tmp_path / ".cache" / "more.parquet").write_text("no parquet, and none of ours")
     assert len(read(tmp_path)) == 3
     (tmp_path / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(DataError, match=r"train-00001-of-00003\.parquet: is missing, as 1 of 3"):
+    with pytest.raises(DataError, match=r"train-00001-of-00003\.parquet: .*1 of 3"):
         read(tmp_path)
     (tmp_path / "train-00001-of-00003.parquet").write_text("")
-    with pytest.raises(DataError, match=r"train-00001-of-00003\.parquet: is empty"):
+    with pytest.raises(DataError, match=r"train-00001-of-00003\.parquet: .*empty"):
         read(tmp_path)

@@ -11,8 +11,8 @@ from helpers import picture
 
 from sapo_vl.data import Dropped, store
 from sapo_vl.data.prepare import prepare, source_function
-from sapo_vl.data.readers import tables
-from sapo_vl.data.readers import text as wording
+from sapo_vl.data.readers.tables import read_rows
+from sapo_vl.data.readers.text import QUESTION_IN_IMAGE, guess_answer_type, split_choices
 from sapo_vl.errors import DataError
 
 PNG = picture(40, 33)
@@ -109,7 +109,7 @@ def test_mmmu_and_mmmu_pro(tmp_path):
     parquet(pro / "vision", [screen | {"subject": "Art"}], "test-00000-of-00001")
     one, two = read("mmmu_pro", pro)
     assert (one.id, one.task) == ("mmmu_pro-standard-validation_Art_1", "Art")
-    assert two.problem == f"<image>\n{wording.IN_THE_PICTURE}"
+    assert two.problem == f"<image>\n{QUESTION_IN_IMAGE}"
     assert (two.answer, two.choices) == ("A", ("x", "y"))
 
 
@@ -247,31 +247,31 @@ def test_trainers_formats(tmp_path):
     one, bad = read("sharegpt", file)
     assert (one.id, one.problem, one.answer) == ("sharegpt-7", "<image>\nHow many?", "3")
     assert bad.id == "sharegpt-8"
-    assert bad.reason.startswith("no question with an answer after it")
+    assert "How many?" in bad.reason
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"a": 1}\n{"a":', "line 2 is no JSON"),
-        ("a.jsonl", b"[1]\n", "line 1 is a list, not an object"),
+        ("a.jsonl", b'{"a": 1}\n{"a":', "a.jsonl:2: "),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1: "),
         ("a.json", b'{"a": 1}', "neither a list nor an object of records"),
-        ("a.json", b"[1]", "record 0 is a int"),
-        ("a.json", b"{", "no JSON"),
-        ("a.csv", b"a,b\n1\n", "line 2 has not the 2 fields of the header"),
-        ("a.json", b"\xff\xfe\xfd", "is no UTF-8, save it as that"),
-        ("a.parquet", b"PAR1 and no more", "not a whole parquet file"),
-        ("a.jsonl", b"", "is empty: fetch it again"),
-        ("a.jsonl", b"[" * 100_000, "line 1 is no JSON"),
-        ("a.json", b'{"a": [{}], "b": [{}, {}]}', "has several lists of records (a, b)"),
-        ("a.xml", b"<a/>", "a file of records ends in"),
+        ("a.json", b"[1]", "record 0: "),
+        ("a.json", b"{", "JSON"),
+        ("a.csv", b"a,b\n1\n", "a.csv:2: "),
+        ("a.json", b"\xff\xfe\xfd", "UTF-8"),
+        ("a.parquet", b"PAR1 and no more", "row 0"),
+        ("a.jsonl", b"", "empty"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: "),
+        ("a.json", b'{"a": [{}], "b": [{}, {}]}', "(a, b)"),
+        ("a.xml", b"<a/>", ".parquet, .jsonl"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, words):
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(DataError) as raised:
-        list(tables.read(file))
+        list(read_rows(file))
     assert str(file) in str(raised.value)
     assert words in str(raised.value)
 
@@ -280,7 +280,7 @@ def test_a_cut_parquet_is_named_and_leaves_nothing(tmp_path):
     rows = [{"problem": "?", "answer": "1", "images": [IMAGE]} for _ in range(40)]
     file = parquet(tmp_path, rows) / "train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match="not a whole parquet file"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet"):
         prepare("easyr1", source=file, out=tmp_path / "set", on_error="skip")
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
@@ -306,7 +306,7 @@ def test_a_cut_parquet_is_named_and_leaves_nothing(tmp_path):
     ],
 )
 def test_kinds_of_answers(text, kind):
-    assert wording.answer_type(text) == kind
+    assert guess_answer_type(text) == kind
 
 
 @pytest.mark.parametrize(
@@ -320,4 +320,4 @@ def test_kinds_of_answers(text, kind):
     ],
 )
 def test_options_in_a_text(text, found):
-    assert wording.options(text) == found
+    assert split_choices(text) == found
