@@ -1,145 +1,106 @@
-"""What the benchmarks share: the records, and accuracy tables over them. Light: no torch, no sympy.
+"""Records that the benchmarks share: responses, verdicts, the benchmark itself. No torch, no sympy.
 
-    Problem --prompt, generator--> Row (one response) --extract--> Extraction --judge--> Scored
+    Sample --prompt, generator--> Response --extract--> ExtractedAnswer --judge--> ScoredResponse
 
-A Row is a line of a responses file, ours or a published one, so that scoring is repeated without
-generating. Shares are between 0 and 1; a Cell also has the percentage, as papers print it.
+A Response is a line of a responses file, ours or a published one, so that scoring can be repeated
+without generating.
 """
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
 from typing import Any, TypeVar
 
+from sapo_vl.data import Dropped
+from sapo_vl.data.readers.text import choices_by_letter, place_images
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 T = TypeVar("T")
 
 SEED = 42
-"""The seed that MMMU, MMMU-Pro and EMMA use for their random choices."""
+"""Seed that MMMU, MMMU-Pro and EMMA use for their random choices."""
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-_KNOWN = (
-    "model", "problem_id", "gold", "choices", "response", "official_extraction",
+_FIELDS = (
+    "model", "problem_id", "gold", "answer", "choices", "response", "official_extraction",
     "official_correct", "question_type", "answer_type", "precision", "unit", "question", "variant",
     "run", "sample", "meta",
 )  # fmt: skip
+"""Keys of a responses file that are fields of `Response`; any other key goes into its meta."""
+
+
+def problem_key(problem_id: object, variant: object) -> str:
+    """Return the name of a problem, unique in its benchmark: "78", or "78#3" for a variant."""
+    return f"{problem_id}#{variant}" if variant else str(problem_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One response and what is known of its problem."""
+class Response:
+    """One response to a problem, with the problem's fields that scoring needs."""
 
     model: str
     problem_id: str
-    gold: Any  # text, or a list of accepted texts
-    response: str | None  # None: nothing was published
-    options: dict[str, str] = field(default_factory=dict)  # letter -> text
+    answer: Any  # text, or a list of accepted texts
+    content: str | None  # the response itself; None: nothing was published
+    choices: dict[str, str] = field(default_factory=dict)  # letter -> text
     official_extraction: Any = None  # the authors' own, where published
-    label: bool | None = None  # the authors' own verdict, where published
+    official_correct: bool | None = None  # the authors' own verdict, where published
     question_type: str | None = None
     answer_type: str | None = None
-    precision: int | None = None  # decimals
+    precision: int | None = None  # decimals that count
     unit: str | None = None
     question: str = ""
-    variant: str = ""  # of one problem: DynaMath's ten
-    run: str = ""  # one model's several configurations
-    sample: int = 0  # index among n responses of the model to the problem
+    variant: str = ""  # which version of the problem: one of DynaMath's ten
+    run: str = ""  # which of a model's configurations
+    sample: int = 0  # index among the model's responses to the problem
     meta: dict[str, Any] = field(default_factory=dict)  # subject, level, ...: columns of tables
 
     @property
     def text(self) -> str:
         """The response, empty where there is none."""
-        return self.response or ""
+        return self.content or ""
 
     @property
     def key(self) -> str:
-        """The problem's id with its variant: unique within the benchmark."""
-        return f"{self.problem_id}#{self.variant}" if self.variant else self.problem_id
+        """The problem's name, unique within the benchmark."""
+        return problem_key(self.problem_id, self.variant)
 
     @property
     def family(self) -> str:
-        """What is resampled as one: a problem's variants, in MathVerse its versions."""
+        """Unit of resampling: a problem with all its variants (MathVerse: its versions)."""
         return str(self.meta.get("problem_index", self.problem_id))
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem of a benchmark, with the prompt its protocol prescribes."""
+class ExtractedAnswer:
+    """The answer that a rule reads from a response."""
 
-    id: str
-    prompt: str  # with one IMAGE_MARK per image
-    images: tuple[bytes, ...]  # encoded files
-    gold: Any
-    options: dict[str, str] = field(default_factory=dict)
-    question: str = ""
-    question_type: str | None = None
-    answer_type: str | None = None
-    precision: int | None = None
-    unit: str | None = None
-    variant: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """The problem's id with its variant: unique within the benchmark."""
-        return f"{self.id}#{self.variant}" if self.variant else self.id
-
-    def sample(self, benchmark: str) -> Sample:
-        """Return what the renderer takes."""
-        return Sample(f"{benchmark}-{self.key}", benchmark, "", self.prompt, self.images, "")
-
-    def record(self, model: str, sample: int, response: str) -> dict[str, Any]:
-        """Return the line of a responses file that `read_row` reads back."""
-        return {
-            "model": model,
-            "problem_id": self.id,
-            "variant": self.variant,
-            "sample": sample,
-            "question_type": self.question_type,
-            "answer_type": self.answer_type,
-            "precision": self.precision,
-            "unit": self.unit,
-            "choices": self.options or None,
-            "gold": self.gold,
-            "question": self.question,
-            "response": response,
-            "meta": self.meta,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """What a rule takes for the answer."""
-
-    value: Any  # None: no answer was found
-    note: str = ""  # how it was found, where that is not the usual way
-    is_random: bool = False  # the official rule drew it
-    is_response: bool = False  # the judge finds the answer itself in the whole response
+    value: Any  # None: no answer
+    note: str = ""  # how it was read, where that is not the usual way
+    is_random: bool = False  # drawn by the official rule
+    is_response: bool = False  # the whole response: the judge reads the answer itself
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether an extracted answer is right. `correct` is the official rule's; None: no verdict."""
+    """Whether an extracted answer is right, by the official rule."""
 
-    correct: bool | None
+    correct: bool | None  # None: no verdict
     reason: str
-    rules: dict[str, bool] = field(default_factory=dict)  # what other named rules say
-    reading: str | None = None  # the answer, where only the judge finds it
+    rules: dict[str, bool] = field(default_factory=dict)  # verdicts of other named rules
+    reading: str | None = None  # the answer, where only the judge reads it
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A row with its verdict."""
+class ScoredResponse:
+    """A response with its verdict."""
 
-    row: Row
-    extraction: Extraction
+    response: Response
+    extraction: ExtractedAnswer
     judgement: Judgement
 
     @property
@@ -150,60 +111,68 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark: where its problems are, and its protocol as functions."""
+    """A data source and the protocol that scores responses to it, as functions."""
 
     name: str  # on the command line
     title: str  # in tables
-    problems: Callable[[Path], Iterator[Problem]]
-    extract: Callable[[Row, random.Random], Extraction]
-    judge: Callable[[Row, Any], Judgement]
-    tables: tuple[str | tuple[str, str], ...] = ()  # keys of Row.meta, or Row's own fields
-    aggregate: Callable[[Sequence[Scored]], dict[str, Any]] | None = None  # its own metrics
+    rows: Callable[[Path], Iterable[Sample | Dropped]]  # a source's rows, in the protocol's order
+    prompt: Callable[[Sample], str]  # with one IMAGE_MARK per image, in the order of the images
+    extract: Callable[[Response, random.Random], ExtractedAnswer]
+    judge: Callable[[Response, Any], Judgement]
+    files: tuple[str, ...] = ()  # patterns; the benchmark's folder has a match of one of them
+    folder: str = ""  # usual name of that folder; empty: the benchmark's
+    hub: str = ""  # where the files can be downloaded
+    tables: tuple[str | tuple[str, str], ...] = ()  # keys of Response.meta, or fields of Response
+    aggregate: Callable[[Sequence[ScoredResponse]], dict[str, Any]] | None = None  # own metrics
     llm: bool = False  # the protocol asks an LLM for the extraction
     llm_judge: bool = False  # and for the verdict
-    labels: bool = False  # published as verdicts without responses: the row's label is taken
+    labels: bool = False  # published as verdicts without responses: the published verdict counts
 
 
-def read_row(record: Mapping[str, Any], where: str) -> Row:
-    """Return the Row of one JSON object. Raises DataError naming the place and the key.
+def read_response(record: Mapping[str, Any], where: str) -> Response:
+    """Return the Response of one line of a responses file; `where` names the line in errors.
 
-    A row needs model, problem_id and gold, and a response or what was published in its place.
+    A line needs model, problem_id and the answer (as "gold" or "answer"), and a response or what
+    was published in its place.
+
+    Raises:
+        DataError: a key is missing or has a value of another type; names the line and the key.
     """
+    answer_key = "answer" if "answer" in record and "gold" not in record else "gold"
     published = "official_extraction" in record or "official_correct" in record
-    for key in ("model", "problem_id", "gold", *(() if published else ("response",))):
+    for key in ("model", "problem_id", answer_key, *(() if published else ("response",))):
         if key not in record:
             raise DataError(f"{where}: the key {key!r} is missing (a row has {', '.join(record)})")
-    response = _of(record, "response", str, "text", where)
-    meta = dict(_of(record, "meta", dict, "an object", where) or {})
-    meta |= {k: v for k, v in record.items() if k not in _KNOWN and k not in meta}
-    return Row(
+    meta = dict(_typed(record, "meta", dict, "an object", where) or {})
+    meta |= {k: v for k, v in record.items() if k not in _FIELDS and k not in meta}
+    return Response(
         model=str(record["model"]),
         problem_id=str(record["problem_id"]),
-        gold=record["gold"],
-        response=response,
-        options=lettered(record.get("choices"), where),
+        answer=record[answer_key],
+        content=_typed(record, "response", str, "text", where),
+        choices=_choices(record.get("choices"), where),
         official_extraction=record.get("official_extraction"),
-        label=_of(record, "official_correct", bool, "true or false", where),
-        question_type=_of(record, "question_type", str, "text", where),
-        answer_type=_of(record, "answer_type", str, "text", where),
-        precision=_whole(record, "precision", where),
-        unit=_of(record, "unit", str, "text", where),
+        official_correct=_typed(record, "official_correct", bool, "true or false", where),
+        question_type=_typed(record, "question_type", str, "text", where),
+        answer_type=_typed(record, "answer_type", str, "text", where),
+        precision=_integer(record, "precision", where),
+        unit=_typed(record, "unit", str, "text", where),
         question=str(record.get("question") or ""),
         variant=str(record["variant"]) if record.get("variant") is not None else "",
         run=str(record.get("run") or ""),
-        sample=_whole(record, "sample", where) or 0,
+        sample=_integer(record, "sample", where) or 0,
         meta=meta,
     )
 
 
-def _of(record: Mapping[str, Any], key: str, kind: type[T], words: str, where: str) -> T | None:
+def _typed(record: Mapping[str, Any], key: str, kind: type[T], words: str, where: str) -> T | None:
     value = record.get(key)
     if value is None or isinstance(value, kind):
         return value
     raise DataError(f"{where}: {key} must be {words} or null, not {str(value)[:40]!r}")
 
 
-def _whole(record: Mapping[str, Any], key: str, where: str) -> int | None:
+def _integer(record: Mapping[str, Any], key: str, where: str) -> int | None:
     value = record.get(key)
     try:
         return None if value is None else int(value)
@@ -211,68 +180,38 @@ def _whole(record: Mapping[str, Any], key: str, where: str) -> int | None:
         raise DataError(f"{where}: {key} must be a whole number or null, not {value!r}") from None
 
 
-def whole_gold(row: Row) -> int:
-    """Return the gold answer as a whole number. Raises DataError naming the problem."""
-    try:
-        return int(row.gold)
-    except (TypeError, ValueError):
-        raise DataError(
-            f"problem {row.problem_id}: the gold answer {row.gold!r} is no whole number"
-        ) from None
-
-
-def lettered(choices: Any, where: str) -> dict[str, str]:
-    """Return options by letter from a list, a dictionary or nothing."""
+def _choices(choices: Any, where: str) -> dict[str, str]:
+    """Return the choices by letter, from a list, an object by letter, or nothing."""
     if not choices:
         return {}
     if isinstance(choices, Mapping):
         return {str(letter): str(text) for letter, text in choices.items()}
     if isinstance(choices, list) and len(choices) <= len(LETTERS):
-        return {LETTERS[i]: str(text) for i, text in enumerate(choices)}
+        return choices_by_letter([str(text) for text in choices])
     raise DataError(f"{where}: choices must be a list of texts or letter -> text")
 
 
-def cell(verdicts: Sequence[bool | None]) -> dict[str, Any]:
-    """Return accuracy over the rows that have a verdict, with the counts."""
-    known = [v for v in verdicts if v is not None]
-    share = sum(known) / len(known) if known else None
-    percent = None if share is None else round(100 * share, 2)
-    return {"accuracy": share, "percent": percent, "correct": sum(known), "total": len(known)}
-
-
-def tables(scored: Sequence[Scored], keys: Sequence[str | tuple[str, str]]) -> dict[str, Any]:
-    """Return {key: {value: Cell}}; a row counts in each of its values where it has several."""
-    result: dict[str, Any] = {}
-    for key in keys:
-        groups: dict[str, list[bool | None]] = defaultdict(list)
-        for item in scored:
-            for value in _values(item.row, key):
-                groups[value].append(item.correct)
-        name = key if isinstance(key, str) else "_x_".join(key)
-        if groups:
-            result[name] = {value: cell(groups[value]) for value in sorted(groups, key=_order)}
-    return result
+def integer_answer(response: Response) -> int:
+    """Return the problem's answer as an integer. Raises DataError naming the problem."""
+    try:
+        return int(response.answer)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"problem {response.problem_id}: the answer {response.answer!r} is no whole number"
+        ) from None
 
 
 def from_verdict(verdict: Verdict, **rules: bool) -> Judgement:
     """Return a training verifier's verdict as a benchmark's."""
-    known = verdict.outcome is not Outcome.NO_VERDICT
-    correct = verdict.outcome is Outcome.CORRECT if known else None
+    has_verdict = verdict.outcome is not Outcome.NO_VERDICT
+    correct = verdict.outcome is Outcome.CORRECT if has_verdict else None
     return Judgement(correct, verdict.reason, rules, verdict.extracted)
 
 
-def _values(row: Row, key: str | tuple[str, str]) -> list[str]:
-    if isinstance(key, tuple):
-        left, right = (_values(row, part) for part in key)
-        return [f"{a} / {b}" for a in left for b in right]
-    value = row.meta[key] if key in row.meta else getattr(row, key, None)
-    if value is None or value == "":
-        return []
-    return [str(v) for v in value] if isinstance(value, list | tuple) else [str(value)]
+def mark_images(text: str, sample: Sample) -> str:
+    """Replace the tags <image 1> or <image_1> of a prompt by image marks.
 
-
-def _order(value: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(value), value)
-    except ValueError:
-        return (1, 0.0, value)
+    The text names the images in the order in which the sample's problem names them.
+    """
+    numbers = sample.metadata["published"]["image_numbers"]
+    return place_images(text, dict.fromkeys(numbers, b"")).text
