@@ -2,7 +2,8 @@
 
 Both the sampler and the learner must see identical pixels, so decoding, the background under
 transparent parts and the resize are decided here and nowhere else. The size rule is Qwen's
-`smart_resize`; the library's own function is not used because importing it imports torch.
+`smart_resize`: rendering passes the one of qwen-vl-utils, which imports torch; preparation, which
+must not, uses the copy here. A test holds them equal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import NamedTuple
 
@@ -123,13 +124,49 @@ def kind(data: bytes) -> str:
     return _open(data).format or "unknown"
 
 
-def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """Return the size a picture is scaled to before it is cut into patches.
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Return Qwen's target (height, width): multiples of `factor`, near the pixel budget.
 
-    Qwen's `smart_resize`: sides rounded to multiples of `factor` (pixels; 32 for Qwen3-VL); out of
-    the budget, both sides are scaled by the square root of the ratio and rounded towards it. Their
-    rule leaves the budget for long thin pictures and for narrow budgets; here the longer side then
-    gives way, so width * height <= max_pixels always (and min_pixels loses where both can't hold).
+    Sides are rounded; outside the budget both are scaled by the square root of the ratio and
+    rounded towards it. A side may come out as 0 (see `target_size`).
+    """
+    h = max(factor, round(height / factor) * factor)
+    w = max(factor, round(width / factor) * factor)
+    if h * w > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        h = math.floor(height / shrink / factor) * factor
+        w = math.floor(width / shrink / factor) * factor
+    elif h * w < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        h = math.ceil(height * grow / factor) * factor
+        w = math.ceil(width * grow / factor) * factor
+    return h, w
+
+
+def target_size(
+    width: int,
+    height: int,
+    *,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+    rule: Callable[[int, int, int, int, int], tuple[int, int]] = smart_resize,
+) -> Size:
+    """Return the size that a picture is scaled to before it is cut into patches.
+
+    The rule exceeds the budget for long thin pictures and for narrow budgets; the longer side then
+    shrinks, so that width * height <= max_pixels always (and min_pixels loses where both can't
+    hold).
+
+    Args:
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        factor: side of a visual token in pixels (32 for Qwen3-VL).
+        min_pixels: smaller pictures are scaled up.
+        max_pixels: larger pictures are scaled down.
+        rule: `smart_resize`, or qwen-vl-utils' own function of that name.
 
     Raises:
         DataError: a side is not positive, or the aspect ratio is over `MAX_ASPECT`.
@@ -141,16 +178,7 @@ def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pi
         raise DataError(f"an image of {width}x{height} pixels has no area")
     if max(width, height) / min(width, height) > MAX_ASPECT:
         raise DataError(f"an image of {width}x{height} pixels is longer than {MAX_ASPECT}:1")
-    w = max(factor, round(width / factor) * factor)
-    h = max(factor, round(height / factor) * factor)
-    if w * h > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        w = max(factor, math.floor(width / shrink / factor) * factor)
-        h = max(factor, math.floor(height / shrink / factor) * factor)
-    elif w * h < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        w = math.ceil(width * grow / factor) * factor
-        h = math.ceil(height * grow / factor) * factor
+    h, w = (max(factor, side) for side in rule(height, width, factor, min_pixels, max_pixels))
     while w * h > max_pixels:
         w, h = (w - factor, h) if w >= h else (w, h - factor)
     return Size(w, h)

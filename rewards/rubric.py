@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.rewards import CHECK_GOLD, FAULTS, JUDGED, STAGED, VERIFIERS
 from sapo_vl.rewards.pool.client import Referee
@@ -141,6 +142,18 @@ class Rubric:
     def _judged(self, pairs: Pairs) -> list[Verdict]:
         assert self.judge is not None, self.terms
         return self.judge.verdicts([(sample, candidate(response)) for sample, response in pairs])
+
+
+def build_rubric(config: Config) -> Rubric:
+    """Return the rubric of `config.rewards`, with the judge of `config.judge` where one is set.
+
+    Raises ConfigError naming the term (`rewards[i].fn`) that cannot be used.
+    """
+    return Rubric.from_terms(
+        [(term.fn, term.weight) for term in config.rewards],
+        judge=JudgeConfig(config.judge.url, config.judge.model) if config.judge else None,
+        max_tokens=config.rollout.max_new_tokens,
+    )
 
 
 def _function(target: str) -> Callable[..., Verdict]:

@@ -22,8 +22,7 @@ from sapo_vl.errors import DataError
 from sapo_vl.learner.engine import Learner, RowTensors, StepReport
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model import assets as models
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -34,20 +33,20 @@ from sapo_vl.training import checkpoint
 from sapo_vl.training import setup as stages
 
 
-def warm_up(run: Run, folder: ModelFolder, metrics: MetricsWriter | None) -> ModelFolder:
+def warm_up(run: Run, assets: ModelAssets, metrics: MetricsWriter | None) -> ModelAssets:
     """Train on solutions for sft.steps and return the folder with the result (RUN/warmup/final).
 
     Finished already: only opened. Interrupted: continued from its newest checkpoint.
     """
     config, final = run.config, run.dir / "warmup" / "final"
     if config.sft.steps == 0:
-        return folder
+        return assets
     if not final.exists():
-        renderer = PromptRenderer(folder, config.data)
+        renderer = PromptRenderer(assets, config.data)
         samples = _solved(run, renderer)
         with run.phase("warmup"):
-            _train(run, folder, renderer, samples, metrics)
-    return models.open_folder(final)
+            _train(run, assets, renderer, samples, metrics)
+    return open_assets(final)
 
 
 def _solved(run: Run, renderer: PromptRenderer) -> Sequence[Sample]:
@@ -75,14 +74,14 @@ def _solved(run: Run, renderer: PromptRenderer) -> Sequence[Sample]:
 
 def _train(
     run: Run,
-    folder: ModelFolder,
+    assets: ModelAssets,
     renderer: PromptRenderer,
     samples: Sequence[Sample],
     metrics: MetricsWriter | None,
 ) -> None:
     config = run.config
     root = run.dir / "warmup" / "checkpoints"
-    learner = Learner(_without_temperature(config), folder)
+    learner = Learner(_without_temperature(config), assets)
     found = checkpoint.latest(root)
     done = checkpoint.load(found, learner) if found else checkpoint.Progress()
     if found:
@@ -93,7 +92,7 @@ def _train(
             started = time.perf_counter()
             chosen = stages.draw(len(samples), config.run.seed, done.cursor, config.sft.batch)
             own = chosen[distributed.rank() :: distributed.world_size()]
-            rows = _rows(folder, renderer, [samples[i] for i in own])
+            rows = _rows(assets, renderer, [samples[i] for i in own])
             run.heartbeat([row.prompt.sample.id for row in rows])
             lr = cosine(done.step, config.sft)
             report = learner.update(rows, OBJECTIVE, lr)
@@ -140,13 +139,13 @@ def _without_temperature(config: Config) -> Config:
 
 
 def _rows(
-    folder: ModelFolder, renderer: PromptRenderer, samples: Sequence[Sample]
+    assets: ModelAssets, renderer: PromptRenderer, samples: Sequence[Sample]
 ) -> list[TrainRow]:
     prompts = renderer.render(samples)
     texts = [sample.solution or "" for sample in samples]
-    ids = folder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [
-        TrainRow(prompt, [*own, folder.eos_ids[0]])
+        TrainRow(prompt, [*own, assets.eos_ids[0]])
         for prompt, own in zip(prompts, ids, strict=True)
     ]
 

@@ -45,26 +45,26 @@ def _tiny(out: Path, experts: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder(tiny_folder: Path):
-    """Return the tiny model's opened folder: config and processor."""
-    from sapo_vl.model import assets as model
+def assets(tiny_folder: Path):
+    """Return the tiny model's assets: config and processor."""
+    from sapo_vl.model.assets import open_assets
 
-    return model.open_folder(tiny_folder)
+    return open_assets(tiny_folder)
 
 
 @pytest.fixture(scope="session")
-def renderer(folder, tiny_folder: Path):
+def renderer(assets, tiny_folder: Path):
     """Return the renderer of the tiny model's prompts."""
     from sapo_vl.model.prompts import PromptRenderer
 
-    return PromptRenderer(folder, tiny_config(tiny_folder).data)
+    return PromptRenderer(assets, tiny_config(tiny_folder).data)
 
 
 @pytest.fixture(scope="session")
-def engine(tiny_folder: Path, folder) -> Iterator:
+def engine(tiny_folder: Path, assets) -> Iterator:
     """Return the session's one vLLM engine, on the tiny model in float32."""
     from sapo_vl.generator.vllm_engine import VLLMGenerator
 
-    generator = VLLMGenerator(tiny_config(tiny_folder), folder, seed=0)
+    generator = VLLMGenerator(tiny_config(tiny_folder), assets, seed=0)
     yield generator
     generator.close()

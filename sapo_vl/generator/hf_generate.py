@@ -12,24 +12,24 @@ import numpy as np
 import torch
 
 from sapo_vl.generator.base import Sampling
-from sapo_vl.learner.logprobs import BAN_BIAS
-from sapo_vl.model import assets as models
+from sapo_vl.model.assets import BAN_BIAS
+from sapo_vl.model.weights import load_weights, to_checkpoint_layout
 from sapo_vl.schema import Completion
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
-    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.assets import ModelAssets
     from sapo_vl.model.prompts import Prompt
 
 
 class TransformersGenerator:
     """Samples with a copy of the model, one prompt after the other."""
 
-    def __init__(self, config: Config, folder: ModelFolder) -> None:
+    def __init__(self, config: Config, assets: ModelAssets) -> None:
         """Load the model's weights; they stay on the GPU if there is one."""
-        self._folder = folder
+        self._assets = assets
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model: Any = models.load(folder, config.model.dtype).to(self._device).eval()
+        self._model: Any = load_weights(assets, config.model.dtype).to(self._device).eval()
 
     @torch.no_grad()
     def generate(
@@ -47,7 +47,7 @@ class TransformersGenerator:
         if prompt.pixel_values is not None and prompt.grid_thw is not None:
             inputs["pixel_values"] = prompt.pixel_values.to(self._device, self._model.dtype)
             inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
-            inputs["mm_token_type_ids"] = (ids == self._folder.image_token_id).int()
+            inputs["mm_token_type_ids"] = (ids == self._assets.image_token_id).int()
         greedy = sampling.temperature == 0
         options: dict[str, Any] = {}
         if not greedy:
@@ -65,8 +65,8 @@ class TransformersGenerator:
             do_sample=not greedy,
             num_return_sequences=sampling.n,
             max_new_tokens=sampling.max_new_tokens,
-            sequence_bias=[[[i], BAN_BIAS] for i in self._folder.banned_ids],
-            eos_token_id=list(self._folder.eos_ids),
+            sequence_bias=[[[i], BAN_BIAS] for i in self._assets.banned_ids],
+            eos_token_id=list(self._assets.eos_ids),
             use_cache=True,
             return_dict_in_generate=True,
             output_scores=True,
@@ -80,9 +80,9 @@ class TransformersGenerator:
         ]
 
     def _completion(self, ids: list[int], logprobs: np.ndarray) -> Completion:
-        ends = [i for i, token in enumerate(ids) if token in self._folder.eos_ids]
+        ends = [i for i, token in enumerate(ids) if token in self._assets.eos_ids]
         length = ends[0] + 1 if ends else len(ids)
-        text = self._folder.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        text = self._assets.tokenizer.decode(ids[:length], skip_special_tokens=True)
         return Completion(
             ids[:length], logprobs[:length].astype(np.float32), "stop" if ends else "length", text
         )
@@ -92,7 +92,7 @@ class TransformersGenerator:
         """See Generator."""
         own = dict(self._model.named_parameters())
         for name, value in weights:
-            own[name].copy_(models.published(name, value))  # which is its own inverse
+            own[name].copy_(to_checkpoint_layout(name, value))  # which is its own inverse
         self._model.model.rope_deltas = None
 
     def sleep(self) -> None:

@@ -25,13 +25,13 @@ import torch
 
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.generator.base import NO_VLLM, Sampling
-from sapo_vl.learner.logprobs import BAN_BIAS
+from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.schema import Completion
 from sapo_vl.system import distributed
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
-    from sapo_vl.model.assets import ModelFolder
+    from sapo_vl.model.assets import ModelAssets
     from sapo_vl.model.prompts import Prompt
 
 PREFILL_TOKENS = 8192  # per engine step: enough to prefill a batch of small prompts at once
@@ -40,13 +40,13 @@ PREFILL_TOKENS = 8192  # per engine step: enough to prefill a batch of small pro
 class VLLMGenerator:
     """Samples with vLLM and takes new weights without a restart."""
 
-    def __init__(self, config: Config, folder: ModelFolder, *, seed: int) -> None:
+    def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
         """Start the engine. Raises SetupError when vLLM can't be imported."""
         try:
             from vllm import LLM
         except ImportError as error:
             raise SetupError(f"{NO_VLLM} ({error})") from error
-        self._folder = folder
+        self._assets = assets
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
         options = config.generator
@@ -67,7 +67,7 @@ class VLLMGenerator:
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
         self._llm = LLM(
-            model=folder.path,
+            model=assets.path,
             dtype=config.model.dtype,
             seed=seed,
             max_model_len=options.max_model_len,
@@ -103,7 +103,7 @@ class VLLMGenerator:
                 )
         flat = [c for output in outputs for c in output.outputs]
         texts = iter(
-            self._folder.tokenizer.batch_decode(
+            self._assets.tokenizer.batch_decode(
                 [list(c.token_ids) for c in flat], skip_special_tokens=True
             )
         )
@@ -123,8 +123,8 @@ class VLLMGenerator:
                 max_tokens=sampling.max_new_tokens,
                 seed=seed if sampling.temperature > 0 else None,
                 logprobs=0,
-                logit_bias=dict.fromkeys(self._folder.banned_ids, BAN_BIAS),
-                stop_token_ids=list(self._folder.eos_ids),
+                logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
+                stop_token_ids=list(self._assets.eos_ids),
                 detokenize=False,  # once per response below: per token it takes a fifth of the time
                 flat_logprobs=True,
             )
@@ -138,7 +138,7 @@ class VLLMGenerator:
             [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)],
             dtype=np.float32,
         )
-        assert not set(ids) & set(self._folder.banned_ids), f"a vision id was sampled: {ids}"
+        assert not set(ids) & set(self._assets.banned_ids), f"a vision id was sampled: {ids}"
         reason = "length" if output.finish_reason == "length" else "stop"
         return Completion(ids, logprobs, reason, text)
 

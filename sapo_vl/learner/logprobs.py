@@ -15,9 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-BAN_BIAS = -100.0
-"""Added to the logit of a banned id, by sampler and learner alike: exp(-100) is 0 in practice."""
-
 CHUNK_LOGITS = 2**24
 """Logits held at once (64 MiB in float32)."""
 

@@ -19,7 +19,7 @@ import torch
 from sapo_vl.config import DataConfig
 from sapo_vl.data import images as image_tools
 from sapo_vl.errors import DataError
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class Prompt:
 class PromptRenderer:
     """Renders samples with one model's chat template, tokenizer and image processor."""
 
-    def __init__(self, folder: ModelFolder, data: DataConfig, *, blank: bool = False) -> None:
+    def __init__(self, assets: ModelAssets, data: DataConfig, *, blank: bool = False) -> None:
         """`blank` replaces each picture by a white one of the same size (a control experiment)."""
-        self._folder = folder
+        self._assets = assets
         self._data = data
         self._blank = blank
-        self._merge = int(folder.config.vision_config.spatial_merge_size)
+        self._merge = int(assets.config.vision_config.spatial_merge_size)
 
     def render(self, samples: Sequence[Sample]) -> list[Prompt]:
         """Return a prompt per sample, in order. Raises DataError for an unreadable image."""
@@ -67,11 +67,11 @@ class PromptRenderer:
             texts.append(self._text(sample))
             sizes = [self._target(sample, image_tools.header_size(data)) for data in sample.images]
             visual.append(
-                sum(image_tools.visual_tokens(size, self._folder.factor) - 1 for size in sizes)
+                sum(image_tools.visual_tokens(size, self._assets.factor) - 1 for size in sizes)
             )
         if not texts:
             return []
-        ids = self._folder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = self._assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [len(i) + v for i, v in zip(ids, visual, strict=True)]
 
     def _text(self, sample: Sample) -> str:
@@ -84,7 +84,7 @@ class PromptRenderer:
             text = piece + (self._data.instruction if last else "")
             if text:
                 content.append({"type": "text", "text": text})
-        return self._folder.processor.apply_chat_template(
+        return self._assets.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
 
@@ -93,7 +93,7 @@ class PromptRenderer:
             return image_tools.target_size(
                 size.width,
                 size.height,
-                factor=self._folder.factor,
+                factor=self._assets.factor,
                 min_pixels=self._data.min_pixels,
                 max_pixels=self._data.max_pixels,
             )
@@ -114,7 +114,7 @@ class PromptRenderer:
         """Return (patches [k, D], grid [3]) of each picture, all in one call of the processor."""
         if not pictures:
             return []
-        out = self._folder.processor.image_processor(
+        out = self._assets.processor.image_processor(
             images=pictures, do_resize=False, return_tensors="pt"
         )
         grids = out["image_grid_thw"]
@@ -124,9 +124,9 @@ class PromptRenderer:
     def _prompt(
         self, sample: Sample, images: list[Image], pixels: list[tuple[torch.Tensor, torch.Tensor]]
     ) -> Prompt:
-        tokenizer: Any = self._folder.tokenizer
+        tokenizer: Any = self._assets.tokenizer
         token_ids = tokenizer(self._text(sample), add_special_tokens=False)["input_ids"]
-        image_id = self._folder.image_token_id
+        image_id = self._assets.image_token_id
         if token_ids.count(image_id) != len(images):
             raise DataError(
                 f"record {sample.id}: the text holds {token_ids.count(image_id)} image tokens and "

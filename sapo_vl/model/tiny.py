@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from sapo_vl.errors import DataError
-from sapo_vl.model.assets import published
+from sapo_vl.model.weights import to_checkpoint_layout
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
@@ -67,7 +67,9 @@ def build(out: Path, *, corpus: Iterable[str], seed: int, experts: int = 0) -> N
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: published(name, tensor) for name, tensor in model.state_dict().items()}
+    state = {
+        name: to_checkpoint_layout(name, tensor) for name, tensor in model.state_dict().items()
+    }
     model.save_pretrained(partial, state_dict=state, save_original_format=False)
     processor.save_pretrained(partial)
     partial.rename(out)

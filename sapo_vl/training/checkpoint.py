@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from sapo_vl.errors import DataError, SetupError
-from sapo_vl.runs import files as disk
+from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.system import distributed
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
     distributed.barrier()
     own = partial / f"rank_{distributed.rank()}.pt"
     try:
-        with disk.writing("a checkpoint", root):
+        with disk_full_guard("a checkpoint", root):
             learner.save(partial)
             torch.save({"progress": progress, "rng": _rng_state()}, own)
     except SetupError:

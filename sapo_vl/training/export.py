@@ -10,7 +10,7 @@ from pathlib import Path
 from sapo_vl import config as configs
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.learner.engine import Learner
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.training import checkpoint
 from sapo_vl.training import setup as stages
 
@@ -27,7 +27,7 @@ def main(run_dir: Path, out: Path, name: str | None) -> None:
         there = ", ".join(sorted(p.name for p in root.glob("step_*"))) or "none"
         raise ConfigError(f"{run_dir} has no checkpoint {name or ''}; there: {there}")
     config = configs.load(run_dir / "config.yaml", [f"run.dir={run_dir}"])
-    learner = Learner(config, model.open_folder(start_folder(run_dir, config)))
+    learner = Learner(config, open_assets(start_folder(run_dir, config)))
     checkpoint.load(found, learner)
     learner.export(out)
     print(f"wrote {found.name} to {out}")

@@ -16,8 +16,9 @@ from sapo_vl.config import Config
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.learner.engine import deepspeed_settings
-from sapo_vl.model import assets as model
 from sapo_vl.model import shapes
+from sapo_vl.model.assets import open_assets
+from sapo_vl.model.weights import freeze, trainable_rows
 from sapo_vl.runs.progress import table
 from sapo_vl.system import machine
 from sapo_vl.training import setup as stages
@@ -36,8 +37,8 @@ def show(config: Config) -> None:
         counts = [f"{len(store.load(config.data.path, s))} {s}" for s in splits]
         records = f"{', '.join(counts)} records in {config.data.path}"
     module, origin = _on_meta(config)
-    model.freeze(module, config.model.freeze)
-    rows = model.trainable_rows(module)
+    freeze(module, config.model.freeze)
+    rows = trainable_rows(module)
     ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))
     options = config.rollout
     table(
@@ -102,10 +103,10 @@ def _on_meta(config: Config) -> tuple[Any, str]:
             tiny.build(
                 Path(folder) / "tiny", corpus=synthetic.corpus(0, stages.TOKENIZER_TEXTS), seed=0
             )
-            found, origin = model.open_folder(Path(folder) / "tiny").config, "built in the run"
+            found, origin = open_assets(Path(folder) / "tiny").config, "built in the run"
     else:
         try:
-            found, origin = model.open_folder(config.model.path).config, "its own config"
+            found, origin = open_assets(config.model.path).config, "its own config"
         except UserError as error:
             known = None if Path(config.model.path).exists() else shapes.configuration(
                 config.model.path

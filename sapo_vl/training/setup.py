@@ -16,8 +16,7 @@ from sapo_vl.config import Config
 from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError
-from sapo_vl.model import assets as model
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import JudgeConfig
@@ -29,7 +28,7 @@ TOKENIZER_TEXTS = 4000
 """Procedural records whose texts the tiny model's tokenizer is trained on."""
 
 
-def policy_folder(run: Run) -> ModelFolder:
+def policy_folder(run: Run) -> ModelAssets:
     """Open model.path; 'tiny' is built in the run first."""
     path = starting_model(run.config)
     if run.config.model.path == "tiny":
@@ -40,7 +39,7 @@ def policy_folder(run: Run) -> ModelFolder:
             tiny.build(path, corpus=synthetic.corpus(seed, TOKENIZER_TEXTS), seed=seed)
             distributed.print0(f"built a tiny Qwen3-VL in {path}")
         distributed.barrier()
-    return model.open_folder(path)
+    return open_assets(path)
 
 
 def starting_model(config: Config) -> Path:

@@ -23,10 +23,12 @@ from sapo_vl.evaluation.heldout import Accuracy, evaluate
 from sapo_vl.generator import base as generators
 from sapo_vl.generator.base import NO_VLLM, Generator
 from sapo_vl.learner.engine import Learner, StepReport
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.weights import trainable_rows
 from sapo_vl.runs import metrics, plots
-from sapo_vl.runs.folder import Run, read_json, write_json
+from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import Progress as Display
 from sapo_vl.runs.progress import table
@@ -71,7 +73,7 @@ def preflight(config: Config) -> None:
     if config.sft.steps > 0 and config.sft.data is not None:
         store.load(config.sft.data, config.data.train_split)
     if config.model.path != "tiny":
-        model.open_folder(config.model.path)
+        open_assets(config.model.path)
     chosen_sets(config)
 
 
@@ -92,9 +94,9 @@ class Job:
         self.run, self.config, self.writer = run, run.config, writer
         config = run.config
         self.rubric = stages.rubric(config)
-        folder = stages.policy_folder(run)
-        self.folder = folder
-        self.renderer = PromptRenderer(folder, config.data)
+        assets = stages.policy_folder(run)
+        self.assets = assets
+        self.renderer = PromptRenderer(assets, config.data)
         self.benchmarks = chosen_sets(config)
         path = stages.data_folder(run, config.data.path)
         self.train_set = stages.usable(
@@ -104,11 +106,11 @@ class Job:
         held_out = stages.usable(config, self.renderer, path, config.data.eval_split, "data.path")
         self.test_set = held_out[: config.evaluation.problems]
         stages.check_gold(self.rubric, self.train_set, self.test_set)
-        folder = sft.warm_up(run, folder, writer)
+        assets = sft.warm_up(run, assets, writer)
         with run.phase("start"):
-            self.learner = Learner(config, folder)
+            self.learner = Learner(config, assets)
             show_trainable(self.learner)
-            self.generator = generator or generators.build(config, folder, seed=config.run.seed)
+            self.generator = generator or generators.build(config, assets, seed=config.run.seed)
         self.checkpoints = run.dir / "checkpoints"
         gated = objectives.gated(config)
         self.detector = collapse.Detector(config.collapse, gated=gated)
@@ -141,7 +143,7 @@ class Job:
                 seed=config.run.seed,
                 out=self.run.dir / "eval" / f"{name}.jsonl",
             )
-            scores = in_training(config, self.generator, self.folder, self.benchmarks)
+            scores = in_training(config, self.generator, self.assets, self.benchmarks)
         if self.writer is not None:
             self.writer.write(
                 {
@@ -174,7 +176,7 @@ def check_finite(run: Run, step_report: StepReport, bad_steps: int) -> int:
 
 def show_trainable(learner: Learner) -> None:
     """Print which components are trained, on rank 0."""
-    rows = model.trainable_rows(learner.model)
+    rows = trainable_rows(learner.model)
     if distributed.rank() == 0:
         table(
             "trainable parameters",

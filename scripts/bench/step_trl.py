@@ -16,7 +16,7 @@ import torch
 
 from bench import pace
 from sapo_vl.config import Config
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import IMAGE_MARK, Sample
 from sapo_vl.training import setup as stages
@@ -43,8 +43,8 @@ def main(options: dict[str, Any]) -> None:
         figures |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
         pace.say(figures | {"updates": state["updates"]})
 
-    folder = model.open_folder(options["model"])
-    renderer = PromptRenderer(folder, config.data)
+    assets = open_assets(options["model"])
+    renderer = PromptRenderer(assets, config.data)
     expected = [prompt.expanded_ids for prompt in renderer.render(problems[: options["prompts"]])]
     _time(trainer, book, state, finish, expected)
     pace.say({})

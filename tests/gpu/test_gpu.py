@@ -42,15 +42,15 @@ def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
 
     from sapo_vl.generator.base import Sampling, build
     from sapo_vl.learner.engine import Learner
-    from sapo_vl.model import assets as models
+    from sapo_vl.model.assets import open_assets
     from sapo_vl.model.prompts import PromptRenderer
     from sapo_vl.training.rollouts import TrainRow
 
     config = tiny_config(tiny_folder, "model.dtype=bfloat16", "learner.zero_stage=2")
-    folder = models.open_folder(tiny_folder)
-    learner = Learner(config, folder)
-    engine = build(config, folder, seed=0)
-    prompts = PromptRenderer(folder, config.data).render(make_samples())
+    assets = open_assets(tiny_folder)
+    learner = Learner(config, assets)
+    engine = build(config, assets, seed=0)
+    prompts = PromptRenderer(assets, config.data).render(make_samples())
     for _ in range(2):
         engine.sleep()
         engine.update_weights(learner.weights())

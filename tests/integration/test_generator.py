@@ -16,7 +16,7 @@ from sapo_vl.generator.hf_generate import TransformersGenerator
 from sapo_vl.generator.vllm_engine import _repack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model import assets as models
+from sapo_vl.model.weights import load_weights
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,11 @@ SEEDS = (11, 22, 33, 44)
 
 
 @pytest.fixture
-def network(folder, engine) -> Iterator[torch.nn.Module]:
+def network(assets, engine) -> Iterator[torch.nn.Module]:
     """Return the module of the weights that the engine holds; the engine gets them back after."""
-    module = models.load(folder, "float32")
+    module = load_weights(assets, "float32")
     yield module
-    engine.update_weights(named(models.load(folder, "float32")))
+    engine.update_weights(named(load_weights(assets, "float32")))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def perturb(module: torch.nn.Module, part: str = "", scale: float = 0.02) -> Non
                 value.add_(scale * torch.randn_like(value))
 
 
-def learners(module, folder, prompts, completions, temperature, packing) -> list[np.ndarray]:
+def learners(module, assets, prompts, completions, temperature, packing) -> list[np.ndarray]:
     """Return the learner's log-probs of the sampled responses, one array a response."""
-    policy = Policy(module, folder, temperature, packing)
+    policy = Policy(module, assets, temperature, packing)
     rows = [
         TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
     ]
@@ -61,10 +61,10 @@ def learners(module, folder, prompts, completions, temperature, packing) -> list
     return [v.numpy() for v in values.split([len(row.token_ids) for row in rows])]
 
 
-def difference(module, folder, prompts, completions, temperature=1.0, packing="padded") -> float:
+def difference(module, assets, prompts, completions, temperature=1.0, packing="padded") -> float:
     """Return max |log mu - log pi| over all tokens of all responses."""
     flat = [c for cs in completions for c in cs]
-    ours = learners(module, folder, prompts, completions, temperature, packing)
+    ours = learners(module, assets, prompts, completions, temperature, packing)
     assert all(len(c.token_ids) == len(c.generator_logprobs) for c in flat)
     return max(
         float(np.abs(c.generator_logprobs - v).max()) for c, v in zip(flat, ours, strict=True)
@@ -72,15 +72,15 @@ def difference(module, folder, prompts, completions, temperature=1.0, packing="p
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_logprobs_are_the_learners(engine, network, folder, prompts, temperature):
+def test_logprobs_are_the_learners(engine, network, assets, prompts, temperature):
     sampling = Sampling(3, temperature, 12)
     completions = engine.generate(prompts, sampling, SEEDS)
     assert [len(cs) for cs in completions] == [3] * 4
     for packing in ("padded", "shared_prefix"):
-        assert difference(network, folder, prompts, completions, temperature, packing) <= BOUND
+        assert difference(network, assets, prompts, completions, temperature, packing) <= BOUND
 
 
-def test_the_pictures_matter_to_the_logprobs(engine, network, folder, prompts, renderer):
+def test_the_pictures_matter_to_the_logprobs(engine, network, assets, prompts, renderer):
     """The agreement above has teeth: another picture of the same size is far beyond the bound."""
     others = renderer.render(
         [make_sample([(p.width, p.height) for p in prompt.images], seed=99) for prompt in prompts]
@@ -88,16 +88,16 @@ def test_the_pictures_matter_to_the_logprobs(engine, network, folder, prompts, r
     completions = engine.generate(prompts, SAMPLING, SEEDS)
     for prompt, other, own in zip(prompts[1:], others[1:], completions[1:], strict=True):
         assert other.expanded_ids == prompt.expanded_ids
-        assert difference(network, folder, [other], [own]) > 1e-3
+        assert difference(network, assets, [other], [own]) > 1e-3
 
 
-def test_new_weights_are_used(engine, network, folder, prompts):
+def test_new_weights_are_used(engine, network, assets, prompts):
     before = engine.generate(prompts, SAMPLING, SEEDS)
     perturb(network)
     engine.update_weights(named(network))
     completions = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, folder, prompts, completions) <= BOUND
-    assert difference(network, folder, prompts, before) > 0.1
+    assert difference(network, assets, prompts, completions) <= BOUND
+    assert difference(network, assets, prompts, before) > 0.1
 
 
 def load_tower(module: torch.nn.Module, weight: torch.Tensor) -> None:
@@ -105,7 +105,7 @@ def load_tower(module: torch.nn.Module, weight: torch.Tensor) -> None:
     module.visual.pos_embed.weight.data.copy_(weight)
 
 
-def test_stale_image_embeddings_are_noticed(engine, network, folder, prompts):
+def test_stale_image_embeddings_are_noticed(engine, network, assets, prompts):
     """Without emptying the encoder cache the old tower's embeddings stay."""
     engine.generate(prompts, SAMPLING, SEEDS)
     perturb(network, "pos_embed", 2.0)
@@ -113,14 +113,14 @@ def test_stale_image_embeddings_are_noticed(engine, network, folder, prompts):
     engine._llm.apply_model(partial(load_tower, weight=weight))
     engine.reset_caches(encoder=False)
     stale = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, folder, prompts[1:], stale[1:]) > 1e-3
-    assert difference(network, folder, prompts[:1], stale[:1]) <= BOUND  # no picture, no cache
+    assert difference(network, assets, prompts[1:], stale[1:]) > 1e-3
+    assert difference(network, assets, prompts[:1], stale[:1]) <= BOUND  # no picture, no cache
     engine.reset_caches()
     fresh = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, folder, prompts, fresh) <= BOUND
+    assert difference(network, assets, prompts, fresh) <= BOUND
 
 
-def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, folder, prompts):
+def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, assets, prompts):
     """vLLM's reload empties the worker's half of the cache; the scheduler's half must follow."""
     engine.generate(prompts, SAMPLING, SEEDS)
     perturb(network, "visual", 0.1)
@@ -134,17 +134,17 @@ def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, fold
     inner.abort_request(list(inner.output_processor.request_states), internal=True)
     engine.update_weights(named(network))
     fresh = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, folder, prompts, fresh) <= BOUND
+    assert difference(network, assets, prompts, fresh) <= BOUND
 
 
-def test_a_head_that_is_not_packed_anew_is_noticed(engine, network, folder, prompts):
+def test_a_head_that_is_not_packed_anew_is_noticed(engine, network, assets, prompts):
     perturb(network, "embed_tokens", 0.1)
     weights = iter(list(named(network)))
     engine._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     engine.reset_caches()
-    assert difference(network, folder, prompts, engine.generate(prompts, SAMPLING, SEEDS)) > 1e-3
+    assert difference(network, assets, prompts, engine.generate(prompts, SAMPLING, SEEDS)) > 1e-3
     engine.update_weights(named(network))
-    assert difference(network, folder, prompts, engine.generate(prompts, SAMPLING, SEEDS)) <= BOUND
+    assert difference(network, assets, prompts, engine.generate(prompts, SAMPLING, SEEDS)) <= BOUND
 
 
 def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
@@ -157,9 +157,9 @@ def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
         engine.generate(prompts, Sampling(1, 0.0, 1), [0] * len(prompts))
 
 
-def test_vision_ids_are_never_sampled(engine, network, folder, prompts):
+def test_vision_ids_are_never_sampled(engine, network, assets, prompts):
     """A model that loves <|image_pad|> says it without the ban, and never with it."""
-    loved = folder.image_token_id
+    loved = assets.image_token_id
     with torch.no_grad():
         embedding = network.get_input_embeddings().weight
         # every state gets a large first component, which only the loved id's row looks at
@@ -178,14 +178,14 @@ def test_vision_ids_are_never_sampled(engine, network, folder, prompts):
     assert logits[loved] > 40 + logits.topk(2).values[1]
     completions = engine.generate(prompts, SAMPLING, SEEDS)
     sampled = {token for cs in completions for c in cs for token in c.token_ids}
-    assert not sampled & set(folder.banned_ids)
-    assert len(folder.banned_ids) == 4
-    assert difference(network, folder, prompts, completions) <= BOUND
+    assert not sampled & set(assets.banned_ids)
+    assert len(assets.banned_ids) == 4
+    assert difference(network, assets, prompts, completions) <= BOUND
     reference = TransformersGenerator.__new__(TransformersGenerator)
-    reference._folder, reference._device, reference._model = folder, "cpu", network.eval()
+    reference._assets, reference._device, reference._model = assets, "cpu", network.eval()
     again = reference.generate(prompts, SAMPLING, SEEDS)
     sampled = {token for cs in again for c in cs for token in c.token_ids}
-    assert not sampled & set(folder.banned_ids)
+    assert not sampled & set(assets.banned_ids)
 
 
 def flat(completions) -> list[tuple]:
@@ -210,11 +210,11 @@ def test_seeds_reproduce_rollouts_to_the_bit(engine, prompts):
     assert flat(other) != flat(first)
 
 
-def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, folder, prompts):
+def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, assets, prompts):
     cut = engine.generate(prompts, Sampling(2, 1.0, 3), SEEDS)
     assert {c.finish_reason for cs in cut for c in cs if len(c.token_ids) < 3} <= {"stop"}
     assert {len(c.token_ids) for cs in cut for c in cs if c.finish_reason == "length"} == {3}
-    (end,) = folder.eos_ids
+    (end,) = assets.eos_ids
     with torch.no_grad():  # a model that ends at once: every other row of the head is small
         network.get_input_embeddings().weight.mul_(0.01)
         network.model.language_model.norm.weight.zero_()
@@ -227,12 +227,12 @@ def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, folder, pro
         assert c.token_ids.index(end) == len(c.token_ids) - 1 if end in c.token_ids else True
         assert "<|im_end|>" not in c.text
         # uniform over all ids but the banned ones
-        allowed = network.get_input_embeddings().num_embeddings - len(folder.banned_ids)
+        allowed = network.get_input_embeddings().num_embeddings - len(assets.banned_ids)
         np.testing.assert_allclose(c.generator_logprobs, -np.log(allowed), atol=1e-5)
 
 
-def test_greedy_is_the_same_in_both_generators(engine, folder, tiny_folder, prompts):
-    reference = TransformersGenerator(tiny_config(tiny_folder), folder)
+def test_greedy_is_the_same_in_both_generators(engine, assets, tiny_folder, prompts):
+    reference = TransformersGenerator(tiny_config(tiny_folder), assets)
     greedy = Sampling(1, 0.0, 12)
     ours = engine.generate(prompts, greedy, SEEDS)
     theirs = reference.generate(prompts, greedy, SEEDS)
@@ -244,14 +244,14 @@ def test_greedy_is_the_same_in_both_generators(engine, folder, tiny_folder, prom
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_references_logprobs_are_the_learners(folder, tiny_folder, prompts, temperature):
-    reference = TransformersGenerator(tiny_config(tiny_folder), folder)
+def test_the_references_logprobs_are_the_learners(assets, tiny_folder, prompts, temperature):
+    reference = TransformersGenerator(tiny_config(tiny_folder), assets)
     completions = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
-    module = models.load(folder, "float32")
-    assert difference(module, folder, prompts, completions, temperature) <= BOUND
+    module = load_weights(assets, "float32")
+    assert difference(module, assets, prompts, completions, temperature) <= BOUND
     perturb(module)
     reference.update_weights(named(module))
     completions = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
-    assert difference(module, folder, prompts, completions, temperature) <= BOUND
+    assert difference(module, assets, prompts, completions, temperature) <= BOUND
     again = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
     assert flat(again) == flat(completions)

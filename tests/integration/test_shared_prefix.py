@@ -15,8 +15,9 @@ from helpers import make_rows, make_samples, tiny_config
 
 from sapo_vl.learner import rows as packing
 from sapo_vl.learner.policy import Policy
-from sapo_vl.model import assets as models
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.weights import load_weights
 
 pytestmark = pytest.mark.slow
 
@@ -24,11 +25,11 @@ LOGPROBS = 1e-5  # absolute
 GRADIENTS = 1e-5  # of each parameter, relative to its norm
 
 
-def older_model(folder):
-    """A tiny Qwen2.5-VL with the tiny folder's token ids, and a folder that describes it."""
+def older_model(assets):
+    """A tiny Qwen2.5-VL with the tiny folder's token ids, and the assets that describe it."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    known, text = folder.config, folder.config.text_config
+    known, text = assets.config, assets.config.text_config
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": text.vocab_size,
@@ -63,25 +64,25 @@ def older_model(folder):
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.config.use_cache = False
-    return model, dataclasses.replace(folder, config=config)
+    return model, dataclasses.replace(assets, config=config)
 
 
 @pytest.fixture(scope="module", params=["dense", "experts", "qwen2.5"])
 def setting(request, tiny_folder, tiny_moe_folder):
-    """(folder, model, rows) of one architecture."""
+    """(assets, model, rows) of one architecture."""
     path = tiny_moe_folder if request.param == "experts" else tiny_folder
-    folder = models.open_folder(path)
+    assets = open_assets(path)
     if request.param == "qwen2.5":
-        model, folder = older_model(folder)
+        model, assets = older_model(assets)
     else:
-        model = models.load(folder, "float32")
-    prompts = PromptRenderer(folder, tiny_config(path).data).render(make_samples())
-    return folder, model, make_rows(prompts, responses=4)
+        model = load_weights(assets, "float32")
+    prompts = PromptRenderer(assets, tiny_config(path).data).render(make_samples())
+    return assets, model, make_rows(prompts, responses=4)
 
 
-def scores(folder, model, rows, layout, budget=10**6):
+def scores(assets, model, rows, layout, budget=10**6):
     """Return log-probs by row and the gradients of a weighted sum of them."""
-    policy = Policy(model, folder, 0.8, layout)
+    policy = Policy(model, assets, 0.8, layout)
     model.zero_grad()
     found = {}
     for batch in packing.PLANS[layout](rows, budget):
@@ -106,9 +107,9 @@ def agree(left, right):
 
 @pytest.fixture(scope="module")
 def reference(setting):
-    folder, model, rows = setting
+    assets, model, rows = setting
     model.set_attn_implementation("sdpa")
-    return scores(folder, model, rows, "padded")
+    return scores(assets, model, rows, "padded")
 
 
 @pytest.mark.parametrize("budget", [10**6, 150, 60, 16])
@@ -117,10 +118,10 @@ def test_any_budget_agrees_with_the_padded_reference(setting, reference, budget)
 
 
 def test_any_order_agrees(setting, reference):
-    folder, model, rows = setting
+    assets, model, rows = setting
     order = list(range(len(rows)))
     random.Random(3).shuffle(order)
-    mixed = scores(folder, model, [rows[i] for i in order], "shared_prefix", 200)
+    mixed = scores(assets, model, [rows[i] for i in order], "shared_prefix", 200)
     back = [mixed[0][order.index(i)] for i in range(len(rows))]
     agree(reference, (back, mixed[1]))
 
@@ -135,15 +136,15 @@ def test_gradient_checkpointing_agrees(setting, reference):
 
 
 def test_a_response_does_not_see_its_neighbours(setting):
-    folder, model, rows = setting
-    alone, _ = scores(folder, model, rows[4:5], "shared_prefix")
-    together, _ = scores(folder, model, rows, "shared_prefix")
+    assets, model, rows = setting
+    alone, _ = scores(assets, model, rows[4:5], "shared_prefix")
+    together, _ = scores(assets, model, rows, "shared_prefix")
     torch.testing.assert_close(alone[0], together[4], atol=LOGPROBS, rtol=0)
 
 
 def test_a_prompt_and_its_pictures_are_computed_once(setting):
-    folder, model, rows = setting
-    policy = Policy(model, folder, 1.0, "shared_prefix")
+    assets, model, rows = setting
+    policy = Policy(model, assets, 1.0, "shared_prefix")
     seen = []
     hook = model.model.visual.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(args[0].shape[0]), with_kwargs=True

@@ -20,16 +20,17 @@ from helpers import make_samples, tiny_config  # noqa: E402
 from sapo_vl.generator.base import Sampling, build  # noqa: E402
 from sapo_vl.learner.policy import Policy  # noqa: E402
 from sapo_vl.learner.rows import TrainRow  # noqa: E402
-from sapo_vl.model import assets as models  # noqa: E402
+from sapo_vl.model.assets import open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
+from sapo_vl.model.weights import load_weights, to_checkpoint_layout  # noqa: E402
 
 path = Path(sys.argv[1])
 config = tiny_config(path)
-folder = models.open_folder(path)
-prompts = PromptRenderer(folder, config.data).render(make_samples())
-engine = build(config, folder, seed=0)
-model = models.load(folder, "float32")
-policy = Policy(model, folder, 1.0, "shared_prefix")
+assets = open_assets(path)
+prompts = PromptRenderer(assets, config.data).render(make_samples())
+engine = build(config, assets, seed=0)
+model = load_weights(assets, "float32")
+policy = Policy(model, assets, 1.0, "shared_prefix")
 
 
 @torch.no_grad()
@@ -47,6 +48,8 @@ for seed in (1, 2):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    engine.update_weights((n, models.published(n, p.detach())) for n, p in model.named_parameters())
+    engine.update_weights(
+        (n, to_checkpoint_layout(n, p.detach())) for n, p in model.named_parameters()
+    )
     gaps.append(gap())
 print(json.dumps(gaps))

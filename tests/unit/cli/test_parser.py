@@ -193,10 +193,10 @@ def test_a_run_that_exists_is_not_overwritten(tmp_path):
         Run(smoke(f"run.dir={file}"), resume=False)
 
 
-def test_a_package_that_does_not_import_is_no_vllm(folder, tiny_folder, monkeypatch):
+def test_a_package_that_does_not_import_is_no_vllm(assets, tiny_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)  # importing it raises ImportError
     with pytest.raises(SetupError, match=r"set generator\.backend=transformers"):
-        generator.build(tiny_config(tiny_folder), folder, seed=0)
+        generator.build(tiny_config(tiny_folder), assets, seed=0)
 
 
 @pytest.mark.slow
