@@ -131,6 +131,16 @@ def cli(
     )
 
 
+def one_line(*arguments: str | Path, **env: str) -> str:
+    """Run a command that must refuse a user's mistake; return its one line."""
+    done = cli(*arguments, **env)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("sapo-vl")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
 def distance(a: dict, b: dict) -> float:
     """Return |a - b| / |b| over all tensors of two dictionaries together."""
     assert a.keys() == b.keys()

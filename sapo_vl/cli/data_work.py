@@ -119,11 +119,11 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
     if arguments.samples < 1:
         raise ConfigError(f"filter: --samples {arguments.samples}: take at least 1")
     prepare_environment()
-    from sapo_vl import config as configs
+    from sapo_vl.cli.options import load_config
     from sapo_vl.evaluation import pass_rate as solve_filters
 
     bounds = solve_filters.parse_range(arguments.pass_rate) if arguments.pass_rate else None
-    config = configs.load(arguments.config, arguments.overrides)
+    config = load_config(arguments)
     config.model.path = arguments.model
 
     def scores(blind: bool) -> dict[str, solve_filters.Score]:

@@ -18,7 +18,7 @@ SMALL = ("rollout.max_new_tokens=12", "data.max_pixels=16384", "model.dtype=floa
 
 def evaluate(folder: Path, out: Path, *more: str, benchmarks: str = "mathvision,superclevr"):
     return cli(
-        "evaluate", "--model", folder, "--benchmarks", benchmarks, "--source", RAW, "--out", out,
+        "benchmark", "--model", folder, "--benchmarks", benchmarks, "--source", RAW, "--out", out,
         *more, *SMALL, timeout=900,
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_a_missing_image_names_record_and_file(tiny_folder, tmp_path):
     lines = (RAW / "mathvision" / "data" / "test.jsonl").read_text().splitlines()[:2]
     (source / "data" / "test.jsonl").write_text("\n".join(lines))
     run = cli(
-        "evaluate", "--model", tiny_folder, "--benchmarks", "mathvision", "--source", source,
+        "benchmark", "--model", tiny_folder, "--benchmarks", "mathvision", "--source", source,
         "--out", tmp_path / "out",
     )  # fmt: skip
     assert run.returncode == 2
