@@ -14,8 +14,9 @@ Worked example, a group of two:
     Sample(id="synthetic-7", problem="<image>What is the sum?", images=(b"\\x89PNG..",), answer="8",
            answer_type="number", ...)
     Rollout(prompt, token_ids=[12, 40, 3], text="\\boxed{8}", finish_reason="stop",
-            generator_logprobs=[-0.1, -0.2, -0.01], reward=Reward(value=1.0, correct=True, valid=True,
-            terms={"boxed": Verdict(Outcome.CORRECT, 1.0, "8 == 8")}), advantage=1.0)
+            generator_logprobs=[-0.1, -0.2, -0.01], advantage=1.0, reward=Reward(
+                value=1.0, correct=True, valid=True,
+                terms={"boxed": Verdict(Outcome.CORRECT, 1.0, "8 == 8")}))
 """
 
 from __future__ import annotations

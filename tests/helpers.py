@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
-from sapo_vl.learner.rows import TrainRow
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 ROOT = Path(__file__).resolve().parents[1]

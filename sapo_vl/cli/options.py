@@ -91,10 +91,10 @@ def find_config(name: str) -> Path:
 
 def interruptible(action: Callable[[], None]) -> None:
     """Run `action`; if a signal ends it, exit with the shell's code for that signal."""
-    from sapo_vl.runs.folder import Interrupted
+    from sapo_vl.runs.signals import RunInterrupted
 
     try:
         action()
-    except Interrupted as stop:
+    except RunInterrupted as stop:
         print(f"sapo-vl: stopped by {stop}", file=sys.stderr)
         sys.exit(128 + stop.signum)

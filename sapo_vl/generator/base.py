@@ -80,8 +80,8 @@ def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
 
         return VLLMGenerator(config, assets, seed=seed)
     if backend == "transformers":
-        from sapo_vl.generator.hf_generate import TransformersGenerator
+        from sapo_vl.generator.hf_generate import HFGenerator
 
-        return TransformersGenerator(config, assets)
+        return HFGenerator(config, assets)
     engine = plugins.load(backend, "generator.backend", BACKENDS).value
     return cast(Callable[..., Generator], engine)(config, assets, seed=seed)

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl.generator.base import Sampling
+from sapo_vl.generator.base import SamplingParams
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.weights import load_weights, to_checkpoint_layout
-from sapo_vl.schema import Completion
+from sapo_vl.schema import Prompt, Rollout
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
-    from sapo_vl.model.prompts import Prompt
 
 
-class TransformersGenerator:
+class HFGenerator:
     """Samples with a copy of the model, one prompt after the other."""
 
     def __init__(self, config: Config, assets: ModelAssets) -> None:
@@ -33,38 +32,37 @@ class TransformersGenerator:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Completion]]:
+        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[list[Rollout]]:
         """See Generator."""
         return [
-            self._sample(prompt, sampling, seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            self._sample(prompt, params, seed) for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 
-    def _sample(self, prompt: Prompt, sampling: Sampling, seed: int) -> list[Completion]:
+    def _sample(self, prompt: Prompt, params: SamplingParams, seed: int) -> list[Rollout]:
         ids = torch.tensor([prompt.expanded_ids], device=self._device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if prompt.pixel_values is not None and prompt.grid_thw is not None:
             inputs["pixel_values"] = prompt.pixel_values.to(self._device, self._model.dtype)
             inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
             inputs["mm_token_type_ids"] = (ids == self._assets.image_token_id).int()
-        greedy = sampling.temperature == 0
+        greedy = params.temperature == 0
         options: dict[str, Any] = {}
         if not greedy:
             options = {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
+                "temperature": params.temperature,
+                "top_p": params.top_p,
+                "top_k": params.top_k,
             }
-        if sampling.presence_penalty:
-            options["logits_processor"] = [Presence(ids.shape[1], sampling.presence_penalty)]
+        if params.presence_penalty:
+            options["logits_processor"] = [Presence(ids.shape[1], params.presence_penalty)]
         torch.manual_seed(seed)
         out = self._model.generate(
             **inputs,
             **options,
             do_sample=not greedy,
-            num_return_sequences=sampling.n,
-            max_new_tokens=sampling.max_new_tokens,
+            num_return_sequences=params.n,
+            max_new_tokens=params.max_new_tokens,
             sequence_bias=[[[i], BAN_BIAS] for i in self._assets.banned_ids],
             eos_token_id=list(self._assets.eos_ids),
             use_cache=True,
@@ -75,17 +73,16 @@ class TransformersGenerator:
         responses = out.sequences[:, ids.shape[1] :]
         logprobs = scores.gather(-1, responses[..., None])[..., 0].cpu().numpy()
         return [
-            self._completion(row.tolist(), values)
+            self._rollout(prompt, row.tolist(), values)
             for row, values in zip(responses, logprobs, strict=True)
         ]
 
-    def _completion(self, ids: list[int], logprobs: np.ndarray) -> Completion:
+    def _rollout(self, prompt: Prompt, ids: list[int], logprobs: np.ndarray) -> Rollout:
         ends = [i for i, token in enumerate(ids) if token in self._assets.eos_ids]
         length = ends[0] + 1 if ends else len(ids)
         text = self._assets.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        return Completion(
-            ids[:length], logprobs[:length].astype(np.float32), "stop" if ends else "length", text
-        )
+        reason = "stop" if ends else "length"
+        return Rollout(prompt, ids[:length], text, reason, logprobs[:length].astype(np.float32))
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -97,9 +94,6 @@ class TransformersGenerator:
 
     def sleep(self) -> None:
         """Nothing: this generator is for small models."""
-
-    def wake(self) -> None:
-        """Nothing, see sleep."""
 
     def close(self) -> None:
         """Drop the model."""

@@ -1,8 +1,8 @@
 """Sampling and grading, once for all: training, held-out evaluation, pass rates, benchmarks.
 
-    engine = SampleEngine(generator, renderer, rubric)
-    for groups in sample_and_grade(engine, samples, params, seeds):
-        ...                             # RolloutGroups of the next CHUNK samples, with rewards
+engine = SampleEngine(generator, renderer, rubric)
+for groups in sample_and_grade(engine, samples, params, seeds):
+    ...                             # RolloutGroups of the next CHUNK samples, with rewards
 """
 
 from __future__ import annotations

@@ -24,15 +24,14 @@ import numpy as np
 import torch
 
 from sapo_vl.errors import DataError, SetupError
-from sapo_vl.generator.base import NO_VLLM, Sampling
+from sapo_vl.generator.base import NO_VLLM, SamplingParams
 from sapo_vl.model.assets import BAN_BIAS
-from sapo_vl.schema import Completion
+from sapo_vl.schema import Prompt, Rollout
 from sapo_vl.system import distributed
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
-    from sapo_vl.model.prompts import Prompt
 
 PREFILL_TOKENS = 8192  # per engine step: enough to prefill a batch of small prompts at once
 
@@ -87,12 +86,12 @@ class VLLMGenerator:
         )
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Completion]]:
+        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[list[Rollout]]:
         """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
         own = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         shared, first = distributed.all_gather_block(own, self._engine_ranks)
-        outputs = self._sample(shared, sampling)[first : first + len(own)] if shared else []
+        outputs = self._sample(shared, params)[first : first + len(own)] if shared else []
         for prompt, output in zip(prompts, outputs, strict=True):
             if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
                 raise DataError(
@@ -107,21 +106,24 @@ class VLLMGenerator:
                 [list(c.token_ids) for c in flat], skip_special_tokens=True
             )
         )
-        return [[self._completion(c, next(texts)) for c in o.outputs] for o in outputs]
+        return [
+            [self._rollout(prompt, c, next(texts)) for c in output.outputs]
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
 
-    def _sample(self, requests: Sequence[tuple[Any, int]], sampling: Sampling) -> list[Any]:
-        from vllm import SamplingParams
+    def _sample(self, requests: Sequence[tuple[Any, int]], params: SamplingParams) -> list[Any]:
+        from vllm import SamplingParams as VLLMSamplingParams
 
         assert not self._asleep, "generate() on a sleeping engine"
-        params = [
-            SamplingParams(
-                n=sampling.n,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k or -1,
-                presence_penalty=sampling.presence_penalty,
-                max_tokens=sampling.max_new_tokens,
-                seed=seed if sampling.temperature > 0 else None,
+        requests_params = [
+            VLLMSamplingParams(
+                n=params.n,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k or -1,
+                presence_penalty=params.presence_penalty,
+                max_tokens=params.max_new_tokens,
+                seed=seed if params.temperature > 0 else None,
                 logprobs=0,
                 logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
                 stop_token_ids=list(self._assets.eos_ids),
@@ -130,9 +132,11 @@ class VLLMGenerator:
             )
             for _, seed in requests
         ]
-        return self._llm.generate([request for request, _ in requests], params, use_tqdm=False)
+        return self._llm.generate(
+            [request for request, _ in requests], requests_params, use_tqdm=False
+        )
 
-    def _completion(self, output: Any, text: str) -> Completion:
+    def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:
         ids = list(output.token_ids)
         logprobs = np.array(
             [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)],
@@ -140,7 +144,7 @@ class VLLMGenerator:
         )
         assert not set(ids) & set(self._assets.banned_ids), f"a vision id was sampled: {ids}"
         reason = "length" if output.finish_reason == "length" else "stop"
-        return Completion(ids, logprobs, reason, text)
+        return Rollout(prompt, ids, text, reason, logprobs)
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Generator. All weights, in any order, in one go: fused modules can't take a part."""
@@ -165,9 +169,6 @@ class VLLMGenerator:
         if self._on_gpu and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = True
-
-    def wake(self) -> None:
-        """See Generator. On a GPU the engine wakes inside `update_weights`, needed anyway."""
 
     def close(self) -> None:
         """See Generator."""

@@ -17,7 +17,7 @@ from typing import Any
 SIZES: dict[str, Any] = {
     "rollout.prompts": 32,
     "rollout.group_size": 8,
-    "learner.clip": 0.0,
+    "learner.max_grad_norm": 0.0,
     "learner.final_lr": 1.0,  # constant after the warm-up: a decay would hide the rate's effect
     "evaluation.problems": 240,
     "evaluation.samples": 4,
@@ -67,14 +67,18 @@ class Setting:
 
     def overrides(self) -> dict[str, Any]:
         """Return the setting as configuration keys."""
-        return {
+        keys: dict[str, Any] = {
             "objective": self.objective,
-            "sapo.mini_batches": self.updates,
-            "sapo.tau_pos": self.tau_pos,
-            "sapo.tau_neg": self.tau_neg,
-            "sapo.gate": self.gate,
+            "algorithm.num_mini_batches": self.updates,
             "learner.lr": self.lr,
         }
+        if self.objective == "sapo":
+            keys |= {
+                "sapo.tau_pos": self.tau_pos,
+                "sapo.tau_neg": self.tau_neg,
+                "sapo.gate": self.gate,
+            }
+        return keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,16 +56,16 @@ def warm_up(cell: Cell, out: Path) -> None:
     """Draw the seed's data and train the model that its cells start from; go on where it stood."""
     from sapo_vl import sft
     from sapo_vl.runs.folder import Run
-    from sapo_vl.training import setup as stages
-    from sapo_vl.training.trainer import recording
+    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.setup import policy_assets
 
     place = cell.warm_up(out)
     fixed = {"run.seed": cell.seed, "run.dir": place, "model.path": "tiny"}
     config = configs.load(MAIN, _overrides + _pairs(fixed))
     resume = (place / "metrics.jsonl").exists()
     run = Run(config, resume=resume)
-    with recording(run, resume=resume) as writer:
-        sft.warm_up(run, stages.policy_folder(run), writer)
+    with open_metrics(run, resume=resume) as writer:
+        sft.warm_up(run, policy_assets(run), writer)
 
 
 def run_cell(cell: Cell, out: Path, steps: int) -> str:
@@ -73,7 +73,7 @@ def run_cell(cell: Cell, out: Path, steps: int) -> str:
     from sapo_vl.algorithm import collapse
     from sapo_vl.runs import metrics
     from sapo_vl.runs.files import write_json
-    from sapo_vl.training.trainer import NotFinite
+    from sapo_vl.training.monitor import NonFiniteGradientError
 
     began = time.perf_counter()
     place = out / "cells" / cell.name
@@ -82,7 +82,7 @@ def run_cell(cell: Cell, out: Path, steps: int) -> str:
     try:
         before, after = _train(config)
         error = None
-    except NotFinite as problem:  # the cell diverged for good, which is a result
+    except NonFiniteGradientError as problem:  # the cell diverged for good, which is a result
         before, after, error = math.nan, math.nan, str(problem)
     rows = [row for row in metrics.read(config.run.dir) if row.get("phase") == "train"]
     alarm = collapse.first_alarm(rows, config.collapse, gated=False)  # the same for all
@@ -120,30 +120,34 @@ def _train(config: configs.Config) -> tuple[float, float]:
     """Train the cell; return held-out accuracy before and after training."""
     import torch
 
-    from sapo_vl import train
-    from sapo_vl.generator import base as generator
-    from sapo_vl.model.assets import open_assets
-    from sapo_vl.runs.folder import Run, read_json
+    from sapo_vl.algorithm import objectives
+    from sapo_vl.generator.base import build
+    from sapo_vl.runs.files import read_json
+    from sapo_vl.runs.folder import Run
     from sapo_vl.system import distributed
-    from sapo_vl.training.trainer import Job, recording
+    from sapo_vl.train import train_loop
+    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.setup import load_inputs
+    from sapo_vl.training.trainer import Trainer
 
     distributed.init()
     torch.manual_seed(config.run.seed)
-    run = Run(config, resume=False)
+    run = Run(objectives.resolve(config), resume=False)
     path = Path(config.model.path)
-    if path not in _sampler:
-        assert not _sampler, "one process serves one model"
-        _sampler[path] = generator.build(config, open_assets(path), seed=config.run.seed)
-    with recording(run, resume=False) as writer:
-        job = Job(run, writer, generator=_sampler[path])
-        with closing(job.rubric):
-            done = job.restore()
-            train.sapo(job, done)
-            after = job.evaluate("after", config.rollout.steps)
-        job.learner.close()
+    with open_metrics(run, resume=False) as writer:
+        inputs = load_inputs(run)
+        if path not in _sampler:
+            assert not _sampler, "one process serves one model"
+            _sampler[path] = build(config, inputs.assets, seed=config.run.seed)
+        with closing(inputs.rubric):
+            trainer = Trainer(run, inputs, inputs.assets, writer, generator=_sampler[path])
+            trainer.restore()
+            train_loop(trainer)
+            after = trainer.evaluate("after")
+        trainer.learner.close()
     before = read_json(run.dir / "eval" / "before.json")
-    avg = float(next(v for k, v in before.items() if k.startswith("avg@")))
-    return avg, after.avg
+    average = next(value for key, value in before.items() if key.startswith("avg@"))
+    return float(average), after.avg
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sapo_vl.algorithm.objectives import Objective
-from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, mismatch_weight
+from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError
 from sapo_vl.learner import patch_embedding

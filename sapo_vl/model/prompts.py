@@ -11,7 +11,6 @@ Left out: video.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,24 +19,10 @@ from sapo_vl.config import DataConfig
 from sapo_vl.data import images as image_tools
 from sapo_vl.errors import DataError
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.schema import IMAGE_MARK, Sample
+from sapo_vl.schema import IMAGE_MARK, Prompt, Sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-
-@dataclass(slots=True)
-class Prompt:
-    """One rendered sample, ready for the generator and for the learner."""
-
-    sample: Sample
-    token_ids: list[int]  # one image token per image: what vLLM is given
-    expanded_ids: list[int]  # [L] one image token per visual token: what the model sees
-    images: list[Image]  # M resized RGB pictures
-    pixel_values: torch.Tensor | None  # [K, channels * temporal * patch^2] float32
-    grid_thw: torch.Tensor | None  # [M, 3] patches in time, height, width
-    position_ids: torch.Tensor  # [3, L] M-RoPE positions: time, height, width
-    next_position: int  # where each response's positions start, on all three axes
 
 
 class PromptRenderer:

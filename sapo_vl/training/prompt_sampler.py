@@ -1,7 +1,7 @@
 """Which records a step samples from: the shuffled split epoch by epoch, or fixed shares of tasks.
 
     sampler.step(3, cursor=192, rank=0, ranks=2)        # this rank's Draws of step 3
-    sampler.resample(3, 1, 0, taken, dropped)           # others of the same tasks (dynamic sampling)
+    sampler.resample(3, 1, 0, taken, dropped)           # others of the same tasks
 
 All draws are pure functions of seed and step: a resumed run continues exactly, and every rank finds
 its share without communication.

@@ -124,9 +124,7 @@ def write_parquet(path: Path, groups: Sequence[RolloutGroup]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [
-        _row(group, i, rollout) for group in groups for i, rollout in enumerate(group.rollouts)
-    ]
+    rows = [_row(group, i, rollout) for group in groups for i, rollout in enumerate(group.rollouts)]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.Table.from_pylist(rows), partial)

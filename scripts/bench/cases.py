@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-
 from sapo_vl.learner.rows import TrainRow
+
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.prompts import Prompt, mrope_positions
 from sapo_vl.schema import Sample

@@ -20,9 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sapo_vl.learner.rows import TrainRow
+
 from bench import report
 from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rows, no_bans
-from sapo_vl.learner.rows import TrainRow
 from sapo_vl.system.machine import prepare_environment
 
 AGREE = 2e-5

@@ -18,15 +18,15 @@ from bench import pace
 from sapo_vl.config import Config
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.schema import IMAGE_MARK, Sample
-from sapo_vl.training import setup as stages
 
 
 def main(options: dict[str, Any]) -> None:
     """Train, each rollout batch at the parent's word."""
     config = pace.configuration(options)
     problems = pace.samples(options, Path(options["place"]) / "data-trl")
-    rubric = stages.rubric(config)
+    rubric = build_rubric(config)
     book = pace.Book()
 
     def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sapo_vl.learner.rows import TrainRow
 from torch import Tensor
 
 from bench.cases import Case
@@ -26,7 +27,6 @@ from sapo_vl.algorithm.sapo import Surrogate, sapo_loss
 from sapo_vl.learner import patch_embedding
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
-from sapo_vl.learner.rows import TrainRow
 from sapo_vl.model.assets import ModelAssets
 
 TAU_POS, TAU_NEG = 1.0, 1.05

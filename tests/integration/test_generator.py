@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_sample, make_samples, tiny_config
+from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl.errors import DataError
-from sapo_vl.generator.base import Sampling
-from sapo_vl.generator.hf_generate import TransformersGenerator
+from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.hf_generate import HFGenerator
 from sapo_vl.generator.vllm_engine import _repack
 from sapo_vl.learner.policy import Policy
-from sapo_vl.learner.rows import TrainRow
 from sapo_vl.model.weights import load_weights
 
 pytestmark = pytest.mark.slow
 
 BOUND = 1e-4
-SAMPLING = Sampling(n=3, temperature=1.0, max_new_tokens=12)
+SAMPLING = SamplingParams(n=3, temperature=1.0, max_new_tokens=12)
 SEEDS = (11, 22, 33, 44)
 
 
@@ -73,7 +73,7 @@ def difference(module, assets, prompts, completions, temperature=1.0, packing="p
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_are_the_learners(engine, network, assets, prompts, temperature):
-    sampling = Sampling(3, temperature, 12)
+    sampling = SamplingParams(3, temperature, 12)
     completions = engine.generate(prompts, sampling, SEEDS)
     assert [len(cs) for cs in completions] == [3] * 4
     for packing in ("padded", "shared_prefix"):
@@ -151,10 +151,10 @@ def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
     """All sizes of pictures pass; a prompt whose expansion is another one is refused."""
     sizes = [(16, 16), (17, 130), (128, 128), (400, 33), (100, 90)]
     prompts = renderer.render([make_sample([size], seed=i) for i, size in enumerate(sizes)])
-    engine.generate(prompts, Sampling(1, 0.0, 1), [0] * len(prompts))
+    engine.generate(prompts, SamplingParams(1, 0.0, 1), [0] * len(prompts))
     prompts[2].expanded_ids = [*prompts[2].expanded_ids[:-1], 7]
     with pytest.raises(DataError, match=rf"record {prompts[2].sample.id}: vLLM expanded"):
-        engine.generate(prompts, Sampling(1, 0.0, 1), [0] * len(prompts))
+        engine.generate(prompts, SamplingParams(1, 0.0, 1), [0] * len(prompts))
 
 
 def test_vision_ids_are_never_sampled(engine, network, assets, prompts):
@@ -181,7 +181,7 @@ def test_vision_ids_are_never_sampled(engine, network, assets, prompts):
     assert not sampled & set(assets.banned_ids)
     assert len(assets.banned_ids) == 4
     assert difference(network, assets, prompts, completions) <= BOUND
-    reference = TransformersGenerator.__new__(TransformersGenerator)
+    reference = HFGenerator.__new__(HFGenerator)
     reference._assets, reference._device, reference._model = assets, "cpu", network.eval()
     again = reference.generate(prompts, SAMPLING, SEEDS)
     sampled = {token for cs in again for c in cs for token in c.token_ids}
@@ -197,7 +197,7 @@ def flat(completions) -> list[tuple]:
 
 
 def test_seeds_reproduce_rollouts_to_the_bit(engine, prompts):
-    sampling = Sampling(4, 1.0, 12)
+    sampling = SamplingParams(4, 1.0, 12)
     first = engine.generate(prompts, sampling, SEEDS)
     assert len({entry[0] for entry in flat(first)}) > 12  # random, not one answer
     engine.reset_caches()
@@ -211,7 +211,7 @@ def test_seeds_reproduce_rollouts_to_the_bit(engine, prompts):
 
 
 def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, assets, prompts):
-    cut = engine.generate(prompts, Sampling(2, 1.0, 3), SEEDS)
+    cut = engine.generate(prompts, SamplingParams(2, 1.0, 3), SEEDS)
     assert {c.finish_reason for cs in cut for c in cs if len(c.token_ids) < 3} <= {"stop"}
     assert {len(c.token_ids) for cs in cut for c in cs if c.finish_reason == "length"} == {3}
     (end,) = assets.eos_ids
@@ -219,7 +219,7 @@ def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, assets, pro
         network.get_input_embeddings().weight.mul_(0.01)
         network.model.language_model.norm.weight.zero_()
     engine.update_weights(named(network))  # all ids equally likely
-    ended = [c for cs in engine.generate(prompts, Sampling(16, 1.0, 100), SEEDS) for c in cs]
+    ended = [c for cs in engine.generate(prompts, SamplingParams(16, 1.0, 100), SEEDS) for c in cs]
     stopped = [c for c in ended if c.finish_reason == "stop"]
     assert stopped
     for c in ended:
@@ -232,8 +232,8 @@ def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, assets, pro
 
 
 def test_greedy_is_the_same_in_both_generators(engine, assets, tiny_folder, prompts):
-    reference = TransformersGenerator(tiny_config(tiny_folder), assets)
-    greedy = Sampling(1, 0.0, 12)
+    reference = HFGenerator(tiny_config(tiny_folder), assets)
+    greedy = SamplingParams(1, 0.0, 12)
     ours = engine.generate(prompts, greedy, SEEDS)
     theirs = reference.generate(prompts, greedy, SEEDS)
     assert [c.token_ids for (c,) in ours] == [c.token_ids for (c,) in theirs]
@@ -245,13 +245,13 @@ def test_greedy_is_the_same_in_both_generators(engine, assets, tiny_folder, prom
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_references_logprobs_are_the_learners(assets, tiny_folder, prompts, temperature):
-    reference = TransformersGenerator(tiny_config(tiny_folder), assets)
-    completions = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
+    reference = HFGenerator(tiny_config(tiny_folder), assets)
+    completions = reference.generate(prompts, SamplingParams(3, temperature, 12), SEEDS)
     module = load_weights(assets, "float32")
     assert difference(module, assets, prompts, completions, temperature) <= BOUND
     perturb(module)
     reference.update_weights(named(module))
-    completions = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
+    completions = reference.generate(prompts, SamplingParams(3, temperature, 12), SEEDS)
     assert difference(module, assets, prompts, completions, temperature) <= BOUND
-    again = reference.generate(prompts, Sampling(3, temperature, 12), SEEDS)
+    again = reference.generate(prompts, SamplingParams(3, temperature, 12), SEEDS)
     assert flat(again) == flat(completions)

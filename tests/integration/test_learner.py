@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import distance, make_rows, make_sample, make_samples, tiny_config
+from sapo_vl.learner.rows import PLANS
 
 from sapo_vl import sft
 from sapo_vl.algorithm import objectives
 from sapo_vl.errors import ConfigError
 from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.policy import Policy
-from sapo_vl.learner.rows import PLANS
 from sapo_vl.model.assets import BAN_BIAS, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import DTYPES, component, freeze, load_weights, trainable_rows

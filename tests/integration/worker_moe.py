@@ -16,10 +16,10 @@ prepare_environment()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_samples, tiny_config  # noqa: E402
-
-from sapo_vl.generator.base import Sampling, build  # noqa: E402
-from sapo_vl.learner.policy import Policy  # noqa: E402
 from sapo_vl.learner.rows import TrainRow  # noqa: E402
+
+from sapo_vl.generator.base import SamplingParams, build  # noqa: E402
+from sapo_vl.learner.policy import Policy  # noqa: E402
 from sapo_vl.model.assets import open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
 from sapo_vl.model.weights import load_weights, to_checkpoint_layout  # noqa: E402
@@ -36,7 +36,7 @@ policy = Policy(model, assets, 1.0, "shared_prefix")
 @torch.no_grad()
 def gap() -> float:
     """Return the largest difference of log-probs over a few sampled responses."""
-    found = engine.generate(prompts, Sampling(2, 1.0, 12), [1] * len(prompts))
+    found = engine.generate(prompts, SamplingParams(2, 1.0, 12), [1] * len(prompts))
     rows = [(TrainRow(p, c.token_ids), c) for p, cs in zip(prompts, found, strict=True) for c in cs]
     scored = policy([row for row, _ in rows]).out.logprobs_N.numpy()
     return float(np.abs(scored - np.concatenate([c.generator_logprobs for _, c in rows])).max())

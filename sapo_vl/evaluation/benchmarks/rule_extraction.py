@@ -12,7 +12,7 @@ from sapo_vl.evaluation.benchmarks.protocol import Response
 from sapo_vl.rewards.parsing.extract import answer_part, final_answer
 from sapo_vl.rewards.parsing.latex import clean
 from sapo_vl.rewards.verifiers import choice
-from sapo_vl.rewards.verifiers.text import find
+from sapo_vl.rewards.verifiers.text import extract_text
 
 _NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?|[-+]?\.\d+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
@@ -34,7 +34,7 @@ def short_answer(response: Response) -> str:
         claimed = letters(response)
         if len(claimed) == 1:
             return f"({claimed[0]})"
-        return "" if claimed else (find(response.text)[0] or "")
+        return "" if claimed else (extract_text(response.text).answer or "")
     if response.answer_type == "list":
         lists = _LIST.findall(answer_part(response.text) or "")
         return lists[-1] if lists else ""

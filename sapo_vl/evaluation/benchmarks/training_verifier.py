@@ -15,6 +15,7 @@ from pathlib import Path
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks.protocol import Response
 from sapo_vl.rewards.parsing.extract import Extraction, final_answer
+from sapo_vl.rewards.pool.client import resolve, shared
 from sapo_vl.rewards.verifiers import maths
 from sapo_vl.schema import Outcome, Sample, Verdict
 
@@ -45,7 +46,7 @@ def equal(response: Response, value: str) -> Verdict:
     A gold without a letter or a digit (MMK12 has "<") is no mathematics: its text is compared.
     """
     try:
-        return maths.decided(maths.compare(sample(response), Extraction(value, "given")))
+        return resolve(maths.compare(sample(response), Extraction(value, "given")))
     except DataError:
         same = _bare(value) == _bare(str(response.answer))
         outcome = Outcome.CORRECT if same else Outcome.WRONG
@@ -66,9 +67,7 @@ def math_verify(response: Response, value: str) -> Verdict:
 
     What the worker doesn't finish is wrong: math-verify's own limit of 5 s gives "not equal".
     """
-    from sapo_vl.rewards.pool.client import shared
-
-    found = shared().call_user(str(_WORKER), "verdict", [(sample(response), value)])[0]
+    found = shared().call_user(f"{_WORKER}:verdict", [(sample(response), value)])[0]
     if found.outcome is Outcome.NO_VERDICT and found.reason.startswith("timeout"):
         return replace(found, outcome=Outcome.WRONG)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import cli, make_sample
 from PIL import Image, ImageDraw
+from sapo_vl.training.mixing import Mixture, Pick
 
 from sapo_vl.data import show, store
 from sapo_vl.data.export import export
@@ -20,10 +21,9 @@ from sapo_vl.data.rewrite import every, rewrite
 from sapo_vl.data.stats import stats
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation import pass_rate as solve_filters
-from sapo_vl.generator.base import Sampling
+from sapo_vl.generator.base import SamplingParams
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Completion
-from sapo_vl.training.mixing import Mixture, Pick
 
 pytest.importorskip("imagehash")
 
@@ -190,7 +190,7 @@ class Names:
 def test_pass_rates_are_cached_and_decide(tmp_path):
     engine, cache = Scripted(), tmp_path / "scores.jsonl"
     rubric = Rubric.from_terms([("boxed", 1.0)])
-    solver = solve_filters.Solver(engine, Names(), rubric, Sampling(4, 1.0, 8))
+    solver = solve_filters.Solver(engine, Names(), rubric, SamplingParams(4, 1.0, 8))
     samples = [sample(n) for n in range(5)]
     solver.scores(samples[:2], cache, "s", seed=0)
     cache.write_text(cache.read_text() + '{"id": "s2", "ri')  # interrupted in a line

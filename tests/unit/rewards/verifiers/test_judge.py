@@ -13,7 +13,7 @@ from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import (
     Judge,
     JudgeConfig,
-    candidate,
+    judged_answer,
     parse,
     refusal,
     render,
@@ -236,6 +236,6 @@ def test_the_judge_runs_after_the_rules(serve):
 
 
 def test_the_judge_sees_the_answer_and_not_the_working():
-    assert candidate("<think>dark red?</think> So \\boxed{crimson}") == "crimson"
-    assert candidate("<think>dark red") == ""
-    assert candidate("The answer is crimson. I am sure.") == "crimson"
+    assert judged_answer("<think>dark red?</think> So \\boxed{crimson}") == "crimson"
+    assert judged_answer("<think>dark red") == ""
+    assert judged_answer("The answer is crimson. I am sure.") == "crimson"
