@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from sapo_vl.learner.rows import TrainRow, filler, plan_padded, plan_shared, shared_tokens
 
 
