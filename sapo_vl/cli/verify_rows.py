@@ -85,8 +85,8 @@ def parse_row(line: str, location: str, default_verifier: str) -> VerifyRow:
     answer_type = options.get("answer_type", "number")
     if answer_type not in ANSWER_TYPES:
         raise DataError(
-            f"{location}: answer_type {answer_type!r} is unknown; allowed: {', '.join(ANSWER_TYPES)}"
-            f"{nearest(str(answer_type), ANSWER_TYPES)}"
+            f"{location}: answer_type {answer_type!r} is unknown; allowed: "
+            f"{', '.join(ANSWER_TYPES)}{nearest(str(answer_type), ANSWER_TYPES)}"
         )
     verifier, bare = options.get("verifier", default_verifier), options.get("bare", False)
     if not isinstance(verifier, str) or not isinstance(bare, bool):
