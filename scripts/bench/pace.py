@@ -23,6 +23,15 @@ MARK = "@step "
 MAIN = configs.CONFIGS / "train" / "main.yaml"
 
 
+NOTHING_BESIDE_STEPS = {
+    "run.rollouts_every": 0,
+    "evaluation.every": 0,
+    "checkpoint.every": 10**9,
+    "collapse.action": "ignore",  # its thresholds are for real rewards, not for a coin's
+}
+"""Settings that keep files and evaluations out of the steps; what remains is not timed."""
+
+
 class Book:
     """Seconds by phase of one step, wall and CPU; inner phases are taken out of outer ones."""
 
@@ -90,6 +99,7 @@ def configuration(options: dict[str, Any]) -> Config:
         "rollout.group_size": options["group"],
         "rollout.max_new_tokens": options["max_new_tokens"],
         "algorithm.num_mini_batches": options["mini_batches"],
+        **NOTHING_BESIDE_STEPS,
     }
     return configs.load(MAIN, [f"{key}={value}" for key, value in sizes.items()])
 
