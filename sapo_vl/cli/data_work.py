@@ -120,13 +120,13 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
         raise ConfigError(f"filter: --samples {arguments.samples}: take at least 1")
     prepare_environment()
     from sapo_vl.cli.options import load_config
-    from sapo_vl.evaluation import pass_rate as solve_filters
+    from sapo_vl.evaluation import pass_rate
 
-    bounds = solve_filters.parse_range(arguments.pass_rate) if arguments.pass_rate else None
+    bounds = pass_rate.parse_range(arguments.pass_rate) if arguments.pass_rate else None
     config = load_config(arguments)
     config.model.path = arguments.model
 
-    def scores(blind: bool) -> dict[str, solve_filters.Score]:
+    def scores(blind: bool) -> dict[str, pass_rate.PassRate]:
         kind = "blind" if blind else "scores"
         cache = arguments.out.with_name(f"{arguments.out.name}.{kind}.jsonl")
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
         total = sum(len(store.load(folder, split)) for split in store.splits(folder))
         with bar(kind) as progress:
             task = progress.add_task(kind, total=total, dropped=0)
-            return solve_filters.solve(
+            return pass_rate.solve(
                 config,
                 samples,
                 arguments.samples,
@@ -143,9 +143,9 @@ def model_judges(arguments: argparse.Namespace) -> list[passes.Judge]:
                 tick=lambda done: progress.update(task, completed=done),
             )
 
-    judges = [solve_filters.within(scores(blind=False), *bounds)] if bounds else []
+    judges = [pass_rate.within(scores(blind=False), *bounds)] if bounds else []
     if arguments.needs_image:
-        judges.append(solve_filters.needs_image(scores(blind=True)))
+        judges.append(pass_rate.needs_image(scores(blind=True)))
     return judges
 
 

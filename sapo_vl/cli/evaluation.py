@@ -123,9 +123,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = load_config(arguments)
     config.model.path = arguments.model
     prepare_environment()
-    from sapo_vl.evaluation import evaluate_model
+    from sapo_vl.evaluation import heldout
 
-    interruptible(lambda: evaluate_model.main(config, arguments.out))
+    interruptible(lambda: heldout.main(config, arguments.out))
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
@@ -138,7 +138,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     prepare_environment()
     from sapo_vl.evaluation import benchmark
 
-    request = benchmark.Request(
+    request = benchmark.BenchmarkRequest(
         benchmarks=chosen,
         source=arguments.source,
         out=arguments.out,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation.benchmarks.base import Problem, read_row
+from sapo_vl.evaluation.benchmarks.protocol import Problem, read_response
 from sapo_vl.evaluation.presets import KINDS, choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
 from sapo_vl.generator.base import SamplingParams
@@ -87,7 +87,7 @@ def test_kept_responses_survive_a_kill(tmp_path):
     again = Kept(tmp_path / "b", settings)
     assert again.done() == {("a", 0), ("b#2", 0)}
     lines = [json.loads(line) for line in again.path.read_text().splitlines()]
-    row = read_row(lines[1], "x")
+    row = read_response(lines[1], "x")
     assert (row.problem_id, row.variant, row.gold, row.options) == ("b", "2", "g", {"A": "x"})
     assert row.meta["finish_reason"] == "stop"
     with pytest.raises(ConfigError, match="seed=3, not 4"):
