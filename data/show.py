@@ -54,7 +54,7 @@ def write(source: str | Path, file: Path, limit: int) -> int:
 def _card(sample: Sample) -> str:
     facts = f"{sample.id} | {sample.dataset} | {sample.task} | {sample.split}"
     gold = f"{sample.answer} ({sample.answer_type})" + (f" {sample.unit}" if sample.unit else "")
-    tokens = f"{images.tokens(sample.images)} visual tokens"
+    tokens = f"{images.count_tokens(sample.images)} visual tokens"
     return (
         f"<article><div class=meta>{escape(facts)}</div>{''.join(map(_picture, sample.images))}"
         f"<pre>{escape(sample.problem)}</pre><div class=gold>{escape(gold)}</div>"
