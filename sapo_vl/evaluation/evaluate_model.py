@@ -14,7 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 from sapo_vl.config import Config
-from sapo_vl.data import prepare
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.evaluation.heldout import Accuracy, evaluate
 from sapo_vl.generator import base as generator
 from sapo_vl.model import assets as model
@@ -67,11 +68,9 @@ def show(result: Accuracy, name: str) -> None:
 def _data(config: Config, scratch: Path) -> Path:
     if config.data.path is not None:
         return config.data.path
-    prepare.prepare(
+    prepare(
         "synthetic",
-        out=scratch / "data",
-        seed=config.run.seed,
-        count=1,
-        test_count=config.evaluation.problems,
+        PrepareOptions(scratch / "data"),
+        SyntheticOptions(seed=config.run.seed, count=1, test_count=config.evaluation.problems),
     )
     return scratch / "data"

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from sapo_vl.config import Config
-from sapo_vl.data.rewrite import Judge
+from sapo_vl.data.rewrite import RecordFilter
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.heldout import problem_seed
 from sapo_vl.generator import base as generator
@@ -143,7 +143,7 @@ def parse_range(text: str) -> tuple[float, float]:
     return bounds
 
 
-def within(scores: dict[str, Score], low: float, high: float) -> Judge:
+def within(scores: dict[str, Score], low: float, high: float) -> RecordFilter:
     """Keep problems with low < pass rate <= high; without any verdict they are dropped."""
 
     def judge(sample: Sample) -> str | None:
@@ -157,7 +157,7 @@ def within(scores: dict[str, Score], low: float, high: float) -> Judge:
     return judge
 
 
-def needs_image(scores: dict[str, Score]) -> Judge:
+def needs_image(scores: dict[str, Score]) -> RecordFilter:
     """Drop problems that are solved blind; records without pictures are solved blind anyway."""
 
     def judge(sample: Sample) -> str | None:

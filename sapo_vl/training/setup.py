@@ -13,8 +13,8 @@ import numpy as np
 
 from sapo_vl.algorithm.objectives import OBJECTIVES
 from sapo_vl.config import Config
-from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store, synthetic
+from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import DataError
 from sapo_vl.model import assets as model
 from sapo_vl.model.assets import ModelFolder
@@ -58,12 +58,14 @@ def data_folder(run: Run, path: Path | None) -> Path:
     sizes = f"{options.synthetic_train}-{options.synthetic_test}"
     own = run.dir / f"data-seed{run.config.run.seed}-{sizes}"
     if distributed.rank() == 0 and not own.exists():
-        preparation.prepare(
+        prepare(
             "synthetic",
-            out=own,
-            seed=run.config.run.seed,
-            count=options.synthetic_train,
-            test_count=options.synthetic_test,
+            PrepareOptions(own),
+            synthetic.SyntheticOptions(
+                seed=run.config.run.seed,
+                count=options.synthetic_train,
+                test_count=options.synthetic_test,
+            ),
         )
         distributed.say(
             f"drew {options.synthetic_train} training and {options.synthetic_test} held-out "
