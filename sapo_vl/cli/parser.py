@@ -117,29 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("second", type=Path, metavar="B")
     compare.set_defaults(run=_compare, parser=compare)
 
-    prepare = commands.add_parser("prepare", help="turn a data set into training records")
-    prepare.add_argument("name", help="a known source, generic, or my/source.py:rows")
-    prepare.add_argument("--out", type=Path, required=True, help="folder to write")
-    prepare.add_argument("--source", help="original files, or a hub id")
-    prepare.add_argument("--holdout", type=float, default=0.15, help="share of held-out pictures")
-    prepare.add_argument("--map", default="", help="generic: problem=question,answer=label,..")
-    prepare.add_argument("--split", help="keep only this split of the source")
-    prepare.add_argument("--limit", type=int, help="read at most so many records")
-    prepare.add_argument("--max-pixels", type=int, help="store a larger picture scaled to so many")
-    prepare.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at a record with a fault"
-    )
-    prepare.add_argument(
-        "--verifier", default="answer", help="that must read each gold answer; none: no check"
-    )
-    prepare.add_argument("--seed", type=int, default=0, help="synthetic: of the drawing")
-    prepare.add_argument("--count", type=int, default=10_000, help="synthetic: training records")
-    prepare.add_argument("--test-count", type=int, default=480, help="synthetic: held-out records")
-    prepare.add_argument("--teacher", default="weak", help="synthetic: weak or exact solutions")
-    prepare.add_argument("--level", type=int, default=1, help="synthetic: 1, 2 or 3")
-    prepare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
-    prepare.set_defaults(run=_prepare, parser=prepare)
-
     datacli.add(commands, _add_config)
 
     verify = commands.add_parser("verify", help="run the verifiers over a file of pairs")
@@ -326,30 +303,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     from sapo_vl.evaluation import compare
 
     print(json.dumps(compare.main(arguments.first, arguments.second)))
-
-
-def _prepare(arguments: argparse.Namespace) -> None:
-    from sapo_vl.cli import data_work as datawork
-
-    report = datawork.prepare(
-        arguments.name,
-        verifier=arguments.verifier,
-        out=arguments.out,
-        source=arguments.source,
-        columns=arguments.map,
-        holdout=arguments.holdout,
-        split=arguments.split,
-        limit=arguments.limit,
-        max_pixels=arguments.max_pixels,
-        on_error=arguments.on_error,
-        seed=arguments.seed,
-        count=arguments.count,
-        test_count=arguments.test_count,
-        teacher=arguments.teacher,
-        level=arguments.level,
-        overwrite=arguments.overwrite,
-    )
-    print(report.table())
 
 
 def _verify(arguments: argparse.Namespace) -> None:

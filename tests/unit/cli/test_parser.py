@@ -96,10 +96,10 @@ def test_overrides_may_stand_anywhere(tmp_path):
         (["prepare", "mathvision"], "needs the folder or hub name"),
         (["prepare", "mathvision", "--source", "absent"], "absent is neither a folder"),
         (["prepare", "mathvision", "--source", "."], "neither data/testmini.jsonl nor"),
-        (["prepare", "synthetic", "--source", "x"], "give count, not source"),
+        (["prepare", "synthetic", "--source", "x"], "source: synthetic draws its records"),
         (["prepare", "synthetic", "--teacher", "wise"], "teacher: 'wise'; allowed: weak, exact"),
         (["prepare", "mathvision", "--source", ".", "--holdout", "1.5"], "holdout: 1.5; allowed"),
-        (["prepare", "absent.py:rows"], "there is no file absent.py"),
+        (["prepare", "absent.py:rows"], "absent.py"),
     ],
 )
 def test_mistakes_in_preparing(arguments, words, tmp_path, monkeypatch):
