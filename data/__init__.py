@@ -29,6 +29,7 @@ DATASETS: dict[str, str] = {
     "mmk12": "sapo_vl.data.sources.mmk12",
     "mmmu": "sapo_vl.data.sources.mmmu",
     "mmmu_pro": "sapo_vl.data.sources.mmmu_pro",
+    "olympiadbench": "sapo_vl.data.sources.olympiadbench",
     "open_r1": "sapo_vl.data.sources.open_r1",
     "sharegpt": "sapo_vl.data.sources.sharegpt",
     "superclevr": "sapo_vl.data.sources.superclevr",

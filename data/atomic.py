@@ -7,36 +7,30 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 
 @contextmanager
-def open_atomic(file: Path) -> Iterator[IO[str]]:
-    """Open a temporary text file beside `file` and rename it on success; on an error, delete it.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` for a file or folder; rename it on success.
 
-    The folder is created when it does not exist.
+    Parent folders are created. An exception deletes the temporary file or folder; what a killed
+    process left is deleted first.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            yield stream
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def folder_atomic(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target` and rename it on success; on an error, delete it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    _remove(temporary)
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp creates it readable by its owner only
-        temporary.rename(target)
+        temporary.replace(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, target: Path) -> None:

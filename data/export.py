@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapo_vl.data import store
-from sapo_vl.data.atomic import folder_atomic
+from sapo_vl.data.atomic import atomic_path
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -51,7 +51,8 @@ def export(
     if target.exists():
         raise DataError(f"{target} already exists; choose another folder")
     counts = {}
-    with folder_atomic(target) as temporary:
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
         for split in store.splits(source):
             samples = store.load(source, split)
             rows = _convert(samples, to_row, tick)

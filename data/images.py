@@ -1,8 +1,9 @@
 """Decode and resize images; shared by preparation, training, rollout and evaluation.
 
 Generator and learner must see identical pixels, so decoding, the background of transparent images
-and the resize are defined here only. The size rule is that of `smart_resize` in qwen_vl_utils,
-reimplemented because importing qwen_vl_utils imports torch; a test compares the two.
+and the resize are defined here only. The size rule is Qwen's `smart_resize`: rendering passes the
+one of qwen_vl_utils, which imports torch; preparation, which must not, uses the copy here. A test
+holds the two equal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import NamedTuple
 
@@ -126,13 +127,40 @@ def file_format(data: bytes) -> str:
     return _open(data).format or "unknown"
 
 
-def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pixels: int) -> Size:
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """Return Qwen's target (height, width): multiples of `factor` near the pixel budget.
+
+    Both sides are rounded; outside the budget they are scaled by the square root of the ratio and
+    rounded towards it. A side may come out as 0 (see `target_size`).
+    """
+    h = max(factor, round(height / factor) * factor)
+    w = max(factor, round(width / factor) * factor)
+    if h * w > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        h = math.floor(height / shrink / factor) * factor
+        w = math.floor(width / shrink / factor) * factor
+    elif h * w < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        h = math.ceil(height * grow / factor) * factor
+        w = math.ceil(width * grow / factor) * factor
+    return h, w
+
+
+def target_size(
+    width: int,
+    height: int,
+    *,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+    rule: Callable[[int, int, int, int, int], tuple[int, int]] = smart_resize,
+) -> Size:
     """Return the size an image is resized to before it is cut into patches.
 
-    Qwen's `smart_resize`: both sides are rounded to multiples of `factor`; outside the budget they
-    are scaled by the square root of the ratio and rounded towards it. That rule exceeds the budget
-    for long thin images and for narrow budgets. Here the longer side is then cut, so that
-    width * height <= max_pixels always holds, at the cost of min_pixels if both cannot.
+    The rule exceeds the budget for long thin images and for narrow budgets. The longer side is then
+    cut, so that width * height <= max_pixels always holds, if need be at the cost of min_pixels.
 
     Args:
         width: pixels.
@@ -140,6 +168,7 @@ def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pi
         factor: side of one visual token in pixels, see `QWEN3_VL_FACTOR`.
         min_pixels: smaller images are scaled up to this area.
         max_pixels: larger images are scaled down to this area.
+        rule: `smart_resize`, or the function of that name in qwen_vl_utils.
 
     Raises:
         DataError: a side is not positive, or the aspect ratio exceeds `MAX_ASPECT`.
@@ -151,16 +180,7 @@ def target_size(width: int, height: int, *, factor: int, min_pixels: int, max_pi
         raise DataError(f"an image of {width}x{height} pixels has no area")
     if max(width, height) / min(width, height) > MAX_ASPECT:
         raise DataError(f"an image of {width}x{height} exceeds the aspect ratio {MAX_ASPECT}:1")
-    w = max(factor, round(width / factor) * factor)
-    h = max(factor, round(height / factor) * factor)
-    if w * h > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        w = max(factor, math.floor(width / shrink / factor) * factor)
-        h = max(factor, math.floor(height / shrink / factor) * factor)
-    elif w * h < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        w = math.ceil(width * grow / factor) * factor
-        h = math.ceil(height * grow / factor) * factor
+    h, w = (max(factor, side) for side in rule(height, width, factor, min_pixels, max_pixels))
     while w * h > max_pixels:
         w, h = (w - factor, h) if w >= h else (w, h - factor)
     return Size(w, h)

@@ -24,7 +24,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapo_vl.data.atomic import open_atomic, replace_folder
+from sapo_vl.data.atomic import atomic_path, replace_folder
 from sapo_vl.data.records import schema, to_row, validate
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
@@ -116,8 +116,8 @@ class DatasetWriter:
             "files": {split: writer.files for split, writer in self._writers.items()},
             "state": state,
         }
-        with open_atomic(self.folder / CHECKPOINT_NAME) as stream:
-            json.dump(note, stream)
+        with atomic_path(self.folder / CHECKPOINT_NAME) as temporary:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
         self._has_checkpoint = True
 
     def finish(self, report: str | None = None) -> Counts:

@@ -1,14 +1,19 @@
-"""Verifiers: what a response is worth, by a rule, a judge, or a function of yours.
+"""Verifiers: score a response by a rule, by a judge model, or by a function of yours.
 
 A verifier is a function `score(sample: Sample, response: str) -> Verdict`. It never raises for what
-the model wrote: a bad response is a `Verdict` with a score of 0 and a reason in words. It raises
-for a fault of ours (a gold answer that cannot be read), and the rubric turns that into
-`Outcome.NO_VERDICT`, which masks the response out of its group.
+the model wrote: a bad response is a `Verdict` with a score of 0 and a reason. It raises for a fault
+of ours (a gold answer that can't be read); the rubric turns that into `Outcome.NO_VERDICT`, which
+masks the response out of its group.
 
-How to add one: write a file here, add its line to `VERIFIERS`, or keep the file outside the project
-and name it in the config as `my/verifier.py:score`. Verifiers are imported when they are first
-used, so importing this package imports neither torch nor sympy. docs/verifiers.md has the
-conventions and what was measured.
+To add one, write a file in verifiers/ and add its line to `VERIFIERS`, or keep the file outside the
+project and name it in the config as `my/verifier.py:score`. Verifiers are imported on first use, so
+importing this package imports neither torch nor sympy. docs/verifiers.md has the conventions and
+the measurements.
+
+    rubric.py     Rubric, build_rubric: a weighted sum of verifiers
+    verifiers/    one file per verifier
+    parsing/      extracting, normalising and comparing answers
+    pool/         worker processes for sympy and for user functions
 """
 
 VERIFIERS: dict[str, str] = {
@@ -18,7 +23,7 @@ VERIFIERS: dict[str, str] = {
     "count": "sapo_vl.rewards.verifiers.count:score",  # exactly one whole number
     "boxes": "sapo_vl.rewards.verifiers.boxes:score",  # IoU matching, extra boxes cost
     "point": "sapo_vl.rewards.verifiers.point:score",  # one point inside a box or near a point
-    "text": "sapo_vl.rewards.verifiers.text:score",  # folded words
+    "text": "sapo_vl.rewards.verifiers.text:score",  # case-folded words
     "boxed": "sapo_vl.rewards.verifiers.boxed:score",  # last \boxed{}, exact arithmetic only
     "judge": "sapo_vl.rewards.verifiers.judge:Judge",  # a model decides alone
     "answer_or_judge": "sapo_vl.rewards.verifiers.judge:Judge",  # rules first, then a judge
@@ -30,15 +35,17 @@ VERIFIERS: dict[str, str] = {
 }
 """Name in the config -> "module:function"."""
 
-STAGED: dict[str, str] = {
-    "answer": "sapo_vl.rewards.verifiers.answer:first_look",
-    "math": "sapo_vl.rewards.verifiers.maths:first_look",
+DECIDE_FAST: dict[str, str] = {
+    "answer": "sapo_vl.rewards.verifiers.answer:decide_fast",
+    "math": "sapo_vl.rewards.verifiers.maths:decide_fast",
 }
-"""Verifiers that may leave a question for the worker pool, which the rubric asks in one batch."""
+"""Verifiers that may need a worker: the rubric calls these and asks the pool in one batch."""
 
 JUDGED = ("judge", "answer_or_judge")
-FAULTS = ("overlong", "repetition", "language")
-"""Their score says how bad it is, so their weight has to be negative."""
+"""Verifiers that ask the judge."""
+
+PENALTIES = ("overlong", "repetition", "language")
+"""Verifiers whose score measures a fault, so their weight has to be negative."""
 
 CHECK_GOLD = ("answer", "math", "choice", "count", "boxes", "point", "text", "boxed")
-"""First terms under which every gold answer has to pass when it is put into a box."""
+"""Verifiers under which each gold answer, put into a box, has to be correct."""

@@ -3,7 +3,7 @@
     rubric = Rubric.from_terms([("answer", 1.0), ("my/verifier.py:score", 0.2)])
     rewards = rubric.grade([(sample, response), ...])
 
-The first term decides `Reward.correct`, which accuracy is counted by. A term without a verdict
+The first term decides `Reward.correct`, from which accuracy is computed. A term without a verdict
 makes the whole reward invalid: the trainer masks that response out of its group.
 """
 
@@ -14,41 +14,56 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-from sapo_vl.errors import ConfigError, DataError, nearest
-from sapo_vl.rewards import CHECK_GOLD, FAULTS, JUDGED, STAGED, VERIFIERS
-from sapo_vl.rewards.pool.client import Referee
+from sapo_vl import plugins
+from sapo_vl.config import Config
+from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.rewards import CHECK_GOLD, DECIDE_FAST, JUDGED, PENALTIES, VERIFIERS
+from sapo_vl.rewards.pool.client import PoolClient
+from sapo_vl.rewards.pool.jobs import NeedsWorker
 from sapo_vl.rewards.verifiers import answer, overlong
-from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig, candidate
-from sapo_vl.rewards.verifiers.maths import Pending, settle
+from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig, judged_answer
 from sapo_vl.schema import Outcome, Reward, Sample, Verdict
 
 Pairs = Sequence[tuple[Sample, str]]
-Verifier = Callable[[Sample, str], Verdict]
-FirstLook = Callable[[Sample, str], Verdict | Pending]
+"""(sample, response) in the order of the rewards."""
+
+DecideFast = Callable[[Sample, str], Verdict | NeedsWorker]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
     """One verifier and its share of the reward."""
 
-    name: str  # as the config spells it: a key of VERIFIERS or `file.py:function`
+    name: str  # as in the config: a key of VERIFIERS or `path/to/file.py:function`
     weight: float  # multiplies the verdict's score
 
 
+def build_rubric(config: Config) -> Rubric:
+    """Return the rubric of `config.rewards`, with the judge of `config.judge` where one is set.
+
+    Raises ConfigError naming the term (`rewards[i].fn`) that cannot be used.
+    """
+    return Rubric.from_terms(
+        [(term.fn, term.weight) for term in config.rewards],
+        judge=JudgeConfig(config.judge.url, config.judge.model) if config.judge else None,
+        max_tokens=config.rollout.max_new_tokens,
+    )
+
+
 class Rubric:
-    """A weighted sum of verifiers. Build it with `from_terms`, end it with `close`."""
+    """A weighted sum of verifiers. Build it with `from_terms`, end its workers with `close`."""
 
     def __init__(
         self,
         terms: Sequence[Term],
-        referee: Referee,
+        pool_client: PoolClient,
         judge: Judge | None = None,
         max_tokens: int | None = None,
     ) -> None:
         self.terms = tuple(terms)
-        self.referee = referee
+        self.pool_client = pool_client
         self.judge = judge
         self.max_tokens = max_tokens
 
@@ -61,37 +76,68 @@ class Rubric:
         judge: JudgeConfig | None = None,
         max_tokens: int | None = None,
     ) -> Rubric:
-        """Load every term's function. Raises ConfigError naming the key `rewards[i].fn`.
+        """Check every (name, weight) and load its function.
 
-        `workers` and `deadline` (seconds per question) are the pool's, `judge` is needed by the
-        judge's terms, `max_tokens` is the limit that `overlong` measures against.
+        Args:
+            terms: at least one; each name once.
+            workers: processes of the pool; up to 4 by default.
+            deadline: seconds per question to the pool.
+            judge: required by the terms in JUDGED.
+            max_tokens: the response limit that `overlong` measures against.
+
+        Raises:
+            ConfigError: a term can't be used; names the key (`rewards[i].fn`).
         """
         if not terms:
             raise ConfigError("rewards: is empty; name at least one verifier, e.g. answer")
-        referee = Referee(workers, deadline)
-        for i, (name, weight) in enumerate(terms):
-            _check_term(i, name, float(weight), [n for n, _ in terms[:i]], judge)
-            if name not in VERIFIERS:
-                _check_user(i, name, referee)
-        made = [Term(name, float(weight)) for name, weight in terms]
-        return cls(made, referee, Judge(judge) if judge else None, max_tokens)
+        rubric = cls(
+            [Term(name, float(weight)) for name, weight in terms],
+            PoolClient(workers, deadline),
+            Judge(judge) if judge else None,
+            max_tokens,
+        )
+        try:
+            for i, term in enumerate(rubric.terms):
+                if term.name in [earlier.name for earlier in rubric.terms[:i]]:
+                    raise ConfigError(f"rewards[{i}].fn: {term.name!r} is listed twice")
+                if term.name in PENALTIES and term.weight > 0:
+                    raise ConfigError(
+                        f"rewards[{i}].weight: {term.name!r} measures a fault: its weight is at "
+                        f"most 0, not {term.weight:g}"
+                    )
+                rubric.check_verifier(term.name, f"rewards[{i}].fn")
+        except ConfigError:
+            rubric.close()
+            raise
+        return rubric
+
+    def check_verifier(self, name: str, key: str) -> None:
+        """Check that `verdicts` can run a verifier; import a user's file in a worker.
+
+        Raises ConfigError naming `key`.
+        """
+        if name in JUDGED and self.judge is None:
+            raise ConfigError(f"{key}: {name!r} needs a judge: give judge.url and judge.model")
+        if name not in VERIFIERS:
+            plugins.parse(name, key, VERIFIERS)
+            self.pool_client.check_user(name, key)
 
     def grade(self, pairs: Pairs, lengths: Sequence[int] | None = None) -> list[Reward]:
         """Return one Reward per (sample, response), in order; `lengths` in tokens, for overlong."""
-        columns = {term.name: self._verdicts(term.name, pairs, lengths) for term in self.terms}
+        columns = {term.name: self.verdicts(term.name, pairs, lengths) for term in self.terms}
         return [
-            self._reward({name: column[i] for name, column in columns.items()})
+            self._combine({name: column[i] for name, column in columns.items()})
             for i in range(len(pairs))
         ]
 
     def check_gold(self, samples: Sequence[Sample]) -> None:
-        """Raise DataError for the first sample whose own gold answer the first term refuses."""
+        """Raise DataError for the first sample whose own gold answer fails the first term."""
         name = self.terms[0].name
         name = "answer" if name == "answer_or_judge" else name
         if name not in CHECK_GOLD:
             return
         pairs = [(sample, f"\\boxed{{{sample.answer}}}") for sample in samples]
-        for sample, verdict in zip(samples, self._verdicts(name, pairs, None), strict=True):
+        for sample, verdict in zip(samples, self.verdicts(name, pairs), strict=True):
             if verdict.outcome is not Outcome.CORRECT:
                 raise DataError(
                     f"record {sample.id!r}: the gold answer {sample.answer[:80]!r} (answer_type "
@@ -99,102 +145,65 @@ class Rubric:
                 )
 
     def close(self) -> None:
-        """End the workers. Calling it twice is fine."""
-        self.referee.close()
+        """End the workers. Idempotent."""
+        self.pool_client.close()
 
-    def _reward(self, verdicts: dict[str, Verdict]) -> Reward:
+    def verdicts(
+        self, name: str, pairs: Pairs, lengths: Sequence[int] | None = None
+    ) -> list[Verdict]:
+        """Return one verifier's verdicts over a batch, in order."""
+        if name not in VERIFIERS:
+            return self.pool_client.call_user(name, pairs)
+        if name == "judge":
+            return self._ask_judge(pairs)
+        if name == "answer_or_judge":
+            return self.judge_unless_correct(self.decide(answer.decide_fast, pairs), pairs)
+        if name == "overlong":
+            tokens = lengths if lengths is not None else [None] * len(pairs)
+            results = [
+                _timed(partial(overlong.score, tokens=count, max_tokens=self.max_tokens), pair)
+                for count, pair in zip(tokens, pairs, strict=True)
+            ]
+            return self.pool_client.resolve_all(results)
+        return self.decide(_import(DECIDE_FAST.get(name, VERIFIERS[name])), pairs)
+
+    def decide(self, decide_fast: DecideFast, pairs: Pairs) -> list[Verdict]:
+        """Decide in this process what needs no worker, and the rest in one batch to the pool."""
+        return self.pool_client.resolve_all([_timed(decide_fast, pair) for pair in pairs])
+
+    def judge_unless_correct(self, verdicts: Sequence[Verdict], pairs: Pairs) -> list[Verdict]:
+        """Return the verdicts, with the judge's in place of those that aren't correct."""
+        rejected = [i for i, v in enumerate(verdicts) if v.outcome is not Outcome.CORRECT]
+        result = list(verdicts)
+        for i, verdict in zip(rejected, self._ask_judge([pairs[i] for i in rejected]), strict=True):
+            result[i] = verdict
+        return result
+
+    def _combine(self, verdicts: dict[str, Verdict]) -> Reward:
         valid = all(v.outcome is not Outcome.NO_VERDICT for v in verdicts.values())
         value = sum(t.weight * verdicts[t.name].score for t in self.terms) if valid else 0.0
         correct = verdicts[self.terms[0].name].outcome is Outcome.CORRECT
         return Reward(value=float(value), correct=correct, valid=valid, terms=verdicts)
 
-    def _verdicts(self, name: str, pairs: Pairs, lengths: Sequence[int] | None) -> list[Verdict]:
-        """One term's verdicts over the whole batch."""
-        if name not in VERIFIERS:
-            path, _, function = name.rpartition(":")
-            return self.referee.call_user(path, function, pairs)
-        if name == "judge":
-            return self._judged(pairs)
-        if name == "answer_or_judge":
-            ruled = self._staged(answer.first_look, pairs)
-            asked = [i for i, v in enumerate(ruled) if v.outcome is not Outcome.CORRECT]
-            for i, verdict in zip(asked, self._judged([pairs[i] for i in asked]), strict=True):
-                ruled[i] = verdict
-            return ruled
-        if name == "overlong":
-            tokens = lengths if lengths is not None else [None] * len(pairs)
-            return [
-                _timed(name, partial(overlong.score, tokens=n, max_tokens=self.max_tokens), pair)
-                for n, pair in zip(tokens, pairs, strict=True)
-            ]
-        if name in STAGED:
-            return self._staged(_function(STAGED[name]), pairs)
-        return [_timed(name, _function(VERIFIERS[name]), pair) for pair in pairs]
-
-    def _staged(self, first_look: FirstLook, pairs: Pairs) -> list[Verdict]:
-        """Decide what needs no worker, ask the workers about the rest in one batch."""
-        looked = [_looked(first_look, pair) for pair in pairs]
-        asked = self.referee.decide([v.question for v in looked if isinstance(v, Pending)])
-        answered = iter(asked)
-        return [settle(v, next(answered)) if isinstance(v, Pending) else v for v in looked]
-
-    def _judged(self, pairs: Pairs) -> list[Verdict]:
+    def _ask_judge(self, pairs: Pairs) -> list[Verdict]:
         assert self.judge is not None, self.terms
-        return self.judge.verdicts([(sample, candidate(response)) for sample, response in pairs])
+        return self.judge.verdicts([(sample, judged_answer(r)) for sample, r in pairs])
 
 
-def _function(target: str) -> Callable[..., Verdict]:
+def _import(target: str) -> Any:
     module, _, name = target.partition(":")
-    function: Callable[..., Verdict] = getattr(importlib.import_module(module), name)
-    return function
+    return getattr(importlib.import_module(module), name)
 
 
-def _timed(name: str, verifier: Callable[..., Verdict], pair: tuple[Sample, str]) -> Verdict:
-    """Run one verifier. Its exception is recorded as NO_VERDICT, never as a silent 0."""
-    verdict = _looked(verifier, pair)
-    assert isinstance(verdict, Verdict), name
-    return verdict
-
-
-def _looked(verifier: FirstLook, pair: tuple[Sample, str]) -> Verdict | Pending:
+def _timed(verifier: DecideFast, pair: tuple[Sample, str]) -> Verdict | NeedsWorker:
+    """Run one verifier; an exception becomes NO_VERDICT with its reason, never a silent 0."""
     start = time.perf_counter()
     try:
-        verdict = verifier(*pair)
+        result = verifier(*pair)
+    except DataError as error:
+        result = Verdict(Outcome.NO_VERDICT, 0.0, f"bad gold: {error}")
     except Exception as error:  # the one boundary: recorded, counted and masked
-        verdict = Verdict(Outcome.NO_VERDICT, 0.0, f"raised {error!r}"[:500])
-    if isinstance(verdict, Pending):
-        return verdict
-    return replace(verdict, seconds=time.perf_counter() - start)
-
-
-def _check_term(
-    i: int, name: str, weight: float, earlier: Sequence[str], judge: JudgeConfig | None
-) -> None:
-    key = f"rewards[{i}].fn"
-    if name in earlier:
-        raise ConfigError(f"{key}: {name!r} is listed twice")
-    if name in JUDGED and judge is None:
-        raise ConfigError(f"{key}: {name!r} needs a judge: give judge.url and judge.model")
-    if name in FAULTS and weight > 0:
-        raise ConfigError(
-            f"rewards[{i}].weight: {name!r} scores a fault: its weight is at most 0, not {weight:g}"
-        )
-    if name in VERIFIERS:
-        return
-    path, colon, _ = name.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        raise ConfigError(
-            f"{key}: {name!r} is unknown; allowed: {', '.join(sorted(VERIFIERS))}, "
-            f"or path/to/file.py:function{nearest(name, VERIFIERS)}"
-        )
-    if not Path(path).is_file():
-        raise ConfigError(f"{key}: the file {path!r} does not exist")
-
-
-def _check_user(i: int, name: str, referee: Referee) -> None:
-    """Import the user's file in a worker. Raises ConfigError when that fails."""
-    path, _, function = name.rpartition(":")
-    problem = referee.check_user(path, function)
-    if problem:
-        referee.close()
-        raise ConfigError(f"rewards[{i}].fn: {path!r}: {problem}")
+        result = Verdict(Outcome.NO_VERDICT, 0.0, f"raised {error!r}"[:500])
+    if isinstance(result, NeedsWorker):
+        return result
+    return replace(result, seconds=time.perf_counter() - start)

@@ -1,237 +1,219 @@
-"""The configuration: one typed tree, defaults written once, here.
+"""The configuration: one typed tree whose defaults are written once, here.
 
-Sources, weakest first: the defaults below, a YAML file (`--config`), dotted overrides on the
-command line (`sapo.tau_neg=1.1`). A YAML file holds only what differs. Unknown keys are refused
-with the nearest known one. `load` needs neither torch nor vllm.
+Precedence, lowest first: the defaults below, a YAML file (`--config`), dotted overrides on the
+command line (`learner.lr=1e-5`). A YAML file holds only what differs from the defaults. Unknown
+keys are refused with the nearest known one. `load` needs neither torch nor vllm.
+
+An objective's own options form a section of its name: `sapo.tau_neg=1.1`, `grpo.high=0.3`, or
+`loss.delta=3` for `objective=my/loss.py:loss`. Their types live with the objective
+(algorithm/objectives), which checks them at the start of a run; here they are
+`Config.objective_options`.
 """
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sapo_vl.errors import ConfigError, nearest
 
+T = TypeVar("T", bound=BaseModel)
+
 CONFIGS = Path(__file__).resolve().parent / "configs"
 """The shipped YAML files: train/*.yaml and eval/*.yaml (in a checkout a link to configs/)."""
 
 
 class Section(BaseModel):
-    """A node of the tree; unknown keys and later assignments of wrong types are refused."""
+    """A node of the tree. Unknown keys, and assignments of a wrong type, are refused."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
 class RunConfig(Section):
-    """Where the run lives and what it records."""
+    """The run's folder and what is recorded in it."""
 
-    dir: Path = Field(Path("runs/main"), description="folder that holds all of the run")
-    seed: int = Field(0, description="initialisation, data order, sampling")
+    dir: Path = Field(Path("runs/main"), description="folder of all the run's files")
+    seed: int = Field(0, description="seed of initialisation, data order and sampling")
     tensorboard: bool = Field(True, description="write RUN/tensorboard")
-    wandb: bool = Field(
-        False, description="log to Weights & Biases (its own variables hold the token)"
-    )
-    wandb_project: str = Field("sapo_vl", description="project name there")
-    rollouts_every: int = Field(10, ge=0, description="keep every n-th step's rollouts; 0: none")
-    stall_minutes: float = Field(
-        60.0, gt=0, description="no progress for so long: stacks, then exit"
-    )
+    wandb: bool = Field(False, description="log to Weights & Biases; WANDB_* variables apply")
+    rollouts_every: int = Field(10, ge=0, description="write every n-th step's rollouts; 0: none")
+    stall_minutes: float = Field(60.0, gt=0, description="watchdog timeout: dump stacks and exit")
 
 
 class ModelConfig(Section):
     """The policy."""
 
     path: str = Field("tiny", description="'tiny', a Hugging Face folder or a hub id")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="of weights in the forward"
-    )
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the weights")
     freeze: list[Literal["vision", "merger", "language"]] = Field(
-        [], description="components without training; 'vision' is all of model.visual"
+        [], description="components that are not trained; vision includes the merger"
     )
     gradient_checkpointing: bool = Field(True, description="recompute activations in backward")
 
 
 class DataConfig(Section):
-    """What the policy is trained on and tested with."""
+    """Training and held-out data."""
 
-    path: Path | None = Field(None, description="prepared folder; none: procedural data in the run")
-    train_split: str = Field("train", description="split to sample prompts from")
+    path: Path | None = Field(None, description="prepared data; null: procedural problems")
+    train_split: str = Field("train", description="split that prompts are sampled from")
     eval_split: str = Field("test", description="held-out split")
     instruction: str = Field("", description="text appended to each problem")
-    min_pixels: int = Field(4096, ge=1, description="smaller images are scaled up")
-    max_pixels: int = Field(1_048_576, ge=1, description="larger images are scaled down")
-    max_prompt_tokens: int = Field(
-        2048, ge=8, description="longer prompts are dropped, with a report"
-    )
+    min_pixels: int = Field(4096, ge=1, description="smaller images are scaled up to this")
+    max_pixels: int = Field(1_048_576, ge=1, description="larger images are scaled down to this")
+    max_prompt_tokens: int = Field(2048, ge=8, description="longer prompts are left out")
     ratio: dict[str, float] = Field(
-        {}, description="share of each task in every mini-batch, in any unit; none: as drawn"
+        {}, description="share of each task in every mini-batch, in any unit; empty: as shuffled"
     )
-    ratio_by: Literal["task", "dataset"] = Field("task", description="what data.ratio names")
-    synthetic_train: int = Field(10_000, ge=1, description="procedural training records")
-    synthetic_test: int = Field(480, ge=1, description="procedural held-out records")
+    ratio_by: Literal["task", "dataset"] = Field("task", description="column that data.ratio names")
+    synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
+    synthetic_test: int = Field(480, ge=1, description="number of procedural held-out records")
 
 
 class SftConfig(Section):
-    """Supervised warm-up on `Sample.solution`; 0 steps: none."""
+    """Supervised fine-tuning on `Sample.solution` before RL."""
 
-    steps: int = Field(0, ge=0, description="optimizer steps")
-    data: Path | None = Field(None, description="records with solutions; none: those of data.path")
+    steps: int = Field(0, ge=0, description="optimizer steps; 0: no warm-up")
+    data: Path | None = Field(None, description="data set with solutions; null: data.path")
     batch: int = Field(16, ge=1, description="records per step, over all ranks")
     lr: float = Field(1e-5, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(20, ge=0, description="linear rise")
-    final_lr: float = Field(
-        0.1, ge=0, le=1, description="share of the peak at the end of the cosine"
-    )
+    lr_warmup_steps: int = Field(20, ge=0, description="steps of linear learning-rate warm-up")
+    final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the cosine decay")
 
 
 class RolloutConfig(Section):
-    """Sampling of responses. top_p is 1 and top_k off by design: log-probs stay comparable."""
+    """Sampling of responses. top_p is 1 and top_k off: log-probs are then the policy's own."""
 
-    steps: int = Field(100, ge=0, description="rollout batches; 0: evaluate only")
+    steps: int = Field(100, ge=0, description="rollout batches; 0: only evaluate")
     prompts: int = Field(64, ge=1, description="prompts per step, over all ranks")
     group_size: int = Field(8, ge=2, description="responses per prompt, G")
-    temperature: float = Field(1.0, gt=0, description="of sampling; the learner divides by it too")
-    refill: int | None = Field(
+    temperature: float = Field(1.0, gt=0, description="also divides the learner's logits")
+    max_resample_rounds: int | None = Field(
         None,
         ge=0,
-        description="rounds of dynamic sampling: groups without a gradient are replaced; none: the "
-        "objective's own (dapo: 3, else 0)",
+        description="dynamic sampling: rounds in which groups without a gradient are resampled; "
+        "null: the objective's default (dapo: 3, else 0)",
     )
-    max_new_tokens: int = Field(2048, ge=1, description="longer responses are cut")
+    max_new_tokens: int = Field(2048, ge=1, description="length limit of a response, in tokens")
 
 
 class RewardTerm(Section):
-    """One verifier of the rubric."""
+    """One verifier and its weight in the reward."""
 
-    fn: str = Field(description="a name of VERIFIERS or my/file.py:function")
-    weight: float = Field(1.0, description="its share of the reward")
+    fn: str = Field(description="a verifier's name, or my/file.py:function")
+    weight: float = Field(1.0, description="factor of its score in the reward")
 
 
 class JudgeOptions(Section):
-    """The model-based verifier's endpoint, for the terms judge and answer_or_judge."""
+    """Endpoint of the LLM behind the verifiers `judge` and `answer_or_judge`."""
 
-    url: str = Field(description="OpenAI-compatible, ends in /v1; a vLLM server is one")
-    model: str = Field(description="the name that the server knows")
-
-
-ObjectiveName = Literal["sapo", "grpo", "gspo", "dapo", "cispo", "dr_grpo"]
-GateName = Literal["sigmoid", "arctan", "softsign", "erf", "hard", "none"]
+    url: str = Field(description="OpenAI-compatible base URL ending in /v1, e.g. a vLLM server's")
+    model: str = Field(description="model name on that server")
 
 
-class SapoConfig(Section):
-    """SAPO's numbers (arXiv 2511.20347); all but temperatures and gate hold for any objective."""
+class AlgorithmConfig(Section):
+    """What is the same for every objective."""
 
-    tau_pos: float = Field(
-        1.0, gt=0, description="gate temperature where the advantage is positive"
+    num_mini_batches: int = Field(4, ge=1, description="optimizer steps per rollout batch")
+    normalize_advantages: bool | None = Field(
+        None,
+        description="divide advantages by the group's standard deviation; null: the objective's "
+        "default (dr_grpo: false, else true)",
     )
-    tau_neg: float = Field(1.05, gt=0, description="gate temperature where it is negative")
-    gate: GateName = Field("sigmoid", description="see `sapo-vl gate`; sigmoid is the paper's")
-    advantage_std: Literal["auto", "group", "none"] = Field(
-        "auto", description="divide by the group's std; auto: as the objective does"
+    importance_cap: float | None = Field(
+        2.0,
+        gt=0,
+        description="truncation of the importance weight pi_old / mu (learner against sampler); "
+        "null: no correction",
     )
-    mini_batches: int = Field(4, ge=1, description="optimizer steps per rollout batch")
-    mismatch_cap: float | None = Field(
-        2.0, description="truncation of pi_old/mu, the learner's against the sampler's; none: off"
-    )
-
-
-class ClipConfig(Section):
-    """Bounds of the ratio for the objectives that clip."""
-
-    low: float | None = Field(
-        None, ge=0, le=1, description="the ratio is bounded by 1 - low; none: the paper's"
-    )
-    high: float | None = Field(None, ge=0, description="and by 1 + high; none: the paper's")
 
 
 class LearnerConfig(Section):
-    """The optimizer and the machinery around it."""
+    """Optimizer, micro-batches and DeepSpeed."""
 
     lr: float = Field(1e-6, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(3, ge=0, description="rollout steps of linear rise")
-    final_lr: float = Field(0.1, ge=0, le=1, description="share of the peak after the linear decay")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    clip: float = Field(1.0, ge=0, description="gradient norm; 0: no clipping")
-    packing: Literal["shared_prefix", "padded"] = Field(
-        "shared_prefix", description="padded: the slow reference, each response with its own prompt"
+    lr_warmup_steps: int = Field(3, ge=0, description="steps of linear learning-rate warm-up")
+    final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the linear decay")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's betas")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping; 0: none")
+    layout: Literal["shared_prefix", "padded"] = Field(
+        "shared_prefix",
+        description="shared_prefix computes a group's prompt once; padded is the slow reference",
     )
-    micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of one micro-batch")
+    micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of a micro-batch")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
-    offload_optimizer: bool = Field(False, description="optimizer state and step on the CPU")
-    offload_parameters: bool = Field(False, description="ZeRO-3 parameters on the CPU")
-    deepspeed: Path | None = Field(None, description="JSON merged over DeepSpeed's configuration")
-    max_bad_steps: int = Field(
-        5, ge=1, description="non-finite steps in a row before the run stops"
-    )
+    offload_optimizer: bool = Field(False, description="keep optimizer state and step on the CPU")
+    offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
+    deepspeed: Path | None = Field(None, description="JSON file merged over DeepSpeed's config")
+    max_bad_steps: int = Field(5, ge=1, description="stop after so many non-finite gradients")
 
 
 class GeneratorConfig(Section):
-    """The sampler."""
+    """The engine that samples rollouts."""
 
-    backend: Literal["vllm", "transformers"] = Field(
-        "vllm", description="transformers: the reference"
+    backend: str = Field(
+        "vllm", description="vllm, transformers (slow reference), or my/engine.py:Engine"
     )
-    max_model_len: int = Field(8192, ge=16, description="prompt and response together, in tokens")
-    max_num_seqs: int = Field(256, ge=1, description="sequences decoded at once")
-    max_images: int = Field(4, ge=1, description="images in one prompt")
-    gpu_memory_utilization: float = Field(
-        0.55, gt=0, le=1, description="the engine's share of a GPU"
-    )
-    kv_cache_mb: int = Field(256, ge=16, description="key-value cache on a CPU, MiB")
-    tensor_parallel: int = Field(1, ge=1, description="ranks that share one engine")
-    parity_mean: float = Field(
-        0.05, gt=0, description="abort above this mean |log pi_old - log mu|"
-    )
-    parity_max: float = Field(float("inf"), gt=0, description="abort above this maximum of it")
+    max_model_len: int = Field(8192, ge=16, description="limit of prompt plus response, tokens")
+    max_num_seqs: int = Field(256, ge=1, description="sequences decoded concurrently")
+    max_images: int = Field(4, ge=1, description="limit of images per prompt")
+    gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="of the engine alone")
+    kv_cache_mb: int = Field(256, ge=16, description="KV cache on a CPU, MiB")
+    tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
+    parity_mean: float = Field(0.05, gt=0, description="stop above this mean |log pi_old - log mu|")
+    parity_max: float = Field(float("inf"), gt=0, description="stop above this maximum of it")
 
 
 class EvaluationConfig(Section):
-    """Held-out accuracy: before, after, and on the way."""
+    """Held-out accuracy before, during and after training."""
 
-    problems: int = Field(480, ge=1, description="held-out problems, the first of the split")
-    samples: int = Field(8, ge=1, description="responses per problem at temperature 1")
-    greedy: bool = Field(True, description="one greedy response per problem as well")
-    every: int = Field(0, ge=0, description="also after every n steps; 0: before and after only")
-    blank: bool = Field(False, description="replace each image by a blank one (a control)")
-    benchmarks: list[str] = Field([], description="names of BENCHMARKS to evaluate as well")
-    source: Path | None = Field(None, description="folder with the benchmarks' own files")
-    limit: int = Field(100, ge=1, description="first problems of each benchmark")
+    problems: int = Field(480, ge=1, description="number of held-out problems, first of the split")
+    samples: int = Field(8, ge=1, description="responses per problem, at temperature 1")
+    greedy: bool = Field(True, description="also one greedy response per problem")
+    every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
+    blank: bool = Field(False, description="control: replace every image by a blank one")
+    benchmarks: list[str] = Field([], description="names, or my/bench.py:BENCHMARK")
+    source: Path | None = Field(None, description="folder of the benchmarks' files")
+    limit: int = Field(100, ge=1, description="number of problems per benchmark")
 
 
 class CollapseConfig(Section):
-    """The collapse detector; collapse.py says what each rule looks at."""
+    """Thresholds of the collapse detector (algorithm/collapse.py)."""
 
     action: Literal["continue", "stop", "ignore"] = Field(
         "continue",
-        description="after an alarm, which keeps the last good checkpoint; ignore: no alarm",
+        description="after an alarm, which pins the last good checkpoint; ignore: no alarms",
     )
-    patience: int = Field(3, ge=1, description="steps in a row that a rule must hold")
-    entropy_low: float = Field(0.01, ge=0, description="alarm below this mean entropy, nats")
-    entropy_rise: float = Field(3.0, gt=1, description="alarm above so many times its start")
+    patience: int = Field(3, ge=1, description="consecutive steps a rule must hold")
+    entropy_low: float = Field(0.01, ge=0, description="alarm below this mean token entropy, nats")
+    entropy_rise: float = Field(3.0, gt=1, description="alarm above this multiple of its start")
     gate: float = Field(0.5, ge=0, le=1, description="alarm below this mean gate weight")
     ess: float = Field(0.3, ge=0, le=1, description="alarm below this effective sample size")
-    length: float = Field(3.0, gt=1, description="alarm beyond so many times the start's length")
-    reward_drop: float = Field(
-        0.5, gt=0, le=1, description="alarm when the reward lost this share of its best"
-    )
+    length: float = Field(3.0, gt=1, description="alarm above this multiple of its start")
+    reward_drop: float = Field(0.5, gt=0, le=1, description="alarm below best x (1 - this)")
 
 
 class CheckpointConfig(Section):
-    """What a run can be resumed from."""
+    """Checkpoints to resume from."""
 
     every: int = Field(20, ge=1, description="training steps between checkpoints")
     sft_every: int = Field(500, ge=1, description="warm-up steps between checkpoints")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+    keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
 
 
 class Config(Section):
-    """All of a run."""
+    """A whole run."""
 
-    objective: ObjectiveName = Field("sapo", description="what the learner maximises")
+    objective: str = Field(
+        "sapo", description="sapo, grpo, gspo, dapo, cispo, dr_grpo, or my/loss.py:loss"
+    )
+    objective_options: dict[str, Any] = Field(
+        {}, description="written as a section named like the objective, e.g. sapo.tau_neg"
+    )
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -239,8 +221,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: list[RewardTerm] = [RewardTerm(fn="answer", weight=1.0)]
     judge: JudgeOptions | None = None
-    sapo: SapoConfig = SapoConfig()
-    clip: ClipConfig = ClipConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
     collapse: CollapseConfig = CollapseConfig()
     learner: LearnerConfig = LearnerConfig()
     generator: GeneratorConfig = GeneratorConfig()
@@ -254,26 +235,23 @@ class Config(Section):
                 f"data.min_pixels={self.data.min_pixels} is above "
                 f"data.max_pixels={self.data.max_pixels}"
             )
-        if self.rollout.prompts < self.sapo.mini_batches:
+        count = self.algorithm.num_mini_batches
+        if self.rollout.prompts < count:
             raise ValueError(
                 f"rollout.prompts={self.rollout.prompts} is below "
-                f"sapo.mini_batches={self.sapo.mini_batches}: each mini-batch needs a prompt"
+                f"algorithm.num_mini_batches={count}: each mini-batch needs a prompt"
             )
         if self.rollout.max_new_tokens >= self.generator.max_model_len:
             raise ValueError(
                 f"rollout.max_new_tokens={self.rollout.max_new_tokens} leaves no room for a "
                 f"prompt in generator.max_model_len={self.generator.max_model_len}"
             )
-        if self.data.ratio and self.rollout.prompts % self.sapo.mini_batches:
+        if self.data.ratio and self.rollout.prompts % count:
             raise ValueError(
                 "data.ratio needs mini-batches of one size: rollout.prompts="
                 f"{self.rollout.prompts} is not a multiple of "
-                f"sapo.mini_batches={self.sapo.mini_batches}"
+                f"algorithm.num_mini_batches={count}"
             )
-        if self.objective == "sapo" and (self.clip.low, self.clip.high) != (None, None):
-            raise ValueError("clip.low and clip.high need an objective that clips, not sapo")
-        if self.objective != "sapo" and self.sapo.gate != "sigmoid":
-            raise ValueError(f"sapo.gate={self.sapo.gate} needs objective=sapo")
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one verifier")
         if self.learner.offload_parameters and self.learner.zero_stage != 3:
@@ -283,36 +261,97 @@ class Config(Section):
         return self
 
 
+BUILT_IN_OBJECTIVES = ("sapo", "grpo", "gspo", "dapo", "cispo", "dr_grpo")
+"""Known here so that an option of another objective is refused by name."""
+
+RENAMED = {
+    "clip": "a section of the objective, e.g. grpo.low and grpo.high",
+    "learner.clip": "learner.max_grad_norm",
+    "learner.packing": "learner.layout",
+    "learner.warmup_steps": "learner.lr_warmup_steps",
+    "rollout.refill": "rollout.max_resample_rounds",
+    "run.wandb_project": "the environment variable WANDB_PROJECT",
+    "sapo.advantage_std": "algorithm.normalize_advantages",
+    "sapo.mini_batches": "algorithm.num_mini_batches",
+    "sapo.mismatch_cap": "algorithm.importance_cap",
+    "sft.warmup_steps": "sft.lr_warmup_steps",
+}
+"""Keys of version 0.1 and what replaced them, for the error message."""
+
+
+def section_of(objective: str) -> str:
+    """Return the config section of an objective's options: its name, or its function's name."""
+    return objective.rpartition(":")[2]
+
+
 def load(path: Path | None, overrides: list[str]) -> Config:
     """Read defaults < YAML file < overrides.
 
-    `overrides` are `dotted.key=value` strings, the value in YAML notation.
+    `overrides` are `dotted.key=value` strings with the value in YAML notation.
     Raises ConfigError, naming the key, the value and what is allowed.
     """
+    sources: list[tuple[str, dict[str, Any]]] = []
     tree: dict[str, Any] = {}
     if path is not None:
         tree = _read_yaml(path)
-        _check_keys(Config, tree, "", str(path))
+        sources.append((str(path), tree))
     for item in overrides:
-        key, sep, text = item.partition("=")
-        if not sep:
-            raise ConfigError(
-                f"'{item}' is not an override; write key=value, e.g. sapo.tau_neg=1.1"
-            )
-        value = _yaml_value(text, key)
-        _check_keys(Config, _nested(key, value), "", "the command line")
-        _merge(tree, key, value)
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"'{item}' is not an override; write key=value, e.g. learner.lr=1e-5")
+        sources.append(("the command line", _nested(key, _yaml_value(text, key))))
+    named = [source["objective"] for _, source in sources if "objective" in source]
+    objective = str(named[-1] if named else Config.model_fields["objective"].default)
+    for where, source in sources:
+        _check_sections(source, objective, where)
+    tree = copy.deepcopy(tree)
+    for item in overrides:
+        key, _, text = item.partition("=")
+        _merge(tree, key, _yaml_value(text, key))
+    options = tree.pop(section_of(objective), None) or {}
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(tree | {"objective_options": options})
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
 
 
+def _check_sections(tree: dict[str, Any], objective: str, where: str) -> None:
+    """Refuse unknown keys; of the objectives' sections only the chosen one's is known."""
+    section = section_of(objective)
+    if section in Config.model_fields:
+        raise ConfigError(f"objective={objective}: {section!r} is a section already; rename it")
+    for name in tree:
+        if name in BUILT_IN_OBJECTIVES and name != section:
+            raise ConfigError(
+                f"{where}: '{name}' holds options of objective={name}, and the objective is "
+                f"{objective}"
+            )
+    if section in tree and not isinstance(tree[section], dict):
+        raise ConfigError(f"{where}: '{section}' holds a group of keys, not a value")
+    if "objective_options" in tree:
+        raise ConfigError(f"{where}: write the objective's options as {section}.NAME=VALUE")
+    _check_keys(Config, {key: v for key, v in tree.items() if key != section}, "", where)
+
+
+def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:
+    """Check a section's values against its class. Raises ConfigError, naming key and value."""
+    _check_keys(model, values, section, "the configuration")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, f"{section}.")) from None
+
+
 def save(config: Config, path: Path) -> None:
     """Write the resolved tree as YAML that `load` reads back unchanged."""
-    path.write_text(
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-    )
+    path.write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Return the tree as plain types, the objective's options under its own section."""
+    tree = config.model_dump(mode="json")
+    options = tree.pop("objective_options")
+    return tree | ({section_of(config.objective): options} if options else {})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -381,6 +420,8 @@ def _check_keys(model: type[BaseModel], tree: Any, prefix: str, where: str) -> N
 
 
 def _suggest(model: type[BaseModel], prefix: str, key: str) -> str:
+    if (name := f"{prefix}.{key}" if prefix else key) in RENAMED:
+        return f"; it is now {RENAMED[name]}"
     everywhere = [f"{s}.{k}" for s, f in Config.model_fields.items() for k in _fields(f.annotation)]
     same_leaf = [name for name in everywhere if name.endswith(f".{key}")]
     if same_leaf:
@@ -398,10 +439,10 @@ def _fields(annotation: Any) -> list[str]:
     return []
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, prefix: str = "") -> str:
     parts = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        key = prefix + ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         parts.append(f"{key}={item['input']!r}: {message}" if key else message)
     return "; ".join(parts)

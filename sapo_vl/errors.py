@@ -1,6 +1,7 @@
-"""The errors a user can mend. Everything else is a crash of ours and stays a traceback.
+"""Errors that a user can fix, and errors that a run reports; anything else is a bug.
 
-The command line prints a `UserError` as one line and exits with code 2 (see cli.py).
+The command line prints a `UserError` as one line and exits with code 2. A `RunError` is raised by
+a run that can't go on: it exits with code 1 and keeps its traceback. See cli/parser.py.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something outside the code is wrong, and the message says what to do about it."""
+    """Wrong input or set-up. The message is one line that says what to change."""
 
 
 class ConfigError(UserError):
-    """A config key or value is wrong. The message names the key, the value and what is allowed."""
+    """A config key or option is wrong. The message names the key, its value and what is allowed."""
 
 
 class DataError(UserError):
     """A record or a data file is wrong. The message names the file and the record."""
 
 
-class EnvironmentProblem(UserError):
+class SetupError(UserError):
     """The machine lacks something: disk space, a free port, vLLM, a GPU."""
+
+
+class RunError(RuntimeError):
+    """Training can't continue for a reason found in the run itself."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

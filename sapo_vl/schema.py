@@ -1,15 +1,22 @@
-"""The records that travel through sapo_vl. Light: no torch, no vllm, no pillow.
+"""The records that travel through sapo_vl. Importing them needs no torch, vllm or pillow.
 
-One sample's way: Sample -> Prompt -> Completion x G -> Reward x G -> RolloutGroup -> micro-batches.
-`Prompt` holds tensors and lives in prompts.py; everything else is here.
+A sample's path: Sample -> Prompt -> Rollout x G, graded with a Reward each -> RolloutGroup ->
+mini-batches of Rollouts. The same Rollout object is filled in along the way, never copied:
 
-Worked example, one group of two responses:
+    prompts        Rollout.prompt              (shared by the G rollouts of a group)
+    generator      token_ids, text, finish_reason, generator_logprobs
+    rewards        reward
+    advantages     advantage
+    learner        old_logprobs
+
+Worked example, a group of two:
 
     Sample(id="synthetic-7", problem="<image>What is the sum?", images=(b"\\x89PNG..",), answer="8",
            answer_type="number", ...)
-    Completion(token_ids=[12, 40, 3], generator_logprobs=[-0.1, -0.2, -0.01],
-               finish_reason="stop", text="\\boxed{8}")
-    Reward(value=1.0, correct=True, terms={"boxed": Verdict(Outcome.CORRECT, 1.0, "8 == 8")})
+    Rollout(prompt, token_ids=[12, 40, 3], text="\\boxed{8}", finish_reason="stop",
+            generator_logprobs=[-0.1, -0.2, -0.01], advantage=1.0, reward=Reward(
+                value=1.0, correct=True, valid=True,
+                terms={"boxed": Verdict(Outcome.CORRECT, 1.0, "8 == 8")}))
 """
 
 from __future__ import annotations
@@ -20,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
 
 IMAGE_MARK = "<image>"
 """Stands in `Sample.problem` once for each image, where the image belongs."""
@@ -91,22 +100,64 @@ class Reward:
 
 
 @dataclass(slots=True)
-class Completion:
-    """One sampled response, token by token."""
+class Prompt:
+    """A rendered sample, ready for generator and learner.
 
+    L: its tokens; M: its images; K: image patches.
+    """
+
+    sample: Sample
+    token_ids: list[int]  # one image token per image: what vLLM is given
+    expanded_ids: list[int]  # [L] one image token per visual token: what the model sees
+    images: list[Image]  # M resized RGB images
+    pixel_values: Tensor | None  # [K, channels * temporal * patch^2] float32
+    grid_thw: Tensor | None  # [M, 3] patches in time, height, width
+    position_ids: Tensor  # [3, L] M-RoPE positions: time, height, width
+    next_position: int  # first position of every response, on all three axes
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One response to a prompt, from sampling to the optimizer step.
+
+    T counts the tokens that the policy sampled; every per-token array has this length. A response
+    of several turns would add the environment's tokens, with their offsets among the T, as a field
+    of its own: only the layouts' `collate` and `length` would have to place them.
+
+    A supervised example is a Rollout too: its solution's tokens, without log-probs or reward.
+    """
+
+    prompt: Prompt
     token_ids: list[int]  # [T] including the end token when it was sampled
-    generator_logprobs: np.ndarray  # [T] float32, log mu of the policy that sampled (natural log)
-    finish_reason: str  # "stop" (end token sampled) or "length" (cut by max_new_tokens)
-    text: str  # decoded, special tokens left out
+    text: str = ""  # decoded, special tokens left out
+    finish_reason: str = "stop"  # "stop" (end token sampled) or "length" (cut by max_new_tokens)
+    generator_logprobs: np.ndarray | None = None  # [T] float32, log mu of the sampling policy, nats
+    reward: Reward | None = None  # None until it is graded
+    advantage: float = 0.0  # of the whole response; 0 gives no gradient
+    old_logprobs: np.ndarray | None = None  # [T] float32, log pi_old; None: the next forward's own
+    is_filler: bool = False  # weight 0: only keeps this rank's collectives in step with the others'
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and response."""
+        return len(self.prompt.expanded_ids) + len(self.token_ids)
+
+    @property
+    def verdict(self) -> Reward:
+        """The reward of a graded rollout (asserted)."""
+        assert self.reward is not None, f"record {self.prompt.sample.id}: not graded"
+        return self.reward
 
 
 @dataclass(slots=True)
 class RolloutGroup:
-    """The G responses to one prompt, with all that the learner needs."""
+    """The G rollouts of one prompt, whose rewards are compared with each other."""
 
-    prompt: Any  # prompts.Prompt (it holds tensors, so it is not imported here)
-    completions: list[Completion]  # G of them
-    rewards: list[Reward]  # G
-    advantages: np.ndarray  # [G] float32, 0 for a masked response
-    old_logprobs: list[np.ndarray] | None = None  # G arrays [T] float32, log pi_old of the learner
-    mini_batch: int | None = None  # the one it belongs to, where task shares are kept
+    prompt: Prompt
+    rollouts: list[Rollout]  # G
+    mini_batch: int | None = None  # the mini-batch it belongs to, where data.ratio keeps shares
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any advantage differs from 0."""
+        return any(rollout.advantage != 0 for rollout in self.rollouts)

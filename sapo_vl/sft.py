@@ -1,10 +1,10 @@
-"""Supervised warm-up: cross-entropy on `Sample.solution`, by the learner's own forward path.
+"""Supervised warm-up: cross-entropy on `Sample.solution`, through the learner's forward path.
 
     sapo-vl sft --config configs/train/main.yaml run.dir=RUN      -> RUN/warmup/final
 
-The main job warms up on a weak teacher's traces (half of them hasty guesses), as a cold start
-before SAPO; with a real model and real traces it is the usual supervised fine-tuning. The loss is
-the mean over all response tokens of a batch.
+The main job warms up on a weak teacher's traces (half of them hasty guesses), a cold start for
+SAPO; with a real model and real traces it is ordinary supervised fine-tuning. The loss is the mean
+over all response tokens of a batch.
 """
 
 from __future__ import annotations
@@ -15,93 +15,93 @@ from collections.abc import Sequence
 
 import torch
 
-from sapo_vl.algorithm.objectives import TOKEN_MEAN, Objective
-from sapo_vl.algorithm.sapo import Surrogate
+from sapo_vl.algorithm.objectives.spec import TOKEN_MEAN, Objective
+from sapo_vl.algorithm.surrogate import LossInputs, Surrogate
+from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config, SftConfig
 from sapo_vl.errors import DataError
-from sapo_vl.learner.engine import Learner, RowTensors, StepReport
-from sapo_vl.learner.logprobs import ResponseLogprobs
-from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model import assets as models
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.learner.engine import Learner
+from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.usable_samples import UsableSamples, usable_samples
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
-from sapo_vl.runs.progress import Progress as Display
-from sapo_vl.schema import Sample
+from sapo_vl.runs.progress import ProgressDisplay
+from sapo_vl.schema import Rollout, Sample
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
-from sapo_vl.training import setup as stages
+from sapo_vl.training.checkpoint import TrainState
+from sapo_vl.training.prompt_sampler import shuffled_indices
+from sapo_vl.training.setup import data_folder
 
 
-def warm_up(run: Run, folder: ModelFolder, metrics: MetricsWriter | None) -> ModelFolder:
-    """Train on solutions for sft.steps and return the folder with the result (RUN/warmup/final).
+def warm_up(run: Run, assets: ModelAssets, metrics: MetricsWriter | None) -> ModelAssets:
+    """Train on solutions for sft.steps and return the resulting model, RUN/warmup/final.
 
-    Finished already: only opened. Interrupted: continued from its newest checkpoint.
+    A finished warm-up is only opened, an interrupted one resumes from its newest checkpoint.
     """
     config, final = run.config, run.dir / "warmup" / "final"
     if config.sft.steps == 0:
-        return folder
+        return assets
     if not final.exists():
-        renderer = PromptRenderer(folder, config.data)
-        samples = _solved(run, renderer)
+        renderer = PromptRenderer(assets, config.data)
+        samples = _solved_samples(run, renderer)
         with run.phase("warmup"):
-            _train(run, folder, renderer, samples, metrics)
-    return models.open_folder(final)
+            _train(run, assets, renderer, samples, metrics)
+    return open_assets(final)
 
 
-def _solved(run: Run, renderer: PromptRenderer) -> Sequence[Sample]:
-    """Return the records of sft.data or data.path; they must hold solutions.
+def _solved_samples(run: Run, renderer: PromptRenderer) -> UsableSamples:
+    """Return the records of sft.data or data.path, which must hold solutions.
 
-    The tiny model, which can't even write an answer yet, falls back to the procedural ones.
+    The tiny model, which can't produce an answer yet, falls back to procedural problems.
     """
     config = run.config
     for given in (config.sft.data or config.data.path, None):
-        path = stages.data_folder(run, given)
-        split = config.data.train_split
-        samples = stages.usable(config, renderer, path, split, "sft.data")
+        path = data_folder(run, given)
+        samples = usable_samples(config, renderer, path, config.data.train_split, "sft.data")
         if samples[0].solution is not None:
             return samples
         if config.model.path != "tiny" or config.sft.data is not None:
             break
-        distributed.say(f"the records in {path} hold no solutions: warming up on procedural ones")
+        distributed.print0(f"the records in {path} have no solutions: using procedural ones")
     raise DataError(
-        f"sft.data: the records in {path} hold no solutions; name records that do, or set "
+        f"sft.data: the records in {path} have no solutions; name records that do, or set "
         "sft.steps=0"
     )
 
 
 def _train(
     run: Run,
-    folder: ModelFolder,
+    assets: ModelAssets,
     renderer: PromptRenderer,
     samples: Sequence[Sample],
     metrics: MetricsWriter | None,
 ) -> None:
     config = run.config
-    root = run.dir / "warmup" / "checkpoints"
-    learner = Learner(_without_temperature(config), folder)
-    found = checkpoint.latest(root)
-    done = checkpoint.load(found, learner) if found else checkpoint.Progress()
-    if found:
-        distributed.say(f"warm-up: continuing at step {done.step} of {config.sft.steps}")
-    title = f"warm-up, {config.sft.steps} steps"
-    with Display(None if distributed.rank() == 0 else False, config.sft.steps, title) as display:
-        while done.step < config.sft.steps:
+    root, steps = run.dir / "warmup" / "checkpoints", config.sft.steps
+    learner = Learner(_at_temperature_1(config), assets)
+    newest = checkpoint.latest(root)
+    state = checkpoint.load(newest, learner) if newest else TrainState()
+    if newest:
+        distributed.print0(f"warm-up: continuing at step {state.step} of {steps}")
+    console = None if distributed.rank() == 0 else False
+    with ProgressDisplay(console, steps, f"warm-up, {steps} steps") as display:
+        while state.step < steps:
             started = time.perf_counter()
-            chosen = stages.draw(len(samples), config.run.seed, done.cursor, config.sft.batch)
-            own = chosen[distributed.rank() :: distributed.world_size()]
-            rows = _rows(folder, renderer, [samples[i] for i in own])
-            run.heartbeat([row.prompt.sample.id for row in rows])
-            lr = cosine(done.step, config.sft)
-            report = learner.update(rows, OBJECTIVE, lr)
-            done.step += 1
-            done.cursor += config.sft.batch
+            batch = shuffled_indices(len(samples), config.run.seed, state.cursor, config.sft.batch)
+            share = batch[distributed.rank() :: distributed.world_size()]
+            rollouts = _solutions(assets, renderer, [samples[i] for i in share])
+            run.heartbeat([rollout.prompt.sample.id for rollout in rollouts])
+            lr = cosine(state.step, config.sft)
+            report = learner.update(rollouts, OBJECTIVE, lr)
+            state.step += 1
+            state.cursor += config.sft.batch
             seconds = time.perf_counter() - started
-            _log(metrics, display, done.step, report, lr, seconds)
+            _log(metrics, display, state.step, report, lr, seconds)
             stop = run.stop.requested()
-            if stop or (done.step % config.checkpoint.sft_every == 0 < done.step):
-                checkpoint.save(root, learner, done, config.checkpoint.keep)
+            if stop or state.step % config.checkpoint.sft_every == 0:
+                checkpoint.save(root, learner, state, config.checkpoint.keep)
             if stop:
                 raise run.stop.error()
     partial = run.dir / "warmup" / "final.partial"
@@ -112,62 +112,62 @@ def _train(
     learner.close()
 
 
-def cross_entropy(out: ResponseLogprobs, tensors: RowTensors) -> Surrogate:
+def cross_entropy(inputs: LossInputs) -> Surrogate:
     """Return -sum of weights * logprobs; there is no gate, so its telemetry is neutral."""
-    loss = -(tensors.weights_T * out.logprobs_N).sum()
-    zeros = torch.zeros_like(tensors.weights_T)
-    return Surrogate(loss, -loss.detach(), zeros, zeros + 1.0, zeros + 1.0, zeros.sum())
+    loss = -(inputs.weights_T * inputs.logprobs_T).sum()
+    zeros_T = torch.zeros_like(inputs.weights_T)
+    return Surrogate(loss, -loss.detach(), zeros_T, zeros_T + 1.0, zeros_T + 1.0, zeros_T.sum())
 
 
 OBJECTIVE = Objective(cross_entropy, TOKEN_MEAN)
 
 
 def cosine(step: int, options: SftConfig) -> float:
-    """Return the learning rate of a step: linear rise, then a cosine to `final_lr` of the peak."""
-    if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
-    share = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    """Return a step's learning rate: linear warm-up, then cosine decay to lr * final_lr."""
+    if step < options.lr_warmup_steps:
+        return options.lr * (step + 1) / options.lr_warmup_steps
+    share = (step - options.lr_warmup_steps) / max(1, options.steps - options.lr_warmup_steps)
     floor = options.final_lr
     return options.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def _without_temperature(config: Config) -> Config:
-    """Cross-entropy is at temperature 1, whatever rollouts are sampled at."""
+def _at_temperature_1(config: Config) -> Config:
+    """Cross-entropy is computed at temperature 1, whatever rollouts are sampled at."""
     rollout = config.rollout.model_copy(update={"temperature": 1.0})
     return config.model_copy(update={"rollout": rollout})
 
 
-def _rows(
-    folder: ModelFolder, renderer: PromptRenderer, samples: Sequence[Sample]
-) -> list[TrainRow]:
-    prompts = renderer.render(samples)
+def _solutions(
+    assets: ModelAssets, renderer: PromptRenderer, samples: Sequence[Sample]
+) -> list[Rollout]:
+    """Return each sample's solution as the response to train on."""
     texts = [sample.solution or "" for sample in samples]
-    ids = folder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [
-        TrainRow(prompt, [*own, folder.eos_ids[0]])
-        for prompt, own in zip(prompts, ids, strict=True)
+        Rollout(prompt, [*token_ids, assets.eos_ids[0]], text)
+        for prompt, token_ids, text in zip(renderer.render(samples), ids, texts, strict=True)
     ]
 
 
 def _log(
     metrics: MetricsWriter | None,
-    display: Display,
+    display: ProgressDisplay,
     step: int,
-    report: StepReport,
+    report: UpdateReport,
     lr: float,
     seconds: float,
 ) -> None:
-    tokens = sum(row.length for row in report.rows)
-    sums = distributed.total({"loss": report.loss, "tokens": float(tokens)})
+    tokens = sum(rollout.length for rollout in report.rollouts)
+    totals = distributed.all_reduce_sum({"loss": report.loss, "tokens": float(tokens)})
     row = {
         "phase": "sft",
         "step": step,
-        "loss": sums["loss"],
+        "loss": totals["loss"],
         "lr": lr,
         "grad_norm": report.grad_norm,
-        "tokens_per_s/learner": sums["tokens"] / seconds,
+        "tokens_per_s/learner": totals["tokens"] / seconds,
         "seconds/step": seconds,
     }
     if metrics is not None:
         metrics.write(row)
-    display.update(step, {"loss": sums["loss"], "tokens/s": sums["tokens"] / seconds})
+    display.update(step, {"loss": totals["loss"], "tokens/s": totals["tokens"] / seconds})

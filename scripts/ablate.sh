@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Run the laboratory's grids of small training runs and write one page; further arguments go to
-# `sapo-vl lab`. A run that was stopped goes on where it stood.
+# Run the lab's grids of small training runs and write one page; arguments are passed on to
+# `sapo-vl lab`. An interrupted lab resumes with the cells that have no result.
 #   bash scripts/ablate.sh                                 grids a and b, 3 seeds, into runs/lab
-#   bash scripts/ablate.sh --grids c,d --seeds 1 --out runs/lab-cd
+#   bash scripts/ablate.sh --grids g --seeds 1 --out runs/lab-g
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"

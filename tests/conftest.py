@@ -36,6 +36,14 @@ def tiny_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _tiny(tmp_path_factory.mktemp("tiny_moe") / "model", experts=4)
 
 
+@pytest.fixture(scope="session")
+def tiny_qwen2_5_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """Return the folder of a tiny random Qwen2.5-VL."""
+    import tiny_qwen2_5
+
+    return tiny_qwen2_5.build(tmp_path_factory.mktemp("tiny_qwen2_5") / "model", tiny_folder)
+
+
 def _tiny(out: Path, experts: int) -> Path:
     from sapo_vl.data import synthetic
     from sapo_vl.model import tiny
@@ -45,26 +53,26 @@ def _tiny(out: Path, experts: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder(tiny_folder: Path):
-    """Return the tiny model's opened folder: config and processor."""
-    from sapo_vl.model import assets as model
+def assets(tiny_folder: Path):
+    """Return the tiny model's assets: config and processor."""
+    from sapo_vl.model.assets import open_assets
 
-    return model.open_folder(tiny_folder)
+    return open_assets(tiny_folder)
 
 
 @pytest.fixture(scope="session")
-def renderer(folder, tiny_folder: Path):
+def renderer(assets, tiny_folder: Path):
     """Return the renderer of the tiny model's prompts."""
     from sapo_vl.model.prompts import PromptRenderer
 
-    return PromptRenderer(folder, tiny_config(tiny_folder).data)
+    return PromptRenderer(assets, tiny_config(tiny_folder).data)
 
 
 @pytest.fixture(scope="session")
-def engine(tiny_folder: Path, folder) -> Iterator:
+def engine(tiny_folder: Path, assets) -> Iterator:
     """Return the session's one vLLM engine, on the tiny model in float32."""
     from sapo_vl.generator.vllm_engine import VLLMGenerator
 
-    generator = VLLMGenerator(tiny_config(tiny_folder), folder, seed=0)
+    generator = VLLMGenerator(tiny_config(tiny_folder), assets, seed=0)
     yield generator
     generator.close()

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from sapo_vl.data import images
-from sapo_vl.data.atomic import open_atomic
+from sapo_vl.data.atomic import atomic_path
 from sapo_vl.data.report import Report
 from sapo_vl.data.rewrite import RewriteOptions, rewrite
 from sapo_vl.schema import IMAGE_MARK, Sample
@@ -164,7 +164,10 @@ def decontaminate(
         DataError: as `rewrite`, or an image cannot be decoded.
     """
     assert options.stateful, options
-    with open_atomic(matches_file(out)) as lines:
+    with (
+        atomic_path(matches_file(out)) as temporary,
+        temporary.open("w", encoding="utf-8") as lines,
+    ):
 
         def drop_reason(sample: Sample) -> str | None:
             match = index.match(sample)

@@ -58,7 +58,7 @@ def _sample(row: Row) -> Sample:
         answer=answer,
         answer_type=guess_answer_type(answer),
         metadata={key: row[key] for key in _KEPT if key in row}
-        | {"gold": row["answer"], "files": file_names(cell)},
+        | {"published_answer": row["answer"], "files": file_names(cell)},
     )
 
 

@@ -1,1 +1,1 @@
-"""Finding, reading and comparing answers: LaTeX, numbers, units, expressions."""
+"""Extracting, normalising and comparing answers: LaTeX, numbers, units, expressions."""

@@ -1,7 +1,7 @@
-"""Take an answer apart: numbers, lists, tuples, intervals, sets, equations, matrices, words.
+"""Parse an answer into a tree of lists, tuples, intervals, sets, relations, matrices, words.
 
-`parse(text)` turns a cleaned text (see latex.py) into a small tree. It never raises: what it does
-not know stays a `Leaf`, which equality.py hands to arithmetic or to sympy.
+`parse(text)` takes a cleaned text (see latex.py) and never raises: an expression that it doesn't
+recognise stays a `Leaf`, which equality.py passes to arithmetic or to sympy.
 
     parse("(1, 2)")       Group((Leaf("1"), Leaf("2")), "(", ")")
     parse("1 < x")        Relation(("1", "x"), ("<",))
@@ -15,11 +15,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_ITEMS = 256  # of a list; a longer one is compared as text only
+MAX_ITEMS = 256  # a longer list is compared as text only
 MAX_NESTING = 12
 
 Verdict3 = bool | None
-"""True, False, or None for undecided."""
+"""True, False, or None: undecided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """`a < b < c` or `x = 5`: one more side than there are operators."""
+    """`a < b < c` or `x = 5`: n sides, n - 1 operators."""
 
     sides: tuple[str, ...]
     operators: tuple[str, ...]
@@ -59,7 +59,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of leaves; all matrix environments alike, determinants excepted."""
+    """Rows of leaves, from any matrix environment except a determinant."""
 
     rows: tuple[tuple[Leaf, ...], ...]
 
@@ -111,7 +111,7 @@ _TIGHT_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 def parse(text: str, nesting: int = 0) -> Value:
-    """Take a cleaned text apart. Never raises; what it does not know stays a Leaf."""
+    """Parse a cleaned text. Never raises; an unrecognised expression becomes a Leaf."""
     text = text.strip()
     if nesting > MAX_NESTING:
         return Leaf(text)
@@ -120,7 +120,7 @@ def parse(text: str, nesting: int = 0) -> Value:
     if words := as_words(text):
         return Words(words)
     if match := _MATRIX.fullmatch(text):
-        return _matrix(match[1], match[2], nesting)
+        return _parse_matrix(match[1], match[2], nesting)
     text = _DOMAIN.sub("", _QUANTIFIER.sub("", text))
     text = _CONNECTIVE.sub(";" if _joins_assignments(text) else ",", text)
     if match := _BUILDER.fullmatch(text):
@@ -128,34 +128,36 @@ def parse(text: str, nesting: int = 0) -> Value:
     for separator in (";", ","):
         parts = split_top(_group_digits(text) if separator == "," else text, separator)
         if len(parts) > 1:
-            return _listing(parts, nesting)
+            return _parse_list(parts, nesting)
     if match := _MEMBER.fullmatch(text):
         return parse(match[1], nesting + 1)
     if match := _LABEL.fullmatch(text):
         return parse(match[1], nesting + 1)
-    text = _before_approx(text)
-    sides = split_relation(text)
-    if sides is not None:
-        return sides
+    exact, sign, approximation = text.partition("\\approx")
+    if sign:
+        text = exact.strip() or approximation.strip()
+    relation = split_relation(text)
+    if relation is not None:
+        return relation
     parts = split_top(text, "\\cup")
     if len(parts) > 1:
         return Group(tuple(parse(part, nesting + 1) for part in parts))
-    return _bracketed(text, nesting)
+    return _parse_brackets(text, nesting)
 
 
 def _joins_assignments(text: str) -> bool:
-    """`p = 5, q = 2 and p = 7, q = 2`: the "and" separates more than the commas."""
+    """Whether "and" separates lists: `p = 5, q = 2 and p = 7, q = 2`."""
     parts = _CONNECTIVE.split(text)
     return len(parts) > 1 and all("," in part and "=" in part for part in parts)
 
 
 def as_words(text: str) -> str:
-    """Return the folded words when `text` is words and nothing else, otherwise ''."""
+    """Return the case-folded words when `text` is words and nothing else, otherwise ''."""
     if match := _TEXT_ONLY.fullmatch(text):
-        inside = match[1].strip()
-        if any(c.isdigit() for c in inside) or not any(c.isalpha() for c in inside):
+        content = match[1].strip()
+        if any(c.isdigit() for c in content) or not any(c.isalpha() for c in content):
             return ""
-        return fold_words(inside)
+        return fold_words(content)
     if "\\" in text or not _PLAIN_WORDS.fullmatch(text):
         return ""
     return fold_words(text) if any(len(w) > 2 or not w.isascii() for w in text.split()) else ""
@@ -167,7 +169,7 @@ def fold_words(text: str) -> str:
 
 
 def split_top(text: str, separator: str) -> list[str]:
-    """Split where no bracket of any kind is open."""
+    """Split at the separators outside all brackets and environments."""
     if separator not in text:
         return [text]
     parts, depth, start, i, n = [], 0, 0, 0, len(separator)
@@ -194,15 +196,12 @@ def split_relation(text: str) -> Relation | None:
     """Return the chain of relations at the top level, or None."""
     if not _RELATION.search(text):
         return None
-    marked = _RELATION.sub("\0\\1\0", text)
-    pieces = split_top(marked, "\0")
-    if len(pieces) < 3:
-        return None
-    return Relation(tuple(p.strip() for p in pieces[::2]), tuple(p.strip() for p in pieces[1::2]))
+    parts = [part.strip() for part in split_top(_RELATION.sub("\0\\1\0", text), "\0")]
+    return Relation(tuple(parts[::2]), tuple(parts[1::2])) if len(parts) >= 3 else None
 
 
 def is_name(text: str) -> bool:
-    """Whether a left side is a name (`x`, `a_n`, `f(x)`, `(p,q)`, `V_1:V_2`), not an expression."""
+    """Whether a side is a name (`x`, `a_n`, `f(x)`, `(p,q)`, `V_1:V_2`) and not an expression."""
     if any(command in text for command in _NOT_NAMES):
         return False
     bare = _NAME_NOISE.sub("", text)
@@ -233,18 +232,13 @@ def _wrapped(text: str, opening: str, closing: str) -> bool:
 
 
 def _group_digits(text: str) -> str:
-    """Take thousands separators out where the commas cannot be a list's."""
+    """Remove thousands separators where the commas can't separate list items."""
     if ", " in text or re.fullmatch(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*", text):
         return _TIGHT_THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     return text
 
 
-def _before_approx(text: str) -> str:
-    head, sign, tail = text.partition("\\approx")
-    return (head.strip() or tail.strip()) if sign else text
-
-
-def _listing(parts: Sequence[str], nesting: int) -> Value:
+def _parse_list(parts: Sequence[str], nesting: int) -> Value:
     parts = [part for part in parts if part.strip(" \\")]
     if len(parts) == 1:
         return parse(parts[0], nesting + 1)
@@ -257,22 +251,22 @@ def _listing(parts: Sequence[str], nesting: int) -> Value:
     return Group(tuple(items))
 
 
-def _bracketed(text: str, nesting: int) -> Value:
+def _parse_brackets(text: str, nesting: int) -> Value:
     for opening, closing in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
         if not (text.startswith(opening) and text.endswith(closing)):
             continue
-        inside = text[len(opening) : -len(closing)]
-        if not _is_balanced(inside):
+        content = text[len(opening) : -len(closing)]
+        if not _is_balanced(content):
             continue
         for separator in (";", ","):
-            parts = split_top(inside, separator)
+            parts = split_top(content, separator)
             if len(parts) > 1 and len(parts) <= MAX_ITEMS and all(parts):
                 items = tuple(parse(part, nesting + 1) for part in parts)
-                return _signed_tuples(Group(items, opening, closing))
+                return _expand_signs(Group(items, opening, closing))
         if opening == "\\{":
-            return Group((parse(inside, nesting + 1),) if inside.strip() else (), "\\{", "\\}")
-        if inside.strip():
-            return parse(inside, nesting + 1)
+            return Group((parse(content, nesting + 1),) if content.strip() else (), "\\{", "\\}")
+        if content.strip():
+            return parse(content, nesting + 1)
     if text == "\\emptyset":
         return Group((), "\\{", "\\}")
     signs = _both_signs(Leaf(text))
@@ -289,6 +283,7 @@ def _is_balanced(text: str) -> bool:
 
 
 def _both_signs(value: Value) -> list[Value]:
+    """Return the two values of a leaf with `\\pm`; the items of a bare list; else the value."""
     if (
         isinstance(value, Group)
         and not value.opening
@@ -302,11 +297,11 @@ def _both_signs(value: Value) -> list[Value]:
     return [Leaf(plus.strip().removeprefix("+").strip()), Leaf(minus.strip())]
 
 
-def _signed_tuples(group: Group) -> Value:
-    """A tuple with `\\pm` in its entries stands for all the tuples with every choice of signs."""
+def _expand_signs(group: Group) -> Value:
+    """Expand a tuple with `\\pm` in its entries to the tuples with every combination of signs."""
     if group.opening == "\\{":
-        return Group(tuple(i for item in group.items for i in _spread(item)), "\\{", "\\}")
-    choices = [_spread(item) for item in group.items]
+        return Group(tuple(i for item in group.items for i in _alternatives(item)), "\\{", "\\}")
+    choices = [_alternatives(item) for item in group.items]
     count = 1
     for choice in choices:
         count *= len(choice)
@@ -317,13 +312,13 @@ def _signed_tuples(group: Group) -> Value:
     )
 
 
-def _spread(item: Value) -> list[Value]:
+def _alternatives(item: Value) -> list[Value]:
     if isinstance(item, Group) and not item.opening:
         return list(item.items)
     return _both_signs(item)
 
 
-def _matrix(kind: str, body: str, nesting: int) -> Value:
+def _parse_matrix(kind: str, body: str, nesting: int) -> Value:
     rows = [row for row in body.split("\\\\") if row.strip()]
     if kind in ("cases", "aligned"):
         return Group(tuple(parse(row.replace("&", ""), nesting + 1) for row in rows), "\\{", "\\}")

@@ -1,12 +1,14 @@
-"""Compare two answers by their shape, part by part.
+"""Compare two answers structurally, part by part.
 
-`same(gold, answer, decide)` takes two cleaned texts (latex.py), takes them apart (structure.py) and
-compares. What is left at the leaves goes to `decide`: in this process it knows exact arithmetic
-only and may say "undecided"; in a worker it asks sympy. Three results: True, False, None.
+`same(gold, answer, decider)` parses two cleaned texts (latex.py) into trees (answer_tree.py) and
+compares them. Leaves go to the `decider`: exact arithmetic only in the main process, which may
+leave them undecided; arithmetic and sympy in a worker. The result is True, False or None
+(undecided).
 
-Conventions (docs/verifiers.md says why): a bare list and a set are unordered, a tuple is ordered;
-`1,2` matches `(1,2)` in that order; `x = 5` matches `5`, `y = 5` does not match `x = 5`; an
-inequality matches its interval; `\\pm` is both values; a vector matches the tuple of its entries.
+Conventions (docs/verifiers.md has all of them): a bare list and a set are unordered, a tuple is
+ordered; `1,2` matches `(1,2)` in that order; `x = 5` matches `5`, `y = 5` does not match `x = 5`;
+an inequality matches its interval; `\\pm` stands for both values; a vector matches the tuple of
+its entries.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ from sapo_vl.rewards.parsing.rationals import to_fraction
 
 _BASED = re.compile(r"([0-9A-Z]+)\s*_\s*\{?\s*(\d+)\s*\}?")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
+_DIGIT_GAP = re.compile(r"\d \d")
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})$")
+_FUNCTION_OF = re.compile(r"([a-zA-Z]+)\(([a-zA-Z])\)")
 
 
 class Decider(Protocol):
-    """Says whether two leaves are equal."""
+    """Decides whether two leaves are equal."""
 
     def number(self, gold: str, answer: str) -> Verdict3:
         """Compare two expressions without units."""
@@ -46,98 +51,94 @@ class Decider(Protocol):
         """Compare two equations or inequalities that are not plain assignments."""
 
 
-def same(gold: str, answer: str, decide: Decider) -> Verdict3:
-    """Whether two cleaned texts say the same; None when `decide` could not tell."""
+def same(gold: str, answer: str, decider: Decider) -> Verdict3:
+    """Whether two cleaned texts are the same answer; None when the decider can't tell."""
     if not answer.strip() or not gold.strip():
         return False
     if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
-        return (
-            " " not in answer or gold.split() == answer.split() or not _loses_digits(gold, answer)
-        )
-    left, right = parse(gold), parse(answer)
-    result = _same(left, right, decide)
-    if result is not True and "," in gold + answer:
-        result = _other_reading(gold, answer, left, right, decide) or result
+        if " " not in answer or gold.split() == answer.split():
+            return True
+        gaps = [bool(_DIGIT_GAP.search(text)) for text in (gold, answer)]
+        return gaps[0] == gaps[1]  # `4 2` isn't `42`
+    gold_tree, answer_tree = parse(gold), parse(answer)
+    result = _same(gold_tree, answer_tree, decider)
+    one_is_leaf = isinstance(gold_tree, Leaf) != isinstance(answer_tree, Leaf)
+    if result is not True and one_is_leaf and "," in gold + answer:
+        result = _same_other_reading(gold, answer, isinstance(gold_tree, Leaf), decider) or result
     return result
 
 
-def _loses_digits(gold: str, answer: str) -> bool:
-    """`4 2` is not `42`: a blank between digits is not noise."""
-    return bool(re.search(r"\d \d", gold)) != bool(re.search(r"\d \d", answer))
+def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Decider) -> Verdict3:
+    """Compare again with other meanings of the comma, when one side is a leaf and one a list.
 
-
-def _other_reading(gold: str, answer: str, left: Value, right: Value, decide: Decider) -> Verdict3:
-    """`100,200` may be one number or two; `1,22` may be a decimal."""
-    if isinstance(left, Leaf) != isinstance(right, Leaf):
-        texts = [gold, answer]
-        lists = [t.replace(",", ", ") if isinstance(v, Leaf) else t
-                 for t, v in zip(texts, (left, right), strict=True)]  # fmt: skip
-        if lists != texts and _same(parse(lists[0]), parse(lists[1]), decide):
-            return True
-        decimal = [re.sub(r"^([+-]?\d+),(\d{1,2})$", r"\1.\2", t) for t in texts]
-        if decimal != texts and not isinstance(parse(decimal[0]), Group):
-            return _same(parse(decimal[0]), parse(decimal[1]), decide)
+    `100,200` may be one number or two; `1,22` may be a decimal.
+    """
+    as_list = (
+        (gold.replace(",", ", "), answer) if gold_is_leaf else (gold, answer.replace(",", ", "))
+    )
+    if as_list != (gold, answer) and _same(parse(as_list[0]), parse(as_list[1]), decider):
+        return True
+    gold_decimal, answer_decimal = (_DECIMAL_COMMA.sub(r"\1.\2", text) for text in (gold, answer))
+    is_changed = (gold_decimal, answer_decimal) != (gold, answer)
+    if is_changed and not isinstance(parse(gold_decimal), Group):
+        return _same(parse(gold_decimal), parse(answer_decimal), decider)
     return None
 
 
-def _same(gold: Value, answer: Value, decide: Decider) -> Verdict3:
+def _same(gold: Value, answer: Value, decider: Decider) -> Verdict3:
     gold, answer = _as_interval(gold, answer), _as_interval(answer, gold)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
-        return _same_relations(gold, answer, decide)
+        return _same_relations(gold, answer, decider)
     if isinstance(gold, Words) or isinstance(answer, Words):
         return _same_words(gold, answer)
     if isinstance(gold, Leaf) and isinstance(answer, Leaf):
-        return _same_leaves(gold.text, answer.text, decide)
+        return _same_leaves(gold.text, answer.text, decider)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
-        return _same_matrices(gold, answer, decide)
-    for group, other in ((gold, answer), (answer, gold)):
-        if isinstance(group, Group) and group.is_ordered and not isinstance(other, Group):
+        return _same_matrices(gold, answer, decider)
+    for value, counterpart in ((gold, answer), (answer, gold)):
+        if isinstance(value, Group) and value.is_ordered and not isinstance(counterpart, Group):
             return False
-    left = gold if isinstance(gold, Group) else Group((gold,))
-    right = answer if isinstance(answer, Group) else Group((answer,))
-    return _same_groups(left, right, decide)
+    gold_group = gold if isinstance(gold, Group) else Group((gold,))
+    answer_group = answer if isinstance(answer, Group) else Group((answer,))
+    return _same_groups(gold_group, answer_group, decider)
 
 
-def _same_groups(gold: Group, answer: Group, decide: Decider) -> Verdict3:
+def _same_groups(gold: Group, answer: Group, decider: Decider) -> Verdict3:
     if gold.is_ordered and answer.is_ordered:
         if len(gold.items) != len(answer.items):
             return False
-        brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
-        if len(gold.items) == 2 and not brackets:
+        same_brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
+        if len(gold.items) == 2 and not same_brackets:  # two intervals
             return False
-        return _all(_same(g, a, decide) for g, a in zip(gold.items, answer.items, strict=True))
+        return _all(_same(g, a, decider) for g, a in zip(gold.items, answer.items, strict=True))
     if gold.is_ordered != answer.is_ordered:
-        ordered, other = (gold, answer) if gold.is_ordered else (answer, gold)
-        if other.opening or len(ordered.items) != len(other.items):
-            return _same_lists(*_as_lists(gold, answer), decide)
+        ordered, unordered = (gold, answer) if gold.is_ordered else (answer, gold)
+        if unordered.opening or len(ordered.items) != len(unordered.items):
+            # an ordered group beside a list is one element of it
+            gold_items = (gold,) if gold.is_ordered else gold.items
+            answer_items = (answer,) if answer.is_ordered else answer.items
+            return _same_lists(gold_items, answer_items, decider)
         if ordered.opening == "[" and ordered is gold and len(ordered.items) == 2:
             return False
-        return _all(_same(g, a, decide) for g, a in zip(gold.items, answer.items, strict=True))
-    return _same_lists(gold.items, answer.items, decide)
+        return _all(_same(g, a, decider) for g, a in zip(gold.items, answer.items, strict=True))
+    return _same_lists(gold.items, answer.items, decider)
 
 
-def _as_lists(gold: Group, answer: Group) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """An ordered group beside a list is one element of it."""
-    left = (gold,) if gold.is_ordered else gold.items
-    right = (answer,) if answer.is_ordered else answer.items
-    return left, right
-
-
-def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decide: Decider) -> Verdict3:
-    """Match every item of one list with one of the other, in any order; repeats count once."""
-    gold, answer = _unnamed(gold), _unnamed(answer)
+def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decider: Decider) -> Verdict3:
+    """Match the items one to one, in any order; where the lengths differ, without duplicates."""
+    gold, answer = _drop_names(gold), _drop_names(answer)
     if len(gold) != len(answer):
-        gold, answer = _distinct(gold), _distinct(answer)
+        gold, answer = list(dict.fromkeys(gold)), list(dict.fromkeys(answer))
     if len(gold) != len(answer):
         return False
     if len(gold) == 1 and not (isinstance(gold[0], Group) and isinstance(answer[0], Group)):
-        return _same(gold[0], answer[0], decide)
+        return _same(gold[0], answer[0], decider)
     undecided = False
-    left = list(answer)
+    unmatched = list(answer)
     for item in gold:
-        results = [_same_item(item, other, decide) for other in left]
+        results = [_same_item(item, candidate, decider) for candidate in unmatched]
         if True in results:
-            left.pop(results.index(True))
+            unmatched.pop(results.index(True))
         elif None in results:
             undecided = True
         else:
@@ -145,30 +146,27 @@ def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decide: Decider)
     return None if undecided else True
 
 
-def _same_item(gold: Value, answer: Value, decide: Decider) -> Verdict3:
-    """Inside a list a bare list (`p=5, q=2`) is a tuple."""
+def _same_item(gold: Value, answer: Value, decider: Decider) -> Verdict3:
+    """Compare two items of lists, in which a bare list (`p=5, q=2`) is a tuple."""
     if isinstance(gold, Group) and isinstance(answer, Group):
         if not gold.opening:
-            gold = Group(_unnamed(gold.items), "(", ")")
+            gold = Group(_drop_names(gold.items), "(", ")")
         if not answer.opening:
-            answer = Group(_unnamed(answer.items), "(", ")")
-    return _same(gold, answer, decide)
+            answer = Group(_drop_names(answer.items), "(", ")")
+    return _same(gold, answer, decider)
 
 
-def _distinct(items: Sequence[Value]) -> list[Value]:
-    return list(dict.fromkeys(items))
+def _drop_names(items: Sequence[Value]) -> tuple[Value, ...]:
+    """Reduce assignments to values: `n = 2, 3, 4` and `a = 2, h = 1` are lists of values."""
+    return tuple(parse(i.sides[-1]) if _is_assignment(i) else i for i in items)
 
 
-def _unnamed(items: Sequence[Value]) -> tuple[Value, ...]:
-    """`n = 2, 3, 4` and `a = 2, h = 1` are lists of values."""
-    return tuple(parse(i.sides[-1]) if _assigns(i) else i for i in items)
-
-
-def _assigns(value: Value) -> TypeGuard[Relation]:
+def _is_assignment(value: Value) -> TypeGuard[Relation]:
     return isinstance(value, Relation) and set(value.operators) == {"="} and is_name(value.sides[0])
 
 
 def _all(results: Iterable[Verdict3]) -> Verdict3:
+    """Three-valued `all`."""
     undecided = False
     for result in results:
         if result is False:
@@ -178,19 +176,19 @@ def _all(results: Iterable[Verdict3]) -> Verdict3:
 
 
 def _same_words(gold: Value, answer: Value) -> Verdict3:
-    left, right = _flat(gold), _flat(answer)
-    if left == right:
-        return bool(left)
+    gold_words, answer_words = _plain_words(gold), _plain_words(answer)
+    if gold_words == answer_words:
+        return bool(gold_words)
     if isinstance(gold, Words) and isinstance(answer, Words):
         return False
     try:
-        numbers = [to_fraction(text) for text in (left, right)]
+        numbers = [to_fraction(text) for text in (gold_words, answer_words)]
     except ArithmeticError:
         return False
     return numbers[0] is not None and numbers[0] == numbers[1]
 
 
-def _flat(value: Value) -> str:
+def _plain_words(value: Value) -> str:
     if isinstance(value, Words):
         return value.text
     if isinstance(value, Leaf):
@@ -198,16 +196,16 @@ def _flat(value: Value) -> str:
     return ""
 
 
-def _same_matrices(gold: Value, answer: Value, decide: Decider) -> Verdict3:
+def _same_matrices(gold: Value, answer: Value, decider: Decider) -> Verdict3:
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(r) for r in gold.rows] != [len(r) for r in answer.rows]:
             return False
         cells = zip(itertools.chain(*gold.rows), itertools.chain(*answer.rows), strict=True)
-        return _all(_same_leaves(g.text, a.text, decide) for g, a in cells)
-    left, right = _as_vector(gold), _as_vector(answer)
-    if left is None or right is None:
+        return _all(_same_leaves(g.text, a.text, decider) for g, a in cells)
+    gold_vector, answer_vector = _as_vector(gold), _as_vector(answer)
+    if gold_vector is None or answer_vector is None:
         return False
-    return _same_groups(left, right, decide)
+    return _same_groups(gold_vector, answer_vector, decider)
 
 
 def _as_vector(value: Value) -> Group | None:
@@ -218,21 +216,21 @@ def _as_vector(value: Value) -> Group | None:
     return None
 
 
-def _as_interval(value: Value, other: Value) -> Value:
-    """Turn an inequality with numeric ends into its interval, unless the other side is one too."""
+def _as_interval(value: Value, counterpart: Value) -> Value:
+    """Convert an inequality with numeric ends to its interval, unless both sides are relations."""
     if isinstance(value, Group) and any(isinstance(i, Relation) for i in value.items):
-        if isinstance(other, Group) and any(isinstance(i, Group) for i in other.items):
+        if isinstance(counterpart, Group) and any(isinstance(i, Group) for i in counterpart.items):
             return Group(
                 tuple(_as_interval(i, Leaf("")) for i in value.items), value.opening, value.closing
             )
         return value
-    if not isinstance(value, Relation) or isinstance(other, Relation):
+    if not isinstance(value, Relation) or isinstance(counterpart, Relation):
         return value
     return interval(value) or value
 
 
 def interval(relation: Relation) -> Group | None:
-    """Return the interval of `a < x <= b` or `x > a`; None when the ends are not numbers."""
+    """Return the interval of `a < x <= b` or `x > a`; None when an end isn't a number."""
     sides, operators = relation.sides, relation.operators
     if all(op in (">", "\\ge") for op in operators):
         sides = sides[::-1]
@@ -253,85 +251,84 @@ def interval(relation: Relation) -> Group | None:
 
 
 def _is_numeric(text: str) -> bool:
-    rest = _COMMAND.sub("", text)
-    return bool(text.strip()) and not any(c.isalpha() for c in rest)
+    return bool(text.strip()) and not any(c.isalpha() for c in _COMMAND.sub("", text))
 
 
-def _same_relations(gold: Value, answer: Value, decide: Decider) -> Verdict3:
+def _same_relations(gold: Value, answer: Value, decider: Decider) -> Verdict3:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
-        return _two_relations(gold, answer, decide)
+        return _two_relations(gold, answer, decider)
     if isinstance(gold, Relation):
-        if set(gold.operators) == {"="} and is_name(gold.sides[0]):
-            return _same(parse(gold.sides[-1]), answer, decide)
+        if _is_assignment(gold):
+            return _same(parse(gold.sides[-1]), answer, decider)
         return False
     assert isinstance(answer, Relation), answer
     if answer.operators[-1] not in ("=", "=="):
         return False
     if not is_name(answer.sides[0]) and isinstance(gold, Leaf) and gold.text.strip() == "0":
         return False
-    return _same(gold, parse(answer.sides[-1]), decide)
+    return _same(gold, parse(answer.sides[-1]), decider)
 
 
-def _two_relations(gold: Relation, answer: Relation, decide: Decider) -> Verdict3:
-    equal = {"="}
-    if set(gold.operators) == equal and set(answer.operators) == equal:
-        if is_name(gold.sides[0]) and is_name(answer.sides[0]):
-            renamed = _renamed(gold.sides[0], answer)
-            if renamed is None:
-                return False
-            return _same(parse(gold.sides[-1]), parse(renamed), decide)
-        return decide.relation(gold, answer)
-    left, right = interval(gold), interval(answer)
-    if left is not None and right is not None:
-        names = [_variables(relation) for relation in (gold, answer)]
-        return names[0] == names[1] and _same(left, right, decide)
-    return decide.relation(gold, answer)
+def _two_relations(gold: Relation, answer: Relation, decider: Decider) -> Verdict3:
+    if _is_assignment(gold) and _is_assignment(answer):
+        renamed = _with_argument_of(gold.sides[0], answer)
+        if renamed is None:
+            return False
+        return _same(parse(gold.sides[-1]), parse(renamed), decider)
+    gold_interval, answer_interval = interval(gold), interval(answer)
+    if gold_interval is not None and answer_interval is not None:
+        same_variables = _variables(gold) == _variables(answer)
+        return same_variables and _same(gold_interval, answer_interval, decider)
+    return decider.relation(gold, answer)
 
 
 def _variables(relation: Relation) -> str:
     return "".join(c for side in relation.sides for c in _COMMAND.sub("", side) if c.isalpha())
 
 
-def _renamed(name: str, answer: Relation) -> str | None:
-    """Return the answer's right side in terms of the gold's argument, None for another name."""
-    left, right = name.replace(" ", ""), answer.sides[0].replace(" ", "")
-    if re.sub(r"[{}]", "", left).casefold() == re.sub(r"[{}]", "", right).casefold():
+def _with_argument_of(gold_name: str, answer: Relation) -> str | None:
+    """Return the answer's right side with the argument renamed as in the gold's left side.
+
+    `f(m) = m+1` gives `n+1` for `f(n)`; None when the two left sides are different names.
+    """
+    name, answer_name = gold_name.replace(" ", ""), answer.sides[0].replace(" ", "")
+    if re.sub(r"[{}]", "", name).casefold() == re.sub(r"[{}]", "", answer_name).casefold():
         return answer.sides[-1]
-    pattern = re.compile(r"([a-zA-Z]+)\(([a-zA-Z])\)")
-    if (g := pattern.fullmatch(left)) and (a := pattern.fullmatch(right)) and g[1] == a[1]:
+    g, a = _FUNCTION_OF.fullmatch(name), _FUNCTION_OF.fullmatch(answer_name)
+    if g and a and g[1] == a[1]:
         return re.sub(rf"(?<![a-zA-Z\\]){a[2]}(?![a-zA-Z])", g[2], answer.sides[-1])
     return None
 
 
-def _same_leaves(gold: str, answer: str, decide: Decider) -> Verdict3:
+def _same_leaves(gold: str, answer: str, decider: Decider) -> Verdict3:
     """Compare two expressions with their units, percent signs and bases."""
     if gold == answer:
         return bool(gold)
-    left_based, right_based = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
-    if left_based and right_based:
-        return left_based.groups() == right_based.groups()
-    if (left_based or right_based) and _is_numeric(gold + answer):
+    gold_based, answer_based = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
+    if gold_based and answer_based:
+        return gold_based.groups() == answer_based.groups()
+    if (gold_based or answer_based) and _is_numeric(gold + answer):
         return False
-    ratios = [_ratio(text) for text in (gold, answer)]
-    left, right = units.split(ratios[0] or gold), units.split(ratios[1] or answer)
+    left, right = units.split(_ratio_as_fraction(gold)), units.split(_ratio_as_fraction(answer))
     if not left.value or not right.value or not units.agree(left.unit, right.unit):
         return False
     if left.degrees != right.degrees and "\\pi" in (left.value + right.value):
-        return decide.number(_in_radians(left), _in_radians(right))
-    plain = decide.number(left.value, right.value)
+        return decider.number(_in_radians(left), _in_radians(right))
+    plain = decider.number(left.value, right.value)
     if plain is True or left.percent == right.percent:
         return plain
     if left.percent:
-        return decide.number(f"({left.value})/100", right.value)
-    return decide.number(left.value, f"({right.value})/100")
+        return decider.number(f"({left.value})/100", right.value)
+    return decider.number(left.value, f"({right.value})/100")
 
 
 def _in_radians(quantity: units.Quantity) -> str:
     return f"({quantity.value})*\\pi/180" if quantity.degrees else quantity.value
 
 
-def _ratio(text: str) -> str | None:
+def _ratio_as_fraction(text: str) -> str:
+    """Return `20:3` as a fraction, any other text unchanged."""
     parts = split_top(text, ":")
     if len(parts) == 2 and all(parts):
         return f"\\frac{{{parts[0]}}}{{{parts[1]}}}"
-    return None
+    return text

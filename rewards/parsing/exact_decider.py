@@ -1,4 +1,7 @@
-"""Decide what exact arithmetic can decide; leave the rest undecided. No sympy, no timeout."""
+"""Compare expressions by exact arithmetic, without sympy; undecided where that isn't enough.
+
+The work is bounded by the length of the input, so no timeout is needed.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,13 @@ _SHORT_SUM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an answer may be from the gold number; the default is not at all."""
+    """How far an answer may be from the gold number; by default they must be equal."""
 
     rel_tol: float | None = None  # |answer - gold| <= rel_tol * |gold|
     precision: int | None = None  # decimals: |answer - gold| <= half a unit of the last one
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether only equal numbers pass."""
-        return self.rel_tol is None and self.precision is None
-
     def allows(self, gold: Fraction, answer: Fraction) -> bool:
-        """Compare two exact numbers."""
+        """Whether `answer` is within the tolerance of `gold`."""
         if gold == answer:
             return True
         gap = abs(gold - answer)
@@ -40,11 +38,11 @@ class Tolerance:
 
 
 class ExactDecider:
-    """The decider of this process (see equality.Decider)."""
+    """The equality.Decider of the main process; symbolic.py extends it in the workers."""
 
     def __init__(self, tolerance: Tolerance) -> None:
         self.tolerance = tolerance
-        self.over_limit = ""  # why a leaf was too large to be computed, if one was
+        self.over_limit = ""  # reason, if a leaf was too large to compute
 
     def number(self, gold: str, answer: str) -> Verdict3:
         """Compare two expressions without units; None when one is not a plain number."""
@@ -62,28 +60,26 @@ class ExactDecider:
         if _UNEVALUATED.search(_SHORT_SUM.sub("", answer)) and not _UNEVALUATED.search(gold):
             return False
         if (left is None) != (right is None):
-            other = answer if right is None else gold
-            if other.replace(" ", "").lstrip("+-") == "\\infty":
+            expression = answer if right is None else gold  # beside a plain number
+            if expression.replace(" ", "").lstrip("+-") == "\\infty":
                 return False
-            if not other.strip() or not any(c.isalnum() for c in other):
+            if not expression.strip() or not any(c.isalnum() for c in expression):
                 return False
-            if other.replace(" ", "").isalpha() and other not in ("e", "i"):
+            if expression.replace(" ", "").isalpha() and expression not in ("e", "i"):
                 return False
         return None
 
     def relation(self, gold: Relation, answer: Relation) -> Verdict3:
-        """Equal sides are equal relations; everything else needs algebra."""
-        if gold == answer:
-            return True
-        return None
+        """Relations with the same text are equal; anything else needs algebra."""
+        return True if gold == answer else None
 
 
 def bare(text: str) -> str:
-    """Return the text without blanks (other than between digits) and without needless braces."""
+    """Return the text without blanks (except between digits) and without redundant braces."""
     text = re.sub(r"(?<!\d) | (?!\d)", "", text)
     return re.sub(r"\{(\w)\}", r"\1", text)
 
 
 def is_prose(text: str) -> bool:
-    """Whether a text holds words that are no mathematics."""
+    """Whether a text contains words that aren't mathematics."""
     return bool(_WORD.search(_COMMAND.sub(" ", text)))

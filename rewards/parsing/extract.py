@@ -1,7 +1,7 @@
-"""Find the answer inside a response. Pure Python, linear time, never raises.
+"""Extract the answer from a response. Pure Python, linear time, never raises.
 
-Only the text after the last `</think>` counts, and only its last `TAIL_CHARS` characters: what the
-model tried while it thought is not its answer, and a bounded tail bounds every later step.
+Only the last `TAIL_CHARS` characters after the last `</think>` are searched: an answer tried while
+thinking isn't the final one, and a bounded tail bounds the time of every later step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sapo_vl.rewards.parsing.latex import fold
 
-TAIL_CHARS = 16_384  # an answer stands at the end; the rest is never looked at
+TAIL_CHARS = 16_384  # the answer is at the end
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BETWEEN_BOXES = re.compile(r"[\s$]*(?:,|and|, and)[\s$]*")
@@ -20,15 +20,15 @@ BOX_MARKS = ("\\boxed", "\\fbox")
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The answer found in a response, or why there is none."""
+    """The answer extracted from a response, or the reason why there is none."""
 
-    answer: str | None  # the answer's text, outer blanks cut; None when there is none
-    reason: str  # how it was found or why not, in words
-    marked: bool = False  # the response marks an answer place, even when that place is empty
+    answer: str | None  # stripped of outer blanks; None when there is none
+    reason: str  # which rule extracted it, or why none did
+    marked: bool = False  # the response has a box or an answer tag, even if that is empty
 
 
 def answer_part(response: str) -> str | None:
-    """Return the tail of `response` that may hold the answer; None when thinking never ends."""
+    """Return the tail of `response` that can contain the answer; None for an unclosed <think>."""
     close = response.rfind(THINK_CLOSE)
     start = 0 if close < 0 else close + len(THINK_CLOSE)
     if response.find(THINK_OPEN, start) >= 0:
@@ -55,7 +55,7 @@ def closing_brace(text: str, opening: int) -> int:
 
 
 def last_box(response: str) -> Extraction:
-    """Return the content of the last `\\boxed{}` after thinking; an unclosed one is no answer."""
+    """Return the content of the last `\\boxed{}` after thinking; an unclosed one has no answer."""
     text = answer_part(response)
     if text is None:
         return Extraction(None, "<think> is never closed")
@@ -77,7 +77,7 @@ def last_box(response: str) -> Extraction:
 
 
 def joined_boxes(response: str) -> str | None:
-    """Return `1, 2` for `\\boxed{1}` and `\\boxed{2}` joined by commas or "and"; None without."""
+    """Return `1, 2` for `\\boxed{1}` and `\\boxed{2}` joined by commas or "and"; else None."""
     text = answer_part(response) or ""
     parts: list[str] = []
     end = -1
@@ -92,10 +92,8 @@ def joined_boxes(response: str) -> str | None:
     return ", ".join(parts) if len(parts) > 1 else None
 
 
-# Answers without a box -------------------------------------------------------------------------
-
-MAX_ANSWER_CHARS = 4096  # what is longer is no final answer
-MAX_PHRASES = 8  # "the answer is" with nothing behind it, repeated, is not worth more looks
+MAX_ANSWER_CHARS = 4096  # a longer text isn't a final answer
+MAX_PHRASES = 8  # bounds the time on a response that repeats "the answer is" with nothing after it
 _ANSWER_OPEN = re.compile(r"<answer>", re.IGNORECASE)
 _ANSWER_CLOSE = re.compile(r"</answer>", re.IGNORECASE)
 _SPECIAL = re.compile(r"</s>|<eoa>|<eoe>|<\|[a-z_]{1,20}\|>.*", re.S)
@@ -136,16 +134,16 @@ _MARKUP = re.compile(r"\*\*|__|^#+\s*|^\s*>\s*", re.MULTILINE)
 def final_answer(response: str) -> Extraction:
     """Return the answer of a response to a question with a mathematical answer.
 
-    Tried in this order, and the first that is there decides: the last `\\boxed{}`, the last
-    `<answer>` tag, `####`, the last phrase such as "the answer is", a response that is nothing but
-    an answer, the last formula or the last number of the last sentence.
+    The first of these that occurs decides: the last `\\boxed{}`, the last `<answer>` tag, `####`,
+    the last phrase such as "the answer is", a response that is nothing but an answer, the last
+    formula or the last number of the last sentence.
     """
-    found = last_box(response)
-    if found.answer is not None or found.marked:
-        return _bounded(found)
+    box = last_box(response)
+    if box.answer is not None or box.marked:
+        return _bounded(box)
     text = answer_part(response)
     if text is None:
-        return found
+        return box
     tagged = last_tag(text)
     if tagged is not None:
         return _bounded(tagged)
@@ -159,21 +157,18 @@ def final_answer(response: str) -> Extraction:
         is_number = len(spans) == 1 and any(char.isdigit() for char in _inside(spans[0]))
         if is_number and _PROSE_WORD.search(_MATH_SPAN.sub("", text)):
             return _bounded(Extraction(_inside(spans[0]), "the only formula"))
-        return _bounded(Extraction(text, "the whole response")) if text else found
+        return _bounded(Extraction(text, "the whole response")) if text else box
     return _bounded(_from_end(text))
 
 
 def first_turn(text: str) -> str:
-    """Cut what comes after an end token or after the model has started to play the user."""
-    return _NEXT_TURN.sub("", _SPECIAL.sub(_keep_newlines, text).strip())
-
-
-def _keep_newlines(match: re.Match[str]) -> str:
-    return "\n" if "\n" in match[0] else " "
+    """Cut the text at an end token, or where the model goes on with the user's next turn."""
+    text = _SPECIAL.sub(lambda match: "\n" if "\n" in match[0] else " ", text)
+    return _NEXT_TURN.sub("", text.strip())
 
 
 def last_tag(text: str) -> Extraction | None:
-    """Return what stands in the last `<answer>` tag; None when there is no tag."""
+    """Return the content of the last `<answer>` tag; None when there is no tag."""
     opens = [match.end() for match in _ANSWER_OPEN.finditer(text)]
     if not opens:
         return None
@@ -187,43 +182,40 @@ def last_tag(text: str) -> Extraction | None:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether a text has words around its answer (formulas and `\\text{}` left aside)."""
+    """Whether a text has words around its answer (formulas and `\\text{}` don't count)."""
     plain = re.sub(r"\\text\s*\{[^{}]*\}|\$[^$]*\$|\\[a-zA-Z]+", " ", text)
     return len(_PROSE_WORD.findall(plain)) >= 3 or any("\u4e00" <= c <= "\u9fff" for c in plain)
 
 
-def _bounded(found: Extraction) -> Extraction:
-    if found.answer is not None and len(found.answer) > MAX_ANSWER_CHARS:
+def _bounded(extraction: Extraction) -> Extraction:
+    if extraction.answer is not None and len(extraction.answer) > MAX_ANSWER_CHARS:
         return Extraction(None, f"the answer is longer than {MAX_ANSWER_CHARS} characters", True)
-    return found
+    return extraction
 
 
 def _from_phrase(text: str) -> Extraction | None:
-    """Read what follows the last "the answer is" that is followed by something."""
+    """Extract the value after the last "the answer is" that has one."""
     for match in list(_PHRASE.finditer(text))[: -MAX_PHRASES - 1 : -1]:
         rest = text[match.end() :].lstrip(" :*\n")
         if not rest:
             continue
-        found = _first_value(_one_sentence(rest))
-        if found:
-            return Extraction(found, f"after {' '.join(match[0].split())[:40]!r}")
+        value = _first_value(_one_sentence(rest))
+        if value:
+            return Extraction(value, f"after {' '.join(match[0].split())[:40]!r}")
     return None
 
 
 def _one_sentence(text: str) -> str:
-    """Cut before the next sentence or the next "because"; formulas are kept whole."""
-    if match := _MATH_SPAN.match(text):
-        return text[: match.end()] + _one_line(text[match.end() :])
-    return _one_line(text)
-
-
-def _one_line(text: str) -> str:
-    ends = [match.start() for match in (_SENTENCE_END.search(text), _REASON.search(text)) if match]
-    return text[: min(ends)] if ends else text
+    """Cut at the end of the sentence or at "because"; a formula at the start is kept whole."""
+    formula = _MATH_SPAN.match(text)
+    start = formula.end() if formula else 0
+    rest = text[start:]
+    ends = [match.start() for match in (_SENTENCE_END.search(rest), _REASON.search(rest)) if match]
+    return text[: start + min(ends)] if ends else text
 
 
 def _first_value(text: str) -> str:
-    """Return the formulas at the front, a short answer as it stands, or the first number."""
+    """Return the formulas at the start, a short answer as it is, or the stated number."""
     text = text.strip()
     spans = list(_MATH_SPAN.finditer(text))
     if spans and (spans[0].start() == 0 or not _NUMBER.search(text[: spans[0].start()])):
@@ -242,7 +234,7 @@ def _first_value(text: str) -> str:
 
 
 def _stated_number(sentence: str) -> str | None:
-    """Return the number that is said to be something ("... is 5"), else the first one."""
+    """Return the last number after a verb ("... is 5"), else the first number."""
     stated = [m for m in _STATED.finditer(sentence) if _NUMBER.match(sentence, m.end())]
     number = _NUMBER.match(sentence, stated[-1].end()) if stated else _NUMBER.search(sentence)
     return number[0].strip() if number else None
@@ -253,7 +245,7 @@ def _inside(span: re.Match[str]) -> str:
 
 
 def _from_end(text: str) -> Extraction:
-    """Return the last formula or number of the last sentence that has one."""
+    """Return the last formula, or the stated number of the last sentence with a number."""
     lines = [line for line in text.split("\n") if line.strip()]
     tail = "\n".join(lines[-12:])
     spans, numbers = list(_MATH_SPAN.finditer(tail)), list(_NUMBER.finditer(tail))

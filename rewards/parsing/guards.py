@@ -1,4 +1,4 @@
-"""Refuse what computer algebra should not be asked, before it is asked."""
+"""Limits on the input of computer algebra, checked before it runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CALCULUS = re.compile(r"\\(?:int|sum|prod|lim)(?![a-z])")
 
 
 def check(text: str) -> None:
-    """Raise OverLimitError with the reason when `text` is too large or grows too fast."""
+    """Raise OverLimitError with the reason when `text` is too large or its value may be."""
     if len(text) > MAX_CHARS:
         raise OverLimitError(f"longer than {MAX_CHARS} characters")
     if re.search(rf"\d{{{MAX_DIGIT_RUN}}}", text):

@@ -1,11 +1,12 @@
-"""One spelling for one answer: unicode and LaTeX noise folded away before anything is compared.
+"""Normalise the unicode and the LaTeX of an answer before it is compared.
 
-`clean` returns short LaTeX without delimiters, sizes, spacing or fonts. What is left in it:
-`\\frac{}{}`, `\\sqrt{}`, `\\text{}` (words and units), `°`, `%`, `\\{ \\}`, operators and names.
-Linear in the length of the text, apart from a bounded number of passes.
+`clean` returns short LaTeX without delimiters, sizes, spacing or fonts. It keeps `\\frac{}{}`,
+`\\sqrt{}`, `\\text{}` (words and units), `°`, `%`, `\\{ \\}`, operators and names. Linear in the
+length of the text: a fixed number of passes.
 
-Conventions: the decimal digits of every script count as digits (numerals like 三 or ② do not join
-into numbers by their value: ② is the character 2); control, zero-width and bidi characters vanish.
+Conventions: the decimal digits of every script count as digits (numerals like 三 or ② don't join
+into numbers by their value: ② is the character 2); control, zero-width and bidi characters are
+removed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _TABLE = str.maketrans(_SIGNS | _MINUS | {char: f"\\{name} " for char, name in _
 
 
 def fold(text: str) -> str:
-    """Return `text` with unicode in one spelling and without invisible characters."""
+    """Return `text` with normalised unicode and without invisible characters."""
     if text.isascii():
         return text if text.isprintable() else "".join(map(_visible, text))
     text = _SUPER_RUN.sub(lambda m: "^{" + m[0].translate(_PLAIN_SUPER) + "}", text)
@@ -145,7 +146,7 @@ _BLANKS = re.compile(r"\s+")
 
 
 def clean(text: str) -> str:
-    """Return the short LaTeX of an answer in one spelling; an empty string when nothing is left."""
+    """Return the normalised LaTeX of an answer; an empty string when nothing is left."""
     text = fold(text)
     if not text.isdigit():
         text = _clean_latex(text)

@@ -1,9 +1,10 @@
 """Exact arithmetic on written numbers: text in, `Fraction` out, no sympy and no eval.
 
-Reads integers and decimals of any sensible length, `1,234`, `1.2e5`, `1.2 \\times 10^{5}`, `3/4`,
-`\\frac{3}{4}`, mixed numbers (`1 1/2`, `1\\frac{1}{2}`), repeating decimals (`0.\\overline{3}`),
-number words, and sums, products, powers, roots of squares, factorials and binomials of those.
-Everything is bounded before it is computed, so no input is slow and no timeout is needed.
+Reads integers and decimals of up to `MAX_DIGITS` characters, `1,234`, `1.2e5`,
+`1.2 \\times 10^{5}`, `3/4`, `\\frac{3}{4}`, mixed numbers (`1 1/2`, `1\\frac{1}{2}`), repeating
+decimals (`0.\\overline{3}`), number words, and sums, products, powers, exact roots, factorials and
+binomials of those.
+Sizes are checked before anything is computed, so no input is slow and no timeout is needed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import math
 import re
 from fractions import Fraction
 
-MAX_DIGITS = 4096  # a longer literal is not read as a number
-MAX_BITS = 16_384  # no intermediate result is larger
+MAX_DIGITS = 4096  # a longer text isn't read as a number
+MAX_BITS = 16_384  # of a numerator or denominator, in every intermediate result
 MAX_FACTORIAL = 1000
 MAX_DEPTH = 32  # nesting of brackets
 
@@ -35,17 +36,17 @@ _WORDS = {
 
 
 class OverLimitError(Exception):
-    """The number is well formed but larger than the bounds above."""
+    """The number is well formed but exceeds one of the limits above."""
 
 
 class _Unreadable(Exception):
-    """Not a plain number. Never leaves this file."""
+    """Not a plain number. Caught in this file."""
 
 
 def to_fraction(text: str) -> Fraction | None:
     """Return the exact value of a cleaned text, or None when it is not a plain number.
 
-    Raises OverLimitError when it is one, but beyond the bounds of this file.
+    Raises OverLimitError when it is one, but exceeds a limit of this file.
     """
     text = text.strip()
     if len(text) > MAX_DIGITS:
@@ -59,7 +60,7 @@ def to_fraction(text: str) -> Fraction | None:
     if match := _SCIENTIFIC.fullmatch(text):
         return _power_of_ten(Fraction(match[1]), int(match[2]))
     if match := _MIXED.fullmatch(text):
-        return _mixed(match[1], int(match[2]), int(match[3]), int(match[4]))
+        return _mixed_number(match[1], int(match[2]), int(match[3]), int(match[4]))
     if match := _REPEATING.fullmatch(text):
         return _repeating(*match.groups())
     if text.replace("-", "").isalpha() and text[0] != "-":
@@ -85,7 +86,7 @@ def number_word(text: str) -> Fraction | None:
     return None
 
 
-def _mixed(sign: str, whole: int, top: int, bottom: int) -> Fraction | None:
+def _mixed_number(sign: str, whole: int, top: int, bottom: int) -> Fraction | None:
     if not 0 < top < bottom:
         return None
     value = whole + Fraction(top, bottom)
@@ -104,13 +105,13 @@ def _power_of_ten(value: Fraction, exponent: int) -> Fraction:
     return value * Fraction(10) ** exponent
 
 
-def _checked(value: Fraction) -> Fraction:
+def _within_limits(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
         raise OverLimitError("an intermediate number is too large")
     return value
 
 
-def _raised(base: Fraction, exponent: Fraction) -> Fraction:
+def _power_of(base: Fraction, exponent: Fraction) -> Fraction:
     if exponent.denominator != 1:
         root = exponent.denominator
         if root > 8 or (base < 0 and root % 2 == 0):
@@ -141,7 +142,7 @@ def _root(value: Fraction, degree: int) -> Fraction:
 
 
 class _Reader:
-    """Recursive descent over a cleaned text: sum, product, power, atom. Refuses what it lacks."""
+    """A recursive-descent parser: sum, product, power, atom. Raises _Unreadable on other input."""
 
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, str]] = []
@@ -153,22 +154,23 @@ class _Reader:
                 raise _Unreadable
             self.tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
             position = match.end()
-        self.at = 0
+        self.index = 0  # of the next token
         self.depth = 0
 
     def value(self) -> Fraction:
         result = self._sum()
-        if self.at != len(self.tokens):
+        if self.index != len(self.tokens):
             raise _Unreadable
         return result
 
     def _peek(self) -> str:
-        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+        return self.tokens[self.index][1] if self.index < len(self.tokens) else ""
 
-    def _take(self, *wanted: str) -> str:
+    def _take(self, *tokens: str) -> str:
+        """Consume the next token if it is one of `tokens`; return it or an empty string."""
         token = self._peek()
-        if token and token in wanted:
-            self.at += 1
+        if token and token in tokens:
+            self.index += 1
             return token
         return ""
 
@@ -179,7 +181,7 @@ class _Reader:
         total = self._product()
         while sign := self._take("+", "-"):
             term = self._product()
-            total = _checked(total + term if sign == "+" else total - term)
+            total = _within_limits(total + term if sign == "+" else total - term)
         self.depth -= 1
         return total
 
@@ -190,12 +192,12 @@ class _Reader:
         total = self._power()
         while True:
             if self._take("*", "\\times", "\\cdot"):
-                total = _checked(total * self._signed_power())
+                total = _within_limits(total * self._signed_power())
             elif self._take("/", "\\div"):
                 divisor = self._signed_power()
                 if divisor == 0:
                     raise _Unreadable
-                total = _checked(total / divisor)
+                total = _within_limits(total / divisor)
             elif self._peek() in ("(", "\\frac", "\\sqrt", "\\binom", "{"):
                 total = self._juxtaposed(total)
             else:
@@ -203,11 +205,11 @@ class _Reader:
 
     def _juxtaposed(self, total: Fraction) -> Fraction:
         """`1\\frac{1}{2}` is a mixed number, `2(3)` and `2\\sqrt{4}` are products."""
-        is_mixed = self._peek() == "\\frac" and self.tokens[self.at - 1][0] == "number"
+        is_mixed = self._peek() == "\\frac" and self.tokens[self.index - 1][0] == "number"
         following = self._power()
         if is_mixed and total.denominator == 1 and 0 < following < 1:
             return total + following
-        return _checked(total * following)
+        return _within_limits(total * following)
 
     def _signed_power(self) -> Fraction:
         if self._take("-"):
@@ -221,14 +223,14 @@ class _Reader:
             base = Fraction(_factorial(base))
         if self._take("^"):
             exponent = self._signed_power() if self._peek() != "{" else self._atom()
-            return _raised(base, exponent)
+            return _power_of(base, exponent)
         return base
 
     def _atom(self) -> Fraction:
-        if self.at >= len(self.tokens):
+        if self.index >= len(self.tokens):
             raise _Unreadable
-        kind, token = self.tokens[self.at]
-        self.at += 1
+        kind, token = self.tokens[self.index]
+        self.index += 1
         if kind == "number":
             return Fraction(token.replace(",", ""))
         if token in ("(", "{", "["):

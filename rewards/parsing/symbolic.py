@@ -1,18 +1,18 @@
-"""Decide with computer algebra whether two expressions are equal. Runs in a worker only.
+"""Decide by computer algebra whether two expressions are equal. Runs in a worker only.
 
-The text becomes a sympy object through math-verify's LaTeX grammar (never through `parse_expr`,
-`sympify` or any other road that evaluates a string). Equality is then tested on the objects: both
-are evaluated with 40 digits at several rational points, and a difference anywhere settles it. A
-written decimal is taken as the exact number that is written, so a rounded value is not the exact
-one and 2^-99 is not 2^-98. Only what cannot be evaluated is left to `math_verify.verify`.
+math-verify's LaTeX grammar parses the text into a sympy object (never `parse_expr`, `sympify` or
+anything else that evaluates a string). Both objects are evaluated with 40 digits at three rational
+points; a difference at any of them means not equal. A decimal is the exact number as written, so a
+rounded value doesn't equal the exact one and 2^-99 doesn't equal 2^-98. Only an expression that
+can't be evaluated goes to `math_verify.verify`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
@@ -28,7 +28,7 @@ from sapo_vl.rewards.parsing.guards import check
 from sapo_vl.rewards.parsing.rationals import OverLimitError
 
 DIGITS = 40
-AGREE = sympy.Rational(1, 10**25)  # relative difference that counts as none, at 40 digits
+AGREE = sympy.Rational(1, 10**25)  # relative difference treated as 0, at 40 digits
 _NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
@@ -36,24 +36,23 @@ _PLAIN_LOG = re.compile(r"\\log(?![a-z_ ]*_)")
 _INTEGER_NAMES = {"k", "n", "m", "l"}
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a worker found out about one pair."""
+class Comparison(NamedTuple):
+    """Whether two texts are equal, and why."""
 
-    equal: Verdict3  # None: it could not tell
+    equal: bool  # False also when it can't be decided
     reason: str
 
 
-def equal(gold: str, answer: str, tolerance: Tolerance) -> Answered:
-    """Compare two cleaned texts. Raises OverLimitError before anything that could take for ever."""
+def equal(gold: str, answer: str, tolerance: Tolerance) -> Comparison:
+    """Compare two cleaned texts. Raises OverLimitError before any computation without a bound."""
     check(answer)
     decide = SymbolicDecider(tolerance, fold_case=not _uses_both_cases(gold))
     result = equality.same(gold, answer, decide)
     if decide.over_limit:
         raise OverLimitError(decide.over_limit)
     if result is None:
-        return Answered(False, decide.unreadable or "cannot be shown to be equal")
-    return Answered(result, "equal" if result else "not equal")
+        return Comparison(False, decide.unreadable or "cannot be shown to be equal")
+    return Comparison(result, "equal" if result else "not equal")
 
 
 class SymbolicDecider(ExactDecider):
@@ -65,11 +64,11 @@ class SymbolicDecider(ExactDecider):
         self.unreadable = ""
 
     def number(self, gold: str, answer: str) -> Verdict3:
-        """Compare two expressions; None when one cannot be read."""
+        """Compare two expressions; None when one can't be parsed."""
         result = super().number(gold, answer)
         if result is not None or self.over_limit:
             return result
-        if ("\\ln" in gold) != ("\\ln" in answer):  # \log beside \ln is the natural logarithm
+        if ("\\ln" in gold) != ("\\ln" in answer):  # beside \ln, \log is the natural logarithm
             gold, answer = (_PLAIN_LOG.sub(r"\\ln", text) for text in (gold, answer))
         left, right = self._read(gold), self._read(answer)
         if left is None or right is None:
@@ -77,14 +76,14 @@ class SymbolicDecider(ExactDecider):
         return compare(left, right, self.tolerance)
 
     def relation(self, gold: Relation, answer: Relation) -> Verdict3:
-        """Two relations are equal when their differences are multiples of each other."""
+        """Compare two relations: equal when left - right of one is a multiple of the other's."""
         if gold == answer:
             return True
         if len(gold.operators) != len(answer.operators):
             return False
-        for turned in (answer, _turned(answer)):
-            if turned.operators == gold.operators:
-                sides = [self.number(g, a) for g, a in zip(gold.sides, turned.sides, strict=True)]
+        for relation in (answer, _mirrored(answer)):
+            if relation.operators == gold.operators:
+                sides = [self.number(g, a) for g, a in zip(gold.sides, relation.sides, strict=True)]
                 if all(side is True for side in sides):
                     return True
         if len(gold.operators) != 1:
@@ -92,15 +91,15 @@ class SymbolicDecider(ExactDecider):
         left, right = self._difference(gold), self._difference(answer)
         if left is None or right is None:
             return None
-        is_turned = gold.operators[0] != answer.operators[0]
-        if is_turned and _FLIPPED[gold.operators[0]] != answer.operators[0]:
+        is_flipped = gold.operators[0] != answer.operators[0]
+        if is_flipped and _FLIPPED[gold.operators[0]] != answer.operators[0]:
             return False
         factor = _constant_ratio(left, right)
         if factor is None:
             return False
         if gold.operators[0] in ("=", "\\ne"):
             return True
-        return bool((factor < 0) == is_turned) if factor.is_real else False
+        return bool((factor < 0) == is_flipped) if factor.is_real else False
 
     def _difference(self, relation: Relation) -> Any:
         left, right = self._read(relation.sides[0]), self._read(relation.sides[1])
@@ -110,43 +109,38 @@ class SymbolicDecider(ExactDecider):
 
     def _read(self, text: str) -> Any:
         try:
-            return read(text, self.fold_case)
+            return parse_latex(text, self.fold_case)
         except OverLimitError:
             raise
-        except Exception as error:  # the grammar refuses in many ways; recorded as unreadable
+        except Exception as error:  # the grammar raises many types; recorded as unreadable
             self.unreadable = f"cannot be read as mathematics ({type(error).__name__})"
             return None
 
 
 @lru_cache(maxsize=256)
-def read(text: str, fold_case: bool = True) -> Any:
-    """Return the sympy object of a cleaned text. Raises what the grammar raises."""
+def parse_latex(text: str, fold_case: bool = True) -> Any:
+    """Return the sympy object of a cleaned text. Raises whatever the grammar raises."""
     check(text)
     if not re.search(r"[\w]", text):
         raise ValueError("no digits and no letters")
-    text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)  # what is left inside an expression
+    text = _DEGREES.sub(r"(\\frac{\1 \\pi}{180})", text)  # degrees inside an expression
     config = ConversionConfig(lowercase_symbols=fold_case)
-    normal = normalize_latex(text, config=_NORMALIZATION)
-    found = latex2sympy(
-        normal,
-        is_real=not should_treat_as_complex(normal),
+    normalised = normalize_latex(text, config=_NORMALIZATION)
+    expression = latex2sympy(
+        normalised,
+        is_real=not should_treat_as_complex(normalised),
         convert_degrees=False,
         normalization_config=None,
         conversion_config=config,
     )
-    return _exact(found)
-
-
-def _exact(expression: Any) -> Any:
-    """Replace written decimals by the fractions they are."""
     if not isinstance(expression, sympy.Basic):
         return expression
-    floats = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
-    return expression.xreplace(floats) if floats else expression
+    exact = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
+    return expression.xreplace(exact) if exact else expression
 
 
 def compare(gold: Any, answer: Any, tolerance: Tolerance) -> Verdict3:
-    """Compare two sympy objects at points, else with math-verify."""
+    """Compare two sympy objects at three points, or else with math-verify."""
     answer = _with_integer_names(gold, answer)
     verdicts = [_at_point(gold, answer, i, tolerance) for i in range(3)]
     if False in verdicts:
@@ -155,7 +149,7 @@ def compare(gold: Any, answer: Any, tolerance: Tolerance) -> Verdict3:
         return True
     try:
         return bool(verify(gold, answer, timeout_seconds=None, strict=True))
-    except Exception:  # what verify cannot do is undecided
+    except Exception:  # undecided
         return None
 
 
@@ -164,13 +158,12 @@ def _names(expression: Any) -> set[str]:
 
 
 def _with_integer_names(gold: Any, answer: Any) -> Any:
-    """`k\\pi` and `n\\pi` are the same solutions: a lone integer parameter may be renamed."""
+    """Rename a lone integer parameter to the gold's: `k\\pi` and `n\\pi` are the same solutions."""
     left, right = _names(gold), _names(answer)
-    both = left | right
     if (
         len(left) == len(right) == 1
         and left != right
-        and both <= _INTEGER_NAMES
+        and left | right <= _INTEGER_NAMES
         and gold.has(sympy.pi)
     ):
         return answer.subs(dict.fromkeys(answer.free_symbols, next(iter(gold.free_symbols))))
@@ -178,7 +171,7 @@ def _with_integer_names(gold: Any, answer: Any) -> Any:
 
 
 def _value_at(expression: Any, point: int) -> Any:
-    """Return the value with every symbol replaced, or None when it is not a finite number."""
+    """Return the value at a point, or None when it isn't a finite number."""
     if not isinstance(expression, sympy.Expr) or expression.has(AppliedUndef):
         return None
     values = {
@@ -195,7 +188,7 @@ def _value_at(expression: Any, point: int) -> Any:
 
 
 def _coordinate(name: str, point: int) -> sympy.Rational:
-    """A fixed rational for each name, between 0 and 1, above 1, and negative."""
+    """Return a fixed rational per symbol: point 0 in (0, 1), point 1 above 1, point 2 negative."""
     spread = sum((i + 1) * ord(c) for i, c in enumerate(name)) % 997
     return [
         sympy.Rational(311 + spread, 1511),
@@ -206,8 +199,6 @@ def _coordinate(name: str, point: int) -> sympy.Rational:
 
 def _at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> Verdict3:
     left, right = _value_at(gold, point), _value_at(answer, point)
-    if left is None and right is None:
-        return None
     if left is None or right is None:
         return None
     gap, size = abs(left - right), max(abs(left), abs(right))
@@ -221,7 +212,7 @@ def _at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> Verdi
 
 
 def _constant_ratio(left: Any, right: Any) -> Any:
-    """Return the number that `left` is a multiple of `right` by, None when there is none."""
+    """Return c where left = c * right at all points, None when there is no such number."""
     if _names(left) != _names(right):
         return None
     ratios = []
@@ -235,7 +226,7 @@ def _constant_ratio(left: Any, right: Any) -> Any:
     return None
 
 
-def _turned(relation: Relation) -> Relation:
+def _mirrored(relation: Relation) -> Relation:
     return Relation(relation.sides[::-1], tuple(_FLIPPED[op] for op in relation.operators[::-1]))
 
 

@@ -1,7 +1,7 @@
-"""Split a quantity into its value and its unit, and say whether two units can be the same.
+"""Split a quantity into value and unit, and compare units.
 
-Policy: a unit is optional on either side; two units that are both given must agree. Nothing is
-converted: `100 cm` is not `1 m`.
+A unit is optional on either side; two units must agree. Nothing is converted: `100 cm` is not
+`1 m`.
 """
 
 from __future__ import annotations
@@ -39,19 +39,17 @@ _BARE_UNIT = re.compile(
     r"\{?([A-Za-z][A-Za-z]*(?:[ /.-]+[A-Za-z]+)*)\.?\}?\s*"
     r"(?:\^\s*\{?([23])\}?)?"
 )
-
-
-_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # its argument has the degrees
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # the degrees are its argument's
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value with what stands behind it."""
+    """A value and its unit."""
 
     value: str  # cleaned text of the value alone
-    unit: str = ""  # normal form ("cm^2"), empty when there is none
-    percent: bool = False  # the value was followed by % or "percent"
-    degrees: bool = False  # the value was followed by ° or "degrees"
+    unit: str = ""  # normalised ("cm^2"); empty when there is none
+    percent: bool = False  # the value is followed by % or "percent"
+    degrees: bool = False  # the value is followed by ° or "degrees"
 
 
 def split(text: str) -> Quantity:
@@ -77,7 +75,7 @@ def split(text: str) -> Quantity:
 
 
 def agree(gold: str, answer: str) -> bool:
-    """Whether two normal forms can mean the same unit; a missing one agrees with everything."""
+    """Whether two normalised units can be the same; a missing one agrees with any unit."""
     if not gold or not answer or gold == answer:
         return True
     if gold.rstrip("^23") in _SPELLINGS or answer.rstrip("^23") in _SPELLINGS:

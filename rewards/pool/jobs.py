@@ -1,4 +1,4 @@
-"""What travels between the pool and its workers. Light, so that both sides start fast."""
+"""The records exchanged by the pool and its workers. Light, so that both sides start fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sapo_vl.schema import Sample
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Are these two cleaned texts equal? Hashable: it is the key of the cache."""
+    """Are these two cleaned texts equal? Hashable: the key of the cache."""
 
     gold: str
     answer: str
@@ -18,41 +18,47 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedsWorker:
+    """A verifier's result where exact arithmetic can't decide: the question a worker has to."""
+
+    question: Question
+    extracted: str  # the answer as it stands in the response, for the verdict
+
+
+@dataclass(frozen=True, slots=True)
 class EqualJob:
-    """Ask a worker a Question."""
+    """Decide a Question."""
 
     question: Question
 
 
 @dataclass(frozen=True, slots=True)
 class UserJob:
-    """Ask a worker to call a user's verifier."""
+    """Call a user's verifier on one response."""
 
-    path: str  # of the Python file
-    function: str  # its name there
+    target: str  # absolute/path/to/file.py:function
     sample: Sample
     response: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadJob:
-    """Ask a worker to import a user's verifier and to find the function."""
+    """Import a user's verifier ahead of its first UserJob."""
 
-    path: str
-    function: str
+    target: str  # absolute/path/to/file.py:function
+    key: str  # the config key it was written under, for the error message
 
 
-Job = EqualJob | UserJob | LoadJob
+RewardJob = EqualJob | UserJob | LoadJob
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How a job ended."""
+    """The result of a job."""
 
     status: str  # done, timeout, crash, memory, limit, error
     reason: str = ""
-    seconds: float = 0.0  # in the worker; for a timeout the deadline
-    equal: bool | None = None  # of an EqualJob that is done
-    outcome: str = ""  # of a UserJob that is done: an Outcome's value
+    seconds: float = 0.0  # measured in the worker; the deadline for a timeout
+    outcome: str = ""  # an Outcome's value; empty for a LoadJob and for a job that failed
     score: float = 0.0
     extracted: str | None = None

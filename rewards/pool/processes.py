@@ -5,10 +5,10 @@
     pool.close()
 
 One job is in flight per worker. The deadline counts from dispatch on a monotonic clock; a worker
-that misses it is killed, reaped and replaced, and the job ends as a timeout (referee.py retries).
-Workers are plain subprocesses: no fork of a process that has threads or CUDA. They are recycled
-after `MAX_JOBS` jobs or beyond `MAX_RSS_KB` of memory. A pool may be used from several threads, one
-batch at a time.
+that misses it is killed, reaped and replaced, and its job ends as a timeout (client.py retries).
+Workers are plain subprocesses: forking a process that has threads or a CUDA context isn't safe, and
+`__main__` is not imported again. They are recycled after `MAX_JOBS` jobs or above `MAX_RSS_KB` of
+memory. Thread-safe: concurrent `run` calls are serialised.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sapo_vl.rewards.pool.jobs import Job, Reply
+from sapo_vl.rewards.pool.jobs import Reply, RewardJob
 from sapo_vl.rewards.pool.worker import HEADER, receive
 
-START_SECONDS = 180.0  # a worker that is not ready by then has failed to start
+START_SECONDS = 180.0  # a worker that isn't ready by then has failed to start
 MAX_FAILED_STARTS = 3
 MAX_JOBS = 2000
 MAX_RSS_KB = 700_000
 _ENVIRONMENT = {
-    "SYMPY_GROUND_TYPES": "python",  # with gmpy2 a huge power cannot be interrupted, or aborts
+    "SYMPY_GROUND_TYPES": "python",  # with gmpy2 a huge power can't be interrupted, or aborts
     "MPMATH_NOGMPY": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
@@ -55,38 +55,34 @@ class _Worker:
 
 
 class Pool:
-    """Workers and the loop that feeds them. `kills` and `restarts` count since the start."""
+    """Worker processes and the loop that feeds them. `kills` counts from the start."""
 
     def __init__(
         self, workers: int = 2, deadline: float = 2.0, memory_gb: float = 3.0, symbolic: bool = True
     ) -> None:
+        """`deadline`: seconds per job; `memory_gb`: address space of a worker, in GiB."""
         self.size = workers
         self.deadline = deadline
         self.memory = int(memory_gb * 2**30)
         self.kind = "symbolic" if symbolic else "plain"
         self.kills = 0
-        self.restarts = 0
         self._failed_starts = 0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
 
-    def run(self, jobs: Sequence[Job], deadline: float | None = None) -> list[Reply]:
+    def run(self, jobs: Sequence[RewardJob], deadline: float | None = None) -> list[Reply]:
         """Return one Reply per job, in order. Raises RuntimeError when no worker can start."""
         with self._lock:
             return self._run(jobs, deadline or self.deadline)
 
-    def alive(self) -> int:
-        """Return how many workers run at the moment."""
-        return sum(worker.process.poll() is None for worker in self._workers)
-
     def close(self) -> None:
-        """End all workers and reap them. Calling it twice is fine."""
+        """Kill and reap all workers. Idempotent."""
         with self._lock:
             for worker in list(self._workers):
-                self._end(worker)
+                self._stop(worker)
 
-    def _run(self, jobs: Sequence[Job], deadline: float) -> list[Reply]:
+    def _run(self, jobs: Sequence[RewardJob], deadline: float) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(jobs)
         queue = deque(range(len(jobs)))
         while queue or any(worker.job is not None for worker in self._workers):
@@ -95,51 +91,51 @@ class Pool:
             for worker in self._workers:
                 if queue and worker.is_ready and worker.job is None:
                     self._dispatch(worker, queue, jobs, deadline)
-            nearest = min((w.expires for w in self._workers), default=math.inf)
-            wait = None if nearest == math.inf else max(0.0, nearest - time.monotonic())
-            for key, _ in self._selector.select(wait):
-                self._collect(key.data, replies)
+            next_expiry = min((w.expires for w in self._workers), default=math.inf)
+            timeout = None if next_expiry == math.inf else max(0.0, next_expiry - time.monotonic())
+            for key, _ in self._selector.select(timeout):
+                self._receive(key.data, replies)
             self._kill_expired(replies, deadline)
         return [reply for reply in replies if reply is not None]
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        parent_end, worker_end = socket.socketpair()
+        fd = worker_end.fileno()
         path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+        command = (sys.executable, "-m", "sapo_vl.rewards.pool.worker")
         process = subprocess.Popen(
-            [sys.executable, "-m", "sapo_vl.rewards.pool.worker",
-             str(theirs.fileno()), str(self.memory), self.kind],
-            pass_fds=[theirs.fileno()],
+            [*command, str(fd), str(self.memory), self.kind],
+            pass_fds=[fd],
             env=os.environ | _ENVIRONMENT | {"PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
-        worker = _Worker(process, ours, expires=time.monotonic() + START_SECONDS)
+        )
+        worker_end.close()
+        worker = _Worker(process, parent_end, expires=time.monotonic() + START_SECONDS)
         self._workers.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._selector.register(parent_end, selectors.EVENT_READ, worker)
 
     def _dispatch(
-        self, worker: _Worker, queue: deque[int], jobs: Sequence[Job], deadline: float
+        self, worker: _Worker, queue: deque[int], jobs: Sequence[RewardJob], deadline: float
     ) -> None:
         index = queue.popleft()
         body = pickle.dumps((deadline, jobs[index]))
         worker.job, worker.expires = index, time.monotonic() + deadline
         try:
             worker.channel.sendall(HEADER.pack(len(body)) + body)
-        except OSError:  # it died while idle: the job has not started and goes back
+        except OSError:  # the worker died while idle: requeue the job, which has not started
             queue.appendleft(index)
             worker.job = None
-            self._end(worker)
-            self.restarts += 1
+            self._stop(worker)
 
-    def _collect(self, worker: _Worker, replies: list[Reply | None]) -> None:
+    def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
         try:
             body = receive(worker.channel)
         except OSError:
             body = None
         if body is None:
-            self._died(worker, replies)
+            self._handle_exit(worker, replies)
             return
         message: dict[str, Any] = json.loads(body)
         worker.expires = math.inf
@@ -152,34 +148,32 @@ class Pool:
         worker.job = None
         worker.jobs_done += 1
         if worker.jobs_done >= MAX_JOBS or rss > MAX_RSS_KB:
-            self._end(worker)
-            self.restarts += 1
+            self._stop(worker)
 
-    def _died(self, worker: _Worker, replies: list[Reply | None]) -> None:
-        self._end(worker)
-        self.restarts += 1
+    def _handle_exit(self, worker: _Worker, replies: list[Reply | None]) -> None:
+        self._stop(worker)
         code = worker.process.returncode
         if worker.job is not None:
             replies[worker.job] = Reply("crash", f"the worker ended with code {code}")
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                raise RuntimeError(f"the verifier's worker does not start (exit code {code})")
+                raise RuntimeError(f"a verifier worker doesn't start (exit code {code})")
         self._start()
 
     def _kill_expired(self, replies: list[Reply | None], deadline: float) -> None:
         now = time.monotonic()
         for worker in [w for w in self._workers if w.expires <= now]:
-            self._end(worker)
+            self._stop(worker)
             self.kills += 1
             if worker.job is not None:
                 replies[worker.job] = Reply("timeout", f"no answer within {deadline:g} s", deadline)
                 self._start()
             elif not worker.is_ready:
-                raise RuntimeError(f"the verifier's worker is not ready after {START_SECONDS:g} s")
+                raise RuntimeError(f"a verifier worker isn't ready after {START_SECONDS:g} s")
 
-    def _end(self, worker: _Worker) -> None:
-        """Kill, reap and forget a worker."""
+    def _stop(self, worker: _Worker) -> None:
+        """Kill a worker, reap it and drop it from the pool."""
         self._workers.remove(worker)
         self._selector.unregister(worker.channel)
         worker.channel.close()

@@ -1,21 +1,19 @@
-"""The verifier for mixed data: `sample.answer_type` picks the rule."""
+"""The verifier for mixed data: dispatches on `sample.answer_type`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from sapo_vl.errors import DataError, nearest
+from sapo_vl.rewards.pool.client import resolve
+from sapo_vl.rewards.pool.jobs import NeedsWorker
 from sapo_vl.rewards.verifiers import boxes, choice, count, maths, point, text
-from sapo_vl.rewards.verifiers.maths import Pending
 from sapo_vl.schema import Sample, Verdict
 
-ROUTES: dict[str, Callable[[Sample, str], Verdict | Pending]] = {
-    "number": maths.first_look,
-    "expression": maths.first_look,
-    "equation": maths.first_look,
-    "tuple": maths.first_look,
-    "interval": maths.first_look,
-    "set": maths.first_look,
+MATHEMATICAL = ("number", "expression", "equation", "tuple", "interval", "set")
+
+ROUTES: dict[str, Callable[[Sample, str], Verdict | NeedsWorker]] = {
+    **dict.fromkeys(MATHEMATICAL, maths.decide_fast),
     "choice": choice.score,
     "multi_choice": choice.score,
     "count": count.score,
@@ -23,10 +21,14 @@ ROUTES: dict[str, Callable[[Sample, str], Verdict | Pending]] = {
     "point": point.score,
     "text": text.score,
 }
+"""Answer type -> verifier; every one of schema.ANSWER_TYPES."""
 
 
-def first_look(sample: Sample, response: str) -> Verdict | Pending:
-    """Return the verdict, or the question that is left for a worker."""
+def decide_fast(sample: Sample, response: str) -> Verdict | NeedsWorker:
+    """Return the verdict, or the question that a worker has to decide.
+
+    Raises DataError for an unknown answer type and for a gold answer that can't be read.
+    """
     if sample.answer_type not in ROUTES:
         raise DataError(
             f"record {sample.id!r}: answer_type {sample.answer_type!r} is unknown; allowed: "
@@ -36,5 +38,5 @@ def first_look(sample: Sample, response: str) -> Verdict | Pending:
 
 
 def score(sample: Sample, response: str) -> Verdict:
-    """Return the verdict on one response, asking the shared worker pool where that is needed."""
-    return maths.decided(first_look(sample, response))
+    """Return the verdict on one response, asking the shared worker pool where it is needed."""
+    return resolve(decide_fast(sample, response))

@@ -1,10 +1,10 @@
-"""Multiple choice, one letter or several: which letters does the response claim in the end?
+"""Multiple choice, one letter or several: extract the letters that the response finally claims.
 
-A marked place decides (the last box, the last `<answer>`); else the last statement such as "the
-answer is (B)"; else the letter or option the response opens with; else the only letter of the last
-sentence; else the only option whose text is named. A claim of several letters never matches a
-single gold letter, "not B" claims nothing, a letter without an option is wrong, and an option's
-text counts only when it is unique. `sample.choices` may be empty: then A to J are options.
+The first rule that applies decides: a marked answer (the last box, the last `<answer>`); the last
+statement such as "the answer is (B)"; the letter or option that the response opens with; the only
+letter of the last sentence; the only option whose text is named. A claim of several letters never
+matches a single gold letter, "not B" claims nothing, a letter without an option is wrong, and an
+option's text counts only when it is unique. With empty `sample.choices` the options are A to J.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ONE = r"\(?\s*\[?(?<![A-Za-z])([A-Z])(?![A-Za-z'’])\s*\]?\)?"
 _JOIN = r"\s*(?:,\s*(?:and\s+|or\s+)?|and|or|&|/|、|和|与|或)\s*"
 _CLAIM = re.compile(rf"{_ONE}(?:{_JOIN}{_ONE})*")
 _RUN = re.compile(r"(?<![A-Za-z])[A-Z]{2,8}(?![A-Za-z])")
-_SMALL = re.compile(r"\(?\s*([a-z])\s*(?:\)|[.,:;]|\s*$)")
+_LOWERCASE = re.compile(r"\(?\s*([a-z])\s*(?:\)|[.,:;]|\s*$)")
 _SINGLE = re.compile(r"(?<![A-Za-z])([A-Z])(?![A-Za-z'’])")
 _STATEMENT = re.compile(
     r"(?:\b(?:answers?|choice|option|diagram|figure|letter|solution)\b"
@@ -43,6 +43,7 @@ _CONFIRMED = re.compile(
     r"(?:(?:is|are|as|would be|seems to be)\s+(?:the\s+|most\s+likely\s+|most\s+)?"
     r"(?:correct|right|best|accurate|answer|only)\b|正确|是对的|符合)"
 )
+_VERB = re.compile(r"\b(?:is|are|as|would|seems)\b|正确|是对的|符合")
 _NOT_BEFORE = re.compile(
     r"(?:\bnot|n't|\bnor|\bneither|\bexcept|\bthan|不是|不选|排除)\s*"
     r"(?:option|choice|the answer|be)?\s*\(?\s*$",
@@ -83,7 +84,10 @@ def score(sample: Sample, response: str) -> Verdict:
 
 
 def gold_letters(sample: Sample) -> set[str]:
-    """Return the gold letters, also for an option's text. Raises DataError when there are none."""
+    """Return the gold letters; the gold answer may also be an option's text.
+
+    Raises DataError when it is neither.
+    """
     bare = re.sub(r"[\s,;()&.]|and", "", sample.answer)
     upper = bare.upper()
     if bare and all(c in LETTERS for c in upper) and (len(set(upper)) == len(upper)):
@@ -100,16 +104,16 @@ def gold_letters(sample: Sample) -> set[str]:
 
 
 def claim(response: str, letters: str, choices: tuple[str, ...] = ()) -> tuple[set[str], str]:
-    """Return the letters the response ends up claiming (none, one or several) and how."""
+    """Return the letters that the response claims (none, one or several) and the deciding rule."""
     box = last_box(response)
     if box.reason == "<think> is never closed" or (box.marked and not box.answer):
         return set(), box.reason
     text = answer_part(response) or ""
     if box.answer:
-        found = _in_marked(box.answer, letters, choices)
-        if found or _SINGLE.search(box.answer):
-            return found, box.reason
-        text = text.replace(box.answer, "")  # a value in a box: the letter is stated elsewhere
+        claimed = _in_marked(box.answer, letters, choices)
+        if claimed or _SINGLE.search(box.answer):
+            return claimed, box.reason
+        text = text.replace(box.answer, "")  # a value in the box: the letter is stated elsewhere
     tag = last_tag(text)
     if tag is not None:
         return (
@@ -118,28 +122,31 @@ def claim(response: str, letters: str, choices: tuple[str, ...] = ()) -> tuple[s
             else (set(), tag.reason)
         )
     text = _WRAPPED.sub(r"\1", _TAGS.sub("", first_turn(fold(text)))).strip()
-    for reason, found in _ways(text, letters, choices):
-        if found:
-            return found, reason
+    for rule, claimed in _apply_rules(text, letters, choices):
+        if claimed:
+            return claimed, rule
     return set(), "no choice is claimed"
 
 
-def _ways(text: str, letters: str, choices: tuple[str, ...]) -> Iterable[tuple[str, set[str]]]:
+def _apply_rules(
+    text: str, letters: str, choices: tuple[str, ...]
+) -> Iterable[tuple[str, set[str]]]:
+    """Yield each rule's name and the letters it extracts, in order of precedence."""
     yield "the whole response", _whole(text, letters, choices)
     yield "stated answer", _stated(text, letters, choices or _listed(text))
     yield "opens with a choice", _opens(text, letters)
     sentences = [s.strip() for s in _SENTENCE.split(text) if s and not s.strip().isdigit()]
     sentences = [s for s in sentences if s]
     if sentences and any(_SINGLE.search(option) for option in choices):
-        yield "option named", _only(_options_named(sentences[-1], choices))
+        yield "option named", _if_unique(_options_named(sentences[-1], choices))
     affirmed = [s for s in sentences if not re.search(r"\b(?:not|neither|nor)\b|n't\b", s)]
     for sentence in (affirmed or sentences)[-1:]:
         yield "last sentence", _singles(sentence, letters)
     yield "opens with an option", _opening_option(sentences[0] if sentences else "", choices)
-    yield "only letter", _only(_singles(text, letters))
+    yield "only letter", _if_unique(_singles(text, letters))
     for sentence in sentences[:-4:-1]:
-        yield "only option named at the end", _only(_options_named(sentence, choices))
-    yield "only option named", _only(_options_named(text, choices))
+        yield "only option named at the end", _if_unique(_options_named(sentence, choices))
+    yield "only option named", _if_unique(_options_named(text, choices))
     yield "yes or no", _yes_no(text, choices)
 
 
@@ -151,43 +158,40 @@ def _in_marked(content: str, letters: str, choices: tuple[str, ...]) -> set[str]
 
 
 def _whole(text: str, letters: str, choices: tuple[str, ...]) -> set[str]:
-    """A text that is nothing but letters, or exactly one option."""
+    """Return the letters of a text that is nothing but letters, or exactly one option."""
     bare = re.sub(r"[\s,;.()\[\]&:]|\band\b|\bor\b", "", text)
     if bare and len(bare) <= len(letters) and (bare.isupper() or len(bare) == 1):
-        found = set(bare.upper())
-        if found <= set(letters) and len(found) == len(bare):
-            return found
-    return _only(_options_equal(text, choices))
+        claimed = set(bare.upper())
+        if claimed <= set(letters) and len(claimed) == len(bare):
+            return claimed
+    return _if_unique(_options_equal(text, choices))
 
 
 def _stated(text: str, letters: str, choices: tuple[str, ...]) -> set[str]:
-    """The last "the answer is (B)", "B is correct" or 答案：B."""
+    """Return the letters of the last "the answer is (B)", "B is correct" or 答案：B."""
     claims: list[tuple[int, set[str]]] = []
     for match in _STATEMENT.finditer(text):
-        found = _claimed_at(text, match.end(), letters)
+        claimed = _claimed_at(text, match.end(), letters)
         if "\n" in match[0] and len(_MARKED.findall(text, match.end() - 1)) > 1:
             continue  # a list of the options follows, not an answer
-        if not found and "answer" in match[0].casefold():
+        if not claimed and "answer" in match[0].casefold():
             rest = re.split(r"[.!?](?:\s|$)|\n", text[match.end() :], maxsplit=1)[0]
-            found = _only(_options_equal(rest.strip(" *$"), choices))
-        if found and not _NOT_BEFORE.search(text[max(0, match.start() - 24) : match.end()]):
-            claims.append((match.end(), found))
+            claimed = _if_unique(_options_equal(rest.strip(" *$"), choices))
+        if claimed and not _NOT_BEFORE.search(text[max(0, match.start() - 24) : match.end()]):
+            claims.append((match.end(), claimed))
     for match in _CONFIRMED.finditer(text):
-        found = {c for c in _SINGLE.findall(match[0][: _first_verb(match[0])]) if c in letters}
+        verb = _VERB.search(match[0])
+        subject = match[0][: verb.start()] if verb else match[0]
+        claimed = {c for c in _SINGLE.findall(subject) if c in letters}
         before = text[max(0, match.start() - 24) : match.start()]
-        denied = re.search(r"\b(?:not|neither)\b|n't|不", match[0]) or _NOT_BEFORE.search(before)
-        if found and not denied:
-            claims.append((match.start(), found))
+        negated = re.search(r"\b(?:not|neither)\b|n't|不", match[0]) or _NOT_BEFORE.search(before)
+        if claimed and not negated:
+            claims.append((match.start(), claimed))
     return max(claims, key=lambda item: item[0])[1] if claims else set()
 
 
-def _first_verb(text: str) -> int:
-    match = re.search(r"\b(?:is|are|as|would|seems)\b|正确|是对的|符合", text)
-    return match.start() if match else len(text)
-
-
 def _claimed_at(text: str, position: int, letters: str) -> set[str]:
-    """The letters right at `position`, unless an article, a negation or a word stands there."""
+    """Return the letters right at `position`, unless an article, a negation or a word is there."""
     if run := _RUN.match(text, position):
         if set(run[0]) <= set(letters) and len(set(run[0])) == len(run[0]):
             return set(run[0])
@@ -195,13 +199,14 @@ def _claimed_at(text: str, position: int, letters: str) -> set[str]:
     match = _CLAIM.match(text, position)
     if match and not _ARTICLE.match(text, position) and not _NOT_AFTER.match(text, match.end()):
         return {c for c in _SINGLE.findall(match[0]) if c in letters}
-    small = _SMALL.match(text, position)
-    if small and small[1].upper() in letters:
-        return {small[1].upper()}
+    lowercase = _LOWERCASE.match(text, position)
+    if lowercase and lowercase[1].upper() in letters:
+        return {lowercase[1].upper()}
     return set()
 
 
 def _opens(text: str, letters: str) -> set[str]:
+    """Return the letter that the text opens with, or all letters of a list of options there."""
     match = _OPENING.match(text)
     if match is None or match[1] not in letters:
         return set()
@@ -213,8 +218,8 @@ def _opens(text: str, letters: str) -> set[str]:
 
 
 def _singles(sentence: str, letters: str) -> set[str]:
-    """All letters that stand alone and are neither an article nor denied."""
-    found = set()
+    """Return all letters that stand alone and are neither an article nor negated."""
+    singles = set()
     for match in _SINGLE.finditer(sentence):
         before, after = sentence[max(0, match.start() - 24) : match.start()], match.end()
         if match[1] not in letters or match[1] == "I" or _ARTICLE.match(sentence, match.start()):
@@ -225,20 +230,21 @@ def _singles(sentence: str, letters: str) -> set[str]:
             r"\s*[\d=+*/^_|&]|-\w", sentence[after:]
         ):
             continue
-        found.add(match[1])
-    return found
+        singles.add(match[1])
+    return singles
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """The options as the response itself repeats them: `( a ) 30 % ( b ) 40 %`."""
-    found = _LISTED.findall(text)
-    if len(found) < 2 or [letter.upper() for letter, _ in found] != list(LETTERS[: len(found)]):
+    """Return the options as the response itself repeats them: `( a ) 30 % ( b ) 40 %`."""
+    options = _LISTED.findall(text)
+    if len(options) < 2 or [a.upper() for a, _ in options] != list(LETTERS[: len(options)]):
         return ()
-    return tuple(re.split(r"\.\s|\n|$", option)[0].strip() for _, option in found)
+    return tuple(re.split(r"\.\s|\n|$", option)[0].strip() for _, option in options)
 
 
-def _only(found: Iterable[str]) -> set[str]:
-    unique = set(found)
+def _if_unique(letters: Iterable[str]) -> set[str]:
+    """Return the letter as a set when there is exactly one, else an empty set."""
+    unique = set(letters)
     return unique if len(unique) == 1 else set()
 
 
@@ -249,19 +255,19 @@ def _plain(text: str) -> str:
 
 
 def _options_equal(text: str, choices: tuple[str, ...]) -> list[str]:
-    """The options that say what `text` says: as words, or where none does, as numbers."""
-    wanted = _plain(text)
-    if not wanted:
+    """Return the letters of the options equal to `text`: as words, or where none is, as numbers."""
+    plain = _plain(text)
+    if not plain:
         return []
-    found = [LETTERS[i] for i, option in enumerate(choices) if _plain(option) == wanted]
-    if found or len(text) > 80 or not any(char.isdigit() for char in wanted):
-        return found
+    matches = [LETTERS[i] for i, option in enumerate(choices) if _plain(option) == plain]
+    if matches or len(text) > 80 or not any(char.isdigit() for char in plain):
+        return matches
     number, decide = clean(text), ExactDecider(Tolerance())
     return [LETTERS[i] for i, o in enumerate(choices) if same(number, clean(o), decide)]
 
 
 def _options_named(sentence: str, choices: tuple[str, ...]) -> list[str]:
-    """The options whose text stands in the sentence; one inside a longer one does not count."""
+    """Return the options named in the sentence; one that is part of a longer one doesn't count."""
     plain = " " + _plain(sentence) + " "
     spans: dict[str, tuple[int, int]] = {}
     for i, option in enumerate(choices):
@@ -280,20 +286,20 @@ def _options_named(sentence: str, choices: tuple[str, ...]) -> list[str]:
 
 
 def _opening_option(sentence: str, choices: tuple[str, ...]) -> set[str]:
-    """`Yes, because ...` and `12 inches.` open with their option."""
+    """Return the option that the sentence opens with: `Yes, because ...` or `12 inches.`"""
     plain = _plain(re.split(r"[,;:]", sentence)[0])
-    return _only(
+    return _if_unique(
         LETTERS[i] for i, option in enumerate(choices) if plain and _plain(option) == plain
     )
 
 
 def _yes_no(text: str, choices: tuple[str, ...]) -> set[str]:
-    """With the options yes and no, a sentence that denies is a no and one that states is a yes."""
+    """For the options yes and no: a negated first sentence means no, an affirmative one yes."""
     plain = [_plain(option) for option in choices]
     if set(plain) != _YES_NO or len(plain) != 2:
         return set()
     sentences = [s for s in _SENTENCE.split(text) if s and len(s.split()) > 2]
     if not sentences:
         return set()
-    denies = re.search(r"\b(?:not|no|cannot|never|neither)\b|n't\b", sentences[0].casefold())
-    return {LETTERS[plain.index("no" if denies else "yes")]}
+    negated = re.search(r"\b(?:not|no|cannot|never|neither)\b|n't\b", sentences[0].casefold())
+    return {LETTERS[plain.index("no" if negated else "yes")]}

@@ -16,24 +16,25 @@ from sapo_vl.schema import Outcome, Sample, Verdict
 
 
 def score(sample: Sample, response: str) -> Verdict:
-    """Return CORRECT when the answer is the gold count. Raises DataError when the gold is none."""
+    """Return CORRECT when the answer is the gold count. Raises DataError for a gold without one."""
     gold = whole_number(sample.answer)
     if gold is None:
         raise DataError(f"record {sample.id!r}: the gold count {sample.answer[:80]!r} is no number")
-    found = final_answer(response)
-    if found.answer is None:
-        return Verdict(Outcome.WRONG, 0.0, found.reason)
-    count = whole_number(found.answer)
+    extraction = final_answer(response)
+    answer = extraction.answer
+    if answer is None:
+        return Verdict(Outcome.WRONG, 0.0, extraction.reason)
+    count = whole_number(answer)
     if count is None:
-        reason = f"{found.answer[:80]} is not one whole number"
-        return Verdict(Outcome.WRONG, 0.0, reason, extracted=found.answer)
+        reason = f"{answer[:80]} is not one whole number"
+        return Verdict(Outcome.WRONG, 0.0, reason, extracted=answer)
     outcome = Outcome.CORRECT if count == gold else Outcome.WRONG
     sign = "equals" if count == gold else "is not"
-    return Verdict(outcome, float(count == gold), f"{count} {sign} {gold}", extracted=found.answer)
+    return Verdict(outcome, float(count == gold), f"{count} {sign} {gold}", extracted=answer)
 
 
 def whole_number(text: str) -> int | None:
-    """Return the one whole number a short text is, None for anything else."""
+    """Return the value of a text that is one whole number (with a unit or not), else None."""
     value: Fraction | None
     try:
         value = to_fraction(units.split(clean(text)).value)

@@ -1,9 +1,9 @@
-"""Does the response have the shape we ask for? Says nothing about whether the answer is right.
+"""Format reward: does the response have the required form? Ignores whether the answer is correct.
 
-The shape: either no thinking tags, or exactly one `</think>` with at most one `<think>`, which then
-opens the response (chat templates of thinking models put `<think>` into the prompt); after that
-exactly one `\\boxed{}`, closed and not empty, and no other. Off by default, because Qwen's own
-recipe has no format reward.
+The form: either no thinking tags, or exactly one `</think>` with at most one `<think>`, which must
+then start the response (chat templates of thinking models put `<think>` into the prompt); after it
+exactly one `\\boxed{}`, closed and not empty. Off by default, because Qwen's own recipe has no
+format reward.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sapo_vl.schema import Outcome, Sample, Verdict
 
 
 def score(sample: Sample, response: str) -> Verdict:
-    """Return CORRECT with 1 when `response` has the shape above, else WRONG with 0 and why."""
+    """Return CORRECT with 1 for a response of the form above, else WRONG with 0 and the reason."""
     fault = _fault(response)
     if fault:
         return Verdict(Outcome.WRONG, 0.0, fault)

@@ -3,10 +3,11 @@
     judge = Judge(JudgeConfig(url="http://127.0.0.1:8000/v1", model="Qwen/Qwen3-4B"))
     verdicts = judge.verdicts([(sample, "one half"), ...])
 
-The judge sees the extracted answer and the gold as JSON strings inside a fence with a random nonce,
-once in either order; both must agree. Nothing but the exact last line counts as its verdict. What
-is empty, overlong, an instruction or a known opener ("Thought process:") is wrong without a call.
-Left out: streaming and tool use; a judge needs neither. The prompt is judge.txt.
+The judge sees the extracted answer and the gold answer as JSON strings inside a fence with a random
+nonce, once in each order; both replies must agree. Only the exact last line counts as its verdict.
+An answer that is empty, overlong, an instruction or a known opening phrase ("Thought process:") is
+wrong without a call. Left out: streaming and tool use; a judge needs neither. The prompt is
+judge.txt.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 from sapo_vl.rewards.parsing.latex import fold
 from sapo_vl.rewards.verifiers import text
 from sapo_vl.schema import Outcome, Sample, Verdict
@@ -53,49 +54,47 @@ _INSTRUCTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """Where the judge is and how hard it may be asked."""
+    """The judge's endpoint and its limits."""
 
     url: str  # base URL that ends in /v1
-    model: str  # name the server knows
+    model: str  # served model name
     concurrency: int = 16  # requests in flight
-    per_minute: float | None = None  # requests per minute, None: no limit
-    deadline: float = 60.0  # seconds for one request
-    retries: int = 4  # after 429 and 5xx only
+    per_minute: float | None = None  # rate limit; None: no limit
+    deadline: float = 60.0  # timeout of one request, seconds
+    retries: int = 4  # after status 429 and 5xx only
     both_orders: bool = True  # ask (gold, answer) and (answer, gold)
-    api_key_variable: str = "OPENAI_API_KEY"  # environment variable with the key, if one is needed
+    api_key_variable: str = "OPENAI_API_KEY"  # environment variable that holds the API key, if any
 
 
 class Judge:
-    """Asks and remembers. `calls`, `retried` and `refused` count since the start."""
+    """Client of a judge with a cache. `calls` counts requests from the start."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self.calls = 0
-        self.retried = 0
-        self.refused = 0
         self._cache: dict[tuple[str, str, str, str, str], Verdict] = {}
 
     def verdicts(self, items: Sequence[tuple[Sample, str]]) -> list[Verdict]:
         """Return one Verdict per (sample, extracted answer), in order."""
-        result: list[Verdict] = []
-        thread = threading.Thread(target=lambda: result.extend(asyncio.run(self._all(items))))
-        thread.start()  # the caller may have an event loop of its own
+        verdicts: list[Verdict] = []
+        thread = threading.Thread(target=lambda: verdicts.extend(asyncio.run(self._all(items))))
+        thread.start()  # a thread, as the caller may run an event loop already
         thread.join()
-        if len(result) != len(items):
+        if len(verdicts) != len(items):
             raise RuntimeError("the judge's client failed; its traceback is above")
-        return result
+        return verdicts
 
     def check(self) -> None:
-        """Raise EnvironmentProblem when the endpoint does not answer or lacks the model."""
+        """Raise SetupError when the endpoint doesn't respond or doesn't serve the model."""
         import openai
 
         try:
             client = openai.OpenAI(base_url=self.config.url, api_key=self._key(), max_retries=0)
             names = [model.id for model in client.models.list(timeout=10).data]
         except openai.OpenAIError as error:
-            raise EnvironmentProblem(f"judge.url={self.config.url}: {error}") from error
+            raise SetupError(f"judge.url={self.config.url}: {error}") from error
         if self.config.model not in names:
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"judge.model={self.config.model!r} is not served at {self.config.url}; "
                 f"it has {names}"
             )
@@ -106,7 +105,8 @@ class Judge:
     async def _all(self, items: Sequence[tuple[Sample, str]]) -> list[Verdict]:
         import openai
 
-        gate, bucket = asyncio.Semaphore(self.config.concurrency), _Bucket(self.config.per_minute)
+        slots = asyncio.Semaphore(self.config.concurrency)
+        limiter = _RateLimiter(self.config.per_minute)
         unique = list(dict.fromkeys((s.problem, s.answer, a.strip()) for s, a in items))
         async with openai.AsyncOpenAI(
             base_url=self.config.url,
@@ -114,50 +114,49 @@ class Judge:
             max_retries=0,
             timeout=self.config.deadline,
         ) as client:
-            found = await asyncio.gather(
-                *(self._one(client, gate, bucket, *question) for question in unique)
+            verdicts = await asyncio.gather(
+                *(self._judge(client, slots, limiter, *question) for question in unique)
             )
-        known = dict(zip(unique, found, strict=True))
-        return [known[s.problem, s.answer, a.strip()] for s, a in items]
+        by_question = dict(zip(unique, verdicts, strict=True))
+        return [by_question[s.problem, s.answer, a.strip()] for s, a in items]
 
-    async def _one(
+    async def _judge(
         self,
         client: Any,
-        gate: asyncio.Semaphore,
-        bucket: _Bucket,
+        slots: asyncio.Semaphore,
+        limiter: _RateLimiter,
         problem: str,
         gold: str,
         answer: str,
     ) -> Verdict:
         reason = refusal(answer)
         if reason:
-            self.refused += 1
             return Verdict(Outcome.WRONG, 0.0, reason, extracted=answer or None, tier="judge")
         key = (self.config.model, PROMPT_HASH, problem, gold, answer)
         if key in self._cache:
             return self._cache[key]
         start = time.perf_counter()
         orders = [(gold, answer), (answer, gold)] if self.config.both_orders else [(gold, answer)]
-        said = []
+        replies = []
         for first, second in orders:
-            async with gate:
-                await bucket.take()
-                same, why = await self._ask(client, problem, first, second)
+            async with slots:
+                await limiter.wait()
+                same, failure = await self._ask(client, problem, first, second)
             if same is None:
-                return _verdict(Outcome.NO_VERDICT, why, answer, start)
-            said.append(same)
-        if len(set(said)) > 1:
+                return _verdict(Outcome.NO_VERDICT, failure, answer, start)
+            replies.append(same)
+        if len(set(replies)) > 1:
             return _verdict(Outcome.NO_VERDICT, "the two orders disagree", answer, start)
-        outcome = Outcome.CORRECT if said[0] else Outcome.WRONG
-        word = "the same as" if said[0] else "different from"
-        verdict = _verdict(outcome, f"judged {word} {gold[:80]}", answer, start)
+        outcome = Outcome.CORRECT if same else Outcome.WRONG
+        relation = "the same as" if same else "different from"
+        verdict = _verdict(outcome, f"judged {relation} {gold[:80]}", answer, start)
         self._cache[key] = verdict
         return verdict
 
     async def _ask(
         self, client: Any, problem: str, first: str, second: str
     ) -> tuple[bool | None, str]:
-        """Return what the judge says (None: nothing that counts) and why."""
+        """Return whether the judge says SAME; None with the reason when it gives no verdict."""
         import openai
 
         prompt = render(problem, first, second)
@@ -175,9 +174,8 @@ class Judge:
                     attempt == self.config.retries
                 ):
                     return None, f"judge error: status {error.status_code}"
-                self.retried += 1
                 await asyncio.sleep(min(MAX_BACKOFF, 0.5 * 2**attempt) * random.uniform(0.5, 1.5))
-            except openai.OpenAIError as error:  # no connection, deadline passed, broken reply
+            except openai.OpenAIError as error:  # no connection, timeout, malformed reply
                 return None, f"judge error: {type(error).__name__}"
             else:
                 content = reply.choices[0].message.content if reply.choices else ""
@@ -186,20 +184,20 @@ class Judge:
         raise AssertionError("unreachable")
 
 
-class _Bucket:
-    """Spaces requests evenly so that a rate per minute is kept."""
+class _RateLimiter:
+    """Spaces requests evenly to at most `per_minute`."""
 
     def __init__(self, per_minute: float | None) -> None:
-        self.gap = 60.0 / per_minute if per_minute else 0.0
-        self.next = 0.0
+        self.interval = 60.0 / per_minute if per_minute else 0.0
+        self.next_slot = 0.0
 
-    async def take(self) -> None:
-        """Wait for this request's turn."""
+    async def wait(self) -> None:
+        """Wait for the next free slot."""
         now = time.monotonic()
-        turn = max(now, self.next)
-        self.next = turn + self.gap
-        if turn > now:
-            await asyncio.sleep(turn - now)
+        slot = max(now, self.next_slot)
+        self.next_slot = slot + self.interval
+        if slot > now:
+            await asyncio.sleep(slot - now)
 
 
 def _verdict(outcome: Outcome, reason: str, answer: str, start: float) -> Verdict:
@@ -208,7 +206,7 @@ def _verdict(outcome: Outcome, reason: str, answer: str, start: float) -> Verdic
 
 
 def refusal(answer: str) -> str:
-    """Return why an answer is wrong without asking the judge, or an empty string."""
+    """Return why an answer is wrong without a call to the judge, or an empty string."""
     folded = " ".join(fold(answer).casefold().split())
     bare = folded.strip(" .,:;!?。：\"'*#_-()[]{}$<>/\\")
     if not any(char.isalnum() for char in folded):
@@ -241,6 +239,6 @@ def parse(reply: str) -> bool | None:
     return match[1] == "SAME" if match else None
 
 
-def candidate(response: str) -> str:
-    """Return the answer the judge is to see: extracted, or empty when the response has none."""
-    return text.find(response)[0] or ""
+def judged_answer(response: str) -> str:
+    """Return the answer extracted from a response for the judge; empty when there is none."""
+    return text.extract_text(response).answer or ""

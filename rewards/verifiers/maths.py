@@ -1,8 +1,8 @@
 """Mathematical answers: numbers, expressions, equations, tuples, intervals, sets.
 
-`first_look` finds the answer and decides what exact arithmetic can decide, which is most of it.
-What is left is a `Pending` question for the worker pool (pool.py), where sympy may be slow, hang
-or die without harm. `score` does both for one response.
+`decide_fast` extracts the answer and decides what exact arithmetic can decide, which is most of it.
+The rest is a `NeedsWorker` for the worker pool (pool/), where sympy may be slow, hang or crash
+without harm. `score` does both for one response.
 
 Left out: conversion between units (docs/verifiers.md has the conventions).
 """
@@ -10,12 +10,11 @@ Left out: conversion between units (docs/verifiers.md has the conventions).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
 from sapo_vl.errors import DataError
-from sapo_vl.rewards.parsing import answer_tree as structure
 from sapo_vl.rewards.parsing import equality
+from sapo_vl.rewards.parsing.answer_tree import Group, parse
 from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
 from sapo_vl.rewards.parsing.extract import (
     Extraction,
@@ -26,78 +25,56 @@ from sapo_vl.rewards.parsing.extract import (
     last_tag,
 )
 from sapo_vl.rewards.parsing.latex import clean
-from sapo_vl.rewards.pool.jobs import Question
+from sapo_vl.rewards.pool.client import resolve
+from sapo_vl.rewards.pool.jobs import NeedsWorker, Question
 from sapo_vl.schema import Outcome, Sample, Verdict
 
-EXACTLY = Tolerance()
-MAX_GOLD_CHARS = 400  # a longer gold is read like a response
+MAX_GOLD_CHARS = 400  # a longer gold answer is a worked solution: its answer is extracted
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A response whose verdict a worker decides."""
-
-    question: Question
-    extracted: str
-
-
 def score(sample: Sample, response: str) -> Verdict:
-    """Return the verdict on one response, asking the shared worker pool where that is needed."""
-    return decided(first_look(sample, response))
+    """Return the verdict on one response, asking the shared worker pool where it is needed."""
+    return resolve(decide_fast(sample, response))
 
 
-def decided(looked: Verdict | Pending) -> Verdict:
-    """Return a verdict as it is; ask the shared worker pool about what is pending."""
-    if isinstance(looked, Verdict):
-        return looked
-    from sapo_vl.rewards.pool.client import shared
+def decide_fast(sample: Sample, response: str) -> Verdict | NeedsWorker:
+    """Grade a response by exact arithmetic, or return the question that a worker has to decide.
 
-    return settle(looked, shared().decide([looked.question])[0])
-
-
-def first_look(sample: Sample, response: str) -> Verdict | Pending:
-    """Return the verdict, or the question that is left. Raises DataError for an empty gold."""
-    found = final_answer(response)
-    looked = compare(sample, found)
-    if isinstance(looked, Pending) or looked.score or found.reason != "last \\boxed{}":
-        return looked
-    several = joined_boxes(response)
-    if several is None or not isinstance(structure.parse(gold_text(sample)), structure.Group):
-        return looked
-    return compare(sample, Extraction(several, "joined boxes"))
+    Raises DataError for an empty gold answer.
+    """
+    extraction = final_answer(response)
+    result = compare(sample, extraction)
+    if isinstance(result, NeedsWorker) or result.score or extraction.reason != "last \\boxed{}":
+        return result
+    boxes = joined_boxes(response)
+    if boxes is None or not isinstance(parse(gold_text(sample)), Group):
+        return result
+    return compare(sample, Extraction(boxes, "joined boxes"))
 
 
-def compare(sample: Sample, found: Extraction) -> Verdict | Pending:
-    """Compare an extracted answer with the sample's."""
+def compare(sample: Sample, extraction: Extraction) -> Verdict | NeedsWorker:
+    """Compare an extracted answer with the sample's, as `decide_fast` does for a response."""
     gold = gold_text(sample)
-    if found.answer is None:
-        return Verdict(Outcome.WRONG, 0.0, found.reason)
-    exact = sample.metadata.get("rel_tol") is None and sample.precision is None
-    tolerance = EXACTLY if exact else Tolerance(sample.metadata.get("rel_tol"), sample.precision)
-    answer, equal = _decide(gold, found.answer, tolerance)
+    if extraction.answer is None:
+        return Verdict(Outcome.WRONG, 0.0, extraction.reason)
+    tolerance = Tolerance(sample.metadata.get("rel_tol"), sample.precision)
+    answer, equal = _decide(gold, extraction.answer, tolerance)
     if not answer:
-        return Verdict(Outcome.WRONG, 0.0, "the answer is empty", extracted=found.answer)
+        return Verdict(Outcome.WRONG, 0.0, "the answer is empty", extracted=extraction.answer)
     if equal is None:
-        return Pending(Question(gold, answer, tolerance), found.answer)
+        return NeedsWorker(Question(gold, answer, tolerance), extraction.answer)
     sign = "equals" if equal else "is not"
     reason = f"{answer[:80]} {sign} {gold[:80]}"
     outcome = Outcome.CORRECT if equal else Outcome.WRONG
-    return Verdict(outcome, float(equal), reason, extracted=found.answer)
+    return Verdict(outcome, float(equal), reason, extracted=extraction.answer)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=65536)  # the responses of a group repeat their answers
 def _decide(gold: str, extracted: str, tolerance: Tolerance) -> tuple[str, bool | None]:
-    """Return the cleaned answer and what exact arithmetic says; the responses of a group repeat."""
+    """Return the cleaned answer and whether it equals the gold; None: arithmetic can't tell."""
     answer = clean(_unboxed(extracted))
     return answer, equality.same(gold, answer, ExactDecider(tolerance))
-
-
-def settle(pending: Pending, result: Verdict) -> Verdict:
-    """Return the worker's verdict with the answer it is about."""
-    return Verdict(
-        result.outcome, result.score, result.reason, pending.extracted, result.seconds, result.tier
-    )
 
 
 def gold_text(sample: Sample) -> str:
@@ -110,25 +87,22 @@ def gold_text(sample: Sample) -> str:
 
 @lru_cache(maxsize=65536)
 def _clean_gold(gold: str) -> str:
-    if len(gold) > MAX_GOLD_CHARS and "boxed" not in gold:  # a worked solution instead of an answer
+    if len(gold) > MAX_GOLD_CHARS and "boxed" not in gold:
         return clean(final_answer(gold).answer or gold)
     return clean(_unboxed(gold, every=True))
 
 
 def _unboxed(text: str, every: bool = False) -> str:
-    """Take the last box out of a text, or (for a gold) all of them as a list."""
+    """Return the content of the last box in a text, or of `every` box as a list (gold answers)."""
     if "boxed" not in text and "fbox" not in text and "<answer>" not in text:
         return text
     if not every:
-        found = last_box(text)
-        return (
-            found.answer or ""
-            if found.marked
-            else (last_tag(text) or Extraction(text, "")).answer or ""
-        )
-    inside = []
+        box = last_box(text)
+        place = box if box.marked else last_tag(text)
+        return text if place is None else place.answer or ""
+    contents = []
     for match in _BOX.finditer(text):
         closing = closing_brace(text, match.end())
         if closing > 0:
-            inside.append(text[match.end() + 1 : closing])
-    return ", ".join(inside) or text
+            contents.append(text[match.end() + 1 : closing])
+    return ", ".join(contents) or text

@@ -1,8 +1,8 @@
-"""CONTROL EXPERIMENT, not a verifier: a reward that knows nothing about the answer.
+"""CONTROL EXPERIMENT, not a verifier: a reward that is independent of the answer.
 
-Some models improve under random rewards, so a gain is only worth something next to this control.
-The draw is uniform in [0, 1) and depends on the sample's id, the response and the seed alone:
-the same run gives the same rewards.
+Some models improve under random rewards, so a gain means little without this control. The score is
+uniform in [0, 1) and depends only on the sample's id, the response and the seed: rerunning a run
+gives the same rewards.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from sapo_vl.schema import Outcome, Sample, Verdict
 
 
 def score(sample: Sample, response: str, seed: int = 0) -> Verdict:
-    """Return the draw as score; CORRECT when it is at least 0.5."""
-    text = f"{seed}\0{sample.id}\0{response}".encode(errors="surrogatepass")
-    drawn = int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48
-    outcome = Outcome.CORRECT if drawn >= 0.5 else Outcome.WRONG
-    return Verdict(outcome, drawn, "drawn at random (control)")
+    """Return a pseudo-random score; CORRECT when it is at least 0.5."""
+    key = f"{seed}\0{sample.id}\0{response}".encode(errors="surrogatepass")
+    value = int.from_bytes(hashlib.sha256(key).digest()[:6], "big") / 2**48
+    outcome = Outcome.CORRECT if value >= 0.5 else Outcome.WRONG
+    return Verdict(outcome, value, "drawn at random (control)")

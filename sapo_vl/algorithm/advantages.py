@@ -7,8 +7,6 @@ std, and its advantage is 0. A group whose rewards are all equal gives 0 everywh
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 STD_FLOOR = 1e-6
@@ -16,11 +14,12 @@ STD_FLOOR = 1e-6
 
 
 def group_advantages(
-    rewards_G: np.ndarray, valid_G: np.ndarray, std: Literal["group", "none"] = "group"
+    rewards_G: np.ndarray, valid_G: np.ndarray, *, normalize: bool = True
 ) -> np.ndarray:
     """Return advantages [G] float32 for the rewards [G] of one prompt's responses.
 
-    `valid_G` is False where a verifier gave no verdict. `std="none"` only subtracts the mean.
+    `valid_G` is False where a verifier gave no verdict. Without `normalize` only the mean is
+    subtracted.
     """
     out = np.zeros(len(rewards_G), dtype=np.float32)
     if valid_G.sum() < 2:
@@ -29,5 +28,5 @@ def group_advantages(
     deviation = kept.std()
     if deviation < STD_FLOOR:
         return out
-    out[valid_G] = (kept - kept.mean()) / (deviation if std == "group" else 1.0)
+    out[valid_G] = (kept - kept.mean()) / (deviation if normalize else 1.0)
     return out

@@ -1,17 +1,14 @@
-"""Gates f(r) that may stand where a clip stood, each with its weight w = f'(r): pure functions.
+"""Gates f(r) that can stand in for a clip, each with its weight w = f'(r): pure functions.
 
-With x = tau * (r - 1) every gate's weight is 1 at r = 1 and a function of x alone. All but `none`
-fall to 1/2 at the same |x| = HALF (1.7627, where sech^2(x/2) = 1/2), so that gates of one
-temperature trust equally wide a region and differ in shape only:
+With x = tau * (r - 1) a gate's weight is a function of x alone, and 1 at r = 1. The first two fall
+to 1/2, or from 1 to 0, at the same |x| = HALF (1.7627, where sech^2(x/2) = 1/2): at one temperature
+they trust an equally wide region.
 
     sigmoid   w = sech^2(x/2)              SAPO's own (arXiv 2511.20347, Eq. 5 and 8)
-    arctan    w = 1 / (1 + (x/HALF)^2)     longer tails
-    softsign  w = 1 / (1 + c |x|)^2        a cusp at r = 1; c = (sqrt 2 - 1) / HALF
-    erf       w = 2^-(x/HALF)^2            the shortest tails
     hard      w = 1 where |x| < HALF, else 0: a clip on both sides, whatever the advantage's sign
     none      w = 1: plain importance sampling
 
-Worked numbers (tau 1): at r = 2 they are 0.7864, 0.7565, 0.6557, 0.8001, 1, 1.
+Worked numbers (tau 1): at r = 2 they are 0.7864, 1, 1.
 """
 
 from __future__ import annotations
@@ -25,9 +22,6 @@ from torch import Tensor
 
 HALF = 2 * math.acosh(math.sqrt(2))
 """|tau * (r - 1)| at which a gate's weight is 1/2."""
-
-_SOFTSIGN = (math.sqrt(2) - 1) / HALF
-_ERF = math.sqrt(math.log(2)) / HALF
 
 
 class Gate(NamedTuple):
@@ -44,15 +38,6 @@ def _sigmoid_weight(x: Tensor) -> Tensor:
 
 GATES: dict[str, Gate] = {
     "sigmoid": Gate(lambda x: 4.0 * torch.sigmoid(x), _sigmoid_weight, 2.0),
-    "arctan": Gate(lambda x: HALF * torch.atan(x / HALF), lambda x: 1 / (1 + (x / HALF) ** 2), 0.0),
-    "softsign": Gate(
-        lambda x: x / (1 + _SOFTSIGN * x.abs()), lambda x: (1 + _SOFTSIGN * x.abs()) ** -2, 0.0
-    ),
-    "erf": Gate(
-        lambda x: math.sqrt(math.pi) / (2 * _ERF) * torch.erf(_ERF * x),
-        lambda x: torch.exp(-((_ERF * x) ** 2)),
-        0.0,
-    ),
     "hard": Gate(lambda x: x.clamp(-HALF, HALF), lambda x: (x.abs() < HALF).to(x.dtype), 0.0),
     "none": Gate(lambda x: x, torch.ones_like, 0.0),
 }

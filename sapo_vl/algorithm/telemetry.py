@@ -21,15 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sapo_vl.schema import RolloutGroup
-
-if TYPE_CHECKING:
-    from sapo_vl.learner.engine import StepReport
+from sapo_vl.schema import Rollout, RolloutGroup
 
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
@@ -53,6 +51,27 @@ LENGTH_BINS = 100
 """Bins of the response lengths, each 1 % of max_new_tokens."""
 
 
+def _empty() -> np.ndarray:
+    return np.empty(0, dtype=np.float32)
+
+
+@dataclass(slots=True)
+class UpdateReport:
+    """One optimizer step on this rank. T: tokens of `rollouts`, one response after the other."""
+
+    rollouts: list[Rollout] = field(default_factory=list)  # in micro-batch order, without fillers
+    loss: float = 0.0  # this rank's share of the global loss
+    loss_centered: float = 0.0  # this rank's share of the centered objective
+    clamped: float = 0.0  # this rank's tokens beyond the log-ratio limit
+    grad_norm: float = 0.0  # over all ranks, before clipping
+    skipped: bool = False  # the gradient was not finite: no weight has changed
+    log_ratio_T: np.ndarray = field(default_factory=_empty)
+    gate_weight_T: np.ndarray = field(default_factory=_empty)
+    grad_coefficient_T: np.ndarray = field(default_factory=_empty)
+    entropy_T: np.ndarray = field(default_factory=_empty)
+    logprobs_T: np.ndarray = field(default_factory=_empty)
+
+
 class Tokens(NamedTuple):
     """An optimizer step's tokens and what each response's tokens have in common."""
 
@@ -69,20 +88,23 @@ class Tokens(NamedTuple):
         return slice(None) if chosen_B.all() else np.repeat(chosen_B, self.lengths_B)
 
 
-def minibatch(report: StepReport, tau_pos: float | None, tau_neg: float | None) -> dict[str, float]:
-    """Return the statistics of one optimizer step; only the loss where no row was trained on.
+def mini_batch_stats(
+    report: UpdateReport, temperatures: tuple[float, float] | None
+) -> dict[str, float]:
+    """Return the statistics of one optimizer step; only the loss where nothing was trained on.
 
-    `tau_pos` and `tau_neg` are the gate's temperatures, None for an objective without SAPO's gate:
-    gap and bound are left out then. A name ending in a sign or kind that no response has is left
+    `temperatures` are SAPO's tau_pos and tau_neg, None for an objective without its gate: gap and
+    bound are left out then. A name ending in a sign or kind that no response has is left
     out. `gate/max_wr_*` is the largest factor that A * grad log pi had (for SAPO w * r),
     `ratio/ess` the effective sample size (sum r)^2 / (T * sum r^2), in (0, 1], and `ratio/kl` the
     mean of r - 1 - log r, an estimate of KL(pi_old || pi_theta) from pi_old's own samples.
     """
-    if not report.rows:
+    if not report.rollouts:
         return {"loss": 0.0}
     tokens = _tokens(report)
-    positive_B = np.array([row.advantage > 0 for row in report.rows])
-    image_B = np.array([bool(row.prompt.images) for row in report.rows])
+    tau_pos, tau_neg = temperatures or (None, None)
+    positive_B = np.array([rollout.advantage > 0 for rollout in report.rollouts])
+    image_B = np.array([bool(rollout.prompt.images) for rollout in report.rollouts])
     r_T = np.exp(tokens.log_ratio_T)
     kl_T = r_T - 1.0 - tokens.log_ratio_T
     values: dict[str, float] = {}
@@ -102,20 +124,20 @@ def minibatch(report: StepReport, tau_pos: float | None, tau_neg: float | None) 
         "ratio/kl": float(kl_T.mean()),
         "ratio/ess": float(r_T.sum() ** 2 / (len(r_T) * (r_T @ r_T))),
         "ratio/clamped": report.clamped,
-        "entropy": float(np.concatenate(report.entropy).mean(dtype=np.float64)),
+        "entropy": float(report.entropy_T.mean(dtype=np.float64)),
         "loss": report.loss,
-        "surrogate": report.centred,
+        "surrogate": report.loss_centered,
         "grad_norm": report.grad_norm,
     }
 
 
-def _tokens(report: StepReport) -> Tokens:
-    """Lay the rows' arrays end to end; every response has a token (its end, at least)."""
-    lengths_B = np.array([len(piece) for piece in report.log_ratio])
+def _tokens(report: UpdateReport) -> Tokens:
+    """Compute the per-response statistics; every response has a token (its end, at least)."""
+    lengths_B = np.array([len(rollout.token_ids) for rollout in report.rollouts])
     assert lengths_B.all(), "a response without tokens"
-    log_ratio_T = np.concatenate(report.log_ratio).astype(np.float64)
+    log_ratio_T = report.log_ratio_T.astype(np.float64)
     np.clip(log_ratio_T, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, out=log_ratio_T)
-    weight_T = np.concatenate(report.gate_weight)
+    weight_T = report.gate_weight_T
     starts_B = np.cumsum(lengths_B) - lengths_B
 
     def mean_B(values_T: Floats) -> Floats:
@@ -123,9 +145,14 @@ def _tokens(report: StepReport) -> Tokens:
 
     centre_B = mean_B(log_ratio_T)
     variance_B = mean_B((log_ratio_T - np.repeat(centre_B, lengths_B)) ** 2)
-    coefficient_T = np.concatenate(report.coefficient)
     return Tokens(
-        lengths_B, weight_T, log_ratio_T, coefficient_T, mean_B(weight_T), centre_B, variance_B
+        lengths_B,
+        weight_T,
+        log_ratio_T,
+        report.grad_coefficient_T,
+        mean_B(weight_T),
+        centre_B,
+        variance_B,
     )
 
 
@@ -200,8 +227,10 @@ def mismatch(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     kinds: dict[str, list[np.ndarray]] = {"": [], "_text": [], "_image": []}
     for group in groups:
         kind = "_image" if group.prompt.images else "_text"
-        for completion, old in zip(group.completions, group.old_logprobs or [], strict=False):
-            difference = completion.generator_logprobs - old
+        for rollout in group.rollouts:
+            if rollout.old_logprobs is None or rollout.generator_logprobs is None:
+                continue
+            difference = rollout.generator_logprobs - rollout.old_logprobs
             kinds[kind].append(difference)
             kinds[""].append(difference)
     for kind, parts in kinds.items():
@@ -222,12 +251,12 @@ def group_sums(groups: Sequence[RolloutGroup], max_new_tokens: int) -> dict[str,
     NN and at most NN + 1 percent of `max_new_tokens`; `budget` is what all responses together could
     have had, in tokens.
     """
-    rewards = [r for g in groups for r in g.rewards]
-    completions = [c for g in groups for c in g.completions]
-    lengths = np.array([len(c.token_ids) for c in completions], dtype=np.int64)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rewards = [rollout.verdict for rollout in rollouts]
+    lengths = np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64)
     right = np.array([r.valid and r.correct for r in rewards], dtype=bool)
     wrong = np.array([r.valid and not r.correct for r in rewards], dtype=bool)
-    verdicts = [[r.correct for r in g.rewards if r.valid] for g in groups]
+    verdicts = [[r.verdict.correct for r in g.rollouts if r.verdict.valid] for g in groups]
     bins = np.clip((lengths * LENGTH_BINS - 1) // max_new_tokens, 0, LENGTH_BINS - 1)
     histogram = np.bincount(bins, minlength=LENGTH_BINS)
     return {
@@ -239,12 +268,12 @@ def group_sums(groups: Sequence[RolloutGroup], max_new_tokens: int) -> dict[str,
         "tokens": float(lengths.sum()),
         "tokens_right": float(lengths[right].sum()),
         "tokens_wrong": float(lengths[wrong].sum()),
-        "repetition": float(sum(repetition(c.token_ids) for c in completions)),
-        "cut": float(sum(c.finish_reason == "length" for c in completions)),
-        "zero_std": float(sum(not np.any(g.advantages) for g in groups)),
+        "repetition": float(sum(repetition(c.token_ids) for c in rollouts)),
+        "cut": float(sum(r.finish_reason == "length" for r in rollouts)),
+        "zero_std": float(sum(not group.has_gradient for group in groups)),
         "all_right": float(sum(all(r) for r in verdicts if r)),
         "all_wrong": float(sum(not any(r) for r in verdicts if r)),
-        "budget": float(max_new_tokens * len(completions)),
+        "budget": float(max_new_tokens * len(rollouts)),
         **{f"length_{i:02d}": float(count) for i, count in enumerate(histogram)},
     }
 
@@ -261,8 +290,8 @@ def group_rates(sums: Mapping[str, float]) -> dict[str, float]:
     A mean over nothing is left out: the length of right responses where none was right, the reward
     where no response has a verdict. Lengths are in tokens; `length_max` and `length_p95` (95 % of
     the responses are at most so long) are exact up to max_new_tokens = 100, else the upper end of
-    their bin of 1 % of max_new_tokens. `refill/drawn` is what dynamic sampling drew more, in groups
-    for each group of the batch, and `refill/kept` what it could use of that.
+    their bin of 1 % of max_new_tokens. `resample/drawn` is how many groups dynamic sampling drew
+    per group of the batch, `resample/kept` how many of these it used.
     """
     responses, groups = max(sums["responses"], 1.0), max(sums["groups"], 1.0)
     rates = {
@@ -286,10 +315,10 @@ def group_rates(sums: Mapping[str, float]) -> dict[str, float]:
             "response/length_p95": _length(sums, 0.95),
             "response/length_max": _length(sums, 1),
         }
-    if "refill_drawn" in sums:
+    if "resample_drawn" in sums:
         rates |= {
-            "refill/drawn": sums["refill_drawn"] / groups,
-            "refill/kept": sums["refill_kept"] / groups,
+            "resample/drawn": sums["resample_drawn"] / groups,
+            "resample/kept": sums["resample_kept"] / groups,
         }
     return rates
 
@@ -302,16 +331,14 @@ def _length(sums: Mapping[str, float], share: float) -> float:
     return math.floor((found + 1) * limit / LENGTH_BINS + 1e-9)
 
 
-def explain_gate(
-    rows: Sequence[Mapping[str, Any]], mini_batches: int, objective: str = "sapo"
-) -> str | None:
-    """Return one line when SAPO's gate was never active over a run's rows, with the reason."""
-    if objective != "sapo" or not rows or any((row.get("gate/active") or 0.0) > 0 for row in rows):
+def explain_gate(rows: Sequence[Mapping[str, Any]], mini_batches: int) -> str | None:
+    """Return one line when the gate was never active over a run's rows, with the reason."""
+    if not rows or any((row.get("gate/active") or 0.0) > 0 for row in rows):
         return None
     if mini_batches == 1:
         return (
-            "the gate was never active: with sapo.mini_batches=1 every ratio is 1 and SAPO is "
-            "REINFORCE with group advantages"
+            "the gate was never active: with algorithm.num_mini_batches=1 every ratio is 1 and "
+            "SAPO is REINFORCE with group advantages"
         )
     largest = max((row.get("ratio/kl") or 0.0) for row in rows)
     if largest > 0:

@@ -207,15 +207,15 @@ def _model_filters(arguments: argparse.Namespace) -> list[RecordFilter]:
     if arguments.samples < 1:
         raise ConfigError(f"filter: --samples {arguments.samples}; allowed: 1 or more")
     prepare_environment()
-    from sapo_vl.config import load
+    from sapo_vl.cli.options import load_config
     from sapo_vl.data.store import count_samples, iter_samples
-    from sapo_vl.evaluation.pass_rate import Score, needs_image, parse_range, solve, within
+    from sapo_vl.evaluation.pass_rate import PassRate, needs_image, parse_range, solve, within
 
     bounds = parse_range(arguments.pass_rate) if arguments.pass_rate else None
-    config = load(arguments.config, arguments.overrides)
+    config = load_config(arguments)
     config.model.path = arguments.model
 
-    def scores(blind: bool) -> dict[str, Score]:
+    def scores(blind: bool) -> dict[str, PassRate]:
         kind = "blind" if blind else "scores"
         cache = arguments.out.with_name(f"{arguments.out.name}.{kind}.jsonl")
         cache.parent.mkdir(parents=True, exist_ok=True)

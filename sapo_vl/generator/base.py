@@ -1,34 +1,36 @@
-"""Rollouts: prompts in, sampled responses with the sampler's own log-probs out.
+"""The generator protocol: prompts in, rollouts with the sampling policy's log-probs out.
 
-`Generator` is the seam. `VLLMGenerator` (vllm_engine.py) is the default; `TransformersGenerator`
-(reference.py) is the slow reference that tests compare with, and the fallback where vLLM can't be
-installed. Servers on other GPUs or nodes will be one more implementation.
+`generator.backend` names the implementation: `vllm` (vllm_engine.py, the default), `transformers`
+(hf_generate.py, the slow reference that tests compare with), or a class of your own as
+`my/engine.py:Engine`, constructed as `Engine(config, assets, seed=seed)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from sapo_vl.schema import Completion
+from sapo_vl import plugins
+from sapo_vl.schema import Prompt, Rollout
 
 NO_VLLM = (
     "vLLM is not installed here: run scripts/setup.sh, or set generator.backend=transformers for "
     "the slow reference"
 )
 
+BACKENDS = ("vllm", "transformers")
+
 if TYPE_CHECKING:
     import torch
 
     from sapo_vl.config import Config
-    from sapo_vl.model.assets import ModelFolder
-    from sapo_vl.model.prompts import Prompt
+    from sapo_vl.model.assets import ModelAssets
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to sample. Rollouts keep the defaults: only then are log-probs those of the policy."""
+class SamplingParams:
+    """How to sample. Training keeps top_p 1 and top_k off: log-probs are then the policy's."""
 
     n: int  # responses per prompt
     temperature: float  # 0 is greedy
@@ -42,21 +44,17 @@ class Generator(Protocol):
     """Samples responses from its own copy of the policy."""
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Completion]]:
-        """Return `sampling.n` completions for each prompt, in order; `seeds` holds one a prompt."""
+        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[list[Rollout]]:
+        """Return `params.n` rollouts per prompt, in order; `seeds` holds one seed per prompt."""
         ...
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Take over all weights (Hugging Face names) and forget everything cached with the old."""
+        """Load all weights (Hugging Face names) and drop every cache of the old ones."""
         ...
 
     def sleep(self) -> None:
-        """Free the accelerator's memory for the learner; nothing to do on a CPU."""
-        ...
-
-    def wake(self) -> None:
-        """Undo `sleep`; weights must be updated before the next `generate`."""
+        """Free accelerator memory for the learner until `update_weights`; a no-op on a CPU."""
         ...
 
     def close(self) -> None:
@@ -64,15 +62,26 @@ class Generator(Protocol):
         ...
 
 
-def build(config: Config, folder: ModelFolder, *, seed: int) -> Generator:
-    """Start the configured generator on the model in `folder`.
+def check_backend(backend: str) -> None:
+    """Raise ConfigError when generator.backend is neither built in nor an existing file's name."""
+    if backend not in BACKENDS:
+        plugins.parse(backend, "generator.backend", BACKENDS)
 
-    Raises EnvironmentProblem when vLLM is asked for and not installed.
+
+def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
+    """Start the configured generator on the model in `assets`.
+
+    Raises SetupError when vLLM is configured but not installed, ConfigError for a plug-in that
+    can't be imported.
     """
-    if config.generator.backend == "vllm":
+    backend = config.generator.backend
+    if backend == "vllm":
         from sapo_vl.generator.vllm_engine import VLLMGenerator
 
-        return VLLMGenerator(config, folder, seed=seed)
-    from sapo_vl.generator.hf_generate import TransformersGenerator
+        return VLLMGenerator(config, assets, seed=seed)
+    if backend == "transformers":
+        from sapo_vl.generator.hf_generate import HFGenerator
 
-    return TransformersGenerator(config, folder)
+        return HFGenerator(config, assets)
+    engine = plugins.load(backend, "generator.backend", BACKENDS).value
+    return cast(Callable[..., Generator], engine)(config, assets, seed=seed)

@@ -1,6 +1,6 @@
-"""Rollouts with transformers' own `generate`: slow, simple, the reference and the fallback.
+"""Rollouts with transformers' own `generate`: the slow reference, and the fallback without vLLM.
 
-Left out: batching of prompts (each prompt's n responses form one batch) and sleep.
+Left out: batches of several prompts (the n responses of one prompt form a batch), and sleep.
 """
 
 from __future__ import annotations
@@ -11,62 +11,60 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl.generator.base import Sampling
-from sapo_vl.learner.logprobs import BAN_BIAS
-from sapo_vl.model import assets as models
-from sapo_vl.schema import Completion
+from sapo_vl.generator.base import SamplingParams
+from sapo_vl.model.assets import BAN_BIAS
+from sapo_vl.model.weights import load_weights
+from sapo_vl.schema import Prompt, Rollout
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
-    from sapo_vl.model.assets import ModelFolder
-    from sapo_vl.model.prompts import Prompt
+    from sapo_vl.model.assets import ModelAssets
 
 
-class TransformersGenerator:
-    """Samples with a copy of the model, one prompt after the other."""
+class HFGenerator:
+    """Samples from its own copy of the model, one prompt after the other."""
 
-    def __init__(self, config: Config, folder: ModelFolder) -> None:
-        """Load the model's weights; they stay on the GPU if there is one."""
-        self._folder = folder
+    def __init__(self, config: Config, assets: ModelAssets) -> None:
+        """Load the model's weights, on the GPU if there is one."""
+        self._assets = assets
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model: Any = models.load(folder, config.model.dtype).to(self._device).eval()
+        self._model: Any = load_weights(assets, config.model.dtype).to(self._device).eval()
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Completion]]:
+        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[list[Rollout]]:
         """See Generator."""
         return [
-            self._sample(prompt, sampling, seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            self._sample(prompt, params, seed) for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 
-    def _sample(self, prompt: Prompt, sampling: Sampling, seed: int) -> list[Completion]:
+    def _sample(self, prompt: Prompt, params: SamplingParams, seed: int) -> list[Rollout]:
         ids = torch.tensor([prompt.expanded_ids], device=self._device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if prompt.pixel_values is not None and prompt.grid_thw is not None:
             inputs["pixel_values"] = prompt.pixel_values.to(self._device, self._model.dtype)
             inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
-            inputs["mm_token_type_ids"] = (ids == self._folder.image_token_id).int()
-        greedy = sampling.temperature == 0
+            inputs["mm_token_type_ids"] = (ids == self._assets.image_token_id).int()
+        greedy = params.temperature == 0
         options: dict[str, Any] = {}
         if not greedy:
             options = {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
+                "temperature": params.temperature,
+                "top_p": params.top_p,
+                "top_k": params.top_k,
             }
-        if sampling.presence_penalty:
-            options["logits_processor"] = [Presence(ids.shape[1], sampling.presence_penalty)]
+        if params.presence_penalty:
+            options["logits_processor"] = [PresencePenalty(ids.shape[1], params.presence_penalty)]
         torch.manual_seed(seed)
         out = self._model.generate(
             **inputs,
             **options,
             do_sample=not greedy,
-            num_return_sequences=sampling.n,
-            max_new_tokens=sampling.max_new_tokens,
-            sequence_bias=[[[i], BAN_BIAS] for i in self._folder.banned_ids],
-            eos_token_id=list(self._folder.eos_ids),
+            num_return_sequences=params.n,
+            max_new_tokens=params.max_new_tokens,
+            sequence_bias=[[[i], BAN_BIAS] for i in self._assets.banned_ids],
+            eos_token_id=list(self._assets.eos_ids),
             use_cache=True,
             return_dict_in_generate=True,
             output_scores=True,
@@ -75,39 +73,42 @@ class TransformersGenerator:
         responses = out.sequences[:, ids.shape[1] :]
         logprobs = scores.gather(-1, responses[..., None])[..., 0].cpu().numpy()
         return [
-            self._completion(row.tolist(), values)
+            self._rollout(prompt, row.tolist(), values)
             for row, values in zip(responses, logprobs, strict=True)
         ]
 
-    def _completion(self, ids: list[int], logprobs: np.ndarray) -> Completion:
-        ends = [i for i, token in enumerate(ids) if token in self._folder.eos_ids]
+    def _rollout(self, prompt: Prompt, ids: list[int], logprobs: np.ndarray) -> Rollout:
+        """Cut the padding behind the first end token."""
+        ends = [i for i, token in enumerate(ids) if token in self._assets.eos_ids]
         length = ends[0] + 1 if ends else len(ids)
-        text = self._folder.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        return Completion(
-            ids[:length], logprobs[:length].astype(np.float32), "stop" if ends else "length", text
+        return Rollout(
+            prompt=prompt,
+            token_ids=ids[:length],
+            text=self._assets.tokenizer.decode(ids[:length], skip_special_tokens=True),
+            finish_reason="stop" if ends else "length",
+            generator_logprobs=logprobs[:length].astype(np.float32),
         )
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Generator."""
-        own = dict(self._model.named_parameters())
+        parameters = dict(self._model.named_parameters())
+        # Streamed weights are in the checkpoint's layout; the conversion is its own inverse.
+        to_module_layout = self._assets.family.to_checkpoint_layout
         for name, value in weights:
-            own[name].copy_(models.published(name, value))  # which is its own inverse
+            parameters[name].copy_(to_module_layout(name, value))
         self._model.model.rope_deltas = None
 
     def sleep(self) -> None:
-        """Nothing: this generator is for small models."""
-
-    def wake(self) -> None:
-        """Nothing, see sleep."""
+        """Do nothing: this generator is for small models."""
 
     def close(self) -> None:
         """Drop the model."""
         del self._model
 
 
-class Presence:
-    """Lowers the logits of tokens that the response holds already, as vLLM's presence_penalty."""
+class PresencePenalty:
+    """Logits processor that equals vLLM's presence_penalty: lowers tokens already sampled."""
 
     def __init__(self, prompt_length: int, penalty: float) -> None:
         self._start = prompt_length

@@ -1,389 +1,252 @@
-"""The laboratory's page: OUT/page.html, which needs no other file, and OUT/page.md.
+"""The lab's page: OUT/page.html, one self-contained file, and OUT/page.md.
 
-Per grid: what was varied, curves, final accuracy, and two tables. The page states numbers and no
-verdict. An arm with one seed is marked as no result, and what is missing is an en dash.
-
-`write` also writes OUT/figures/*.png, OUT/summary.json and OUT/cells.csv.
+Per grid: what was varied, accuracy curves, final accuracies, and three tables. The page gives
+numbers and draws no conclusions. An arm with one seed is marked as no result; a missing value is an
+en dash. `write` also writes OUT/figures/*.png, OUT/summary.json and OUT/cells.csv.
 """
 
 from __future__ import annotations
 
-import base64
-import html as markup
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from sapo_vl.lab import figures
-from sapo_vl.lab.facets import NAMES, SHORT, Layout, distinct, layout, say, varying
 from sapo_vl.lab.results import (
+    GROUP,
     MEASURES,
+    SETTINGS,
+    SHORT,
     WINDOW,
-    Cell,
-    Estimate,
-    Group,
-    difference,
+    differences,
+    estimates,
     export,
-    group,
     load,
-    reference_of,
-    replace,
-    unfinished,
+    setting_text,
+    varying,
 )
+from sapo_vl.runs.files import write_text
+from sapo_vl.runs.pages import PageTable, data_uri, write_page
 
 MISSING = "–"
 ONE_SEED = "one seed: not a result"
+NAMES = {
+    "lr": "learning rate",
+    "updates": "updates per rollout batch",
+    "tau_pos": "τ of A > 0",
+    "tau_neg": "τ of A < 0",
+}
 TABLES = {
     "Gate (means over all steps; max w·r: the largest of any step)": (
         "gate_mean", "gate_p01", "below_half_pos", "below_half_neg", "max_wr_pos", "max_wr_neg",
         "gap_pos", "bound_pos", "gap_neg", "bound_neg",
     ),
     f"Ratio and policy (means over all steps; final: of the last {WINDOW})": (
-        "ess", "ratio_kl", "mismatch_kl", "router_changed", "entropy_final", "length_final",
+        "ess", "ratio_kl", "mismatch_kl", "entropy_final", "length_final",
     ),
 }  # fmt: skip
-SHARES = ("below_half_pos", "below_half_neg", "router_changed")
-EXTRA_CURVES = {
-    "mismatch/kl": "KL, learner to sampler (nats)",
-    "router/changed": "tokens whose experts changed",
-}
+SHARES = ("below_half_pos", "below_half_neg")
 READING = (
-    f"Accuracies are those of the sampled responses in training: final is the mean of the last "
-    f"{WINDOW} steps, best the highest mean of {WINDOW} steps in a row. Held-out is the average "
-    f"accuracy on problems that were never trained on. Figures are means over seeds ± the half "
-    f"width of a 95 % interval of Student's t; with three seeds that is 2.48 times the seeds' "
-    f"standard deviation, so that only large differences stand out. Differences are in points "
-    f"and taken seed by seed at the same updates, learning rate and clipping, from the arm named "
-    f"under 'compared with': plain SAPO, or the arm without its last change. Divergence is the "
-    f"step at which the collapse detector fired, seed by seed. A step's max w·r is the mean over "
-    f"its mini-batches of their largest. No interval is corrected for the number of comparisons. "
-    f"{MISSING} stands for what was not recorded."
-)
-CAPTION = (
-    f"Mean over seeds, each smoothed over {figures.SMOOTH} steps, with its 95 % interval. Dashed: "
-    f"{ONE_SEED}. Dotted, without interval: some seeds have ended. Cross: the collapse detector "
-    f"fired in one seed."
+    f"Accuracy is that of the sampled responses in training: final is the mean of the last "
+    f"{WINDOW} steps, best the highest mean of {WINDOW} consecutive steps. Held-out is the average "
+    f"accuracy on problems that are never trained on. Values are means over seeds ± the half width "
+    f"of a 95 % interval of Student's t; with three seeds that is 2.48 times the seeds' standard "
+    f"deviation, so only large differences stand out. Differences are in points and paired by "
+    f"seed, at the same updates and learning rate, from the arm named under 'compared with', plain "
+    f"SAPO. Divergence is the step at which the collapse detector fired, seed by seed. A step's "
+    f"max w·r is the mean over its mini-batches of their largest. No interval is corrected for the "
+    f"number of comparisons. {MISSING} marks a value that was not recorded."
 )
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;
-color:#1c2024;background:#fff}
-h2{margin-top:3rem;border-top:1px solid #ddd;padding-top:1.5rem}
-p{max-width:56rem}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem;font-size:13px;line-height:1.35}
-th,td{padding:.25rem .6rem;border-bottom:1px solid #e2e8f0;text-align:right;
-font-variant-numeric:tabular-nums;vertical-align:top}
-th{vertical-align:bottom;color:#475569}
-td{white-space:nowrap}
-th.w,td.w{text-align:left;white-space:normal}
-tr.place td{border-top:2px solid #cbd5e1}
-tr.one td{color:#7c8593;font-style:italic}
-figure{margin:1rem 0}
-figure img{max-width:100%;height:auto;background:#fff}
-figcaption{color:#64748b;font-size:13px;max-width:56rem}
-@media(prefers-color-scheme:dark){body{background:#16181a;color:#e6e8ea}
-h2,th,td{border-color:#3a3f44}tr.place td{border-color:#5a6068}th,figcaption{color:#a3acb8}}
-"""
-
 
 @dataclass(frozen=True)
-class Line:
-    """A row of a table."""
-
-    cells: list[str]
-    one_seed: bool
-    new_place: bool  # the first row of another learning rate or number of updates
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first `words` columns are text; the others are numbers."""
-
-    heading: str
-    columns: list[str]
-    lines: list[Line]
-    words: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure's file under OUT and what it shows."""
-
-    path: Path
-    alt: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
+class GridSection:
     """One grid of the page."""
 
     heading: str
     text: list[str]  # paragraphs
-    pictures: list[Picture]
-    tables: list[Table]
+    figures: dict[Path, str]  # image file -> caption
+    tables: list[PageTable]
+
+    def images(self) -> list[tuple[str, str]]:
+        """Return (data URI, caption) of each figure."""
+        files = self.figures.items()
+        return [(data_uri(path.read_bytes(), "png"), caption) for path, caption in files]
 
 
 def write(out: Path, title: str, headings: Mapping[str, str] | None = None) -> Path:
-    """Write the page of the finished cells of OUT, its data and figures; return page.html.
+    """Write the page of OUT's finished cells with its figures and data; return page.html.
 
-    `headings` names grids by what they vary; a grid without one is named after its settings.
-    Raises DataError where a result can't be read or no cell is finished.
+    `headings` says what a grid varies; a grid without one is named after its settings. Raises
+    DataError for an unreadable result and when no cell is finished.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    cells = load(out)
-    groups = group(cells)
+    results = load(out)
     sections = [
-        _section(out, name, (headings or {}).get(name), [g for g in groups if g.grid == name])
-        for name in sorted({g.grid for g in groups})
+        _section(out / "figures", str(name), (headings or {}).get(str(name)), cells, results.rows)
+        for name, cells in results.cells.groupby("grid")
     ]
-    intro = [_intro(cells, unfinished(out)), READING]
-    export(out, title, cells)
-    replace(out / "page.md", _markdown(out, title, intro, sections))
-    replace(out / "page.html", _html(title, intro, sections))
+    hours = results.cells["seconds"].sum() / 3600
+    summary = f"{len(results.cells)} finished cells, {hours:.2f} hours of computing."
+    if results.unfinished:
+        names = ", ".join(results.unfinished)
+        summary += f" Started and not finished, so not included: {names}."
+    intro = [summary, READING]
+    export(out, title, results)
+    write_text(out / "page.md", _markdown(title, intro, sections))
+    write_page(out / "page.html", "lab.jinja", title=title, intro=intro, sections=sections)
     return out / "page.html"
 
 
-def _intro(cells: Sequence[Cell], waiting: Sequence[str]) -> str:
-    hours = sum(cell.seconds for cell in cells) / 3600
-    text = f"{len(cells)} finished cells, {hours:.2f} hours of computing."
-    if waiting:
-        text += f" Begun and not finished, so not in here: {', '.join(waiting)}."
-    return text
+def _section(
+    folder: Path, name: str, heading: str | None, cells: pd.DataFrame, rows: pd.DataFrame
+) -> GridSection:
+    by = heading or " × ".join(NAMES.get(key, key) for key in varying(cells, SETTINGS))
+    text = [_description(cells)]
+    failed = cells[cells["error"].notna()]
+    if len(failed):
+        errors = zip(failed["name"], failed["error"].str.strip().str.split("\n"), strict=True)
+        reasons = "; ".join(f"{cell}: {lines[0][:200]}" for cell, lines in errors)
+        text.append(f"Cells ended by an error, with what they had recorded: {reasons}.")
+    images = {}
+    if cells["final"].notna().any():
+        stem = "".join(letter if letter.isalnum() else "-" for letter in name)
+        accuracy, final = folder / f"{stem}-accuracy.png", folder / f"{stem}-final.png"
+        figures.curves(accuracy, cells, rows)
+        figures.finals(final, cells)
+        images = {accuracy: figures.CURVES_CAPTION, final: figures.FINALS_CAPTION}
+    title = f"Grid {name}: {by}" if by else f"Grid {name}"
+    return GridSection(title, text, images, grid_tables(cells))
 
 
-def _section(out: Path, name: str, heading: str | None, groups: list[Group]) -> Section:
-    plan = layout(groups)
-    settings = [member.settings for member in groups]
-    vary = varying(settings)
-    by = heading or " × ".join(NAMES.get(key, key) for key in vary)
-    text = [_varied(plan, vary)]
-    failed = [cell for member in plan.groups for cell in member.cells if cell.error]
-    if failed:
-        reasons = "; ".join(f"{cell.name}: {_first_line(cell.error)}" for cell in failed)
-        text.append(f"Cells that an error ended, with what they recorded until then: {reasons}.")
-    return Section(
-        heading=f"Grid {name}: {by}" if by else f"Grid {name}",
-        text=text,
-        pictures=_pictures(out, name, plan),
-        tables=[_accuracy_table(plan), *(_table(plan, *item) for item in TABLES.items())],
-    )
-
-
-def _varied(plan: Layout, vary: Sequence[str]) -> str:
-    settings = [member.settings for member in plan.groups]
-    parts = []
-    for key in vary:
-        values = sorted(
-            distinct([one.get(key) for one in settings]), key=lambda v: (isinstance(v, str), v or 0)
-        )
-        words = ", ".join(say(key, value) for value in values)
-        parts.append(f"{NAMES.get(key, key)} ({words})")
-    fixed = [
-        f"{NAMES.get(key, key)} {say(key, value)}"
-        for key, value in settings[0].items()
-        if key not in vary
-    ]
-    seeds = sorted({cell.seed for member in plan.groups for cell in member.cells})
-    lengths = sorted({len(cell.rows) for member in plan.groups for cell in member.cells})
-    steps = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-    count = sum(len(member.cells) for member in plan.groups)
+def _description(cells: pd.DataFrame) -> str:
+    keys = varying(cells, SETTINGS)
+    values = {
+        key: [setting_text(key, value) for value in sorted(cells[key].unique())] for key in SETTINGS
+    }
+    varied = [f"{NAMES.get(key, key)} ({', '.join(values[key])})" for key in keys]
+    fixed = [f"{NAMES.get(key, key)} {values[key][0]}" for key in SETTINGS if key not in keys]
+    seeds = ", ".join(map(str, sorted(cells["seed"].unique())))
+    steps = " to ".join(map(str, sorted({cells["steps"].min(), cells["steps"].max()})))
     return (
-        f"Varied: {'; '.join(parts) or 'nothing'}. Held fixed: {', '.join(fixed) or 'nothing'}. "
-        f"{len(plan.groups)} settings in {count} cells; seeds {', '.join(map(str, seeds))}; "
+        f"Varied: {'; '.join(varied) or 'nothing'}. Held fixed: {', '.join(fixed) or 'nothing'}. "
+        f"{cells.groupby(GROUP).ngroups} settings in {len(cells)} cells; seeds {seeds}; "
         f"{steps} training steps."
     )
 
 
-def _first_line(text: str | None) -> str:
-    lines = (text or "").strip().splitlines() or [MISSING]
-    return lines[0][:200]
+def grid_tables(cells: pd.DataFrame) -> list[PageTable]:
+    """Return one grid's tables: accuracy, gate, and ratio and policy."""
+    place = varying(cells, ["updates", "lr"])
+    head_columns = ["arm", *(SHORT.get(key, key) for key in place), "seeds"]
+    heads, classes, before = [], [], None
+    for (_, updates, lr, label), group in cells.groupby(GROUP, sort=False):
+        here = {"updates": updates, "lr": lr}
+        seeds = str(len(group)) if len(group) > 1 else f"1 ({ONE_SEED})"
+        heads.append([label, *(setting_text(key, here[key]) for key in place), seeds])
+        names = ["one"] * (len(group) == 1) + ["place"] * (before not in (None, here))
+        classes.append(" ".join(names))
+        before = here
+
+    measured, compared = estimates(cells), differences(cells)
+    groups = cells.groupby(GROUP, sort=False)
+    sizes = groups.size()
+    reference = next(iter(cells.loc[cells["is_reference"], "label"]), MISSING)
+    bases = [
+        "reference" if is_reference else reference if key in compared.index else MISSING
+        for key, is_reference in groups["is_reference"].first().items()
+    ]
+    tables = {
+        "Accuracy": {
+            "final": _column(measured, "final", sizes, percent),
+            "best": _column(measured, "best", sizes, percent),
+            "held-out before": _column(measured, "before", sizes, percent),
+            "held-out after": _column(measured, "after", sizes, percent),
+            "compared with": bases,
+            "final, difference": _column(compared, "final", sizes, points),
+            "held-out, difference": _column(compared, "after", sizes, points),
+            "steps before divergence": [divergence(group) for _, group in groups],
+        }
+    }
+    for heading, names in TABLES.items():
+        tables[heading] = {
+            MEASURES[name].label: _column(
+                measured, name, sizes, percent if name in SHARES else plain
+            )
+            for name in names
+            if measured["n", name].any()
+        }
+    return [
+        PageTable(
+            [*head_columns, *columns],
+            [[*head, *(column[i] for column in columns.values())] for i, head in enumerate(heads)],
+            heading,
+            classes,
+        )
+        for heading, columns in tables.items()
+    ]
 
 
-def _pictures(out: Path, name: str, plan: Layout) -> list[Picture]:
-    folder = out / "figures"
-    stem = "".join(letter if letter.isalnum() else "-" for letter in name)
-    main = folder / f"{stem}-accuracy.png"
-    figures.curves(main, plan, "accuracy", "sampled accuracy", share=True)
-    pictures = [Picture(main, f"Grid {name}: sampled accuracy over rollout steps", CAPTION)]
-    last = folder / f"{stem}-final.png"
-    figures.dots(last, plan, "final", f"sampled accuracy, last {WINDOW} steps")
-    caption = (
-        "Filled: mean over seeds with its 95 % interval, cut at 0 and 100 %. Hollow: the seeds; "
-        f"without a filled dot, {ONE_SEED}."
-    )
-    if plan.facets.by_arm:
-        caption += " Grey: the reference."
-    pictures.append(Picture(last, f"Grid {name}: final accuracy of every setting", caption))
-    for key, label in EXTRA_CURVES.items():
-        wanted = key != "mismatch/kl" or "mismatch" in plan.facets.color
-        if wanted and any(cell.series(key) for g in plan.groups for cell in g.cells):
-            path = folder / f"{stem}-{key.replace('/', '-')}.png"
-            figures.curves(path, plan, key, label, share=key == "router/changed")
-            pictures.append(Picture(path, f"Grid {name}: {label} over rollout steps", CAPTION))
-    return pictures
+def _column(
+    table: pd.DataFrame, name: str, sizes: pd.Series, form: Callable[[float, float], str]
+) -> list[str]:
+    """Format one column of `over_seeds` for every group; `sizes` are the groups' cell counts."""
+    texts = []
+    for key, size in sizes.items():
+        n = table.at[key, ("n", name)] if key in table.index else 0
+        if n == 0:
+            texts.append(MISSING)
+            continue
+        text = form(table.at[key, ("mean", name)], table.at[key, ("half", name)])
+        texts.append(text if n == size else f"{text} (n = {n})")
+    return texts
 
 
-def _accuracy_table(plan: Layout) -> Table:
-    places = _place_keys(plan)
-    columns = [
-        "arm", *(SHORT.get(key, key) for key in places), "seeds", "final", "best",
-        "held-out before", "held-out after", "compared with", "final, difference",
-        "held-out, difference", "steps before divergence",
-    ]  # fmt: skip
-    lines = []
-    for n, member in enumerate(plan.groups):
-        base = reference_of(member, plan.groups)
-        names = ("final", "best", "before", "after")
-        figures_of = [_percent(member.estimate(name), member) for name in names]
-        differences = [_difference(member, base, name) for name in ("final", "after")]
-        name = MISSING if base is None else plan.labels[plan.groups.index(base)]
-        compared = [name if base is not member else "reference", *differences]
-        cells = [*_head(plan, n, places), *figures_of, *compared, divergence(member)]
-        lines.append(_line(plan, n, cells))
-    return Table("Accuracy", columns, lines, 1)
-
-
-def _table(plan: Layout, heading: str, names: Sequence[str]) -> Table:
-    """Return a table of measures, without those that no group of the grid has."""
-    places = _place_keys(plan)
-    shown = [n for n in names if any(member.figures(n) for member in plan.groups)]
-    labels = [MEASURES[name].label for name in shown]
-    columns = ["arm", *(SHORT.get(key, key) for key in places), "seeds", *labels]
-    lines = []
-    for n, member in enumerate(plan.groups):
-        values = [
-            (_percent if name in SHARES else plain)(member.estimate(name), member) for name in shown
-        ]
-        lines.append(_line(plan, n, [*_head(plan, n, places), *values]))
-    return Table(heading, columns, lines, 1)
-
-
-def _place_keys(plan: Layout) -> list[str]:
-    return [key for key in (plan.facets.column, plan.facets.row) if key]
-
-
-def _head(plan: Layout, n: int, places: Sequence[str]) -> list[str]:
-    member = plan.groups[n]
-    count = len(member.cells)
-    values = [say(key, member.settings.get(key)) for key in places]
-    return [plan.labels[n], *values, str(count) if count > 1 else f"1 ({ONE_SEED})"]
-
-
-def _line(plan: Layout, n: int, cells: list[str]) -> Line:
-    keys = _place_keys(plan)
-    places = [[g.settings.get(key) for key in keys] for g in plan.groups[max(0, n - 1) : n + 1]]
-    return Line(cells, len(plan.groups[n].cells) == 1, n > 0 and places[0] != places[1])
-
-
-def divergence(member: Group) -> str:
-    """Return the step of each seed's alarm with its rule, "none" where there was none."""
+def divergence(group: pd.DataFrame) -> str:
+    """Return the step and rule of each seed's collapse alarm; "none" where there was none."""
     return ", ".join(
-        "none" if cell.alarm_step is None else f"{cell.alarm_step} ({cell.alarm_rule})"
-        for cell in member.cells
+        "none" if pd.isna(step) else f"{step} ({rule})"
+        for step, rule in zip(group["alarm_step"], group["alarm_rule"], strict=True)
     )
 
 
-def _percent(value: Estimate | None, member: Group) -> str:
-    if value is None:
-        return MISSING
-    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return f"{100 * value.mean:.1f}{half} %{_count(value, member)}"
+def percent(mean: float, half: float) -> str:
+    """Format a share's mean and half width; NaN for `half` leaves it out."""
+    return f"{100 * mean:.1f}" + ("" if math.isnan(half) else f" ± {100 * half:.1f}") + " %"
 
 
-def plain(value: Estimate | None, member: Group) -> str:
-    """Return mean ± half width, both to the half width's second digit."""
-    if value is None:
-        return MISSING
-    middle, half = value.mean, value.half
-    if half is None:
-        text = f"{middle:.3g}"
-    elif half < 1e-9 * abs(middle) or half == 0:  # rounding of equal values
-        text = f"{middle:.3g} ± 0"
-    elif abs(middle) < 1e-3:
-        text = f"{middle:.1e} ± {half:.1e}"
-    else:
-        digits = min(6, max(0, 1 - math.floor(math.log10(half))))
-        text = f"{middle:.{digits}f} ± {half:.{digits}f}"
-    return text + _count(value, member)
+def points(mean: float, half: float) -> str:
+    """Format a difference of shares in points, and mark a single seed's."""
+    return f"{100 * mean:+.1f}" + (f" ({ONE_SEED})" if math.isnan(half) else f" ± {100 * half:.1f}")
 
 
-def _difference(member: Group, base: Group | None, name: str) -> str:
-    value = None if base is None or base is member else difference(member, base, name)
-    if value is None:
-        return MISSING
-    half = f" ({ONE_SEED})" if value.half is None else f" ± {100 * value.half:.1f}"
-    return f"{100 * value.mean:+.1f}{half}{_count(value, member)}"
+def plain(mean: float, half: float) -> str:
+    """Format a mean and its half width, both to the half width's second digit."""
+    if math.isnan(half):
+        return f"{mean:.3g}"
+    if half <= 1e-9 * abs(mean):  # equal values up to rounding
+        return f"{mean:.3g} ± 0"
+    if abs(mean) < 1e-3:
+        return f"{mean:.1e} ± {half:.1e}"
+    digits = min(6, max(0, 1 - math.floor(math.log10(half))))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
-def _count(value: Estimate, member: Group) -> str:
-    return "" if value.n == len(member.cells) else f" (n = {value.n})"
-
-
-def _markdown(out: Path, title: str, intro: Sequence[str], sections: Sequence[Section]) -> str:
+def _markdown(title: str, intro: Sequence[str], sections: Sequence[GridSection]) -> str:
     lines = [f"# {title}", ""]
-    for paragraph in intro:
-        lines += [paragraph, ""]
+    for text in intro:
+        lines += [text, ""]
     for section in sections:
         lines += [f"## {section.heading}", ""]
-        for paragraph in section.text:
-            lines += [paragraph, ""]
-        for picture in section.pictures:
-            link = picture.path.relative_to(out).as_posix()
-            lines += [f"![{picture.alt}]({link})", "", f"*{picture.caption}*", ""]
+        for text in section.text:
+            lines += [text, ""]
+        for path, caption in section.figures.items():
+            lines += [f"![{path.stem}](figures/{path.name})", "", f"*{caption}*", ""]
         for table in section.tables:
-            lines += [f"### {table.heading}", "", *_markdown_table(table), ""]
+            lines += [f"### {table.heading}", "", *table.markdown()]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _markdown_table(table: Table) -> list[str]:
-    rules = [" --- " if i < table.words else " ---: " for i in range(len(table.columns))]
-    rows = [table.columns, *(line.cells for line in table.lines)]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [text[0], "|" + "|".join(rules) + "|", *text[1:]]
-
-
-def _html(title: str, intro: Sequence[str], sections: Sequence[Section]) -> str:
-    name = markup.escape(title)
-    body = [f"<h1>{name}</h1>", *(f"<p>{markup.escape(text)}</p>" for text in intro)]
-    for section in sections:
-        body.append(f"<h2>{markup.escape(section.heading)}</h2>")
-        body += [f"<p>{markup.escape(text)}</p>" for text in section.text]
-        body += [_html_picture(picture) for picture in section.pictures]
-        body += [_html_table(table) for table in section.tables]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width"><title>{name}</title><style>{STYLE}</style></head><body>'
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
-
-
-def _html_picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode()
-    return (
-        f'<figure><img alt="{markup.escape(picture.alt)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{markup.escape(picture.caption)}</figcaption></figure>"
-    )
-
-
-def _html_table(table: Table) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=w' if i < table.words else ''}>{markup.escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-
-    body = []
-    for line in table.lines:
-        names = [n for n, on in (("one", line.one_seed), ("place", line.new_place)) if on]
-        kind = f' class="{" ".join(names)}"' if names else ""
-        body.append(f"<tr{kind}>{row(line.cells, 'td')}</tr>")
-    return (
-        f'<h3>{markup.escape(table.heading)}</h3><div class="wide"><table><thead><tr>'
-        f"{row(table.columns, 'th')}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )

@@ -1,415 +1,316 @@
-"""The laboratory's numbers: OUT/cells/*/result.json read, grouped by setting, and summarised.
+"""The lab's results as data frames: OUT/cells/*/result.json, their measures, and intervals.
 
-Cells that differ only in their seed are one group. A figure of a cell is one number (`MEASURES`); a
-group's is the mean over its seeds with a 95 % interval of Student's t. Differences from the
-reference are taken seed by seed, so that what two cells of one seed share cancels.
+Cells that differ only in their seed form a group. A measure is one number per cell (`MEASURES`);
+for a group it is the mean over seeds with a 95 % interval of Student's t. Differences from the
+reference (plain SAPO) are paired by seed, so that what two cells of a seed share cancels.
 
-`export` writes OUT/summary.json (all that the page's tables show, and the curves) and OUT/cells.csv
-(one line a cell). No number is judged here: whether a difference matters is the reader's to say.
+`export` writes OUT/summary.json (every number of the page, and the curves) and OUT/cells.csv (one
+line per cell). Significance is left to the reader.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sapo_vl.config import SapoConfig
+import numpy as np
+import pandas as pd
+from scipy import stats
+
 from sapo_vl.errors import DataError
-
-Settings = dict[str, Any]
+from sapo_vl.lab.grids import Setting
+from sapo_vl.runs.files import write_text
 
 WINDOW = 10  # training steps of a final or best accuracy
-REFERENCE: Settings = {
-    "objective": "sapo",
-    "gate": "sigmoid",
-    **SapoConfig().model_dump(include={"tau_pos", "tau_neg"}),
-    "mismatch": "none",
-    "correction": True,
-    "experts": 0,
-}
-"""SAPO as the paper has it, on a dense model whose sampler is the learner. Every other setting
-(updates, learning rate, clipping) is the place where an arm is run."""
+SETTINGS = [field.name for field in fields(Setting)]
+ARM_KEYS = ["objective", "gate", "tau_pos", "tau_neg"]
+REFERENCE = {key: getattr(Setting(), key) for key in ARM_KEYS}
+"""Plain SAPO. The other settings, updates and learning rate, are the place an arm is run at."""
 
-FAMILIES = (("objective", "gate", "tau_pos", "tau_neg"), ("correction",), ("mismatch",),
-            ("experts",))  # fmt: skip
-"""What a group may depart in from `REFERENCE`, in the order in which a comparison undoes it."""
+GROUP = ["grid", "updates", "lr", "label"]
+"""Index of a group of cells: grid, place, and the arm's label within the grid."""
 
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""97.5 % quantiles of Student's t at 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook of
-Statistical Methods, table 1.3.6.7.2)."""
+SHORT = {"tau_pos": "τ+", "tau_neg": "τ−"}
+CURVES = ("accuracy", "entropy", "gate/mean", "mismatch/kl")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One finished run: a setting at a seed."""
-
-    name: str
-    grid: str
-    arm: str
-    settings: Settings
-    seed: int
-    rows: list[dict[str, Any]]  # one a training step, with "step"; a value may be missing
-    before: float | None  # held-out accuracy before training
-    after: float | None  # and after; None where an error ended the cell
-    seconds: float
-    error: str | None  # what ended the cell early
-    alarm_step: int | None  # of the collapse detector; None where it never fired
-    alarm_rule: str | None
-
-    def series(self, key: str) -> list[tuple[int, float]]:
-        """Return the recorded (step, value) pairs of a quantity."""
-        pairs = ((row["step"], number(row.get(key))) for row in self.rows)
-        return [(step, value) for step, value in pairs if value is not None]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a cell, computed from one quantity's recorded values."""
+class Measure(NamedTuple):
+    """One number per cell, reduced from a quantity's values over training steps."""
 
     label: str
-    key: str  # of the rows
-    of: Callable[[list[float]], float]
+    key: str  # of the metrics rows
+    reduce: str  # mean, max, final (mean of the last WINDOW) or best (largest mean of WINDOW)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds and its 95 % interval, mean - half to mean + half."""
-
-    mean: float
-    half: float | None  # None with fewer than two seeds
-    n: int  # seeds that have the figure
-
-
-@dataclass(frozen=True)
-class Group:
-    """The cells of one arm at one setting, by seed."""
-
-    grid: str
-    arm: str
-    settings: Settings
-    cells: tuple[Cell, ...]
-
-    def figures(self, name: str) -> dict[int, float]:
-        """Return the figure `name` (see `figure`) of each seed that has it."""
-        values = {cell.seed: figure(cell, name) for cell in self.cells}
-        return {seed: value for seed, value in values.items() if value is not None}
-
-    def estimate(self, name: str) -> Estimate | None:
-        """Return the figure's mean and interval over seeds; None where no seed has it."""
-        return estimate(list(self.figures(name).values()))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A quantity over steps: per step the mean over the seeds that recorded it, and its interval.
-
-    `low` and `high` are None at a step that only one seed has.
-    """
-
-    steps: list[int]
-    mean: list[float]
-    low: list[float | None]
-    high: list[float | None]
-    n: list[int]
-
-
-def final(values: list[float]) -> float:
-    """Return the mean of the last `WINDOW` values, or of all where there are fewer."""
-    return mean(values[-WINDOW:])
-
-
-def best(values: list[float]) -> float:
-    """Return the largest mean of `WINDOW` values in a row, or of all where there are fewer."""
-    windows = range(max(1, len(values) - WINDOW + 1))
-    return max(mean(values[start : start + WINDOW]) for start in windows)
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value."""
-    return math.fsum(values) / len(values)
-
-
-MEASURES: dict[str, Measure] = {
-    "final": Measure("final accuracy", "accuracy", final),
-    "best": Measure("best accuracy", "accuracy", best),
-    "gate_mean": Measure("mean gate", "gate/mean", mean),
-    "gate_p01": Measure("gate, 1st percentile", "gate/p01", mean),
-    "below_half_pos": Measure("gate < 0.5, A > 0", "gate/below_0.5_pos", mean),
-    "below_half_neg": Measure("gate < 0.5, A < 0", "gate/below_0.5_neg", mean),
-    "max_wr_pos": Measure("max w·r, A > 0", "gate/max_wr_pos", max),
-    "max_wr_neg": Measure("max w·r, A < 0", "gate/max_wr_neg", max),
-    "gap_pos": Measure("gate gap, A > 0", "gate/gap_pos", mean),
-    "bound_pos": Measure("its bound, A > 0", "gate/bound_pos", mean),
-    "gap_neg": Measure("gate gap, A < 0", "gate/gap_neg", mean),
-    "bound_neg": Measure("its bound, A < 0", "gate/bound_neg", mean),
-    "ess": Measure("effective sample size", "ratio/ess", mean),
-    "ratio_kl": Measure("KL of the ratio", "ratio/kl", mean),
-    "mismatch_kl": Measure("KL of the mismatch", "mismatch/kl", mean),
-    "router_changed": Measure("router's choices changed", "router/changed", mean),
-    "entropy_final": Measure("final entropy", "entropy", final),
-    "length_final": Measure("final length", "response/length", final),
+MEASURES = {
+    "final": Measure("final accuracy", "accuracy", "final"),
+    "best": Measure("best accuracy", "accuracy", "best"),
+    "gate_mean": Measure("mean gate", "gate/mean", "mean"),
+    "gate_p01": Measure("gate, 1st percentile", "gate/p01", "mean"),
+    "below_half_pos": Measure("gate < 0.5, A > 0", "gate/below_0.5_pos", "mean"),
+    "below_half_neg": Measure("gate < 0.5, A < 0", "gate/below_0.5_neg", "mean"),
+    "max_wr_pos": Measure("max w·r, A > 0", "gate/max_wr_pos", "max"),
+    "max_wr_neg": Measure("max w·r, A < 0", "gate/max_wr_neg", "max"),
+    "gap_pos": Measure("gate gap, A > 0", "gate/gap_pos", "mean"),
+    "bound_pos": Measure("its bound, A > 0", "gate/bound_pos", "mean"),
+    "gap_neg": Measure("gate gap, A < 0", "gate/gap_neg", "mean"),
+    "bound_neg": Measure("its bound, A < 0", "gate/bound_neg", "mean"),
+    "ess": Measure("effective sample size", "ratio/ess", "mean"),
+    "ratio_kl": Measure("KL of the ratio", "ratio/kl", "mean"),
+    "mismatch_kl": Measure("KL of the mismatch", "mismatch/kl", "mean"),
+    "entropy_final": Measure("final entropy", "entropy", "final"),
+    "length_final": Measure("final length", "response/length", "final"),
 }
-"""A gate statistic is the mean over all training steps; max w·r is the largest of any step."""
-
-CURVES = ("accuracy", "entropy", "gate/mean", "mismatch/kl", "router/changed")
-
-
-def number(value: object) -> float | None:
-    """Return a finite number as a float, and None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+VALUES = ["before", "after", *MEASURES]
+"""The measures, and held-out accuracy before and after training."""
 
 
-def figure(cell: Cell, name: str) -> float | None:
-    """Return a cell's "before", "after" or a measure; None where nothing was recorded for it."""
-    if name in ("before", "after"):
-        return cell.before if name == "before" else cell.after
-    measure = MEASURES[name]
-    values = [value for _, value in cell.series(measure.key)]
-    return measure.of(values) if values else None
+@dataclass(frozen=True)
+class Results:
+    """All finished cells of a lab folder."""
+
+    cells: pd.DataFrame  # one row per cell in display order, see `labelled`
+    rows: pd.DataFrame  # one row per training step: "cell" (its name), "step", quantities
+    unfinished: list[str]  # folders of cells that were started and have no result
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Return mean and 95 % t-interval, t * s / sqrt(n) with s over n - 1; None of no values.
+def load(out: Path) -> Results:
+    """Read the finished cells of OUT.
 
-    Beyond 30 degrees of freedom t stays at its value for 30, which is at most 4 % too wide.
+    Raises DataError for an unreadable result, for two cells with the same setting and seed, and
+    when no cell is finished.
     """
-    n = len(values)
-    if n == 0:
-        return None
-    middle = mean(values)
-    if n == 1:
-        return Estimate(middle, None, 1)
-    variance = math.fsum((value - middle) ** 2 for value in values) / (n - 1)
-    t = T_975[min(n - 1, len(T_975)) - 1]
-    return Estimate(middle, t * math.sqrt(variance / n), n)
+    folder = out / "cells"
+    paths = sorted(folder.rglob("result.json"))
+    if not paths:
+        raise DataError(f"{folder} holds no finished cell (no result.json)")
+    records, rows = [], []
+    for path in paths:
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            steps = _steps(result["rows"])
+            records.append(_cell(result, steps))
+        except KeyError as error:
+            raise DataError(f"{path} is not a cell's result: it lacks {error}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} is not a cell's result ({error}); delete it and run the cell again"
+            ) from error
+        rows.append(steps.assign(cell=records[-1]["name"]))
+    cells = pd.DataFrame(records)
+    key = ["grid", "arm", *SETTINGS, "seed"]
+    if cells.duplicated(key).any():
+        first, second = cells[cells.duplicated(key, keep=False)].index[:2]
+        raise DataError(f"{paths[second]} and {paths[first]} hold the same setting and seed")
+    started = [path for path in folder.rglob("*seed[0-9]*") if path.is_dir()]
+    unfinished = [path for path in started if not (path / "result.json").exists()]
+    names = sorted(path.relative_to(folder).as_posix() for path in unfinished)
+    return Results(labelled(cells), pd.concat(rows, ignore_index=True), names)
 
 
-def load(out: Path) -> list[Cell]:
-    """Return the finished cells of OUT, by name; a cell without result.json is passed over.
+def _steps(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a cell's metrics rows as numbers; anything not finite is NaN."""
+    frame = pd.DataFrame(rows, columns=None if rows else ["step"])
+    frame["step"] = frame["step"].astype(int)
+    return frame.apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
 
-    Raises DataError for a file that can't be read as a result, for two cells of one setting and
-    seed, and where no cell is finished.
+
+def _cell(result: dict[str, Any], steps: pd.DataFrame) -> dict[str, Any]:
+    cell, alarm = result["cell"], result.get("alarm") or {}
+    measures = {
+        name: _reduce(steps[measure.key].dropna(), measure.reduce) if measure.key in steps else None
+        for name, measure in MEASURES.items()
+    }
+    return {
+        **{key: cell[key] for key in ("name", "grid", "arm")},
+        **{key: cell["settings"][key] for key in SETTINGS},
+        "seed": int(cell["seed"]),
+        "before": result.get("before"),
+        "after": result.get("after"),
+        **measures,
+        "alarm_step": alarm.get("step"),
+        "alarm_rule": alarm.get("rule"),
+        "steps": len(steps),
+        "seconds": float(result.get("seconds") or 0),
+        "error": result.get("error"),
+    }
+
+
+def _reduce(values: pd.Series, how: str) -> float:
+    if how == "final":
+        return float(values.tail(WINDOW).mean())
+    if how == "best":
+        return float(values.rolling(min(WINDOW, max(1, len(values)))).mean().max())
+    return float(values.agg(how))
+
+
+def labelled(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns `label` and `is_reference`; sort by grid, place, arm and seed.
+
+    A label tells an arm from the others of its grid: the arm's name, and the settings in which arms
+    of that name differ. Plain SAPO's names sort first, numbers in their own order.
     """
-    paths = sorted((out / "cells").rglob("result.json"))
-    cells = [_cell(path) for path in paths]
-    if not cells:
-        raise DataError(f"{out}/cells holds no finished cell (no result.json)")
-    seen: dict[tuple[str, int], Path] = {}
-    for cell, path in zip(cells, paths, strict=True):
-        other = seen.setdefault((_group_key(cell), cell.seed), path)
-        if other != path:
-            raise DataError(f"{path} and {other} hold the same setting and seed {cell.seed}")
-    return cells
-
-
-def unfinished(out: Path) -> list[str]:
-    """Return the names of the folders of cells that were begun and have no result yet."""
-    cells = out / "cells"
-    folders = sorted([*cells.glob("*seed[0-9]*"), *cells.glob("*/seed[0-9]*")])
-    return [
-        folder.relative_to(cells).as_posix()
-        for folder in folders
-        if folder.is_dir() and not (folder / "result.json").exists()
-    ]
-
-
-def _cell(path: Path) -> Cell:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        described, alarm = result["cell"], result.get("alarm") or {}
-        cell = Cell(
-            name=str(described["name"]),
-            grid=str(described["grid"]),
-            arm=str(described["arm"]),
-            settings=dict(described["settings"]),
-            seed=int(described["seed"]),
-            rows=[{**row, "step": int(row["step"])} for row in result["rows"]],
-            before=number(result.get("before")),
-            after=number(result.get("after")),
-            seconds=number(result.get("seconds")) or 0.0,
-            error=str(result["error"]) if result.get("error") else None,
-            alarm_step=int(alarm["step"]) if alarm else None,
-            alarm_rule=str(alarm.get("rule", "alarm")) if alarm else None,
-        )
-    except KeyError as problem:
-        raise DataError(f"{path} is not a cell's result: it lacks {problem}") from problem
-    except (ValueError, TypeError, AttributeError) as problem:
-        raise DataError(
-            f"{path} is not a cell's result ({problem}); delete it and run the cell again"
-        ) from problem
-    return cell
-
-
-def group(cells: Sequence[Cell]) -> list[Group]:
-    """Return the cells in groups of one grid, arm and setting, in the order of first sight."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(_group_key(cell), []).append(cell)
-    return [
-        Group(first.grid, first.arm, first.settings, tuple(sorted(same, key=lambda c: c.seed)))
-        for same in found.values()
-        for first in same[:1]
-    ]
-
-
-def _group_key(cell: Cell) -> str:
-    return json.dumps([cell.grid, cell.arm, cell.settings], sort_keys=True)
-
-
-def reference_of(member: Group, groups: Sequence[Group]) -> Group | None:
-    """Return the group of the same grid and place that `member` is compared with.
-
-    It is the one without the first of `FAMILIES` in which `member` departs from `REFERENCE` and for
-    which there is such a group: GRPO on a mixture is compared with SAPO on a mixture, SAPO without
-    correction with SAPO with it. A group that departs in nothing is its own reference; None where
-    what it should be compared with has not been run.
-    """
-    own = {**REFERENCE, **member.settings}
-    departed = [family for family in FAMILIES if any(own[k] != REFERENCE[k] for k in family)]
-    if not departed:
-        return member
-    for family in departed:
-        wanted = {**own, **{key: REFERENCE[key] for key in family}}
-        for other in groups:
-            if other.grid == member.grid and {**REFERENCE, **other.settings} == wanted:
-                return other
-    return None
-
-
-def difference(member: Group, reference: Group, name: str) -> Estimate | None:
-    """Return the mean of member - reference over the seeds both have, with its t-interval."""
-    ours, theirs = member.figures(name), reference.figures(name)
-    return estimate([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
-
-
-def curve(cells: Sequence[Cell], key: str, width: int = 1) -> Curve:
-    """Return a quantity over steps, each cell first smoothed by a centred mean of `width` steps."""
-    at: dict[int, list[float]] = {}
-    for cell in cells:
-        for step, value in _smooth(cell.series(key), width):
-            at.setdefault(step, []).append(value)
-    steps = sorted(at)
-    points = [point for step in steps if (point := estimate(at[step])) is not None]
-    return Curve(
-        steps,
-        [p.mean for p in points],
-        [None if p.half is None else p.mean - p.half for p in points],
-        [None if p.half is None else p.mean + p.half for p in points],
-        [p.n for p in points],
+    cells = cells.assign(
+        **{name: pd.to_numeric(cells[name]) for name in VALUES},
+        alarm_step=cells["alarm_step"].astype("Int64"),
+        is_reference=(cells[ARM_KEYS] == pd.Series(REFERENCE)).all(axis=1),
+        label="",
+        rank=0,
     )
+    for _, grid in cells.groupby("grid"):
+        members = grid.groupby(["arm", *ARM_KEYS]).groups
+        for rank, arm in enumerate(sorted(members, key=_display_order)):
+            names = varying(grid[grid["arm"] == arm[0]], ARM_KEYS)
+            settings = zip(ARM_KEYS, arm[1:], strict=True)
+            parts = [
+                f"{SHORT.get(key, key)} {setting_text(key, v)}"
+                for key, v in settings
+                if key in names
+            ]
+            if not parts or grid["arm"].nunique() > 1:
+                parts.insert(0, arm[0])
+            cells.loc[members[arm], "label"] = ", ".join(parts)
+            cells.loc[members[arm], "rank"] = rank
+    return cells.sort_values(["grid", "updates", "lr", "rank", "seed"], ignore_index=True)
 
 
-def _smooth(pairs: list[tuple[int, float]], width: int) -> list[tuple[int, float]]:
-    half = width // 2
-    values = [value for _, value in pairs]
+def _display_order(arm: tuple[Any, ...]) -> list[tuple[bool, Any]]:
     return [
-        (step, mean(values[max(0, i - half) : i + half + 1])) for i, (step, _) in enumerate(pairs)
+        (isinstance(value, str) and value != REFERENCE[key], value)
+        for key, value in zip(ARM_KEYS, arm[1:], strict=True)
     ]
 
 
-def summarise(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Return what the page shows of each group as plain values, numbers to 5 digits."""
-    return [_summary(member, reference_of(member, groups)) for member in groups]
+def varying(cells: pd.DataFrame, keys: list[str]) -> list[str]:
+    """Return the settings among `keys` that have more than one value."""
+    return [key for key in keys if cells[key].nunique() > 1]
 
 
-def _summary(member: Group, reference: Group | None) -> dict[str, Any]:
-    names = ["before", "after", *MEASURES]
-    estimates = {name: _plain(member.estimate(name)) for name in names}
-    summary: dict[str, Any] = {
-        "grid": member.grid,
-        "arm": member.arm,
-        "settings": member.settings,
-        "seeds": [cell.seed for cell in member.cells],
-        "divergence": [
-            {"step": cell.alarm_step, "rule": cell.alarm_rule} if cell.alarm_step else None
-            for cell in member.cells
-        ],
-        "errors": {str(cell.seed): cell.error for cell in member.cells if cell.error},
-        "measures": {name: value for name, value in estimates.items() if value},
-    }
-    if reference is not None and reference is not member:
-        summary["difference"] = {
-            "reference": {"arm": reference.arm, "settings": reference.settings},
-            **{name: _plain(difference(member, reference, name)) for name in ("final", "after")},
+def setting_text(key: str, value: Any) -> str:
+    """Return a setting's value for the reader: 3e-4, 1.05, sigmoid."""
+    if key == "lr":
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def over_seeds(grouped: Any) -> pd.DataFrame:
+    """Return columns mean, half and n of a pandas groupby; missing values are left out.
+
+    `half` is the half width of the 95 % t-interval, t * s / sqrt(n) with s over n - 1; NaN for one
+    seed. For the groupby of a frame each of the three has the frame's columns below it.
+    """
+    n = grouped.count()
+    half = grouped.std() / np.sqrt(n) * stats.t.ppf(0.975, n - 1)
+    return pd.concat({"mean": grouped.mean(), "half": half, "n": n}, axis=1)
+
+
+def t_interval(values: pd.Series) -> tuple[float, float]:
+    """Return mean and half width as `over_seeds`, of one series."""
+    n = values.count()
+    return values.mean(), values.std() / math.sqrt(n) * stats.t.ppf(0.975, n - 1)
+
+
+def estimates(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return `over_seeds` of every measure by group, in display order."""
+    return over_seeds(cells.groupby(GROUP, sort=False)[VALUES])
+
+
+def differences(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return `over_seeds` of final and held-out accuracy minus the reference's, paired by seed.
+
+    The reference is plain SAPO in the same grid, at the same place; groups without one are missing.
+    """
+    place = ["grid", "updates", "lr", "seed"]
+    reference = cells.loc[cells["is_reference"], [*place, "final", "after"]]
+    paired = cells[~cells["is_reference"]].merge(reference, on=place, suffixes=("", "_reference"))
+    for name in ("final", "after"):
+        paired[name] -= paired[f"{name}_reference"]
+    return over_seeds(paired.groupby(GROUP, sort=False)[["final", "after"]])
+
+
+def smoothed(rows: pd.DataFrame, key: str, window: int) -> pd.DataFrame:
+    """Return cell, step and `key` where it is recorded, each cell smoothed by a centred mean."""
+    values = rows.reindex(columns=["cell", "step", key]).dropna()
+    values[key] = values.groupby("cell")[key].transform(
+        lambda series: series.rolling(window, center=True, min_periods=1).mean()
+    )
+    return values
+
+
+def export(out: Path, title: str, results: Results) -> None:
+    """Write OUT/summary.json and OUT/cells.csv, measures rounded to 5 digits."""
+    cells = results.cells
+    measured, compared = estimates(cells), differences(cells)
+    groups = []
+    for key, group in cells.groupby(GROUP, sort=False):
+        first = group.iloc[0]
+        summary = {
+            **{name: first[name] for name in ("grid", "arm", "label")},
+            "settings": {name: first[name] for name in SETTINGS},
+            "seeds": list(group["seed"]),
+            "divergence": [
+                None if pd.isna(step) else {"step": step, "rule": rule}
+                for step, rule in zip(group["alarm_step"], group["alarm_rule"], strict=True)
+            ],
+            "errors": group.dropna(subset="error").set_index("name")["error"].to_dict(),
+            "measures": _intervals(measured.loc[key]),
         }
-    curves = {key: curve(member.cells, key) for key in CURVES}
-    summary["curves"] = {
-        key: {
-            "step": line.steps,
-            "mean": _rounded(line.mean),
-            "low": _rounded(line.low),
-            "high": _rounded(line.high),
-            "n": line.n,
+        if key in compared.index:
+            summary["difference"] = _intervals(compared.loc[key])
+        rows = results.rows[results.rows["cell"].isin(group["name"])]
+        lines = {key: over_seeds(rows.groupby("step")[key]) for key in CURVES if key in rows}
+        summary["curves"] = {
+            key: {
+                "step": list(line.index),
+                "mean": [_rounded(value) for value in line["mean"]],
+                "low": [_rounded(value) for value in line["mean"] - line["half"]],
+                "high": [_rounded(value) for value in line["mean"] + line["half"]],
+                "n": list(line["n"]),
+            }
+            for key, line in lines.items()
+            if line["n"].any()
         }
-        for key, line in curves.items()
-        if line.steps
-    }
-    return summary
-
-
-def _plain(value: Estimate | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    ends = [None, None]
-    if value.half is not None:
-        ends = _rounded([value.mean - value.half, value.mean + value.half])
-    return {"mean": _round(value.mean), "low": ends[0], "high": ends[1], "n": value.n}
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
-def _rounded(values: Sequence[float | None]) -> list[Any]:
-    return [None if value is None else _round(value) for value in values]
-
-
-def export(out: Path, title: str, cells: Sequence[Cell]) -> None:
-    """Write OUT/summary.json and OUT/cells.csv."""
-    summary = {
+        groups.append(summary)
+    document = {
         "title": title,
         "interval": "95 %, Student's t over seeds",
         "window": WINDOW,
         "cells": len(cells),
-        "unfinished": unfinished(out),
-        "groups": summarise(group(cells)),
+        "unfinished": results.unfinished,
+        "groups": groups,
     }
-    text = json.dumps(summary, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    replace(out / "summary.json", text + "\n")
-    replace(out / "cells.csv", _csv(cells))
+    text = json.dumps(
+        document, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+    )
+    write_text(out / "summary.json", text + "\n")
+    columns = ["name", "grid", "arm", *SETTINGS, "seed", *VALUES]
+    columns += ["alarm_step", "alarm_rule", "steps", "seconds", "error"]
+    table = cells.sort_values("name")[columns]
+    write_text(out / "cells.csv", table.to_csv(index=False, float_format="%.5g"))
 
 
-def _csv(cells: Sequence[Cell]) -> str:
-    keys = list(dict.fromkeys(key for cell in cells for key in cell.settings))
-    names = ["before", "after", *MEASURES]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    ends = ["alarm_step", "alarm_rule", "steps", "seconds", "error"]
-    writer.writerow(["name", "grid", "arm", *keys, "seed", *names, *ends])
-    for cell in cells:
-        values = [figure(cell, name) for name in names]
-        settings = [cell.settings.get(key) for key in keys]
-        last = [cell.alarm_step, cell.alarm_rule, len(cell.rows), cell.seconds, cell.error]
-        row = [cell.name, cell.grid, cell.arm, *settings, cell.seed, *_rounded(values), *last]
-        writer.writerow(row)
-    return file.getvalue()
+def _intervals(row: pd.Series) -> dict[str, Any]:
+    """Return mean, low, high and n of a row of `over_seeds` by column; recorded ones only."""
+    return {
+        name: {
+            "mean": _rounded(row["mean", name]),
+            "low": _rounded(row["mean", name] - row["half", name]),
+            "high": _rounded(row["mean", name] + row["half", name]),
+            "n": int(row["n", name]),
+        }
+        for name in row["n"].index
+        if row["n", name]
+    }
 
 
-def replace(path: Path, text: str) -> None:
-    """Write text to a temporary name and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _rounded(value: float) -> float | None:
+    return None if pd.isna(value) else float(f"{value:.5g}")
+
+
+def _plain(value: Any) -> Any:
+    """Turn a numpy scalar into Python's for json."""
+    return value.item()

@@ -25,7 +25,7 @@ from sapo_vl import config as configs
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.lab import grids, worker
 from sapo_vl.lab.grids import Cell
-from sapo_vl.runs.folder import write_json
+from sapo_vl.runs.files import write_json
 from sapo_vl.system.machine import prepare_environment
 
 

@@ -30,7 +30,6 @@ KEPT = (
     "gate/max_wr_pos", "gate/max_wr_neg", "gate/gap_pos", "gate/gap_neg", "gate/bound_pos",
     "gate/bound_neg", "gate/bound_broken_pos", "gate/bound_broken_neg", "ratio/kl", "ratio/ess",
     "mismatch/kl", "mismatch/mean_abs", "grad_norm", "response/length", "groups/zero_std",
-    "router/changed",
 )  # fmt: skip
 """What result.json keeps of each metrics row."""
 
@@ -56,48 +55,36 @@ def _follow(parent: int) -> None:
 def warm_up(cell: Cell, out: Path) -> None:
     """Draw the seed's data and train the model that its cells start from; go on where it stood."""
     from sapo_vl import sft
-    from sapo_vl.data import synthetic
-    from sapo_vl.model import tiny
     from sapo_vl.runs.folder import Run
-    from sapo_vl.training import setup as stages
-    from sapo_vl.training.trainer import recording
+    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.setup import policy_assets
 
     place = cell.warm_up(out)
-    path: Any = "tiny"
-    if cell.setting.experts:
-        path = place.with_name(place.name + "-start")
-        if not path.exists():
-            corpus = synthetic.corpus(cell.seed, stages.TOKENIZER_TEXTS)
-            tiny.build(path, corpus=corpus, seed=cell.seed, experts=cell.setting.experts)
-    fixed = {"run.seed": cell.seed, "run.dir": place, "model.path": path}
+    fixed = {"run.seed": cell.seed, "run.dir": place, "model.path": "tiny"}
     config = configs.load(MAIN, _overrides + _pairs(fixed))
     resume = (place / "metrics.jsonl").exists()
     run = Run(config, resume=resume)
-    with recording(run, resume=resume) as writer:
-        sft.warm_up(run, stages.policy_folder(run), writer)
+    with open_metrics(run, resume=resume) as writer:
+        sft.warm_up(run, policy_assets(run), writer)
 
 
 def run_cell(cell: Cell, out: Path, steps: int) -> str:
     """Run a cell and write its result; return a line that says how it went."""
     from sapo_vl.algorithm import collapse
     from sapo_vl.runs import metrics
-    from sapo_vl.runs.folder import write_json
-    from sapo_vl.training.trainer import NotFinite
+    from sapo_vl.runs.files import write_json
+    from sapo_vl.training.monitor import NonFiniteGradientError
 
     began = time.perf_counter()
     place = out / "cells" / cell.name
     shutil.rmtree(place, ignore_errors=True)  # what a killed start left
     config = configs.load(MAIN, cell_overrides(cell, out, steps))
-    changed: dict[int, float] = {}
     try:
-        before, after, changed = _train(cell, config)
+        before, after = _train(config)
         error = None
-    except NotFinite as problem:  # the cell diverged for good, which is a result
+    except NonFiniteGradientError as problem:  # the cell diverged for good, which is a result
         before, after, error = math.nan, math.nan, str(problem)
     rows = [row for row in metrics.read(config.run.dir) if row.get("phase") == "train"]
-    for row in rows:
-        if int(row["step"] or 0) in changed:
-            row["router/changed"] = changed[int(row["step"] or 0)]
     alarm = collapse.first_alarm(rows, config.collapse, gated=False)  # the same for all
     result = {
         "cell": cell.describe(),
@@ -129,46 +116,38 @@ def cell_overrides(cell: Cell, out: Path, steps: int) -> list[str]:
     return _pairs(SIZES) + _overrides + _pairs(fixed)
 
 
-def _train(cell: Cell, config: configs.Config) -> tuple[float, float, dict[int, float]]:
-    """Train; return held-out accuracy before and after, with the learner's own weights.
-
-    And the share of changed routes by step, empty for a dense model.
-    """
+def _train(config: configs.Config) -> tuple[float, float]:
+    """Train the cell; return held-out accuracy before and after training."""
     import torch
 
-    from sapo_vl import train
-    from sapo_vl.generator import base as generator
-    from sapo_vl.lab.mismatch import Disturbed
-    from sapo_vl.lab.routers import RouterWatch
-    from sapo_vl.model import assets as model
-    from sapo_vl.runs.folder import Run, read_json
+    from sapo_vl.algorithm import objectives
+    from sapo_vl.generator.base import build
+    from sapo_vl.runs.files import read_json
+    from sapo_vl.runs.folder import Run
     from sapo_vl.system import distributed
-    from sapo_vl.training.trainer import Job, recording
+    from sapo_vl.train import train_loop
+    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.setup import load_inputs
+    from sapo_vl.training.trainer import Trainer
 
-    distributed.start()
+    distributed.init()
     torch.manual_seed(config.run.seed)
-    run = Run(config, resume=False)
+    run = Run(objectives.resolve(config), resume=False)
     path = Path(config.model.path)
-    if path not in _sampler:
-        assert not _sampler, "one process serves one model"
-        _sampler[path] = generator.build(config, model.open_folder(path), seed=config.run.seed)
-    inner = sampler = _sampler[path]
-    if cell.setting.mismatch != "none":
-        sampler = Disturbed(inner, cell.setting.mismatch, seed=cell.seed)
-    with recording(run, resume=False) as writer:
-        job = Job(run, writer, generator=sampler)
-        with closing(job.rubric):
-            done = job.restore()
-            watch = RouterWatch(job.learner, cell.setting.updates)
-            train.sapo(job, done)
-            watch.close()
-            job.generator = inner
-            inner.update_weights(job.learner.weights())
-            after = job.evaluate("after", config.rollout.steps)
-        job.learner.close()
+    with open_metrics(run, resume=False) as writer:
+        inputs = load_inputs(run)
+        if path not in _sampler:
+            assert not _sampler, "one process serves one model"
+            _sampler[path] = build(config, inputs.assets, seed=config.run.seed)
+        with closing(inputs.rubric):
+            trainer = Trainer(run, inputs, inputs.assets, writer, generator=_sampler[path])
+            trainer.restore()
+            train_loop(trainer)
+            after = trainer.evaluate("after")
+        trainer.learner.close()
     before = read_json(run.dir / "eval" / "before.json")
-    avg = float(next(v for k, v in before.items() if k.startswith("avg@")))
-    return avg, after.avg, watch.changed
+    average = next(value for key, value in before.items() if key.startswith("avg@"))
+    return float(average), after.avg
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

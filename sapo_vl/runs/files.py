@@ -1,26 +1,71 @@
-"""A full disk is the user's to mend: one clear line, whichever library met it first."""
+"""Atomic file writes, JSON files, and a clear error for a full disk."""
 
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 
-NO_ROOM = 2**20
-"""Bytes free below which a write that failed without an error number failed for want of room."""
+MIN_FREE_BYTES = 2**20
+"""Below this many free bytes, treat a write error without errno as ENOSPC."""
 
 
 @contextmanager
-def writing(what: str, root: Path) -> Iterator[None]:
-    """Raise EnvironmentProblem when a write below `root` fails for want of room.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
-    torch.save reports it as a RuntimeError and safetensors as its own, both without a number.
+    Readers see the old file or the new one, never a part. Parent folders are created. An exception
+    deletes the temporary file or folder; what a killed process left is deleted first.
+    The temporary name does not keep the suffix: pass the format to writers that infer it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically; lone surrogates are written as backslash escapes."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, indented, without escaping non-ASCII characters."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the parsed JSON file, or None if the file does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+@contextmanager
+def disk_full_guard(what: str, root: Path) -> Iterator[None]:
+    """Turn a disk-full error of a write below `root` into a SetupError that names `what`.
+
+    torch.save reports a full disk as RuntimeError and safetensors as SafetensorError, both without
+    errno; for these the free space of `root` decides.
     """
     try:
         yield
@@ -28,10 +73,10 @@ def writing(what: str, root: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         else:
-            full = shutil.disk_usage(root).free < NO_ROOM
+            full = shutil.disk_usage(root).free < MIN_FREE_BYTES
         if not full:
             raise
-        raise EnvironmentProblem(
-            f"no space left for {what} in {root}: free some, then continue with --resume; "
-            "the earlier checkpoints are whole"
+        raise SetupError(
+            f"no space left for {what} in {root}: free some space and continue with --resume; "
+            "earlier checkpoints are intact"
         ) from error

@@ -1,6 +1,6 @@
-"""Ranks: one process a GPU (or a CPU core), joined by torch.distributed through DeepSpeed.
+"""Collectives over ranks: one process per GPU (or per CPU core), joined by torch.distributed.
 
-One process alone needs no port: it joins a group of one through an in-memory store.
+A single process needs no port: its process group of one uses an in-memory store.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 
 Item = TypeVar("Item")
 
 TIMEOUT = timedelta(minutes=60)
-"""A collective that waits longer has lost a rank; rollouts of long responses differ by minutes."""
+"""Timeout of a collective: longer means a lost rank. Rollout times differ by minutes at most."""
 
 
 def rank() -> int:
-    """Return this process's index among all ranks."""
+    """Return this process's global rank."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -39,16 +39,16 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def start() -> None:
-    """Join the process group; harmless when joined. Raises EnvironmentProblem for a taken port."""
+def init() -> None:
+    """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken."""
     if device().type == "cuda":
         torch.cuda.set_device(device())
     backend = "nccl" if device().type == "cuda" else "gloo"
     if world_size() == 1:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-        if "MASTER_ADDR" not in os.environ:  # vLLM and DeepSpeed read both, nobody listens there
+        if "MASTER_ADDR" not in os.environ:  # vLLM and DeepSpeed read both; nothing listens there
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-    if not dist.is_initialized():  # else by us, or by vLLM where the generator came first
+    if not dist.is_initialized():  # vLLM may have done it, where the generator came first
         if world_size() == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
@@ -56,26 +56,26 @@ def start() -> None:
             dist.init_process_group(backend, timeout=TIMEOUT)
     import deepspeed
 
-    # The shared-memory operator would be compiled at the start, for single-machine CPU runs only.
+    # DeepSpeed would compile its shared-memory operator at start-up, for CPU runs only.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(backend, dist_init_required=False)
 
 
-def say(text: str) -> None:
-    """Print a line, on rank 0."""
+def print0(text: str) -> None:
+    """Print a line on rank 0."""
     if rank() == 0:
         print(text, flush=True)
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
+    """Block until all ranks arrive."""
     if world_size() > 1:
         dist.barrier()
 
 
-def total(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the sums over ranks; every rank must pass the same keys in the same order."""
+def all_reduce_sum(values: Mapping[str, float]) -> dict[str, float]:
+    """Return each value summed over ranks. Keys and their order must agree on all ranks."""
     if world_size() == 1:
         return dict(values)
     tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device())
@@ -83,32 +83,45 @@ def total(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(values, tensor.tolist(), strict=True))
 
 
-def shared(own: Sequence[Item], size: int) -> tuple[list[Item], int]:
-    """Return what the `size` consecutive ranks of this rank's block hold together, in rank order.
-
-    And the place of this rank's first item in it. Every rank must call it.
-    """
-    if min(size, world_size()) == 1:
-        return list(own), 0
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, list(own))
-    start = rank() // size * size
-    before = sum(len(part) for part in parts[start : rank()])
-    return [item for part in parts[start : start + size] for item in part], before
-
-
-def first(value: float) -> float:
-    """Return rank 0's value."""
-    return total({"value": value if rank() == 0 else 0.0})["value"]
-
-
-def largest(value: float) -> float:
+def all_reduce_max(value: float) -> float:
     """Return the maximum over ranks."""
     if world_size() == 1:
         return value
     tensor = torch.tensor([value], dtype=torch.float64, device=device())
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return float(tensor.item())
+
+
+def broadcast(value: float) -> float:
+    """Return rank 0's value on all ranks."""
+    return all_reduce_sum({"value": value if rank() == 0 else 0.0})["value"]
+
+
+def all_gather(items: Sequence[Item]) -> list[Item]:
+    """Return the picklable items of all ranks, in rank order, on all ranks."""
+    return [item for part in _gather_parts(items) for item in part]
+
+
+def all_gather_block(items: Sequence[Item], size: int) -> tuple[list[Item], int]:
+    """All-gather `items` within this rank's block of `size` consecutive ranks.
+
+    Returns the block's items in rank order and the offset of this rank's first one. Collective
+    over all ranks, not only those of the block.
+    """
+    if min(size, world_size()) == 1:
+        return list(items), 0
+    parts = _gather_parts(items)
+    start = rank() // size * size
+    offset = sum(len(part) for part in parts[start : rank()])
+    return [item for part in parts[start : start + size] for item in part], offset
+
+
+def _gather_parts(items: Sequence[Item]) -> list[list[Item]]:
+    if world_size() == 1:
+        return [list(items)]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, list(items))
+    return parts
 
 
 def _free_port() -> int:
@@ -118,7 +131,7 @@ def _free_port() -> int:
 
 
 def _check_port() -> None:
-    """Rank 0 hosts the store, unless torchrun's agent already does."""
+    """Check that rank 0 can host the store; torchrun's agent hosts it itself."""
     if rank() != 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return
     port = int(os.environ.get("MASTER_PORT", "29500"))
@@ -127,6 +140,6 @@ def _check_port() -> None:
         try:
             probe.bind(("", port))
         except OSError as error:
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"port {port} is in use on this machine: set MASTER_PORT to a free one"
             ) from error

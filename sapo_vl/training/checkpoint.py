@@ -1,12 +1,12 @@
-"""Checkpoints that are whole or absent: written under a temporary name, then renamed.
+"""Checkpoints, complete or absent: written under a temporary name, then renamed.
 
     CHECKPOINTS/step_000020/            after 20 whole steps
     CHECKPOINTS/step_000020+2/          after 20 steps and 2 mini-batches of the next
         learner/...                     DeepSpeed: model and optimizer of all ranks
-        rank_0.pt                       cursor, seconds, RNG states, and (mid-batch) the rollouts
+        rank_0.pt                       TrainState and RNG states
 
-`kill -9` at any moment leaves the last whole checkpoint: `latest` looks at final names only, and
-old ones are renamed before they are deleted.
+`kill -9` at any moment leaves the last complete checkpoint: `latest` considers final names only,
+and old ones are renamed before they are deleted.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sapo_vl.errors import DataError, EnvironmentProblem
-from sapo_vl.runs import files as disk
+from sapo_vl.errors import DataError, SetupError
+from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.system import distributed
 
 if TYPE_CHECKING:
     from sapo_vl.learner.engine import Learner
 
 KEEP = "keep"
-"""A file of this name in a checkpoint's folder saves it from being deleted."""
+"""A file of this name in a checkpoint's folder pins it: it is not deleted."""
 
 _NAME = re.compile(r"step_(\d{6,})(?:\+(\d+))?")
 
 
 @dataclass(slots=True)
-class Progress:
-    """Where a phase stands; all that resuming needs besides the learner's own state."""
+class TrainState:
+    """Where a training phase stands: all that resuming needs besides the learner's own state."""
 
-    step: int = 0  # whole steps done
-    mini_batch: int = 0  # mini-batches done of the step after them
-    cursor: int = 0  # samples drawn so far, over all epochs
-    bad_steps: int = 0  # non-finite optimizer steps in a row
-    buffer: Any = None  # mid-batch: the step's rollouts (see rollouts.pack)
-    extra: dict[str, Any] = field(default_factory=dict)  # what the phase wants to keep besides
+    step: int = 0  # completed steps
+    mini_batch: int = 0  # completed mini-batches of the step in progress
+    cursor: int = 0  # prompts drawn so far, over all epochs
+    bad_steps: int = 0  # consecutive non-finite optimizer steps
+    batch: dict[str, Any] | None = None  # mid-step: the rollout batch's state_dict
+    totals: dict[str, float] = field(default_factory=dict)  # mid-step: telemetry.group_sums
+    stats: list[dict[str, float]] = field(default_factory=list)  # mid-step: per mini-batch
 
     @property
     def name(self) -> str:
@@ -51,23 +52,23 @@ class Progress:
         return f"step_{self.step:06d}" + (f"+{self.mini_batch}" if self.mini_batch else "")
 
 
-def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
-    """Write a checkpoint below `root` and keep the `keep` newest; every rank must call it.
+def save(root: Path, learner: Learner, state: TrainState, keep: int) -> Path:
+    """Write a checkpoint below `root`, keeping the `keep` newest; every rank must call it.
 
-    Raises EnvironmentProblem when the disk is full; older checkpoints stay as they are.
+    Raises SetupError when the disk is full; older checkpoints stay as they are.
     """
-    final = root / progress.name
-    partial = root / f".{progress.name}.partial"
+    final = root / state.name
+    partial = root / f".{state.name}.partial"
     if distributed.rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.barrier()
     own = partial / f"rank_{distributed.rank()}.pt"
     try:
-        with disk.writing("a checkpoint", root):
+        with disk_full_guard("a checkpoint", root):
             learner.save(partial)
-            torch.save({"progress": progress, "rng": _rng_state()}, own)
-    except EnvironmentProblem:
+            torch.save({"state": state, "rng": _rng_state()}, own)
+    except SetupError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     distributed.barrier()
@@ -77,14 +78,14 @@ def save(root: Path, learner: Learner, progress: Progress, keep: int) -> Path:
         for old in _listed(root)[:-keep]:
             if not (old / KEEP).exists():
                 _discard(old)
-        for torn in root.glob(".step_*"):  # of processes that were killed while writing or deleting
+        for torn in root.glob(".step_*"):  # left by processes killed while writing or deleting
             shutil.rmtree(torn, ignore_errors=True)
     distributed.barrier()
     return final
 
 
-def keep_last_before(root: Path, step: int) -> Path | None:
-    """Mark the newest checkpoint of fewer steps, so that it is not deleted; None: there is none."""
+def pin_last_before(root: Path, step: int) -> Path | None:
+    """Pin the newest checkpoint of fewer steps and return it; None if there is none."""
     older = [path for path in _listed(root) if int(path.name.split("_")[1].split("+")[0]) < step]
     if not older:
         return None
@@ -93,13 +94,13 @@ def keep_last_before(root: Path, step: int) -> Path | None:
 
 
 def latest(root: Path) -> Path | None:
-    """Return the newest whole checkpoint below `root`, or None."""
-    found = _listed(root)
-    return found[-1] if found else None
+    """Return the newest complete checkpoint below `root`, or None."""
+    checkpoints = _listed(root)
+    return checkpoints[-1] if checkpoints else None
 
 
-def load(path: Path, learner: Learner) -> Progress:
-    """Restore the learner and the RNG states and return the progress; every rank must call it.
+def load(path: Path, learner: Learner) -> TrainState:
+    """Restore learner and RNG states and return the TrainState; every rank must call it.
 
     Raises DataError when the checkpoint was written by another number of ranks.
     """
@@ -111,9 +112,9 @@ def load(path: Path, learner: Learner) -> Progress:
             f"{distributed.world_size()}: start with {ranks}"
         )
     learner.load(path)
-    state = torch.load(own, weights_only=False)
-    _set_rng_state(state["rng"])
-    return state["progress"]
+    saved = torch.load(own, weights_only=False)
+    _set_rng_state(saved["rng"])
+    return saved["state"]
 
 
 def _listed(root: Path) -> list[Path]:

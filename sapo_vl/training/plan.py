@@ -12,22 +12,28 @@ from typing import Any
 
 import torch
 
+from sapo_vl.algorithm import objectives
 from sapo_vl.config import Config
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError, UserError
+from sapo_vl.generator.base import check_backend
 from sapo_vl.learner.engine import deepspeed_settings
-from sapo_vl.model import assets as model
 from sapo_vl.model import shapes
+from sapo_vl.model.assets import open_assets
+from sapo_vl.model.weights import freeze, trainable_rows
+from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.progress import table
 from sapo_vl.system import machine
-from sapo_vl.training import setup as stages
+from sapo_vl.training.setup import TOKENIZER_TEXTS
 
 GIB = 2**30
 
 
 def show(config: Config) -> None:
     """Print data, rollouts, trainable parameters and memory. Raises UserError for what is wrong."""
-    stages.rubric(config).close()
+    config = objectives.resolve(config)
+    build_rubric(config).close()
+    check_backend(config.generator.backend)
     deepspeed_settings(config)
     if config.data.path is None:
         records = f"{config.data.synthetic_train} procedural problems, drawn in the run"
@@ -36,27 +42,31 @@ def show(config: Config) -> None:
         counts = [f"{len(store.load(config.data.path, s))} {s}" for s in splits]
         records = f"{', '.join(counts)} records in {config.data.path}"
     module, origin = _on_meta(config)
-    model.freeze(module, config.model.freeze)
-    rows = model.trainable_rows(module)
+    freeze(module, config.model.freeze)
+    rows = trainable_rows(module)
     ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))
     options = config.rollout
-    table(
-        "plan",
-        ["what", "value"],
-        [
-            ["model", f"{config.model.path} ({origin}), {config.model.dtype}"],
-            ["data", records],
-            ["rewards", ", ".join(f"{t.weight:g} x {t.fn}" for t in config.rewards)],
-            ["warm-up", f"{config.sft.steps} steps of {config.sft.batch} records"],
-            ["step", f"{options.prompts} prompts x {options.group_size} responses of at most "
-                     f"{options.max_new_tokens} tokens, {config.sapo.mini_batches} mini-batches"],
-            ["steps", str(options.steps)],
-            ["ranks", f"{ranks} ({'GPU' if machine.gpu_count() else 'CPU'}), ZeRO stage "
-                      f"{config.learner.zero_stage}, tensor parallel "
-                      f"{config.generator.tensor_parallel}"],
-            ["run folder", str(config.run.dir)],
-        ],
-    )  # fmt: skip
+    device = "GPU" if machine.gpu_count() else "CPU"
+    step = (
+        f"{options.prompts} prompts x {options.group_size} responses of at most "
+        f"{options.max_new_tokens} tokens, {config.algorithm.num_mini_batches} mini-batches"
+    )
+    parallel = (
+        f"{ranks} ({device}), ZeRO stage {config.learner.zero_stage}, tensor parallel "
+        f"{config.generator.tensor_parallel}"
+    )
+    plan = {
+        "model": f"{config.model.path} ({origin}), {config.model.dtype}",
+        "data": records,
+        "objective": f"{config.objective} {config.objective_options}",
+        "rewards": ", ".join(f"{t.weight:g} x {t.fn}" for t in config.rewards),
+        "warm-up": f"{config.sft.steps} steps of {config.sft.batch} records",
+        "step": step,
+        "steps": str(options.steps),
+        "ranks": parallel,
+        "run folder": str(config.run.dir),
+    }
+    table("plan", ["what", "value"], [list(item) for item in plan.items()])
     table(
         "trainable parameters",
         ["component", "parameters", "trained"],
@@ -99,13 +109,11 @@ def _on_meta(config: Config) -> tuple[Any, str]:
         from sapo_vl.model import tiny
 
         with TemporaryDirectory() as folder:
-            tiny.build(
-                Path(folder) / "tiny", corpus=synthetic.corpus(0, stages.TOKENIZER_TEXTS), seed=0
-            )
-            found, origin = model.open_folder(Path(folder) / "tiny").config, "built in the run"
+            tiny.build(Path(folder) / "tiny", corpus=synthetic.corpus(0, TOKENIZER_TEXTS), seed=0)
+            found, origin = open_assets(Path(folder) / "tiny").config, "built in the run"
     else:
         try:
-            found, origin = model.open_folder(config.model.path).config, "its own config"
+            found, origin = open_assets(config.model.path).config, "its own config"
         except UserError as error:
             known = None if Path(config.model.path).exists() else shapes.configuration(
                 config.model.path

@@ -1,90 +1,181 @@
-"""Which records a step trains on: all of the split in turn, or fixed shares of its tasks.
+"""Which records a step samples from: the shuffled split epoch by epoch, or fixed shares of tasks.
 
-Both are pure functions of the seed and the step, so that a resumed run goes on exactly, and every
-rank finds its own share without asking the others.
+    sampler.step(3, cursor=192, rank=0, ranks=2)        # this rank's Draws of step 3
+    sampler.resample(3, 1, 0, taken, dropped)           # others of the same tasks
 
-    draws.step(3, cursor=192, rank=0, ranks=2)    # this rank's Picks of step 3
-    draws.instead(3, 1, 0, picks, dropped)        # others of the same tasks, for dynamic sampling
+All draws are pure functions of seed and step: a resumed run continues exactly, and every rank finds
+its share without communication.
+
+With `data.ratio` every mini-batch holds each task in a fixed share, each task shuffled anew in each
+of its epochs. The SAPO paper trains so: a fixed ratio of tasks, and mini-batches large enough that
+each of them holds every task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, nearest
-from sapo_vl.training import setup as stages
-from sapo_vl.training.mixing import Mixture
+from sapo_vl.model.usable_samples import UsableSamples
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
-    """A record to be sampled from."""
+class Draw:
+    """A record to sample rollouts for."""
 
-    index: int  # number of the record in the split
-    source: str  # the task whose share it fills; empty without data.ratio
-    mini_batch: int | None  # the mini-batch that it belongs to; none: any
+    index: int  # of the record in the split
+    task: str  # the task whose share it fills; empty without data.ratio
+    mini_batch: int | None  # the mini-batch it belongs to; None: any
 
 
-class Draws:
+class PromptSampler:
     """Draws a run's records; see the module."""
 
-    def __init__(self, config: Config, samples: stages.UsableSamples) -> None:
+    def __init__(self, config: Config, samples: UsableSamples) -> None:
         """Sort the records by task. Raises ConfigError when data.ratio doesn't fit them."""
         self._seed = config.run.seed
         self._prompts = config.rollout.prompts
-        self._count = config.sapo.mini_batches
+        self._mini_batches = config.algorithm.num_mini_batches
         self._members: dict[str, Sequence[int]] = {"": range(len(samples))}
-        self._mixture: Mixture | None = None
+        self._mixture: TaskMixture | None = None
         if config.data.ratio:
-            self._members = _by_source(config, samples)
-            sizes = {name: len(own) for name, own in self._members.items()}
-            size = config.rollout.prompts // config.sapo.mini_batches
-            self._mixture = Mixture(sizes, config.data.ratio, size, config.run.seed)
+            self._members = _members_by_task(config, samples)
+            size = config.rollout.prompts // self._mini_batches
+            self._mixture = TaskMixture(self._members, config.data.ratio, size, config.run.seed)
 
-    def step(self, step: int, cursor: int, rank: int, ranks: int) -> list[Pick]:
-        """Return a rank's records of a rollout step; `cursor` counts the records drawn before it.
+    def step(self, step: int, cursor: int, rank: int, ranks: int) -> list[Draw]:
+        """Return a rank's records of a training step; `cursor` counts the records drawn before it.
 
-        With data.ratio each mini-batch holds its shares, and they are dealt to the ranks in turn.
+        With data.ratio each mini-batch holds its shares, dealt to the ranks round-robin.
         """
         if self._mixture is None:
-            drawn = stages.draw(len(self._members[""]), self._seed, cursor, self._prompts)
-            return [Pick(index, "", None) for index in drawn[rank::ranks]]
+            indices = shuffled_indices(len(self._members[""]), self._seed, cursor, self._prompts)
+            return [Draw(index, "", None) for index in indices[rank::ranks]]
         return [
-            Pick(self._members[pick.source][pick.index], pick.source, number)
-            for number in range(self._count)
-            for pick in self._mixture.batch(step * self._count + number, rank, ranks)
+            Draw(index, task, number)
+            for number in range(self._mini_batches)
+            for task, index in self._mixture.batch(step * self._mini_batches + number, rank, ranks)
         ]
 
-    def instead(
-        self, step: int, turn: int, rank: int, taken: Sequence[Pick], dropped: Sequence[Pick]
-    ) -> list[Pick]:
-        """Return a record for each of `dropped`, of the same source, none of `taken`.
+    def resample(
+        self, step: int, round_: int, rank: int, taken: Sequence[Draw], dropped: Sequence[Draw]
+    ) -> list[Draw]:
+        """Return a record for each of `dropped`, of the same task, none of `taken`.
 
-        At random from the whole source; a source that has no record left gives none. Ranks draw for
-        themselves, so two of them may draw the same record.
+        Drawn at random from the whole task; a task without records left gives none. Ranks draw
+        independently, so two of them may draw the same record.
         """
-        random = np.random.default_rng([self._seed, step, turn, rank])
-        used = {pick.index for pick in taken}
-        left = {
-            source: (i for i in random.permutation(self._members[source]).tolist() if i not in used)
-            for source in dict.fromkeys(pick.source for pick in dropped)
+        random = np.random.default_rng([self._seed, step, round_, rank])
+        used = {draw.index for draw in taken}
+        unused = {
+            task: (i for i in random.permutation(self._members[task]).tolist() if i not in used)
+            for task in dict.fromkeys(draw.task for draw in dropped)
         }
-        found = [(next(left[pick.source], None), pick) for pick in dropped]
-        return [Pick(i, pick.source, pick.mini_batch) for i, pick in found if i is not None]
+        indices = [next(unused[draw.task], None) for draw in dropped]
+        return [
+            Draw(index, draw.task, draw.mini_batch)
+            for index, draw in zip(indices, dropped, strict=True)
+            if index is not None
+        ]
 
 
-def _by_source(config: Config, samples: stages.UsableSamples) -> dict[str, Sequence[int]]:
-    ratio, members = config.data.ratio, dict[str, list[int]]()
-    for index, name in enumerate(samples.column(config.data.ratio_by)):
-        members.setdefault(str(name), []).append(index)
-    for name in ratio:
-        if name not in members:
+class TaskMixture:
+    """Mini-batches with a fixed number of records of each task."""
+
+    def __init__(
+        self,
+        members: Mapping[str, Sequence[int]],
+        ratios: Mapping[str, float],
+        size: int,
+        seed: int = 0,
+    ) -> None:
+        """Give each task its places in a mini-batch of `size` records, over all ranks.
+
+        `members` holds each task's record indices, `ratios` its share in any unit (3 and 1 are
+        three quarters and one). Raises ConfigError when a share is not positive or a task gets no
+        place.
+        """
+        assert set(members) == set(ratios), (sorted(members), sorted(ratios))
+        for task, indices in members.items():
+            if not indices or not ratios[task] > 0:
+                raise ConfigError(
+                    f"data.ratio: {task} has {len(indices)} records and ratio {ratios[task]}; both "
+                    "must be over 0"
+                )
+        self._members, self._seed = dict(members), seed
+        self._orders: dict[str, tuple[int, np.ndarray]] = {}  # task -> (epoch, permutation)
+        self.places = _places(ratios, size)  # task -> records of it in each mini-batch
+        empty = [task for task, places in self.places.items() if places == 0]
+        if empty:
             raise ConfigError(
-                f"data.ratio names {name!r}, which is no {config.data.ratio_by} of the "
-                f"records{nearest(name, members)}; known: {', '.join(sorted(members))}"
+                f"data.ratio: a mini-batch of {size} records has no place for {', '.join(empty)}: "
+                "raise rollout.prompts"
             )
-    return {name: members[name] for name in ratio}
+
+    def batch(self, number: int, rank: int = 0, ranks: int = 1) -> list[tuple[str, int]]:
+        """Return a rank's (task, record index) pairs of mini-batch `number`, shuffled.
+
+        Ranks get equally many when `ranks` divides the size.
+        """
+        draws = [
+            (task, self._record(position, task, number * places + place))
+            for position, (task, places) in enumerate(self.places.items())
+            for place in range(places)
+        ][rank::ranks]
+        order = np.random.default_rng([self._seed, number, rank]).permutation(len(draws))
+        return [draws[i] for i in order]
+
+    def _record(self, position: int, task: str, count: int) -> int:
+        """Return the record that is the task's `count`-th draw of the run."""
+        epoch, place = divmod(count, len(self._members[task]))
+        cached_epoch, order = self._orders.get(task, (None, np.empty(0)))
+        if cached_epoch != epoch:
+            random = np.random.default_rng([self._seed, position, epoch])
+            order = random.permutation(len(self._members[task]))
+            self._orders[task] = (epoch, order)
+        return self._members[task][int(order[place])]
+
+
+def shuffled_indices(length: int, seed: int, cursor: int, count: int) -> list[int]:
+    """Return the `count` record indices from position `cursor` on, reshuffled every epoch.
+
+    A pure function: the order of epoch e is the permutation of numpy's generator seeded (seed, e).
+    """
+    stream = _shuffled_stream(length, seed, cursor)
+    return [index for index, _ in zip(stream, range(count), strict=False)]
+
+
+def _shuffled_stream(length: int, seed: int, cursor: int) -> Iterator[int]:
+    epoch, position = divmod(cursor, length)
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(length)
+        yield from (int(i) for i in order[position:])
+        epoch, position = epoch + 1, 0
+
+
+def _members_by_task(config: Config, samples: UsableSamples) -> dict[str, Sequence[int]]:
+    members = dict[str, list[int]]()
+    for index, task in enumerate(samples.column(config.data.ratio_by)):
+        members.setdefault(str(task), []).append(index)
+    for task in config.data.ratio:
+        if task not in members:
+            raise ConfigError(
+                f"data.ratio names {task!r}, which is no {config.data.ratio_by} of the "
+                f"records{nearest(task, members)}; known: {', '.join(sorted(members))}"
+            )
+    return {task: members[task] for task in config.data.ratio}
+
+
+def _places(ratios: Mapping[str, float], size: int) -> dict[str, int]:
+    """Return whole places for each ratio, rounded by largest remainder."""
+    total = sum(ratios.values())
+    exact = {task: size * ratio / total for task, ratio in ratios.items()}
+    places = {task: int(value) for task, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda task: places[task] - exact[task])
+    for task in by_remainder[: size - sum(places.values())]:
+        places[task] += 1
+    return places

@@ -1,187 +1,155 @@
-"""Rollout batches: sample, grade, advantages; cut into mini-batches; keep and restore.
-
-A rollout batch is a list of RolloutGroup, whole groups on one rank.
-"""
+"""A rollout batch: sample, grade, compute advantages; cut into mini-batches; keep and restore."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sapo_vl.algorithm import objectives
 from sapo_vl.algorithm.advantages import group_advantages
-from sapo_vl.config import Config
-from sapo_vl.evaluation.heldout import problem_seed
-from sapo_vl.generator.base import Generator, Sampling
-from sapo_vl.learner.rows import TrainRow
+from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.schema import RolloutGroup, Sample
+from sapo_vl.schema import Rollout, RolloutGroup, Sample
+
+KEPT_FIELDS = tuple(f.name for f in fields(Rollout) if f.name not in ("prompt", "is_filler"))
+"""What a checkpoint keeps of a rollout; prompts are rendered again."""
 
 
-def collect(
-    generator: Generator,
-    renderer: PromptRenderer,
-    rubric: Rubric,
+@dataclass(slots=True)
+class RolloutBatch:
+    """This rank's groups of one training step."""
+
+    groups: list[RolloutGroup]
+    num_mini_batches: int
+
+    def mini_batches(self) -> list[list[Rollout]]:
+        """Return the rollouts of each mini-batch, those without a gradient left out.
+
+        A group goes to its own mini-batch, or round-robin where it has none. Left out are groups
+        whose advantages are all 0 and responses without a verdict. A mini-batch that would be empty
+        holds one filler, so that this rank takes part in the collectives.
+        """
+        batches: list[list[Rollout]] = [[] for _ in range(self.num_mini_batches)]
+        trained = [group for group in self.groups if group.has_gradient]
+        for number, group in enumerate(trained):
+            index = number % len(batches) if group.mini_batch is None else group.mini_batch
+            batches[index].extend(r for r in group.rollouts if r.verdict.valid)
+        filler = replace(self.groups[0].rollouts[0], advantage=0.0, is_filler=True)
+        return [batch or [filler] for batch in batches]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a picklable form for a checkpoint in the middle of a step, without images."""
+        return {
+            "num_mini_batches": self.num_mini_batches,
+            "groups": [
+                {
+                    "sample": group.prompt.sample,
+                    "mini_batch": group.mini_batch,
+                    "rollouts": [
+                        {name: getattr(rollout, name) for name in KEPT_FIELDS}
+                        for rollout in group.rollouts
+                    ],
+                }
+                for group in self.groups
+            ],
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any], renderer: PromptRenderer) -> RolloutBatch:
+        """Restore a batch, rendering its prompts again."""
+        saved = state["groups"]
+        prompts = renderer.render([group["sample"] for group in saved])
+        groups = [
+            RolloutGroup(
+                prompt,
+                [Rollout(prompt, **rollout) for rollout in group["rollouts"]],
+                group["mini_batch"],
+            )
+            for prompt, group in zip(prompts, saved, strict=True)
+        ]
+        return cls(groups, state["num_mini_batches"])
+
+
+def sample_groups(
+    engine: SampleEngine,
     samples: Sequence[Sample],
-    config: Config,
+    params: SamplingParams,
+    *,
+    seed: int,
     step: int,
+    normalize: bool,
 ) -> list[RolloutGroup]:
-    """Sample G responses for each sample, grade them and compute group advantages.
+    """Sample a graded group per sample, with advantages, in one call of the generator.
 
-    Seeds come from (run seed, step, record id): the same step gives the same rollouts again.
+    Sampling seeds are functions of (seed, step, record id): the same step gives the same rollouts
+    again. `normalize` divides advantages by the group's standard deviation.
     """
-    options = config.rollout
-    prompts = renderer.render(samples)
-    seeds = [problem_seed(config.run.seed, f"{step}:{sample.id}") for sample in samples]
-    sampling = Sampling(options.group_size, options.temperature, options.max_new_tokens)
-    completions = generator.generate(prompts, sampling, seeds)
-    pairs = [(s, c.text) for s, cs in zip(samples, completions, strict=True) for c in cs]
-    lengths = [len(c.token_ids) for cs in completions for c in cs]
-    rewards = rubric.grade(pairs, lengths)
-    groups = []
-    for i, (prompt, own) in enumerate(zip(prompts, completions, strict=True)):
-        graded = rewards[i * options.group_size : (i + 1) * options.group_size]
+    prompts = engine.renderer.render(samples)
+    seeds = [problem_seed(seed, f"{step}:{sample.id}") for sample in samples]
+    groups = engine.sample(prompts, params, seeds)
+    for group in groups:
+        rewards = [rollout.verdict for rollout in group.rollouts]
         advantages = group_advantages(
-            np.array([r.value for r in graded]),
-            np.array([r.valid for r in graded]),
-            objectives.advantage_std(config),
+            np.array([r.value for r in rewards]),
+            np.array([r.valid for r in rewards]),
+            normalize=normalize,
         )
-        groups.append(RolloutGroup(prompt, own, graded, advantages))
+        for rollout, advantage in zip(group.rollouts, advantages, strict=True):
+            rollout.advantage = float(advantage)
     return groups
 
 
-def mini_batches(groups: Sequence[RolloutGroup], count: int) -> list[list[TrainRow]]:
-    """Return `count` lists of rows, of the groups that carry a gradient.
+def replace_groups(
+    groups: list[RolloutGroup], dropped: Sequence[int], resampled: Sequence[RolloutGroup]
+) -> None:
+    """Put resampled groups in the places of `dropped` ones, in place.
 
-    A group goes to the mini-batch it belongs to; those that belong to none are dealt out in turn. A
-    group whose advantages are all 0 is left out, and so is a response without a verdict. A list
-    that would be empty holds one row that does not count, so that this rank still takes part.
+    Each takes the first free place of its own mini-batch; there must be one (asserted).
     """
-    parts: list[list[TrainRow]] = [[] for _ in range(count)]
-    kept = [group for group in groups if np.any(group.advantages)]
-    for number, group in enumerate(kept):
-        place = number % count if group.mini_batch is None else group.mini_batch
-        parts[place].extend(group_rows(group))
-    spare = replace(group_rows(groups[0], all_rows=True)[0], counts=False, advantage=0.0)
-    return [part or [spare] for part in parts]
+    free = list(dropped)
+    for group in resampled:
+        index = next((i for i in free if groups[i].mini_batch == group.mini_batch), None)
+        assert index is not None, group.mini_batch
+        free.remove(index)
+        groups[index] = group
 
 
-def places(
-    groups: Sequence[RolloutGroup], empty: Sequence[int], found: Sequence[RolloutGroup]
-) -> list[tuple[int, RolloutGroup]]:
-    """Return (number in `groups`, group to stand there instead) for what dynamic sampling found.
-
-    A group fills one of the `empty` places of its own mini-batch.
-    """
-    free = list(empty)
-    out = []
-    for group in found:
-        place = next(i for i in free if groups[i].mini_batch == group.mini_batch)
-        free.remove(place)
-        out.append((place, group))
-    return out
-
-
-def group_rows(group: RolloutGroup, *, all_rows: bool = False) -> list[TrainRow]:
-    """Return a row per judged response (or per response)."""
-    old = _old_logprobs(group)
-    return [
-        TrainRow(group.prompt, c.token_ids, float(a), c.generator_logprobs, o)
-        for c, r, a, o in zip(group.completions, group.rewards, group.advantages, old, strict=True)
-        if r.valid or all_rows
-    ]
-
-
-def keep_old_logprobs(groups: Sequence[RolloutGroup], batches: Sequence[list[TrainRow]]) -> None:
-    """Copy the rows' old log-probs back to their groups; responses without a row get none."""
-    found = {
-        id(row.token_ids): row.old_logprobs for batch in batches for row in batch if row.counts
-    }
-    for group in groups:
-        values = [found.get(id(c.token_ids)) for c in group.completions]
-        if all(v is not None for v in values):
-            group.old_logprobs = values  # type: ignore[assignment]
-
-
-def _old_logprobs(group: RolloutGroup) -> list[Any]:
-    if group.old_logprobs is None:
-        return [None] * len(group.completions)
-    return list(group.old_logprobs)
-
-
-def pack(batches: Sequence[list[TrainRow]], groups: Sequence[RolloutGroup]) -> dict[str, Any]:
-    """Return a picklable form without pictures' tensors, for a checkpoint inside a step."""
-    place = {
-        id(c.token_ids): (i, j) for i, g in enumerate(groups) for j, c in enumerate(g.completions)
-    }
-    return {
-        "samples": [group.prompt.sample for group in groups],
-        "groups": [(g.completions, g.rewards, g.advantages, None, g.mini_batch) for g in groups],
-        "batches": [
-            [(*place[id(r.token_ids)], replace(r, prompt=None, token_ids=[])) for r in batch]  # type: ignore[arg-type]
-            for batch in batches
-        ],
-    }
-
-
-def unpack(
-    packed: dict[str, Any], renderer: PromptRenderer
-) -> tuple[list[list[TrainRow]], list[RolloutGroup]]:
-    """Undo `pack`, rendering the prompts again."""
-    prompts = renderer.render(packed["samples"])
-    groups = [
-        RolloutGroup(prompt, *rest) for prompt, rest in zip(prompts, packed["groups"], strict=True)
-    ]
-    batches = [
-        [  # rows share their ids with the completions, see keep_old_logprobs
-            replace(row, prompt=prompts[i], token_ids=groups[i].completions[j].token_ids)
-            for i, j, row in batch
-        ]
-        for batch in packed["batches"]
-    ]
-    return batches, groups
-
-
-def write(path: Path, groups: Sequence[RolloutGroup]) -> None:
-    """Write a parquet file with a row per response; pictures stand in each group's first row."""
+def write_parquet(path: Path, groups: Sequence[RolloutGroup]) -> None:
+    """Write a row per response; a group's images stand in its first row only."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = []
-    for group in groups:
-        sample = group.prompt.sample
-        old = _old_logprobs(group)
-        for i, (completion, reward) in enumerate(
-            zip(group.completions, group.rewards, strict=True)
-        ):
-            rows.append(
-                {
-                    "id": sample.id,
-                    "task": sample.task,
-                    "problem": sample.problem,
-                    "images": list(sample.images) if i == 0 else [],
-                    "answer": sample.answer,
-                    "response": completion.text,
-                    "finish_reason": completion.finish_reason,
-                    "reward": reward.value,
-                    "correct": reward.correct,
-                    "valid": reward.valid,
-                    "verdicts": json.dumps(
-                        {n: [v.outcome, v.score, v.reason] for n, v in reward.terms.items()}
-                    ),
-                    "advantage": float(group.advantages[i]),
-                    "token_ids": completion.token_ids,
-                    "generator_logprobs": completion.generator_logprobs.tolist(),
-                    "old_logprobs": None if old[i] is None else old[i].tolist(),
-                }
-            )
+    rows = [_row(group, i, rollout) for group in groups for i, rollout in enumerate(group.rollouts)]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.Table.from_pylist(rows), partial)
     partial.rename(path)
+
+
+def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
+    sample, reward = group.prompt.sample, rollout.verdict
+    mu, old = rollout.generator_logprobs, rollout.old_logprobs
+    return {
+        "id": sample.id,
+        "task": sample.task,
+        "problem": sample.problem,
+        "images": list(sample.images) if index == 0 else [],
+        "answer": sample.answer,
+        "response": rollout.text,
+        "finish_reason": rollout.finish_reason,
+        "reward": reward.value,
+        "correct": reward.correct,
+        "valid": reward.valid,
+        "verdicts": json.dumps(
+            {name: [v.outcome, v.score, v.reason] for name, v in reward.terms.items()}
+        ),
+        "advantage": rollout.advantage,
+        "token_ids": rollout.token_ids,
+        "generator_logprobs": None if mu is None else mu.tolist(),
+        "old_logprobs": None if old is None else old.tolist(),
+    }

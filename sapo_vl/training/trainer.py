@@ -1,139 +1,195 @@
-"""A training run's parts and what surrounds the loop: set-up, records, the final report.
+"""The trainer: a run's learner, generator and state, and what surrounds each training step.
 
-The loop itself is in train.py.
+`train_step` in train.py is the algorithm. Around it, here once: resuming in the middle of a step,
+signals, metrics, parity and collapse checks, checkpoints and evaluation. Constructing a Trainer
+loads weights and starts the engine; it trains nothing.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any
 
-from sapo_vl import sft
 from sapo_vl.algorithm import collapse, objectives, telemetry
-from sapo_vl.config import Config
-from sapo_vl.data import store
-from sapo_vl.errors import ConfigError, EnvironmentProblem, UserError
-from sapo_vl.evaluation.benchmark import chosen_sets, in_training
+from sapo_vl.algorithm.telemetry import UpdateReport
+from sapo_vl.config import LearnerConfig
+from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, evaluate
-from sapo_vl.generator import base as generators
-from sapo_vl.generator.base import NO_VLLM, Generator
-from sapo_vl.learner.engine import Learner, StepReport
-from sapo_vl.model import assets as model
-from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.runs import metrics, plots
-from sapo_vl.runs.folder import Run, read_json, write_json
+from sapo_vl.generator import base as generator_base
+from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.generator.sampling import SampleEngine
+from sapo_vl.learner.engine import Learner
+from sapo_vl.model.assets import ModelAssets
+from sapo_vl.model.weights import trainable_rows
+from sapo_vl.runs import metrics
+from sapo_vl.runs.files import write_json
+from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
-from sapo_vl.runs.progress import Progress as Display
-from sapo_vl.runs.progress import table
-from sapo_vl.schema import RolloutGroup
+from sapo_vl.runs.progress import ProgressDisplay, table
+from sapo_vl.runs.signals import RunInterrupted
+from sapo_vl.schema import Rollout, RolloutGroup
 from sapo_vl.system import distributed
-from sapo_vl.training import checkpoint, rollouts
-from sapo_vl.training import setup as stages
-from sapo_vl.training.prompt_sampler import Draws
+from sapo_vl.training import checkpoint, monitor
+from sapo_vl.training.checkpoint import TrainState
+from sapo_vl.training.prompt_sampler import Draw
+from sapo_vl.training.rollouts import RolloutBatch, replace_groups, sample_groups
+from sapo_vl.training.setup import RunInputs
 
 
-class ParityError(RuntimeError):
-    """Sampler and learner disagree on log-probs of what was sampled."""
-
-
-class NotFinite(RuntimeError):
-    """The gradient was not finite for learner.max_bad_steps optimizer steps in a row."""
-
-
-def preflight(config: Config) -> None:
-    """Check all that can be checked without weights, before a run's folder exists.
-
-    Raises ConfigError, DataError or EnvironmentProblem.
-    """
-    ranks = distributed.world_size()
-    for key, value in (
-        ("rollout.prompts", config.rollout.prompts),
-        ("sft.batch", config.sft.batch),
-    ):
-        if value < ranks:
-            raise ConfigError(f"{key}={value} is below the number of ranks ({ranks})")
-    if ranks % config.generator.tensor_parallel:
-        raise ConfigError(
-            f"generator.tensor_parallel={config.generator.tensor_parallel} does not divide the "
-            f"number of ranks ({ranks}): set SAPO_RANKS, or a smaller one"
-        )
-    stages.rubric(config).close()
-    if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise EnvironmentProblem(NO_VLLM)
-    if config.data.path is not None:
-        for split in (config.data.train_split, config.data.eval_split):
-            store.load(config.data.path, split)
-    if config.sft.steps > 0 and config.sft.data is not None:
-        store.load(config.sft.data, config.data.train_split)
-    if config.model.path != "tiny":
-        model.open_folder(config.model.path)
-    chosen_sets(config)
-
-
-class Collapsed(UserError):
-    """The collapse detector fired and collapse.action is stop."""
-
-
-class Job:
-    """The parts of a SAPO run, built once."""
+class Trainer:
+    """The parts of a SAPO run."""
 
     def __init__(
-        self, run: Run, writer: MetricsWriter | None, generator: Generator | None = None
+        self,
+        run: Run,
+        inputs: RunInputs,
+        assets: ModelAssets,
+        writer: MetricsWriter | None,
+        generator: Generator | None = None,
     ) -> None:
-        """Warm up if asked, then load data, sampler and learner. Raises UserError for bad input.
+        """Load the weights of `assets` and start the generator, unless a running one is passed.
 
-        `generator` is a sampler that runs already, of the same model.
+        `writer` is None on every rank but 0. Raises UserError for what can't be loaded.
         """
-        self.run, self.config, self.writer = run, run.config, writer
-        config = run.config
-        self.rubric = stages.rubric(config)
-        folder = stages.policy_folder(run)
-        self.folder = folder
-        self.renderer = PromptRenderer(folder, config.data)
-        self.benchmarks = chosen_sets(config)
-        path = stages.data_folder(run, config.data.path)
-        self.train_set = stages.usable(
-            config, self.renderer, path, config.data.train_split, "data.path"
-        )
-        self.draws = Draws(config, self.train_set)
-        held_out = stages.usable(config, self.renderer, path, config.data.eval_split, "data.path")
-        self.test_set = held_out[: config.evaluation.problems]
-        stages.check_gold(self.rubric, self.train_set, self.test_set)
-        folder = sft.warm_up(run, folder, writer)
+        self.run, self.config, self.inputs, self.writer = run, run.config, inputs, writer
+        self.assets = assets
+        self.objective = objectives.build(self.config)
         with run.phase("start"):
-            self.learner = Learner(config, folder)
-            show_trainable(self.learner)
-            self.generator = generator or generators.build(config, folder, seed=config.run.seed)
+            self.learner = Learner(self.config, assets)
+            rows = trainable_rows(self.learner.model)
+            if distributed.rank() == 0:
+                table(
+                    "trainable parameters",
+                    ["component", "parameters", "trained"],
+                    [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
+                )
+            seed = self.config.run.seed
+            self.generator = generator or generator_base.build(self.config, assets, seed=seed)
+        self.engine = SampleEngine(self.generator, inputs.renderer, inputs.rubric)
         self.checkpoints = run.dir / "checkpoints"
-        gated = objectives.gated(config)
-        self.detector = collapse.Detector(config.collapse, gated=gated)
+        self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
+        self.state = TrainState()
+        self.display: ProgressDisplay | None = None
 
-    def restore(self) -> checkpoint.Progress:
-        """Load the newest checkpoint, if any, give its weights to the sampler, look at step 0."""
-        found = checkpoint.latest(self.checkpoints)
-        done = checkpoint.load(found, self.learner) if found else checkpoint.Progress()
+    def restore(self) -> None:
+        """Load the newest checkpoint, if any, sync its weights, and evaluate a run's start."""
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is not None:
+            self.state = checkpoint.load(newest, self.learner)
         self.generator.update_weights(self.learner.weights())
-        if found is not None:
-            distributed.say(f"continuing at step {done.step} of {self.config.rollout.steps}")
+        if newest is not None:
+            total = self.config.rollout.steps
+            distributed.print0(f"continuing at step {self.state.step} of {total}")
         if not (self.run.dir / "eval" / "before.json").exists():
-            self.evaluate("before", 0)
-        return done
+            self.evaluate("before")
 
-    def evaluate(self, name: str, step: int) -> Accuracy:
-        """Evaluate the sampler's weights on the held-out problems and record it as `name`."""
+    @contextmanager
+    def step(self) -> Iterator[Step]:
+        """Open the next training step; on leaving it record, checkpoint and evaluate.
+
+        When a signal interrupts the step a checkpoint of this very place is written, and
+        RunInterrupted travels on.
+        """
+        step = Step(self)
+        with self._checkpoint_on_interrupt():
+            yield step
+        state, config = self.state, self.config
+        state.step, state.mini_batch, state.batch = state.step + 1, 0, None
+        state.cursor += config.rollout.prompts
+        assert step.batch is not None, "a step without rollouts"
+        monitor.record_step(self, step)
+        state.totals, state.stats = {}, []
+        with self._checkpoint_on_interrupt():
+            if self.run.stop.requested():
+                raise self.run.stop.error()
+            last = state.step == config.rollout.steps
+            if state.step % config.checkpoint.every == 0 or last:
+                checkpoint.save(self.checkpoints, self.learner, state, config.checkpoint.keep)
+            every = config.evaluation.every
+            if every and state.step % every == 0 and not last:
+                self.evaluate(f"step_{state.step:06d}")
+
+    @contextmanager
+    def _checkpoint_on_interrupt(self) -> Iterator[None]:
+        try:
+            yield
+        except RunInterrupted:
+            path = self.checkpoints / self.state.name
+            if not path.exists():
+                keep = self.config.checkpoint.keep
+                checkpoint.save(self.checkpoints, self.learner, self.state, keep)
+            distributed.print0(f"checkpoint {path}; continue with --resume run.dir={self.run.dir}")
+            raise
+
+    def sample_rollouts(self) -> tuple[RolloutBatch, dict[str, float]]:
+        """Sample and grade this rank's groups of the step; return them with telemetry's sums.
+
+        Dynamic sampling resamples groups without a gradient for some rounds; the sums are of what
+        was sampled first, so that accuracy and reward are the data's.
+        """
+        state, config = self.state, self.config
+        rank, sampler = distributed.rank(), self.inputs.prompt_sampler
+        draws = sampler.step(state.step, state.cursor, rank, distributed.world_size())
+        groups = self._sample(draws)
+        totals = telemetry.group_sums(groups, config.rollout.max_new_tokens)
+        rounds, taken = self.objective.max_resample_rounds, list(draws)
+        if rounds:
+            totals |= {"resample_drawn": 0.0, "resample_kept": 0.0}
+        for round_ in range(1, rounds + 1):
+            dropped = [i for i, group in enumerate(groups) if not group.has_gradient]
+            redraws = sampler.resample(state.step, round_, rank, taken, [draws[i] for i in dropped])
+            if distributed.all_reduce_max(len(redraws)) == 0:
+                break
+            taken += redraws
+            resampled = [group for group in self._sample(redraws) if group.has_gradient]
+            replace_groups(groups, dropped, resampled)
+            totals["resample_drawn"] += len(redraws)
+            totals["resample_kept"] += len(resampled)
+        return RolloutBatch(groups, config.algorithm.num_mini_batches), totals
+
+    def _sample(self, draws: list[Draw]) -> list[RolloutGroup]:
+        samples = [self.inputs.train_set[draw.index] for draw in draws]
+        options = self.config.rollout
+        self.run.heartbeat([sample.id for sample in samples])
+        with self.run.stop.interruptible():
+            groups = sample_groups(
+                self.engine,
+                samples,
+                SamplingParams(options.group_size, options.temperature, options.max_new_tokens),
+                seed=self.config.run.seed,
+                step=self.state.step,
+                normalize=self.objective.normalize_advantages,
+            )
+        for draw, group in zip(draws, groups, strict=True):
+            group.mini_batch = draw.mini_batch
+        return groups
+
+    def fill_old_logprobs(self, batch: RolloutBatch) -> None:
+        """Set pi_old of every mini-batch but the first, whose own forward is on policy.
+
+        The first group is compared with the sampler before anything is trained on: a stale encoder
+        cache or a wrong prompt shows here, also where no group carries a gradient.
+        """
+        probe = batch.groups[0]
+        self.learner.fill_old_logprobs(probe.rollouts)
+        monitor.check_parity(self.config, telemetry.mismatch([probe]), self.state.step + 1)
+        first, *later = batch.mini_batches()
+        for rollout in first:
+            rollout.old_logprobs = None
+        for mini_batch in later:
+            self.learner.fill_old_logprobs(mini_batch)
+
+    def evaluate(self, name: str) -> Accuracy:
+        """Evaluate the current policy on the held-out problems and record it as `name`."""
         config = self.config
-        with self.run.phase("evaluation"), self.run.stop.at_once():
+        with self.run.phase("evaluation"), self.run.stop.interruptible():
             result = evaluate(
                 self.generator,
-                self.renderer,
-                self.rubric,
-                self.test_set,
+                self.inputs.renderer,
+                self.inputs.rubric,
+                self.inputs.test_set,
                 n=config.evaluation.samples,
                 temperature=1.0,
                 max_new_tokens=config.rollout.max_new_tokens,
@@ -141,12 +197,12 @@ class Job:
                 seed=config.run.seed,
                 out=self.run.dir / "eval" / f"{name}.jsonl",
             )
-            scores = in_training(config, self.generator, self.folder, self.benchmarks)
+            scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)
         if self.writer is not None:
             self.writer.write(
                 {
                     "phase": "eval",
-                    "step": step,
+                    "step": self.state.step,
                     "name": name,
                     "avg": result.avg,
                     "ci95_low": result.ci95[0],
@@ -159,31 +215,46 @@ class Job:
         return result
 
 
-def check_finite(run: Run, step_report: StepReport, bad_steps: int) -> int:
-    """Return the number of bad steps in a row; write the batch down when one is bad."""
-    if not step_report.skipped:
-        return 0
-    ids = sorted({row.prompt.sample.id for row in step_report.rows})
-    path = run.dir / f"bad_batch_rank_{distributed.rank()}.json"
-    write_json(path, ids)
-    distributed.say(f"gradient not finite: step skipped, its records are in {path}")
-    if bad_steps + 1 >= run.config.learner.max_bad_steps:
-        raise NotFinite(f"{bad_steps + 1} optimizer steps in a row were not finite, see {path}")
-    return bad_steps + 1
+class Step:
+    """One training step in progress: its rollouts, statistics and clock."""
 
+    def __init__(self, trainer: Trainer) -> None:
+        """Start a step, or continue the one that the trainer's state was saved in."""
+        self._trainer, self._state = trainer, trainer.state
+        config = trainer.config
+        self.lr = learning_rate(self._state.step, config.rollout.steps, config.learner)
+        self.timer = StepTimer()
+        self.batch: RolloutBatch | None = None
+        if self._state.batch is not None:
+            renderer = trainer.inputs.renderer
+            self.batch = RolloutBatch.from_state_dict(self._state.batch, renderer)
 
-def show_trainable(learner: Learner) -> None:
-    """Print which components are trained, on rank 0."""
-    rows = model.trainable_rows(learner.model)
-    if distributed.rank() == 0:
-        table(
-            "trainable parameters",
-            ["component", "parameters", "trained"],
-            [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
+    def remaining_mini_batches(self) -> Iterator[list[Rollout]]:
+        """Yield the mini-batches that are left; each must be trained on before the next.
+
+        Raises RunInterrupted between two of them when a signal has arrived; the trainer's state
+        then holds the rollouts.
+        """
+        assert self.batch is not None, "no rollouts"
+        state, stop = self._state, self._trainer.run.stop
+        mini_batches = self.batch.mini_batches()
+        while state.mini_batch < len(mini_batches):
+            yield mini_batches[state.mini_batch]
+            state.mini_batch += 1
+            if state.mini_batch < len(mini_batches) and stop.requested():
+                state.batch = self.batch.state_dict()
+                raise stop.error()
+
+    def add(self, report: UpdateReport) -> None:
+        """Add an update's statistics. Raises NonFiniteGradientError after too many bad ones."""
+        stats = telemetry.mini_batch_stats(report, self._trainer.objective.temperatures)
+        self._state.stats.append(stats)
+        self._state.bad_steps = monitor.check_finite(
+            self._trainer.run, report, self._state.bad_steps
         )
 
 
-class Clock:
+class StepTimer:
     """Seconds of a step by phase."""
 
     def __init__(self) -> None:
@@ -191,170 +262,15 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Book the time since the last lap under `name`."""
+        """Record the time since the last lap as `name`."""
         now = time.perf_counter()
         self.seconds[name] = now - self._last
         self._last = now
 
 
-def record(
-    job: Job,
-    display: Display,
-    step: int,
-    groups: Sequence[RolloutGroup],
-    sums: dict[str, float],
-    statistics: Sequence[dict[str, float]],
-    clock: Clock,
-    lr: float,
-) -> None:
-    """Write the step's metrics row and rollouts, update the display, check the parity."""
-    config = job.config
-    sums = distributed.total(sums)
-    mismatch = telemetry.mismatch(groups)
-    row: dict[str, Any] = {"phase": "train", "step": step, "lr": lr}
-    row |= telemetry.group_rates(sums) | mismatch
-    statistics = [share_loss(values) for values in statistics]
-    row |= telemetry.averaged(statistics)
-    row["mini_batches"] = telemetry.by_mini_batch(statistics)
-    row |= {f"seconds/{name}": value for name, value in clock.seconds.items()}
-    if "rollout" in clock.seconds:
-        row["tokens_per_s/generate"] = sums["tokens"] / clock.seconds["rollout"]
-    every = config.run.rollouts_every
-    if every and step % every == 0:
-        suffix = f"-rank{distributed.rank()}" if distributed.world_size() > 1 else ""
-        rollouts.write(job.run.dir / "rollouts" / f"step_{step:06d}{suffix}.parquet", groups)
-    if job.writer is not None:
-        job.writer.write(row)
-    shown = {
-        "reward": "reward/mean",
-        "accuracy": "accuracy",
-        "gate": "gate/mean",
-        "kl": "mismatch/kl",
-        "tokens/s": "tokens_per_s/generate",
-    }
-    display.update(step, {name: row.get(key, "-") for name, key in shown.items()})
-    check_parity(config, mismatch, step)
-    look_for_collapse(job, row)
-
-
-def look_for_collapse(job: Job, row: dict[str, Any]) -> None:
-    """Show the step to the detector; at an alarm keep the last good checkpoint and write it down.
-
-    Rank 0 decides. Raises Collapsed where collapse.action says so.
-    """
-    if job.config.collapse.action == "ignore":
-        return
-    alarms = job.detector.observe(row) if distributed.rank() == 0 else []
-    path = job.run.dir / "collapse.json"
-    for alarm in alarms:
-        kept = checkpoint.keep_last_before(job.checkpoints, alarm.since)
-        good = f"checkpoint {kept} is kept" if kept else "there is no checkpoint before it"
-        distributed.say(f"collapse: {alarm.message}; {good}")
-        said = {**asdict(alarm), "checkpoint": kept and kept.name, "row": row}
-        write_json(path, [*(read_json(path) or []), said])
-    if distributed.first(len(alarms)) and job.config.collapse.action == "stop":
-        raise Collapsed(
-            f"step {row['step']}: stopped by the collapse detector, see {path} "
-            "(collapse.action=stop)"
-        )
-
-
-def share_loss(values: dict[str, float]) -> dict[str, float]:
-    """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
-    own = {name: values.get(name, 0.0) for name in ("loss", "surrogate")}
-    return values | distributed.total(own)
-
-
-def check_parity(config: Config, mismatch: dict[str, float], step: int) -> None:
-    """Raise ParityError when the sampler's log-probs are not the learner's within the bounds."""
-    limits = {"mean": config.generator.parity_mean, "max": config.generator.parity_max}
-    for name, limit in limits.items():
-        value = mismatch.get(f"mismatch/{name}_abs", 0.0)
-        if not value <= limit:
-            raise ParityError(
-                f"step {step}: the {name} of |log mu - log pi_old| is {value:.3g}, above "
-                f"generator.parity_{name}={limit:.3g}: sampler and learner differ in weights "
-                "or inputs"
-            )
-
-
-@contextmanager
-def recording(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
-    """Open the metrics on rank 0; on resume drop rows that the checkpoints do not cover."""
-    if distributed.rank() != 0:
-        yield None
-        return
-    if resume:
-        metrics.truncate(run.dir, _covered(run))
-        metrics.drop(run.dir, lambda row: _without_summary(run, row))
-    options = run.config.run
-    writer = MetricsWriter(
-        run.dir,
-        tensorboard=options.tensorboard,
-        wandb=options.wandb,
-        wandb_project=options.wandb_project,
-        config=run.config.model_dump(mode="json"),
-    )
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def _without_summary(run: Run, row: metrics.Row) -> bool:
-    """Return whether an evaluation's row was written and its file, the next, was not."""
-    name = row.get("name")
-    return row.get("phase") == "eval" and not (run.dir / "eval" / f"{name}.json").exists()
-
-
-def _covered(run: Run) -> dict[str, int]:
-    """Return the last step of each phase that a checkpoint holds."""
-
-    def newest(root: Any) -> int:
-        found = checkpoint.latest(root)
-        return int(found.name.removeprefix("step_").split("+")[0]) if found else 0
-
-    warm = run.config.sft.steps if (run.dir / "warmup" / "final").exists() else None
-    train = newest(run.dir / "checkpoints")
-    return {
-        "sft": newest(run.dir / "warmup" / "checkpoints") if warm is None else warm,
-        "train": train,
-        "eval": train,
-    }
-
-
-def report(job: Job) -> None:
-    """Evaluate the result, export it to RUN/final, and write and print the summary."""
-    run, final = job.run, job.run.dir / "final"
-    if read_json(run.dir / "eval" / "after.json") is None:
-        job.evaluate("after", job.config.rollout.steps)
-    distributed.barrier()
-    if not final.exists():
-        job.learner.export(run.dir / "final.partial")
-        if distributed.rank() == 0:
-            (run.dir / "final.partial").rename(final)
-    if distributed.rank() != 0:
-        return
-    before, after = (read_json(run.dir / "eval" / f"{name}.json") for name in ("before", "after"))
-    seconds = {name: round(value, 1) for name, value in run.seconds().items()}
-    summary = {"before": before, "after": after, "seconds": seconds}
-    write_json(run.dir / "summary.json", summary)
-    plots.curves(run.dir)
-    rows = [_figures(name, summary[name]) for name in ("before", "after")]
-    n = job.config.evaluation.samples
-    columns = ["held-out accuracy", f"avg@{n}", "95 % interval", "greedy"]
-    table(f"{after['problems']} held-out problems", columns, rows)
-    note = telemetry.explain_gate(
-        [r for r in metrics.read(run.dir) if r.get("phase") == "train"],
-        job.config.sapo.mini_batches,
-        job.config.objective if objectives.gated(job.config) else "",
-    )
-    distributed.say(note or f"seconds: {json.dumps(seconds)}")
-    distributed.say(f"the trained model is in {final}, the curves in {run.dir / 'curves.png'}")
-
-
-def _figures(name: str, values: dict[str, Any]) -> list[str]:
-    average = next(v for k, v in values.items() if k.startswith("avg@"))
-    low, high = values["ci95"]
-    greedy = "-" if values["greedy"] is None else f"{100 * values['greedy']:.1f} %"
-    return [name, f"{100 * average:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", greedy]
+def learning_rate(step: int, steps: int, options: LearnerConfig) -> float:
+    """Return a step's learning rate: linear warm-up, then linear decay to lr * final_lr."""
+    if step < options.lr_warmup_steps:
+        return options.lr * (step + 1) / options.lr_warmup_steps
+    share = (step - options.lr_warmup_steps) / max(1, steps - options.lr_warmup_steps)
+    return options.lr * (1 - (1 - options.final_lr) * share)

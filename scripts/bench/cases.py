@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-
 from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model.assets import ModelFolder
-from sapo_vl.model.prompts import Prompt, mrope_positions
+
+from sapo_vl.model.assets import ModelAssets
+from sapo_vl.model.prompts import Prompt
 from sapo_vl.schema import Sample
 
 if TYPE_CHECKING:
@@ -74,13 +74,13 @@ CASES = {
 
 
 def build_model(
-    folder: ModelFolder, vocabulary: int, vision_width: int
+    assets: ModelAssets, vocabulary: int, vision_width: int
 ) -> Qwen3VLForConditionalGeneration:
-    """Return the small model with random weights, in training mode; special ids as in `folder`."""
+    """Return the small model with random weights, in training mode; special ids as in `assets`."""
     from transformers import Qwen3VLConfig
     from transformers.models.auto import AutoModelForImageTextToText
 
-    known = folder.config
+    known = assets.config
     text = {
         "vocab_size": vocabulary,
         "hidden_size": 256,
@@ -105,9 +105,9 @@ def build_model(
         "hidden_size": vision_width,
         "intermediate_size": 4 * vision_width,
         "num_heads": 4,
-        "patch_size": folder.config.vision_config.patch_size,
-        "spatial_merge_size": folder.config.vision_config.spatial_merge_size,
-        "temporal_patch_size": folder.config.vision_config.temporal_patch_size,
+        "patch_size": assets.config.vision_config.patch_size,
+        "spatial_merge_size": assets.config.vision_config.spatial_merge_size,
+        "temporal_patch_size": assets.config.vision_config.temporal_patch_size,
         "out_hidden_size": 256,
         "num_position_embeddings": 32**2,
         "deepstack_visual_indexes": [0, 1, 2],
@@ -127,17 +127,17 @@ def build_model(
     return model.train()
 
 
-def no_bans(folder: ModelFolder) -> ModelFolder:
-    """Return the folder without banned ids: TRL adds no bias to logits, and losses must agree."""
-    return dataclasses.replace(folder, banned_ids=())
+def no_bans(assets: ModelAssets) -> ModelAssets:
+    """Return the assets without banned ids: TRL adds no bias to logits, and losses must agree."""
+    return dataclasses.replace(assets, banned_ids=())
 
 
-def build_rows(case: Case, folder: ModelFolder, seed: int = 0) -> list[TrainRow]:
+def build_rows(case: Case, assets: ModelAssets, seed: int = 0) -> list[TrainRow]:
     """Return the batch's rows, advantages of both signs, no old log-probs yet."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(case.prompts):
-        prompt = _prompt(case, folder, random, f"noise-{number}")
+        prompt = _prompt(case, assets, random, f"noise-{number}")
         advantages = random.normal(size=case.group)
         advantages = (advantages - advantages.mean()) / advantages.std()
         for length, advantage in zip(case.lengths(), advantages, strict=True):
@@ -149,20 +149,20 @@ def _text(random: np.random.Generator, length: int) -> list[int]:
     return random.integers(SPECIAL_IDS, 400, length).tolist()
 
 
-def _prompt(case: Case, folder: ModelFolder, random: np.random.Generator, name: str) -> Prompt:
-    vision = folder.config.vision_config
+def _prompt(case: Case, assets: ModelAssets, random: np.random.Generator, name: str) -> Prompt:
+    vision = assets.config.vision_config
     merge = int(vision.spatial_merge_size)
     side = int(case.image**0.5) * merge
     width = 3 * vision.temporal_patch_size * vision.patch_size**2
     pixels = torch.from_numpy(random.normal(size=(side * side, width)).astype(np.float32))
     before = case.prompt - case.image - 2
-    picture = [folder.config.vision_start_token_id, folder.config.vision_end_token_id]
+    picture = [assets.config.vision_start_token_id, assets.config.vision_end_token_id]
     head, tail = _text(random, before // 2), _text(random, before - before // 2)
     expanded = [
-        *head, picture[0], *[folder.image_token_id] * case.image, picture[1], *tail
+        *head, picture[0], *[assets.image_token_id] * case.image, picture[1], *tail
     ]  # fmt: skip
     grid = [1, side, side]
-    positions, following = mrope_positions(expanded, folder.image_token_id, [grid], merge)
+    positions, following = assets.family.prompt_positions(expanded, [grid], assets.config)
     return Prompt(
         sample=Sample(name, "noise", "none", "", (), ""),
         token_ids=[],

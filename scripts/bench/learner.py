@@ -20,9 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sapo_vl.learner.rows import TrainRow
+
 from bench import report
 from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rows, no_bans
-from sapo_vl.learner.rows import TrainRow
 from sapo_vl.system.machine import prepare_environment
 
 AGREE = 2e-5
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     from bench import measure, needs, variants  # noqa: F401
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    folder = tiny_folder()
+    assets = tiny_assets()
     results: dict[str, Any] = {
         "machine": report.machine(),
         "gemm_gflops": measure.gemm_rate(),
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         case = CASES[name]
         names = arguments.variants or _default_variants(case)
         print(f"{name}: {', '.join(names)} ...", file=sys.stderr, flush=True)
-        batch = Batch(case, folder, arguments.vision_width)
+        batch = Batch(case, assets, arguments.vision_width)
         batch.old = measure.in_fork(_old_logprobs, batch)
         result = measure.in_fork(_times, batch, names, arguments.repeats)
         if not arguments.no_memory:
@@ -99,16 +100,16 @@ def _default_variants(case: Case) -> list[str]:
     return ["shared", "padded", "trl", *heads]
 
 
-def tiny_folder() -> Any:
-    """Return the tiny model's folder (tokenizer and processor), built in a temporary place."""
+def tiny_assets() -> Any:
+    """Return the tiny model's assets (tokenizer and processor), built in a temporary place."""
     from sapo_vl.data import synthetic
-    from sapo_vl.model import assets as model
     from sapo_vl.model import tiny
+    from sapo_vl.model.assets import open_assets
 
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "tiny"
         tiny.build(path, corpus=synthetic.corpus(0, 400), seed=0)
-        return no_bans(model.open_folder(path))
+        return no_bans(open_assets(path))
 
 
 @dataclass(slots=True)
@@ -116,16 +117,16 @@ class Batch:
     """What the measuring processes are given; each builds model and rows anew from it."""
 
     case: Case
-    folder: Any
+    assets: Any
     vision_width: int
     old: list[Any] | None = None  # log-probs of each row
 
     def build(self) -> tuple[Any, list[TrainRow]]:
         """Return model and rows."""
-        rows = build_rows(self.case, self.folder)
+        rows = build_rows(self.case, self.assets)
         for row, values in zip(rows, self.old or [None] * len(rows), strict=True):
             row.old_logprobs = values
-        return build_model(self.folder, self.case.vocabulary, self.vision_width), rows
+        return build_model(self.assets, self.case.vocabulary, self.vision_width), rows
 
 
 def _old_logprobs(batch: Batch) -> list[Any]:
@@ -137,7 +138,7 @@ def _old_logprobs(batch: Batch) -> list[Any]:
 
     model, rows = batch.build()
     with torch.no_grad():
-        values = Policy(model, batch.folder, 1.0, "shared_prefix")(rows).out.logprobs_N.numpy()
+        values = Policy(model, batch.assets, 1.0, "shared_prefix")(rows).out.logprobs_N.numpy()
     noise = np.random.default_rng(1).normal(scale=OLD_NOISE, size=len(values))
     ends = np.cumsum([len(row.token_ids) for row in rows])[:-1]
     return np.split((values + noise).astype(np.float32), ends)
@@ -149,7 +150,7 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
     from bench.variants import build
 
     model, rows = batch.build()
-    contestants = {n: build(n, model, batch.folder, batch.case, rows) for n in names}
+    contestants = {n: build(n, model, batch.assets, batch.case, rows) for n in names}
     losses, norms, used = {}, {}, {}
     for name, contestant in contestants.items():  # this warms up too
         used[name], losses[name] = measure.flops(contestant.run)
@@ -188,7 +189,7 @@ def peak(batch: Batch, name: str) -> float:
     from bench.variants import build
 
     model, rows = batch.build()
-    return measure.peak_memory(build(name, model, batch.folder, batch.case, rows).run)
+    return measure.peak_memory(build(name, model, batch.assets, batch.case, rows).run)
 
 
 def _check(values: dict[str, float], what: str) -> None:

@@ -31,12 +31,12 @@ def main(argv: list[str] | None = None) -> None:
     from bench import learner, measure, needs
 
     torch.set_num_threads(1)
-    folder = learner.tiny_folder()
+    assets = learner.tiny_assets()
     rows = []
     for vocabulary in VOCABULARIES:
         for prompts in PROMPTS:
             case = replace(CASES["g8-real"], vocabulary=vocabulary, prompts=prompts)
-            batch = learner.Batch(case, folder, VISION_WIDTH)
+            batch = learner.Batch(case, assets, VISION_WIDTH)
             lengths = case.lengths() * prompts
             batch.old = [np.full(n, -np.log(vocabulary), np.float32) for n in lengths]
             model, made = batch.build()

@@ -90,7 +90,7 @@ def configuration(options: dict[str, Any]) -> Config:
         "rollout.prompts": options["prompts"],
         "rollout.group_size": options["group"],
         "rollout.max_new_tokens": options["max_new_tokens"],
-        "sapo.mini_batches": options["mini_batches"],
+        "algorithm.num_mini_batches": options["mini_batches"],
     }
     return configs.load(MAIN, [f"{key}={value}" for key, value in sizes.items()])
 

@@ -13,7 +13,7 @@ from bench import pace
 from sapo_vl.algorithm import objectives
 from sapo_vl.generator import base as generators
 from sapo_vl.learner.engine import Learner
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import Reward, Sample
 from sapo_vl.system import distributed
@@ -24,13 +24,13 @@ from sapo_vl.training import setup as stages
 def main(options: dict[str, Any]) -> None:
     """Take the steps, one at the parent's word."""
     config = pace.configuration(options)
-    distributed.start()
-    folder = model.open_folder(options["model"])
+    distributed.init()
+    assets = open_assets(options["model"])
     problems = pace.samples(options, Path(options["place"]) / "data-ours")
     book, rubric = pace.Book(), stages.rubric(config)
-    renderer = PromptRenderer(folder, config.data)
-    learner = Learner(config, folder)
-    generator = generators.build(config, folder, seed=config.run.seed)
+    renderer = PromptRenderer(assets, config.data)
+    learner = Learner(config, assets)
+    generator = generators.build(config, assets, seed=config.run.seed)
     grade = rubric.grade
 
     def graded(pairs: Sequence[tuple[Sample, str]], *rest: Any, **named: Any) -> list[Reward]:

@@ -16,17 +16,17 @@ import torch
 
 from bench import pace
 from sapo_vl.config import Config
-from sapo_vl.model import assets as model
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.schema import IMAGE_MARK, Sample
-from sapo_vl.training import setup as stages
 
 
 def main(options: dict[str, Any]) -> None:
     """Train, each rollout batch at the parent's word."""
     config = pace.configuration(options)
     problems = pace.samples(options, Path(options["place"]) / "data-trl")
-    rubric = stages.rubric(config)
+    rubric = build_rubric(config)
     book = pace.Book()
 
     def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:
@@ -43,8 +43,8 @@ def main(options: dict[str, Any]) -> None:
         figures |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
         pace.say(figures | {"updates": state["updates"]})
 
-    folder = model.open_folder(options["model"])
-    renderer = PromptRenderer(folder, config.data)
+    assets = open_assets(options["model"])
+    renderer = PromptRenderer(assets, config.data)
     expected = [prompt.expanded_ids for prompt in renderer.render(problems[: options["prompts"]])]
     _time(trainer, book, state, finish, expected)
     pace.say({})

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sapo_vl.learner.rows import TrainRow
 from torch import Tensor
 
 from bench.cases import Case
@@ -26,8 +27,7 @@ from sapo_vl.algorithm.sapo import Surrogate, sapo_loss
 from sapo_vl.learner import patch_embedding
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
-from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model.assets import ModelFolder
+from sapo_vl.model.assets import ModelAssets
 
 TAU_POS, TAU_NEG = 1.0, 1.05
 
@@ -53,22 +53,22 @@ class Variant:
         return float(torch.nn.utils.get_total_norm(grads))
 
 
-def build(name: str, model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+def build(name: str, model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
     """Return the contestant `name` of VARIANTS on a copy of `model`; rows hold old log-probs."""
-    return VARIANTS[name](copy.deepcopy(model), folder, case, rows)
+    return VARIANTS[name](copy.deepcopy(model), assets, case, rows)
 
 
-def _shared(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
-    return _ours(model, folder, rows, "shared_prefix")
+def _shared(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
+    return _ours(model, assets, rows, "shared_prefix")
 
 
-def _padded(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
-    return _ours(model, folder, rows, "padded")
+def _padded(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
+    return _ours(model, assets, rows, "padded")
 
 
-def _ours(model: Any, folder: ModelFolder, rows: list[TrainRow], packing: str) -> Variant:
+def _ours(model: Any, assets: ModelAssets, rows: list[TrainRow], packing: str) -> Variant:
     patch_embedding.use_faster(model, torch.device("cpu"), None)
-    policy = Policy(model, folder, temperature=1.0, packing=packing)
+    policy = Policy(model, assets, temperature=1.0, packing=packing)
     lengths = torch.tensor([len(row.token_ids) for row in rows])
     advantages = torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths)
     weights = (1.0 / (lengths * len(rows))).repeat_interleave(lengths)
@@ -87,9 +87,9 @@ def _ours(model: Any, folder: ModelFolder, rows: list[TrainRow], packing: str) -
     return Variant(model, step)
 
 
-def _trl(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
-    trainer = _trainer(model, folder, case, len(rows))
-    batch = trl_batch(rows, folder)
+def _trl(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
+    trainer = _trainer(model, assets, case, len(rows))
+    batch = trl_batch(rows, assets)
 
     def step() -> Tensor:
         loss = trainer.compute_loss(trainer.model, batch)
@@ -99,10 +99,10 @@ def _trl(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> V
     return Variant(model, step)
 
 
-def _trl_compact(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+def _trl_compact(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
     from trl.trainer import utils
 
-    plain = _trl(model, folder, case, rows)
+    plain = _trl(model, assets, case, rows)
 
     def step() -> Tensor:
         original, utils._use_triton = utils._use_triton, lambda device: True
@@ -114,11 +114,11 @@ def _trl_compact(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRo
     return Variant(model, step)
 
 
-def _trl_logits(model: Any, folder: ModelFolder, case: Case, rows: list[TrainRow]) -> Variant:
+def _trl_logits(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
-    trainer = _trainer(model, folder, case, len(rows))
-    batch = trl_batch(rows, folder)
+    trainer = _trainer(model, assets, case, len(rows))
+    batch = trl_batch(rows, assets)
 
     def from_logits(
         model: Any, input_ids: Tensor, attention_mask: Tensor, keep: int, **inputs: Any
@@ -154,7 +154,7 @@ VARIANTS = {
 """Name -> builder from model, folder, case and rows."""
 
 
-def _trainer(model: Any, folder: ModelFolder, case: Case, rows: int) -> Any:
+def _trainer(model: Any, assets: ModelAssets, case: Case, rows: int) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -179,24 +179,24 @@ def _trainer(model: Any, folder: ModelFolder, case: Case, rows: int) -> Any:
         reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
         args=arguments,
         train_dataset=Dataset.from_list([{"prompt": "none"}] * rows),
-        processing_class=folder.processor,
+        processing_class=assets.processor,
     )
     trainer.current_gradient_accumulation_steps = 1  # its training loop sets it
     trainer.model.train()
     return trainer
 
 
-def trl_batch(rows: Sequence[TrainRow], folder: ModelFolder) -> dict[str, Any]:
+def trl_batch(rows: Sequence[TrainRow], assets: ModelAssets) -> dict[str, Any]:
     """Return TRL's format: prompts padded left, completions right, pictures once per response."""
     from trl.trainer.utils import pad
 
-    pad_id = folder.tokenizer.pad_token_id
+    pad_id = assets.tokenizer.pad_token_id
     prompts = [torch.tensor(row.prompt.expanded_ids) for row in rows]
     answers = [torch.tensor(row.token_ids) for row in rows]
     prompt_ids = pad(prompts, padding_value=pad_id, padding_side="left")
     completion_ids = pad(answers, padding_value=pad_id, padding_side="right")
     old = [torch.from_numpy(row.old_logprobs) for row in rows]
-    types = (prompt_ids == folder.image_token_id).int()
+    types = (prompt_ids == assets.image_token_id).int()
     return {
         "prompt_ids": prompt_ids,
         "prompt_mask": pad([torch.ones_like(p) for p in prompts], 0, "left"),

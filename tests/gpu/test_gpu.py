@@ -40,21 +40,21 @@ def test_flex_attention_equals_dense_forward_and_backward():
 def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     from helpers import make_samples, tiny_config
 
-    from sapo_vl.generator.base import Sampling, build
+    from sapo_vl.generator.base import SamplingParams, build
     from sapo_vl.learner.engine import Learner
-    from sapo_vl.model import assets as models
+    from sapo_vl.model.assets import open_assets
     from sapo_vl.model.prompts import PromptRenderer
     from sapo_vl.training.rollouts import TrainRow
 
     config = tiny_config(tiny_folder, "model.dtype=bfloat16", "learner.zero_stage=2")
-    folder = models.open_folder(tiny_folder)
-    learner = Learner(config, folder)
-    engine = build(config, folder, seed=0)
-    prompts = PromptRenderer(folder, config.data).render(make_samples())
+    assets = open_assets(tiny_folder)
+    learner = Learner(config, assets)
+    engine = build(config, assets, seed=0)
+    prompts = PromptRenderer(assets, config.data).render(make_samples())
     for _ in range(2):
         engine.sleep()
         engine.update_weights(learner.weights())
-        completions = engine.generate(prompts, Sampling(4, 1.0, 16), [1] * len(prompts))
+        completions = engine.generate(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
         rows = [
             TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
         ]

@@ -18,7 +18,7 @@ SMALL = ("rollout.max_new_tokens=12", "data.max_pixels=16384", "model.dtype=floa
 
 def evaluate(folder: Path, out: Path, *more: str, benchmarks: str = "mathvision,superclevr"):
     return cli(
-        "evaluate", "--model", folder, "--benchmarks", benchmarks, "--source", RAW, "--out", out,
+        "benchmark", "--model", folder, "--benchmarks", benchmarks, "--source", RAW, "--out", out,
         *more, *SMALL, timeout=900,
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_pa
 
 
 @needs_raw
-def test_the_curve_in_training_leaves_the_random_state_alone(engine, folder, tiny_folder):
+def test_the_curve_in_training_leaves_the_random_state_alone(engine, assets, tiny_folder):
     import torch
 
     from sapo_vl.evaluation.benchmark import chosen_sets, in_training
@@ -84,9 +84,9 @@ def test_the_curve_in_training_leaves_the_random_state_alone(engine, folder, tin
     )
     sets = chosen_sets(config)
     before = torch.random.get_rng_state()
-    first = in_training(config, engine, folder, sets)
+    first = in_training(config, engine, assets, sets)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert first == in_training(config, engine, folder, sets)
+    assert first == in_training(config, engine, assets, sets)
     assert first.keys() == {n + end for n in sets for end in ("", "/not_asked")}
     assert 0 <= first["superclevr"] <= 1
 
@@ -119,7 +119,7 @@ def test_a_missing_image_names_record_and_file(tiny_folder, tmp_path):
     lines = (RAW / "mathvision" / "data" / "test.jsonl").read_text().splitlines()[:2]
     (source / "data" / "test.jsonl").write_text("\n".join(lines))
     run = cli(
-        "evaluate", "--model", tiny_folder, "--benchmarks", "mathvision", "--source", source,
+        "benchmark", "--model", tiny_folder, "--benchmarks", "mathvision", "--source", source,
         "--out", tmp_path / "out",
     )  # fmt: skip
     assert run.returncode == 2

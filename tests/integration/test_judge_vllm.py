@@ -1,7 +1,7 @@
 """The judge against a real server: vLLM's OpenAI endpoint with the tiny model, on loopback.
 
-The tiny model has learned nothing, so what it says is no verdict: that is what has to come back,
-with every request answered, and never a silent 0 or 1.
+The tiny model is untrained, so its replies contain no verdict: every request has to end as
+NO_VERDICT, never as a silent 0 or 1.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("openai")
 pytest.importorskip("vllm")
-from sapo_vl.errors import EnvironmentProblem
+from sapo_vl.errors import SetupError
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Outcome, Sample
@@ -84,7 +84,7 @@ def _wait(server, health, log):
 
 def test_the_server_is_checked(url):
     Judge(JudgeConfig(url, "tiny")).check()
-    with pytest.raises(EnvironmentProblem, match="absent"):
+    with pytest.raises(SetupError, match="absent"):
         Judge(JudgeConfig(url, "absent")).check()
 
 

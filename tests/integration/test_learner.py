@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from helpers import distance, make_rows, make_sample, make_samples, tiny_config
+from sapo_vl.learner.rows import PLANS
 
 from sapo_vl import sft
 from sapo_vl.algorithm import objectives
 from sapo_vl.errors import ConfigError
 from sapo_vl.learner.engine import Learner
-from sapo_vl.learner.logprobs import BAN_BIAS
 from sapo_vl.learner.policy import Policy
-from sapo_vl.learner.rows import PLANS
-from sapo_vl.model import assets as models
+from sapo_vl.model.assets import BAN_BIAS, open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.weights import DTYPES, freeze, load_weights, trainable_rows
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +30,11 @@ Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def build(folder, tiny_folder) -> Iterator[Callable[..., Learner]]:
+def build(assets, tiny_folder) -> Iterator[Callable[..., Learner]]:
     """Return a function that builds a learner, which is closed after the test."""
     learners = []
 
-    def make(*overrides: str, of=folder) -> Learner:
+    def make(*overrides: str, of=assets) -> Learner:
         learners.append(Learner(tiny_config(tiny_folder, *overrides), of))
         return learners[-1]
 
@@ -102,10 +102,10 @@ def plain_logprobs(module, row, banned, temperature: float) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 def test_the_forward_path_equals_transformers(request, tiny_folder, kind, packing, prompts):
     name = {"dense": "tiny_folder", "moe": "tiny_moe_folder"}[kind]
-    opened = models.open_folder(request.getfixturevalue(name))
+    opened = open_assets(request.getfixturevalue(name))
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     rows = make_rows(rendered)
-    module = models.load(opened, "float32")
+    module = load_weights(opened, "float32")
     with torch.no_grad():
         expected = torch.cat([plain_logprobs(module, r, opened.banned_ids, 0.7) for r in rows])
         out = Policy(module, opened, 0.7, packing)(rows).out
@@ -142,7 +142,7 @@ def test_on_policy_update_is_reinforce(build, prompts, objective):
     """The gradient of the first mini-batch is the mean of means of A * grad log pi."""
     rows = [replace(row, old_logprobs=None, generator_logprobs=None) for row in make_rows(prompts)]
     learner = build("sapo.mismatch_cap=null")
-    config = tiny_config(Path(learner.folder.path), "sapo.mismatch_cap=null")
+    config = tiny_config(Path(learner.assets.path), "sapo.mismatch_cap=null")
     ours = gradient(learner, rows, objectives.build(config))
     learner._engine.zero_grad()
     out = learner._policy(rows).out
@@ -195,7 +195,9 @@ def test_text_alone_leaves_the_vision_tower(build, renderer, objective):
     before = weights(learner)
     learner.update(rows, objective, LR)
     changes = moved(weights(learner), before)
-    assert all(v == 0 for n, v in changes.items() if models.component(n) != "language")
+    assert all(
+        v == 0 for n, v in changes.items() if learner.assets.family.component(n) != "language"
+    )
     assert max(changes.values()) > LR / 2
 
 
@@ -324,10 +326,10 @@ def tower_sizes(vocabulary: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_frozen_vision_stays(build, prompts, objective, stage, folder, tmp_path):
+def test_frozen_vision_stays(build, prompts, objective, stage, assets, tmp_path):
     learner = build(f"learner.zero_stage={stage}", "model.freeze=[vision]")
-    sizes = tower_sizes(len(folder.tokenizer))
-    rows = {name: (total, trained) for name, total, trained in models.trainable_rows(learner.model)}
+    sizes = tower_sizes(len(assets.tokenizer))
+    rows = {name: (total, trained) for name, total, trained in trainable_rows(learner.model)}
     assert rows == {
         "vision": (sizes["vision"], 0),
         "merger": (sizes["merger"], 0),
@@ -337,13 +339,15 @@ def test_frozen_vision_stays(build, prompts, objective, stage, folder, tmp_path)
     before = weights(learner)
     learner.update(make_rows(prompts), objective, LR)
     changes = moved(weights(learner), before)
-    assert all((v == 0) == (models.component(n) != "language") for n, v in changes.items())
+    assert all(
+        (v == 0) == (learner.assets.family.component(n) != "language") for n, v in changes.items()
+    )
     learner.export(tmp_path / "out")
 
 
-def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(folder):
-    module = models.load(folder, "float32")
-    sizes = tower_sizes(len(folder.tokenizer))
+def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(assets):
+    module = load_weights(assets, "float32")
+    sizes = tower_sizes(len(assets.tokenizer))
     for frozen, left in (
         (["merger"], {"vision", "language"}),
         (["language"], {"vision", "merger"}),
@@ -352,10 +356,10 @@ def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(folder):
     ):
         if left is None:
             with pytest.raises(ConfigError, match="leaves nothing to train"):
-                models.freeze(module, frozen)
+                freeze(module, frozen)
             continue
-        models.freeze(module, frozen)
-        trained = {name: trained for name, _, trained in models.trainable_rows(module)}
+        freeze(module, frozen)
+        trained = {name: trained for name, _, trained in trainable_rows(module)}
         assert trained == {n: sizes[n] if n in left else 0 for n in sizes} | {
             "all": sum(sizes[n] for n in left)
         }
@@ -385,12 +389,12 @@ def test_the_exported_folder_is_a_plain_one(
     from transformers import AutoModelForImageTextToText
 
     loaded = AutoModelForImageTextToText.from_pretrained(out)
-    assert loaded.dtype is models.DTYPES[dtype]
+    assert loaded.dtype is DTYPES[dtype]
     assert same(dict(loaded.named_parameters()), weights(learner))
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
-    opened = models.open_folder(out)
-    assert opened.eos_ids == learner.folder.eos_ids
-    assert opened.banned_ids == learner.folder.banned_ids
+    opened = open_assets(out)
+    assert opened.eos_ids == learner.assets.eos_ids
+    assert opened.banned_ids == learner.assets.banned_ids
     for name in ("generation_config.json", "preprocessor_config.json", "tokenizer.json"):
         if (tiny_folder / name).exists():
             assert plain_json(out / name, "transformers_version") == plain_json(
@@ -405,7 +409,7 @@ def test_the_exported_folder_is_a_plain_one(
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, objective, stage):
-    opened = models.open_folder(tiny_moe_folder)
+    opened = open_assets(tiny_moe_folder)
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     learner = build(f"learner.zero_stage={stage}", of=opened)
     before = weights(learner)

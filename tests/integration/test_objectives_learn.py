@@ -9,7 +9,7 @@ from helpers import make_rows, make_sample, make_samples, tiny_config
 from sapo_vl.algorithm import objectives
 from sapo_vl.algorithm.objectives import OBJECTIVES
 from sapo_vl.learner.engine import Learner
-from sapo_vl.model import assets as models
+from sapo_vl.model.weights import load_weights
 from sapo_vl.schema import Reward
 from sapo_vl.training import rollouts
 
@@ -28,15 +28,15 @@ class Digits:
 
 
 @pytest.fixture
-def engine_back(engine, folder):
+def engine_back(engine, assets):
     """Return the session's engine; it gets its first weights back."""
     yield engine
-    module = models.load(folder, "float32")
+    module = load_weights(assets, "float32")
     engine.update_weights((name, value.detach()) for name, value in module.named_parameters())
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_it_learns_to_write_digits(name, engine_back, tiny_folder, folder, renderer):
+def test_it_learns_to_write_digits(name, engine_back, tiny_folder, assets, renderer):
     config = tiny_config(
         tiny_folder,
         f"objective={name}",
@@ -47,7 +47,7 @@ def test_it_learns_to_write_digits(name, engine_back, tiny_folder, folder, rende
         "clip.high=0.2" if name == "gspo" else "run.seed=0",
     )
     samples = [make_sample([(32, 32)], seed=i, name=f"p{i}") for i in range(4)]
-    learner, objective, rewards = Learner(config, folder), objectives.build(config), []
+    learner, objective, rewards = Learner(config, assets), objectives.build(config), []
     for step in range(STEPS):
         engine_back.update_weights(learner.weights())
         groups = rollouts.collect(engine_back, renderer, Digits(), samples, config, step)
@@ -61,7 +61,7 @@ def test_it_learns_to_write_digits(name, engine_back, tiny_folder, folder, rende
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_packing_does_not_change_the_gradient(name, tiny_folder, folder, renderer):
+def test_packing_does_not_change_the_gradient(name, tiny_folder, assets, renderer):
     rendered = renderer.render(make_samples())
     figures = []
     for packing, budget in (("padded", 4096), ("shared_prefix", 4096), ("shared_prefix", 96)):
@@ -73,7 +73,7 @@ def test_packing_does_not_change_the_gradient(name, tiny_folder, folder, rendere
             "clip.low=0.9" if name == "gspo" else "run.seed=0",  # made-up ratios are far from 1
             "clip.high=9" if name == "gspo" else "run.seed=0",
         )
-        learner = Learner(config, folder)
+        learner = Learner(config, assets)
         report = learner.update(make_rows(rendered), objectives.build(config), 1e-4)
         figures.append((report.loss, report.grad_norm))
         learner.close()

@@ -1,4 +1,4 @@
-"""Symbolic equality in real workers, and that it depends on nothing but the pair."""
+"""Symbolic equality in real workers: verdicts, limits, independence of the worker count."""
 
 import importlib.util
 
@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("math_verify")
 from sapo_vl.rewards.parsing.exact_decider import Tolerance
 from sapo_vl.rewards.parsing.latex import clean
-from sapo_vl.rewards.pool.client import Referee
+from sapo_vl.rewards.pool.client import PoolClient
 from sapo_vl.rewards.pool.jobs import EqualJob, Question
 from sapo_vl.rewards.pool.processes import Pool
 from sapo_vl.schema import Outcome
@@ -52,34 +52,34 @@ def questions():
 
 
 def test_symbolic_equality():
-    referee = Referee(workers=2, deadline=5.0)
-    verdicts = referee.decide(questions())
+    client = PoolClient(workers=2, deadline=5.0)
+    verdicts = client.decide(questions())
     wrong = [
         (case, verdict.reason)
         for case, verdict in zip(CASES, verdicts, strict=True)
         if (verdict.outcome is Outcome.CORRECT) is not case[2]
     ]
     assert not wrong
-    referee.close()
+    client.close()
 
 
 def test_over_a_limit_there_is_no_verdict_and_no_wait():
-    referee = Referee(workers=1, deadline=5.0)
+    client = PoolClient(workers=1, deadline=5.0)
     for answer in OVER:
         for gold in (r"\frac{1}{3}", "x+1", r"\sqrt{2}"):
-            (verdict,) = referee.decide([Question(clean(gold), clean(answer), Tolerance())])
+            (verdict,) = client.decide([Question(clean(gold), clean(answer), Tolerance())])
             assert verdict.outcome is not Outcome.CORRECT
             assert verdict.seconds < 1
-    assert referee.pool.kills == 0
-    referee.close()
+    assert client.pool.kills == 0
+    client.close()
 
 
 @pytest.mark.parametrize("workers", [1, 4, 16])
 def test_the_same_verdicts_with_any_number_of_workers(workers):
-    referee = Referee(workers=workers, deadline=10.0)
-    verdicts = referee.decide(questions())
+    client = PoolClient(workers=workers, deadline=10.0)
+    verdicts = client.decide(questions())
     assert [v.outcome is Outcome.CORRECT for v in verdicts] == [case[2] for case in CASES]
-    referee.close()
+    client.close()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gmpy2") is None, reason="gmpy2 is not installed")

@@ -17,7 +17,7 @@ from helpers import make_rows, make_samples, tiny_config  # noqa: E402
 
 from sapo_vl.algorithm import objectives  # noqa: E402
 from sapo_vl.learner.engine import Learner  # noqa: E402
-from sapo_vl.model import assets as models  # noqa: E402
+from sapo_vl.model.assets import ModelAssets, open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
 from sapo_vl.runs.folder import StopSignal  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
@@ -37,17 +37,17 @@ def shares(rows: list, step: int) -> list[list]:
     ]
 
 
-def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) -> None:
+def train_case(assets: ModelAssets, packing: str, stage: int, out: Path) -> None:
     """Take two steps and export; keep the first gradient where a rank has all of it."""
     config = tiny_config(
-        Path(folder.path),
+        Path(assets.path),
         f"learner.packing={packing}",
         f"learner.zero_stage={stage}",
         "learner.micro_batch_tokens=200",
     )
-    rendered = PromptRenderer(folder, config.data).render(make_samples())
+    rendered = PromptRenderer(assets, config.data).render(make_samples())
     objective = objectives.build(config)
-    learner = Learner(config, folder)
+    learner = Learner(config, assets)
     for step in range(2):
         rows = make_rows(rendered, seed=step)
         parts = shares(rows, step) if distributed.world_size() == 2 else [rows]
@@ -56,10 +56,10 @@ def train_case(folder: models.ModelFolder, packing: str, stage: int, out: Path) 
             keep_gradient(learner, own, objective, out)
         report = learner.update(own, objective, LR)
         assert not report.skipped
-        distributed.say(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
+        distributed.print0(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
     learner.export(out)
     if stage == 2:
-        check_resume(learner, config, folder, out.with_name("saved"), rendered)
+        check_resume(learner, config, assets, out.with_name("saved"), rendered)
     learner.close()
 
 
@@ -74,19 +74,19 @@ def keep_gradient(learner: Learner, rows: list, objective, out: Path) -> None:
     torch.save(gradients, out.with_name(f"{out.name}-gradient-{distributed.rank()}.pt"))
 
 
-def check_resume(learner, config, folder, directory: Path, rendered) -> None:
+def check_resume(learner, config, assets, directory: Path, rendered) -> None:
     """Save, step, load into a new learner, step: the same bits on every rank."""
     objective = objectives.build(config)
     own = make_rows(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
     learner.save(directory)
     learner.update(own, objective, LR)
-    again = Learner(config, folder)
+    again = Learner(config, assets)
     again.load(directory)
     again.update(own, objective, LR)
     for (name, a), (_, b) in zip(learner.weights(), again.weights(), strict=True):
         assert torch.equal(a, b), name
     again.close()
-    distributed.say("resume: exact")
+    distributed.print0("resume: exact")
 
 
 def check_shared() -> None:
@@ -94,29 +94,29 @@ def check_shared() -> None:
     rank, ranks = distributed.rank(), distributed.world_size()
     own = [f"{rank}:{i}" for i in range(rank + 1)]  # unequal shares
     everything = [f"{r}:{i}" for r in range(ranks) for i in range(r + 1)]
-    assert distributed.shared(own, ranks) == (everything, everything.index(f"{rank}:0"))
-    assert distributed.shared(own, 1) == (own, 0)
+    assert distributed.all_gather_block(own, ranks) == (everything, everything.index(f"{rank}:0"))
+    assert distributed.all_gather_block(own, 1) == (own, 0)
 
 
 def main() -> None:
     """Run all cases into OUT."""
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
-    distributed.start()
+    distributed.init()
     check_shared()
-    folder = models.open_folder(dense)
+    assets = open_assets(dense)
     for packing, stage in CASES:
-        train_case(folder, packing, stage, out / f"{packing}-{stage}")
-    train_case(models.open_folder(moe), "shared_prefix", 3, out / "moe-3")
+        train_case(assets, packing, stage, out / f"{packing}-{stage}")
+    train_case(open_assets(moe), "shared_prefix", 3, out / "moe-3")
     stop = StopSignal()
     assert not stop.requested()
     if distributed.rank() == distributed.world_size() - 1:
         stop._signum = 15
     assert stop.requested()  # one rank was asked: all ranks know
     assert stop.error().signum == 15
-    assert distributed.total({"a": 1.0, "b": 2.0 * distributed.rank()}) == (
+    assert distributed.all_reduce_sum({"a": 1.0, "b": 2.0 * distributed.rank()}) == (
         {"a": 2.0, "b": 2.0} if distributed.world_size() == 2 else {"a": 1.0, "b": 0.0}
     )
-    distributed.say("done")
+    distributed.print0("done")
 
 
 if __name__ == "__main__":

@@ -10,31 +10,29 @@ the same.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from sapo_vl.algorithm.sapo import Surrogate, importance_ratio
-
-LOW, HIGH = 1.0, 4.0
+from sapo_vl.algorithm.objectives.clipping import ClipOptions
+from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, importance_ratio
 
 
-def loss(
-    logprobs_T: Tensor,
-    old_logprobs_T: Tensor,
-    advantages_T: Tensor,
-    weights_T: Tensor,
-    lengths_R: Tensor,
-    *,
-    low: float = LOW,
-    high: float = HIGH,
-) -> Surrogate:
-    """Return -sum weights * clip(r) * A * log r; `lengths_R` is not needed.
+class Options(ClipOptions):
+    """The section `cispo` of a run's config."""
+
+    low: float = ClipOptions.below(1.0)
+    high: float = ClipOptions.above(4.0)
+
+
+def loss(inputs: LossInputs, options: Options) -> Surrogate:
+    """Return -sum weights * clip(r) * A * log r.
 
     log pi_old is a constant, so log r has the gradient of log pi, and the loss is 0 on policy.
     """
-    ratio = importance_ratio(logprobs_T, old_logprobs_T)
-    scale_T = weights_T * advantages_T
-    bounded = ratio.r_T.detach().clamp(1.0 - low, 1.0 + high)
-    total = (scale_T * bounded * ratio.log_T).sum()
+    ratio = importance_ratio(inputs.logprobs_T, inputs.old_logprobs_T)
+    scale_T = inputs.weights_T * inputs.advantages_T
+    bounded_T = ratio.r_T.detach().clamp(1.0 - options.low, 1.0 + options.high)
+    objective = (scale_T * bounded_T * ratio.log_T).sum()
     with torch.no_grad():
-        inside = (bounded == ratio.r_T).to(bounded.dtype)
-    return Surrogate(-total, total.detach(), ratio.log_T.detach(), inside, bounded, ratio.clamped)
+        inside_T = (bounded_T == ratio.r_T).to(bounded_T.dtype)
+    return Surrogate(
+        -objective, objective.detach(), ratio.log_T.detach(), inside_T, bounded_T, ratio.clamped
+    )

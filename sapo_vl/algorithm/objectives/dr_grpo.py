@@ -2,16 +2,23 @@
 
     J = mean over responses of sum over its tokens of min(r A, clip(r, 1 - 0.2, 1 + 0.2) A) / L
 
-A is the reward less the group's mean, not divided by the group's standard deviation (that favours
+A is the reward minus the group's mean, not divided by the group's standard deviation (that favours
 problems that are very easy or very hard), and L is the same for all responses, max_new_tokens (a
 division by the response's own length favours short right and long wrong ones). The paper sums
-without any L; the constant does not change where the gradient points.
+without any L; the constant does not change the gradient's direction.
 """
 
 from __future__ import annotations
 
 from sapo_vl.algorithm.objectives import grpo
+from sapo_vl.algorithm.objectives.clipping import ClipOptions
 
-LOW, HIGH = 0.2, 0.2
+
+class Options(ClipOptions):
+    """The section `dr_grpo` of a run's config."""
+
+    low: float = ClipOptions.below(0.2)
+    high: float = ClipOptions.above(0.2)
+
 
 loss = grpo.loss

@@ -9,24 +9,18 @@ loss_type "grpo" divides by the response length as here; its default is DAPO's t
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from sapo_vl.algorithm.objectives.clipped import clipped
-from sapo_vl.algorithm.sapo import Surrogate, importance_ratio
-
-LOW, HIGH = 0.2, 0.27
+from sapo_vl.algorithm.objectives.clipping import ClipOptions, clipped
+from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, importance_ratio
 
 
-def loss(
-    logprobs_T: Tensor,
-    old_logprobs_T: Tensor,
-    advantages_T: Tensor,
-    weights_T: Tensor,
-    lengths_R: Tensor,
-    *,
-    low: float = LOW,
-    high: float = HIGH,
-) -> Surrogate:
-    """Return the clipped surrogate of each token; `lengths_R` is not needed."""
-    ratio = importance_ratio(logprobs_T, old_logprobs_T)
-    return clipped(ratio.r_T, ratio.log_T, ratio.clamped, advantages_T, weights_T, low, high)
+class Options(ClipOptions):
+    """The section `grpo` of a run's config."""
+
+    low: float = ClipOptions.below(0.2)
+    high: float = ClipOptions.above(0.27)
+
+
+def loss(inputs: LossInputs, options: ClipOptions) -> Surrogate:
+    """Return the clipped surrogate of each token's ratio."""
+    ratio = importance_ratio(inputs.logprobs_T, inputs.old_logprobs_T)
+    return clipped(inputs, ratio, ratio.r_T, options)

@@ -21,17 +21,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapo_vl.errors import EnvironmentProblem
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.errors import SetupError
+from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
-    Extraction,
-    Row,
-    Scored,
+    ExtractedAnswer,
+    Response,
+    ScoredResponse,
     from_verdict,
 )
-from sapo_vl.evaluation.benchmarks.rules import IN_PLACE
-from sapo_vl.evaluation.benchmarks.verified import sample
+from sapo_vl.evaluation.benchmarks.rule_extraction import IN_PLACE
+from sapo_vl.evaluation.benchmarks.training_verifier import sample
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Verdict
 
@@ -55,12 +55,12 @@ class Endpoint:
     retries: int = 4
     api_key_variable: str = "OPENAI_API_KEY"
 
-    def extract(self, benchmark: Benchmark, rows: Sequence[Row]) -> list[Extraction]:
-        """Return an extraction per row. Raises EnvironmentProblem when the endpoint fails."""
+    def extract(self, benchmark: Benchmark, rows: Sequence[Response]) -> list[ExtractedAnswer]:
+        """Return an extraction per response. Raises SetupError when the endpoint fails."""
         import openai
 
         draw = random.Random(SEED)
-        ruled = [benchmark.extract(row, draw) for row in rows]
+        ruled = [benchmark.extract(response, draw) for response in rows]
         key = os.environ.get(self.api_key_variable) or "none"
         with (
             openai.OpenAI(
@@ -71,62 +71,64 @@ class Endpoint:
             asked = pool.map(lambda pair: self._one(client, *pair), zip(rows, ruled, strict=True))
             return list(asked)
 
-    def judged(self, scored: Sequence[Scored]) -> list[Scored]:
+    def judged(self, scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
         """Return the rows with the LLM's verdicts; the rules' stay beside them as `by_rule`.
 
         It is asked once, as the protocol has it. A reply without a verdict is none, and so is a
-        row without a gold answer.
+        response without a gold answer.
         """
-        asked = [item for item in scored if item.row.gold is not None]
+        asked = [item for item in scored if item.response.answer is not None]
         config = JudgeConfig(
             self.url, self.model, self.concurrency, deadline=self.seconds, retries=self.retries,
             both_orders=False, api_key_variable=self.api_key_variable,
         )  # fmt: skip
-        answers = [(sample(i.row), str(i.extraction.value or "")) for i in asked]
+        answers = [(sample(i.response), str(i.extraction.value or "")) for i in asked]
         verdicts = iter(Judge(config).verdicts(answers))
-        return [_judged(i, next(verdicts)) if i.row.gold is not None else i for i in scored]
+        return [_judged(i, next(verdicts)) if i.response.answer is not None else i for i in scored]
 
-    def _one(self, client: openai.OpenAI, row: Row, ruled: Extraction) -> Extraction:
-        if ruled.note != IN_PLACE or not row.text.strip():
+    def _one(
+        self, client: openai.OpenAI, response: Response, ruled: ExtractedAnswer
+    ) -> ExtractedAnswer:
+        if ruled.note != IN_PLACE or not response.text.strip():
             return ruled
         import openai
 
         try:
             reply = client.chat.completions.create(
                 model=self.model,
-                messages=[{"role": "user", "content": render(row)}],
+                messages=[{"role": "user", "content": render(response)}],
                 temperature=0.0,
                 max_tokens=MAX_REPLY_TOKENS,
             )
         except openai.OpenAIError as error:
-            raise EnvironmentProblem(
+            raise SetupError(
                 f"--judge {self.url}, model {self.model}: {type(error).__name__}: {error}"
             ) from error
         text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
-        return Extraction(parse(row, text), f"extracted by {self.model}")
+        return ExtractedAnswer(parse(response, text), f"extracted by {self.model}")
 
 
-def _judged(item: Scored, verdict: Verdict) -> Scored:
+def _judged(item: ScoredResponse, verdict: Verdict) -> ScoredResponse:
     rules = item.judgement.rules | {"by_rule": item.correct is True}
     return replace(item, judgement=from_verdict(verdict, **rules))
 
 
-def render(row: Row) -> str:
-    """Return the prompt for a row."""
-    options = "\n".join(f"({letter}) {text}" for letter, text in row.options.items())
+def render(response: Response) -> str:
+    """Return the prompt for a response."""
+    options = "\n".join(f"({letter}) {text}" for letter, text in response.choices.items())
     parts = {
         "fence": f"=== {secrets.token_hex(8)} ===",
-        "type": row.answer_type or row.question_type or "short text",
-        "question": f"{row.question}\n{options}".strip(),
-        "response": row.text[-MAX_RESPONSE_CHARS:],
+        "type": response.answer_type or response.question_type or "short text",
+        "question": f"{response.question}\n{options}".strip(),
+        "response": response.text[-MAX_RESPONSE_CHARS:],
     }
     data = {name: text.replace("<|", "<\u200b|") for name, text in parts.items()}
     return _MARK.sub(lambda mark: data[mark[1]], PROMPT)  # one pass: data is never a template
 
 
-def parse(row: Row, reply: str) -> Any:
+def parse(response: Response, reply: str) -> Any:
     """Return the extraction in the form the benchmark's `judge` takes."""
     line = reply.strip().split("\n")[-1].removeprefix("Extracted answer:").strip()
-    if row.answer_type == "letters":
+    if response.answer_type == "letters":
         return [c for c in line.replace(",", " ").split() if c] or ["ZZZZZ"]
     return "" if line == "NONE" else line

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from sapo_vl.evaluation.benchmarks.base import Extraction, Row
+from sapo_vl.evaluation.benchmarks.protocol import ExtractedAnswer, Response
 
 _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TRIVIAL = (":", ",", ".", "!", "?", ";", "'")
@@ -25,29 +25,29 @@ _NUMBERS = (
 MAX_OPEN_CHARS = 20_000
 
 
-def choice(row: Row, draw: random.Random, forms: Sequence[str]) -> Extraction:
+def choice(response: Response, draw: random.Random, forms: Sequence[str]) -> ExtractedAnswer:
     """Return the option that the response names last.
 
     `forms` are ways to write the letter, e.g. "({})" and " {} ", tried in turn; then, in a
     response of more than five words, the options' own texts.
     """
-    text = row.text
+    text = response.text
     for sign in (",", ".", "!", "?", ";", ":", "'"):
         text = text.strip(sign)
     text = f" {text} "
     for form in forms:
-        found = [letter for letter in row.options if form.format(letter) in text]
+        found = [letter for letter in response.choices if form.format(letter) in text]
         if found:
             ranked = form if "(" in form else " {} "
-            return Extraction(_last(found, [text.rfind(ranked.format(c)) for c in found]))
+            return ExtractedAnswer(_last(found, [text.rfind(ranked.format(c)) for c in found]))
     lower = text.lower()
     if len(text.split()) > 5:
-        found = [c for c, option in row.options.items() if option.lower() in lower]
+        found = [c for c, option in response.choices.items() if option.lower() in lower]
         if found:
-            places = [lower.rfind(row.options[c].lower()) for c in found]
-            return Extraction(_last(found, places), "option text")
-    drawn = draw.choice(list(row.options)) if row.options else None
-    return Extraction(drawn, "random choice of the official rule", is_random=True)
+            places = [lower.rfind(response.choices[c].lower()) for c in found]
+            return ExtractedAnswer(_last(found, places), "option text")
+    drawn = draw.choice(list(response.choices)) if response.choices else None
+    return ExtractedAnswer(drawn, "random choice of the official rule", is_random=True)
 
 
 def _last(found: list[str], places: list[int]) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sapo_vl.evaluation.benchmarks import verified
-from sapo_vl.evaluation.benchmarks.base import Row
+from sapo_vl.evaluation.benchmarks import training_verifier
 from sapo_vl.evaluation.benchmarks.latex_value import value
+from sapo_vl.evaluation.benchmarks.protocol import Response
 from sapo_vl.schema import Outcome
 
 PRECISION = 1e-8
@@ -33,7 +33,7 @@ def precision(error: object) -> list[float]:
     return found or [PRECISION]
 
 
-def equal(row: Row, gold: str, answer: str, tolerances: Sequence[float]) -> bool:
+def equal(response: Response, gold: str, answer: str, tolerances: Sequence[float]) -> bool:
     """Whether the answer's parts are the gold's, in any order."""
     if _clean(gold) == _clean(answer):
         return True
@@ -43,27 +43,27 @@ def equal(row: Row, gold: str, answer: str, tolerances: Sequence[float]) -> bool
     steps = tolerances if len(tolerances) == len(golds) else [tolerances[0]] * len(golds)
     left = list(answers)
     for part, step in zip(golds, steps, strict=True):
-        match = next((a for a in left if _same(row, part, a, step)), None)
+        match = next((a for a in left if _same(response, part, a, step)), None)
         if match is None:
             return False
         left.remove(match)
     return True
 
 
-def _same(row: Row, gold: str, answer: str, step: float) -> bool:
+def _same(response: Response, gold: str, answer: str, step: float) -> bool:
     if _clean(gold) == _clean(answer):
         return True
     if gold[:1] in "([" and answer[:1] in "([" and "," in gold and "," in answer:
         ends = (gold[0], gold[-1]) == (answer[0], answer[-1])
         inside = split(gold[1:-1]), split(answer[1:-1])
         return ends and len(inside[0]) == len(inside[1]) and all(
-            _same(row, g, a, step) for g, a in zip(*inside, strict=True)
+            _same(response, g, a, step) for g, a in zip(*inside, strict=True)
         )  # fmt: skip
     number, other = value(_PERCENT.sub("", gold)), value(_PERCENT.sub("", answer))
     if number is not None and other is not None:
         scales = (1, 0.01, 100) if "%" in gold + answer else (1,)
         return any(abs(number * s - other) <= SLACK * step for s in scales)
-    return verified.equal_texts(row, gold, answer).outcome is Outcome.CORRECT
+    return training_verifier.equal_texts(response, gold, answer).outcome is Outcome.CORRECT
 
 
 def _parts(text: str) -> list[str]:

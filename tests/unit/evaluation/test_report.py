@@ -1,14 +1,15 @@
-"""The report: figures in markdown, and a page that needs no other file and escapes its data."""
+"""The benchmark report: tables in Markdown, and a self-contained page that escapes its data."""
 
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 
 from helpers import picture
+from html_pages import HOSTILE, ParsedPage, check_hostile
 
-from sapo_vl.evaluation import report as benchmark_report
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.problems import response_record
+from sapo_vl.evaluation.report import write_html, write_markdown
+from sapo_vl.schema import Sample
 
 RESULT = {
     "model": "a<b>",
@@ -33,61 +34,59 @@ RESULT = {
 }  # fmt: skip
 
 
-class Tags(HTMLParser):
-    """Collects tags and checks that they are closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag, attributes):
-        self.seen.append(tag)
-        self.links += [v for k, v in attributes if k in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+def make_problem(name, prompt, image, answer):
+    published = {"problem_id": name, "answer": answer, "question": prompt}
+    return Sample(name, "bench", "", prompt, (image,), "", metadata={"published": published})
 
 
-def test_markdown_and_page(tmp_path):
-    folder = tmp_path / "mathvision"
+def write_responses(folder, problems, response, **verdict):
+    """Write two responses to each problem; those to the second one are correct."""
     folder.mkdir()
-    problems = [Problem(str(i), "<image>Which?", (picture(20, 10),), "<script>") for i in range(2)]
-    said = "<script>alert(1)</script>" + "x" * 5000 + "the end"
-    responses = [p.record("m", k, said) for p in problems for k in range(2)]
+    responses = [response_record(p, "m", k, response) for p in problems for k in range(2)]
     verdicts = [
-        {
-            "problem_id": str(i),
-            "sample": k,
-            "correct": bool(i),
-            "extraction": "<b>",
-            "reason": "<i>",
-        }
-        for i in range(2)
+        {"problem_id": p.id, "sample": k, "correct": bool(i), **verdict}
+        for i, p in enumerate(problems)
         for k in range(2)
     ]
     for name, rows in (("responses", responses), ("scored", verdicts)):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)
-    benchmark_report.markdown(tmp_path / "report.md", RESULT)
-    benchmark_report.html(tmp_path / "report.html", RESULT, tmp_path, {"mathvision": problems})
+
+
+def test_markdown(tmp_path):
+    write_markdown(tmp_path / "report.md", RESULT)
     text = (tmp_path / "report.md").read_text()
     assert "| MathVision | 50.0 % | 10.0 to 90.0 | 2 | 2 | 1 | 0 | 0 | 3 | official rule |" in text
     assert "| x\\|y | 50.0 % | 2 |" in text
     assert "| same_text | 0.0 % | 2 | 1 |" in text
     assert "| MathVision | blank | 50.0 % | 25.0 % | +25.0 | +0.0 to +50.0 | 0.5000 |" in text
-    page = (tmp_path / "report.html").read_text()
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == []
-    assert "script" not in tags.seen
-    assert tags.seen.count("img") == 2
-    assert all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
-    assert page.count('class="right"') == page.count('class="wrong"') == 1  # one of two samples
-    assert page.count("characters left out]") == page.count("the end</pre>") == 2
     assert "| counts | IK 4, IG 0 |" in text
     assert "| ci95 | 0.2500 to 0.5000 |" in text
     assert "| RM | - |" in text
+
+
+def test_page(tmp_path):
+    problems = [make_problem(str(i), "<image>Which?", picture(20, 10), "7") for i in range(2)]
+    response = "<b>" + "x" * 5000 + "the end"
+    write_responses(tmp_path / "mathvision", problems, response, extraction="7", reason="same")
+    write_html(tmp_path / "report.html", RESULT, tmp_path, {"mathvision": problems})
+    text = (tmp_path / "report.html").read_text()
+    page = ParsedPage(text)
+    assert page.tags.count("img") == 2
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert text.count('class="right"') == text.count('class="wrong"') == 1  # one of two samples
+    assert text.count("characters left out]") == text.count("the end</pre>") == 2
+    assert "Evaluation of a<b>" in page.text
+    assert "+0.0 to +50.0" in page.text
+
+
+def test_hostile_values_stay_text(tmp_path):
+    summary = RESULT["benchmarks"]["mathvision"] | {"title": HOSTILE, "extraction": HOSTILE}
+    summary["aggregates"] = {HOSTILE: {HOSTILE: {"accuracy": 0.5, "total": 2}}}
+    result = {"model": HOSTILE, "kind": HOSTILE, "benchmarks": {"mathvision": summary}}
+    problems = [make_problem(f"{HOSTILE}{i}", HOSTILE, picture(8, 8), HOSTILE) for i in range(2)]
+    write_responses(tmp_path / "mathvision", problems, HOSTILE, extraction=None, reason=HOSTILE)
+    write_html(tmp_path / "report.html", result, tmp_path, {"mathvision": problems})
+    # model twice (title and heading), kind, benchmark in two tables and a heading, extraction,
+    # aggregate's heading and row; per example: key, alt text, prompt, response, answer, reason
+    check_hostile((tmp_path / "report.html").read_text(), 2 + 1 + 3 + 1 + 2 + 2 * 6)

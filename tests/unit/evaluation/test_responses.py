@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation.benchmarks.base import Problem, read_row
+from sapo_vl.evaluation.benchmarks.protocol import Problem, read_response
 from sapo_vl.evaluation.presets import KINDS, choose
 from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
-from sapo_vl.generator.base import Sampling
+from sapo_vl.generator.base import SamplingParams
 from sapo_vl.schema import Completion
 
 
@@ -48,7 +48,7 @@ def problem(name: str, images: int = 0, text: str = "q", variant: str = "") -> P
 
 
 def asker(generator: Echo) -> Asker:
-    return Asker(generator, Names(), Sampling(1, 1.0, 8), "bench", "m", seed=3, room=20)
+    return Asker(generator, Names(), SamplingParams(1, 1.0, 8), "bench", "m", seed=3, room=20)
 
 
 def responses(problems, samples, done=frozenset()):
@@ -87,7 +87,7 @@ def test_kept_responses_survive_a_kill(tmp_path):
     again = Kept(tmp_path / "b", settings)
     assert again.done() == {("a", 0), ("b#2", 0)}
     lines = [json.loads(line) for line in again.path.read_text().splitlines()]
-    row = read_row(lines[1], "x")
+    row = read_response(lines[1], "x")
     assert (row.problem_id, row.variant, row.gold, row.options) == ("b", "2", "g", {"A": "x"})
     assert row.meta["finish_reason"] == "stop"
     with pytest.raises(ConfigError, match="seed=3, not 4"):
@@ -110,8 +110,8 @@ def test_marks_and_ids_are_checked():
 
 
 def test_sampling_by_kind():
-    assert KINDS["instruct"] == Sampling(1, 0.7, 32_768, 0.8, 20, 1.5)
-    assert KINDS["thinking"] == Sampling(1, 1.0, 40_960, 0.95, 20, 0.0)
+    assert KINDS["instruct"] == SamplingParams(1, 0.7, 32_768, 0.8, 20, 1.5)
+    assert KINDS["thinking"] == SamplingParams(1, 1.0, 40_960, 0.95, 20, 0.0)
     assert choose("auto", "Qwen/Qwen3-VL-8B-Thinking", "", 99)[0] == "thinking"
     assert choose("auto", "Qwen/Qwen3-VL-8B-Instruct", "", 99)[0] == "instruct"
     assert choose("auto", "runs/x", "{{ 'assistant\n<think>' }}", 99)[0] == "thinking"

@@ -1,4 +1,4 @@
-"""The laboratory's page: every number by hand, missing ones marked, and no file but itself.
+"""The lab's page: every number by hand, missing values marked, and self-contained HTML.
 
 The grid is 3 arms x 2 learning rates x 2 numbers of updates x 3 seeds. A cell has 20 training
 steps: 10 at 0.2, then 10 at its own level, so that its final and best accuracy are that level.
@@ -9,17 +9,20 @@ from __future__ import annotations
 import csv
 import json
 import math
-from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
+from helpers import ROOT
+from html_pages import HOSTILE, ParsedPage, check_hostile
 
 from sapo_vl.errors import DataError
 from sapo_vl.lab import page, results
-from sapo_vl.lab.facets import arm_label, facets, layout
+from sapo_vl.lab.results import GROUP, differences, estimates, labelled, load, over_seeds
 
 SAPO = {
-    "objective": "sapo", "updates": 4, "lr": 1e-4, "clip": 0.0, "tau_pos": 1.0, "tau_neg": 1.05,
-    "gate": "sigmoid", "mismatch": "none", "correction": True, "experts": 0,
+    "objective": "sapo", "updates": 4, "lr": 1e-4, "tau_pos": 1.0, "tau_neg": 1.05,
+    "gate": "sigmoid",
 }  # fmt: skip
 LEVELS = {"sapo": (0.40, 0.50, 0.60), "grpo": (0.45, 0.51, 0.60), "no gate": (0.30, 0.30, 0.30)}
 ARMS = {"sapo": {}, "grpo": {"objective": "grpo"}, "no gate": {"gate": "none"}}
@@ -70,14 +73,6 @@ def out(tmp_path_factory):
     return out
 
 
-def pick(groups, arm, updates=4, lr=1e-4):
-    (found,) = [
-        g for g in groups
-        if g.arm == arm and (g.settings["updates"], g.settings["lr"]) == (updates, lr)
-    ]  # fmt: skip
-    return found
-
-
 def table_row(out, arm, updates, lr):
     lines = (out / "page.md").read_text().split("### Accuracy")[1].split("###")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
@@ -86,62 +81,58 @@ def table_row(out, arm, updates, lr):
 
 
 def test_mean_and_interval_by_hand(out):
-    groups = results.group(results.load(out))
-    got = pick(groups, "sapo").estimate("final")
+    final = estimates(load(out).cells).xs("final", axis=1, level=1)
+    sapo = final.loc["a", 4, 1e-4, "sapo"]
     # 0.4, 0.5, 0.6: mean 0.5, s = 0.1
-    assert got.n == 3
-    assert got.mean == pytest.approx(0.5)
-    assert got.half == pytest.approx(T2 * 0.1 / math.sqrt(3))
-    assert pick(groups, "sapo").estimate("best").mean == pytest.approx(0.5)
-    flat = pick(groups, "no gate").estimate("final")
-    assert (flat.mean, flat.half) == (pytest.approx(0.3), pytest.approx(0))
+    assert sapo["n"] == 3
+    assert sapo["mean"] == pytest.approx(0.5)
+    assert sapo["half"] == pytest.approx(T2 * 0.1 / math.sqrt(3), rel=1e-4)
+    flat = final.loc["a", 4, 1e-4, "no gate"]
+    assert (flat["mean"], flat["half"]) == (pytest.approx(0.3), pytest.approx(0))
+    best = estimates(load(out).cells).xs("best", axis=1, level=1)
+    assert best.loc[("a", 4, 1e-4, "sapo"), "mean"] == pytest.approx(0.5)
 
 
-def test_estimate_of_none_one_and_many():
-    assert results.estimate([]) is None
-    assert results.estimate([0.7]) == results.Estimate(0.7, None, 1)
-    # 0 and 1: s = sqrt(0.5), s / sqrt(2) = 0.5, t = 12.706 at 1 degree
-    assert results.estimate([0.0, 1.0]).half == pytest.approx(6.353)
-    many = results.estimate([0.0, 1.0] * 50)  # t of 30 degrees
-    assert many.half == pytest.approx(2.042 * math.sqrt(25 / 99 / 100))
+def test_interval_over_none_one_and_two_seeds():
+    values = pd.DataFrame({"of": [0, 1, 2, 2], "x": [np.nan, 0.7, 0.0, 1.0]})
+    got = over_seeds(values.groupby("of")["x"])
+    assert got["n"].tolist() == [0, 1, 2]
+    assert got["mean"].tolist()[1:] == [0.7, 0.5]
+    # 0 and 1: s = sqrt(0.5), s / sqrt(2) = 0.5, t = 12.706 at 1 degree of freedom
+    assert got["half"][2] == pytest.approx(6.353, rel=1e-4)
+    assert got["half"][:2].isna().all()
+    assert results.t_interval(values["x"][2:]) == (0.5, pytest.approx(6.353, rel=1e-4))
 
 
 def test_final_and_best_windows():
-    rising = [float(value) for value in range(12)]
-    assert results.final(rising) == 6.5  # 2 to 11
-    assert results.best(rising[::-1]) == 6.5
-    assert results.final([0.2, 0.4]) == results.best([0.2, 0.4]) == pytest.approx(0.3)
+    rising = pd.Series(range(12), dtype=float)
+    assert results._reduce(rising, "final") == 6.5  # 2 to 11
+    assert results._reduce(rising[::-1], "best") == 6.5
+    for how in ("final", "best"):
+        assert results._reduce(pd.Series([0.2, 0.4]), how) == pytest.approx(0.3)
+        assert math.isnan(results._reduce(pd.Series([], dtype=float), how))
 
 
 def test_difference_is_paired_by_seed(out):
-    groups = results.group(results.load(out))
-    grpo, sapo = pick(groups, "grpo"), pick(groups, "sapo")
-    assert results.reference_of(grpo, groups) is sapo
-    assert results.reference_of(sapo, groups) is sapo
-    got = results.difference(grpo, sapo, "final")
+    final = differences(load(out).cells).xs("final", axis=1, level=1)
+    grpo = final.loc["a", 4, 1e-4, "grpo"]
     # 0.05, 0.01, 0.00: mean 0.02, s^2 = (0.0009 + 0.0001 + 0.0004) / 2 = 0.0007
-    assert got.mean == pytest.approx(0.02)
-    assert got.half == pytest.approx(T2 * math.sqrt(0.0007 / 3))
-    alone = pick(groups, "grpo", 16, 3e-4)
-    paired = results.difference(alone, pick(groups, "sapo", 16, 3e-4), "final")
-    assert paired == results.Estimate(pytest.approx(0.05), None, 1)
+    assert grpo["mean"] == pytest.approx(0.02)
+    assert grpo["half"] == pytest.approx(T2 * math.sqrt(0.0007 / 3), rel=1e-4)
+    one_seed = final.loc["a", 16, 3e-4, "grpo"]
+    assert (one_seed["mean"], one_seed["n"]) == (pytest.approx(0.05), 1)
+    assert math.isnan(one_seed["half"])
+    assert ("a", 4, 1e-4, "sapo") not in final.index  # the reference itself
 
 
-def test_reference_undoes_one_change(tmp_path):
-    write_cell(tmp_path, "sapo", 1, 0.5, grid="c")
-    write_cell(tmp_path, "b", 1, 0.5, grid="c", mismatch="float8")
-    write_cell(tmp_path, "c", 1, 0.5, grid="c", mismatch="float8", correction=False)
-    write_cell(tmp_path, "d", 1, 0.5, grid="c", objective="grpo", mismatch="float8")
-    write_cell(tmp_path, "e", 1, 0.5, grid="c", objective="grpo", updates=16)
-    write_cell(tmp_path, "f", 1, 0.5, grid="x", objective="grpo")
-    groups = results.group(results.load(tmp_path))
-    base = {g.arm: results.reference_of(g, groups) for g in groups}
-    assert {arm: g and g.arm for arm, g in base.items()} == {
-        "sapo": "sapo", "b": "sapo", "c": "b", "d": "b", "e": None, "f": None,
-    }  # fmt: skip
+def test_an_arm_without_its_reference_has_no_difference(tmp_path):
+    write_cell(tmp_path, "sapo", 1, 0.5)
+    write_cell(tmp_path, "grpo", 1, 0.5, objective="grpo", updates=16)
+    write_cell(tmp_path, "grpo", 1, 0.5, objective="grpo", grid="x")
+    assert differences(load(tmp_path).cells).empty
 
 
-def test_table_says_the_same(out):
+def test_table_rows(out):
     row = table_row(out, "grpo", "4", "1e-4")
     # s of 0.45, 0.51, 0.60: variance (0.0049 + 0.0001 + 0.0064) / 2 = 0.0057, half = 0.18756
     assert row["final"] == "52.0 ± 18.8 %"
@@ -173,52 +164,42 @@ def test_one_seed_is_marked(out):
     assert (out / "page.html").read_text().count("1 (one seed: not a result)") >= 2
 
 
-class Tags(HTMLParser):
-    """Checks that tags are closed in order and collects what they refer to."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.links, self.seen = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.seen.append(tag)
-        self.links += [value for key, value in attributes if key in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_page_needs_no_other_file(out):
     text = (out / "page.html").read_text()
-    tags = Tags()
-    tags.feed(text)
-    assert tags.open == []
-    assert tags.seen.count("img") == 2
-    assert all(link.startswith("data:image/png;base64,") for link in tags.links)
-    assert "http" not in text.replace("data:image", "")
-    assert "Lab &lt;1&gt;" in text
-    assert "<b>NaN" not in text
+    parsed = ParsedPage(text)
+    assert parsed.tags.count("img") == 2
+    assert all(link.startswith("data:image/png;base64,") for link in parsed.links)
+    assert "Lab <1>" in parsed.text
+    assert "<b>NaN" in parsed.text
     assert len(text) < 3_000_000
     assert "objective (grpo, sapo)" in text
     assert "learning rate (1e-4, 3e-4)" in text
-    assert "a-sapo-u64-seed9" in text  # begun and not finished
+    assert "a-sapo-u64-seed9" in text  # started and not finished
     markdown = (out / "page.md").read_text()
     assert "](figures/a-accuracy.png)" in markdown
     assert (out / "figures" / "a-accuracy.png").exists()
 
 
+def test_hostile_values_stay_text(tmp_path):
+    write_cell(tmp_path, "sapo", 1, 0.5)
+    path = write_cell(tmp_path, "other", 1, 0.5, objective="grpo", error="x")
+    result = json.loads(path.read_text()) | {"error": HOSTILE}
+    result["cell"] |= {"arm": HOSTILE, "name": HOSTILE}
+    path.write_text(json.dumps(result))
+    text = page.write(tmp_path, HOSTILE, {"a": HOSTILE}).read_text()
+    # title and heading, grid's heading and its images' alt texts, cell's name and error, arm in
+    # three tables
+    check_hostile(text, 2 + 1 + 2 + 2 + 3)
+
+
 def test_summary_and_csv(out):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["cells"] == 34
-    groups = summary["groups"]
     (grpo,) = [
-        g for g in groups
+        g for g in summary["groups"]
         if g["arm"] == "grpo" and (g["settings"]["updates"], g["settings"]["lr"]) == (4, 1e-4)
     ]  # fmt: skip
-    assert grpo["measures"]["final"] == {"mean": 0.52, "low": 0.33244, "high": 0.70756, "n": 3}
-    assert grpo["difference"]["reference"]["arm"] == "sapo"
+    assert grpo["measures"]["final"] == {"mean": 0.52, "low": 0.33245, "high": 0.70755, "n": 3}
     assert grpo["difference"]["final"]["mean"] == 0.02
     line = grpo["curves"]["accuracy"]
     assert line["step"] == list(range(1, 21))
@@ -232,21 +213,32 @@ def test_summary_and_csv(out):
     assert (first["alarm_step"], first["entropy_final"]) == ("", "")
 
 
-def test_curve_over_seeds_of_different_length():
-    def cell(seed, values):
-        rows = [{"step": n, "accuracy": value} for n, value in enumerate(values, start=1)]
-        return results.Cell("n", "a", "sapo", SAPO, seed, rows, None, None, 1.0, None, None, None)
+def test_smoothing_skips_missing_values():
+    rows = pd.DataFrame(
+        {"cell": ["x"] * 4 + ["y"], "step": [1, 2, 3, 4, 1], "a": [0.0, np.nan, 0.3, 0.9, 1.0]}
+    )
+    got = results.smoothed(rows, "a", 3)
+    assert got["step"].tolist() == [1, 3, 4, 1]
+    assert got["a"].tolist() == pytest.approx([0.15, 0.4, 0.6, 1.0])
+    assert results.smoothed(rows, "never recorded", 3).empty
 
-    line = results.curve([cell(1, [0.0, None, 0.6]), cell(2, [1.0, 0.4])], "accuracy")
-    assert (line.steps, line.mean, line.n) == ([1, 2, 3], [0.5, 0.4, 0.6], [2, 1, 1])
-    assert line.low == [pytest.approx(0.5 - 6.353), None, None]
-    smooth = results.curve([cell(1, [0.0, 0.3, 0.9])], "accuracy", 3)
-    assert smooth.mean == pytest.approx([0.15, 0.4, 0.6])
+
+def test_the_recorded_cells_give_the_published_accuracy_tables():
+    """docs/lab/page.md was made from the unrounded results that docs/lab/cells.csv summarises."""
+    recorded = pd.read_csv(
+        ROOT / "docs" / "lab" / "cells.csv", keep_default_na=False, na_values=[""]
+    )
+    published = (ROOT / "docs" / "lab" / "page.md").read_text().splitlines()
+    for _, cells in labelled(recorded).groupby("grid"):
+        accuracy = page.grid_tables(cells)[0]
+        rows = [line for line in accuracy.markdown() if line and "---" not in line]
+        assert len(rows) == 1 + cells.groupby(GROUP).ngroups
+        assert set(rows) <= set(published)
 
 
 def test_broken_and_doubled_cells(tmp_path):
     with pytest.raises(DataError, match="no finished cell"):
-        results.load(tmp_path)
+        load(tmp_path)
     path = write_cell(tmp_path, "sapo", 1, 0.5)
     good = path.read_text()
     for text, words in (
@@ -257,14 +249,14 @@ def test_broken_and_doubled_cells(tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=words) as problem:
-            results.load(tmp_path)
+            load(tmp_path)
         assert str(path) in str(problem.value)
     path.write_text(good)
     other = tmp_path / "cells" / "copy"
     other.mkdir()
     (other / "result.json").write_text(good)
-    with pytest.raises(DataError, match="same setting and seed 1"):
-        results.load(tmp_path)
+    with pytest.raises(DataError, match="same setting and seed"):
+        load(tmp_path)
 
 
 def test_grid_in_which_nothing_was_recorded(tmp_path):
@@ -276,51 +268,34 @@ def test_grid_in_which_nothing_was_recorded(tmp_path):
         moved.write_text(json.dumps(result))
     text = page.write(tmp_path, "Lab", {"b": "temperatures"}).read_text()
     assert "<h2>Grid b: temperatures</h2>" in text
-    assert "<td>–</td>" in text
+    assert ">–</td>" in text
     assert "τ− 2" in text
 
 
-def test_figures_are_written_to_their_uncertainty(out):
-    member = pick(results.group(results.load(out)), "sapo")
-    for value, text in (
-        (results.Estimate(0.9651, 0.0012, 3), "0.9651 ± 0.0012"),
-        (results.Estimate(49.13, 2.0, 3), "49.1 ± 2.0"),
-        (results.Estimate(0.0000151, 0.000002, 3), "1.5e-05 ± 2.0e-06"),
-        (results.Estimate(0.5, 1e-17, 3), "0.5 ± 0"),
-        (results.Estimate(0.5, None, 1), "0.5 (n = 1)"),
-        (None, "–"),
-    ):
-        assert page.plain(value, member) == text
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (0.9651, 0.0012, "0.9651 ± 0.0012"),
+        (49.13, 2.0, "49.1 ± 2.0"),
+        (0.0000151, 0.000002, "1.5e-05 ± 2.0e-06"),
+        (0.5, 1e-17, "0.5 ± 0"),
+        (0.5, math.nan, "0.5"),
+    ],
+)
+def test_values_are_rounded_to_their_uncertainty(mean, half, text):
+    assert page.plain(mean, half) == text
 
 
-def test_values_that_are_no_numbers_are_missing():
-    assert [results.number(v) for v in (1, 0.5, None, True, "1", math.nan, math.inf)] == [
-        1.0, 0.5, None, None, None, None, None,
-    ]  # fmt: skip
-
-
-def test_facets():
-    grid = [{**SAPO, "lr": lr, "updates": u} for lr in (1e-4, 3e-4) for u in (4, 16)]
-    both = [{**one, "objective": name} for one in grid for name in ("sapo", "grpo")]
-    chosen = facets(both)
-    assert (chosen.row, chosen.column, chosen.color) == ("lr", "updates", ("objective",))
-    assert not chosen.by_arm
-    mismatch = [{**SAPO, "mismatch": m, "correction": c} for m in ("none", "x") for c in (0, 1)]
-    chosen = facets(mismatch)
-    assert (chosen.row, chosen.column) == (None, None)
-    assert chosen.color == ("mismatch", "correction")
-    taus = facets([{**SAPO, "tau_neg": tau} for tau in (0.5, 0.95, 1.0, 1.05, 2.0)])
-    assert taus.color == ("tau_neg",)
-    assert taus.by_arm
+def test_values_that_are_not_finite_are_missing():
+    got = results._steps([{"step": 1, "a": 1}, {"step": 2, "a": None}, {"step": 3, "a": math.inf}])
+    assert got["a"].tolist() == pytest.approx([1.0, math.nan, math.nan], nan_ok=True)
 
 
 def test_labels_and_order(tmp_path):
     for tau in (2.0, 0.5, 1.05):
-        write_cell(tmp_path / f"{tau}", "sapo", 1, 0.5, tau_neg=tau)
-    groups = [
-        g for tau in (2.0, 0.5, 1.05) for g in results.group(results.load(tmp_path / f"{tau}"))
-    ]
-    plan = layout(groups)
-    assert plan.arms == ["τ− 0.5", "τ− 1.05", "τ− 2"]
-    assert arm_label(groups[0], groups, plan.facets) == "τ− 2"
-    assert page.divergence(groups[0]) == "none"
+        path = write_cell(tmp_path, f"sapo{tau}", 1, 0.5, tau_neg=tau)
+        path.write_text(path.read_text().replace(f'"arm": "sapo{tau}"', '"arm": "sapo"'))
+    assert load(tmp_path).cells["label"].tolist() == ["τ− 0.5", "τ− 1.05", "τ− 2"]
+    write_cell(tmp_path, "grpo", 1, 0.5, objective="grpo")
+    labels = load(tmp_path).cells["label"].tolist()
+    assert labels == ["sapo, τ− 0.5", "sapo, τ− 1.05", "sapo, τ− 2", "grpo"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sapo_vl.learner import logprobs
-from sapo_vl.learner.logprobs import BAN_BIAS, ResponseLogprobs, fused_loss, response_logprobs
+from sapo_vl.learner.logprobs import ResponseLogprobs, fused_loss, response_logprobs
+from sapo_vl.model.assets import BAN_BIAS
 
 
 def setup(n: int = 37, width: int = 8, vocabulary: int = 11):

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.errors import DataError
-from sapo_vl.model import assets as models
-from sapo_vl.model.prompts import PromptRenderer, expand, mrope_positions
+from sapo_vl.model.families.qwen_vl import mrope_positions
+from sapo_vl.model.prompts import PromptRenderer, expand
+from sapo_vl.model.weights import load_weights
 
 IMAGE = 99
 
 
 @pytest.fixture(scope="module")
-def network(folder):
-    return models.load(folder, "float32")
+def network(assets):
+    return load_weights(assets, "float32")
 
 
 def test_expand():
@@ -48,9 +49,9 @@ def test_positions_by_hand():
     grids=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=4),
     texts=st.lists(st.integers(1, 6), min_size=5, max_size=5),
 )
-def test_positions_equal_the_library(network, folder, grids, texts):
-    token = folder.image_token_id
-    start, end = folder.config.vision_start_token_id, folder.config.vision_end_token_id
+def test_positions_equal_the_library(network, assets, grids, texts):
+    token = assets.image_token_id
+    start, end = assets.config.vision_start_token_id, assets.config.vision_end_token_id
     ids = [20] * texts[0]
     for (h, w), text in zip(grids, texts[1:], strict=False):
         ids += [start, *[token] * (h * w), end] + [30] * text
@@ -68,12 +69,12 @@ def test_positions_equal_the_library(network, folder, grids, texts):
     assert following == len(ids) + int(delta)
 
 
-def test_positions_of_rendered_prompts_equal_the_library(network, folder, renderer):
+def test_positions_of_rendered_prompts_equal_the_library(network, assets, renderer):
     for prompt in renderer.render(make_samples()):
         ids = torch.tensor([prompt.expanded_ids])
         expected, _ = network.model.get_rope_index(
             ids,
-            mm_token_type_ids=(ids == folder.image_token_id).int(),
+            mm_token_type_ids=(ids == assets.image_token_id).int(),
             image_grid_thw=prompt.grid_thw,
             attention_mask=torch.ones_like(ids),
         )
@@ -81,19 +82,19 @@ def test_positions_of_rendered_prompts_equal_the_library(network, folder, render
         assert prompt.next_position == int(expected.max()) + 1
 
 
-def test_ids_and_pixels_equal_the_processors_own(folder, renderer):
+def test_ids_and_pixels_equal_the_processors_own(assets, renderer):
     for sample, prompt in zip(make_samples(), renderer.render(make_samples()), strict=True):
         content = [{"type": "image"}] * len(sample.images)
-        text = folder.processor.apply_chat_template(
+        text = assets.processor.apply_chat_template(
             [{"role": "user", "content": [*content, {"type": "text", "text": "What is the sum?"}]}],
             tokenize=False,
             add_generation_prompt=True,
         )
-        expected = folder.processor(
+        expected = assets.processor(
             text=[text], images=prompt.images or None, do_resize=False, return_tensors="pt"
         )
         assert prompt.expanded_ids == expected["input_ids"][0].tolist()
-        assert prompt.token_ids.count(folder.image_token_id) == len(sample.images)
+        assert prompt.token_ids.count(assets.image_token_id) == len(sample.images)
         if prompt.images:
             assert torch.equal(prompt.pixel_values, expected["pixel_values"])
             assert torch.equal(prompt.grid_thw, expected["image_grid_thw"])
@@ -111,12 +112,12 @@ def test_a_batch_renders_as_each_alone(renderer):
             assert torch.equal(alone.pixel_values, prompt.pixel_values)
 
 
-def test_pictures_are_scaled_to_the_budget(folder, renderer):
+def test_pictures_are_scaled_to_the_budget(assets, renderer):
     # factor 16: 33 x 100 -> 32 x 96; 20 x 20 -> 16 x 16; 256 x 256 is above 16384 -> 128 x 128
     (prompt,) = renderer.render([make_sample([(33, 100), (20, 20), (256, 256)])])
     assert [image.size for image in prompt.images] == [(32, 96), (16, 16), (128, 128)]
     assert prompt.grid_thw.tolist() == [[1, 12, 4], [1, 2, 2], [1, 16, 16]]
-    assert prompt.expanded_ids.count(folder.image_token_id) == 12 + 1 + 64
+    assert prompt.expanded_ids.count(assets.image_token_id) == 12 + 1 + 64
 
 
 @settings(max_examples=25)
@@ -131,29 +132,29 @@ def test_no_samples(renderer):
     assert renderer.render([]) == []
 
 
-def test_the_mark_stands_where_the_picture_belongs(folder, renderer):
+def test_the_mark_stands_where_the_picture_belongs(assets, renderer):
     sample = make_sample([(32, 32), (48, 48)])
     sample = type(sample)(
         **{f: getattr(sample, f) for f in sample.__slots__}
         | {"problem": "Compare <image> with <image>, please"}
     )
     (prompt,) = renderer.render([sample])
-    text = folder.tokenizer.decode(prompt.token_ids)
+    text = assets.tokenizer.decode(prompt.token_ids)
     picture_text = "<|vision_start|><|image_pad|><|vision_end|>"
     assert f"Compare {picture_text} with {picture_text}, please" in text
 
 
-def test_the_instruction_is_appended(folder, tiny_folder):
+def test_the_instruction_is_appended(assets, tiny_folder):
     config = tiny_config(tiny_folder, "data.instruction=' Answer with a number.'")
-    (prompt,) = PromptRenderer(folder, config.data).render([make_sample([(32, 32)])])
-    text = folder.tokenizer.decode(prompt.token_ids)
+    (prompt,) = PromptRenderer(assets, config.data).render([make_sample([(32, 32)])])
+    text = assets.tokenizer.decode(prompt.token_ids)
     assert "What is the sum? Answer with a number.<|im_end|>" in text
 
 
-def test_a_blank_picture_is_white_and_of_the_same_size(folder, tiny_folder, renderer):
+def test_a_blank_picture_is_white_and_of_the_same_size(assets, tiny_folder, renderer):
     sample = make_sample([(64, 32)])
     (seen,) = renderer.render([sample])
-    (blank,) = PromptRenderer(folder, tiny_config(tiny_folder).data, blank=True).render([sample])
+    (blank,) = PromptRenderer(assets, tiny_config(tiny_folder).data, blank=True).render([sample])
     assert np.asarray(blank.images[0]).min() == 255
     assert blank.images[0].size == seen.images[0].size
     assert blank.expanded_ids == seen.expanded_ids

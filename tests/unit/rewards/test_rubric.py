@@ -1,9 +1,10 @@
-"""The rubric: weights, validity, user verifiers, bad gold."""
+"""The rubric: weights, validity, user verifiers, bad gold answers, the factory."""
 
 import pytest
 
+from sapo_vl import config
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.rewards.rubric import Rubric, build_rubric
 from sapo_vl.schema import Outcome, Sample
 
 USER_FILE = """
@@ -76,9 +77,9 @@ def test_a_broken_user_function_is_no_verdict(user_file, function, word):
 @pytest.mark.parametrize(
     ("terms", "words"),
     [
-        ([("boxd", 1.0)], ("rewards[0].fn", "did you mean 'boxed'")),
+        ([("boxd", 1.0)], ("rewards[0].fn", "'boxed'")),
         ([("boxed", 1.0), ("no/such.py:score", 1.0)], ("rewards[1].fn", "no/such.py")),
-        ([("boxed", 1.0), ("boxed", 1.0)], ("rewards[1].fn", "twice")),
+        ([("boxed", 1.0), ("boxed", 1.0)], ("rewards[1].fn", "'boxed'")),
         ([], ("rewards",)),
     ],
 )
@@ -114,3 +115,22 @@ def test_own_gold_is_1_and_empty_is_0(gold):
         [(sample(gold), f"\\boxed{{{gold}}}"), (sample(gold), ""), (sample(gold), r"\boxed{}")]
     )
     assert [r.value for r in rewards] == [1.0, 0.0, 0.0]
+
+
+def test_the_rubric_of_a_config_has_its_terms_its_length_limit_and_its_judge():
+    terms = "rewards=[{fn: boxed}, {fn: overlong, weight: -0.5}]"
+    rubric = build_rubric(config.load(None, [terms, "rollout.max_new_tokens=100"]))
+    pairs = [(sample(), r"\boxed{8}")] * 2
+    assert [r.value for r in rubric.grade(pairs, lengths=[75, 100])] == [1.0, 0.5]
+    assert rubric.judge is None
+    rubric.close()
+    judge = "judge={url: http://127.0.0.1:9/v1, model: m}"
+    rubric = build_rubric(config.load(None, ["rewards=[{fn: judge}]", judge]))
+    assert rubric.judge is not None
+    assert (rubric.judge.config.url, rubric.judge.config.model) == ("http://127.0.0.1:9/v1", "m")
+    rubric.close()
+
+
+def test_a_config_whose_judge_is_missing_names_the_term():
+    with pytest.raises(ConfigError, match=r"rewards\[0\].fn.*judge\.url"):
+        build_rubric(config.load(None, ["rewards=[{fn: judge}]"]))

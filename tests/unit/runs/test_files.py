@@ -1,44 +1,91 @@
-"""A full disk is one clear line, whichever library met it first."""
+"""Atomic writes, and one clear error for a full disk whichever library reports it."""
 
 from __future__ import annotations
 
 import errno
+import json
 from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
 
-from sapo_vl.errors import EnvironmentProblem
-from sapo_vl.runs import files as disk
+from sapo_vl.errors import SetupError
+from sapo_vl.runs import files
+from sapo_vl.runs.files import atomic_write, disk_full_guard, read_json, write_json
 
-NO_NUMBER = (RuntimeError("unexpected pos 64 vs 0"), SafetensorError("No space left"), OSError("?"))
+NO_ERRNO = (RuntimeError("unexpected pos 64 vs 0"), SafetensorError("No space left"), OSError("?"))
 
 
 def fail(error: Exception, root) -> None:
-    with disk.writing("the model", root):
+    with disk_full_guard("the model", root):
         raise error
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_the_systems_numbers_for_no_room(number, tmp_path):
-    with pytest.raises(EnvironmentProblem, match=r"no space left for the model in .*--resume"):
+def test_disk_full_errno(number, tmp_path):
+    with pytest.raises(SetupError, match=r"the model.*--resume"):
         fail(OSError(number, "no"), tmp_path)
 
 
-@pytest.mark.parametrize("error", NO_NUMBER, ids=lambda error: type(error).__name__)
-def test_an_error_without_number_on_a_full_disk(error, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda root: SimpleNamespace(free=4096))
-    with pytest.raises(EnvironmentProblem, match="no space left"):
+@pytest.mark.parametrize("error", NO_ERRNO, ids=lambda error: type(error).__name__)
+def test_error_without_errno_on_a_full_disk(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda root: SimpleNamespace(free=4096))
+    with pytest.raises(SetupError, match="the model"):
         fail(error, tmp_path)
 
 
 @pytest.mark.parametrize(
     "error",
-    [*NO_NUMBER, OSError(errno.EACCES, "no"), KeyError("x")],
+    [*NO_ERRNO, OSError(errno.EACCES, "no"), KeyError("x")],
     ids=lambda error: type(error).__name__,
 )
-def test_any_other_fault_stays_what_it_is(error, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda root: SimpleNamespace(free=2**30))
+def test_any_other_error_is_raised_unchanged(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda root: SimpleNamespace(free=2**30))
     with pytest.raises(type(error)) as caught:
         fail(error, tmp_path)
     assert caught.value is error
+
+
+def test_atomic_write_replaces_the_file_at_the_end_of_the_block(tmp_path):
+    path = tmp_path / "new" / "x.txt"
+    with atomic_write(path) as partial:
+        partial.write_text("one")
+        assert not path.exists()
+    with atomic_write(path) as partial:
+        partial.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert [p.name for p in path.parent.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_failed_atomic_write_leaves_nothing(folder, tmp_path):
+    def write_half() -> None:
+        with atomic_write(tmp_path / "x") as partial:
+            if folder:
+                partial.mkdir()
+                (partial / "y").write_text("half")
+            else:
+                partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_atomic_write_of_a_folder_replaces_a_killed_write(tmp_path):
+    (tmp_path / ".model.partial" / "torn").mkdir(parents=True)
+    with atomic_write(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "weights").write_text("w")
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["weights"]
+
+
+def test_json_round_trip(tmp_path):
+    value = {"é": [1, 0.5, None], "lone surrogate": "\ud800"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert "é" in (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "x.json").read_bytes()) == value
+    assert read_json(tmp_path / "none.json") is None

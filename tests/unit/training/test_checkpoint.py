@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sapo_vl.errors import DataError, EnvironmentProblem
+from sapo_vl.errors import DataError, SetupError
 from sapo_vl.training import checkpoint
 from sapo_vl.training.checkpoint import Progress
 
@@ -130,7 +130,7 @@ def test_the_same_step_can_be_saved_twice(tmp_path):
 def test_a_full_disk_is_one_clear_line_and_frees_its_space(tmp_path, number):
     save(tmp_path, 4)
     full = OSError(number, os.strerror(number))
-    with pytest.raises(EnvironmentProblem, match=r"no space left .*--resume") as caught:
+    with pytest.raises(SetupError, match=r"no space left .*--resume") as caught:
         checkpoint.save(tmp_path, FakeLearner(error=full), Progress(5), 2)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["step_000004"]

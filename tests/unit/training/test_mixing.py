@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from sapo_vl.training.mixing import Mixture, Pick
 
 from sapo_vl.errors import ConfigError
-from sapo_vl.training.mixing import Mixture, Pick
 
 
 def test_mixtures_keep_their_shares_and_visit_everything_once():

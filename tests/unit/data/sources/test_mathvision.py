@@ -74,9 +74,15 @@ def test_known_rows_of_the_raw_sample():
     assert daisy.problem == "Which number do you have to write in the last daisy?\n<image>"
     assert (daisy.answer, daisy.answer_type, daisy.choices) == ("61", "number", ())
     assert daisy.metadata == {
-        "level": 2,
-        "subject": "arithmetic",
         "split": "testmini",
+        "published": {
+            "problem_id": "5",
+            "answer": "61",
+            "question": "Which number do you have to write in the last daisy?\n<image1>",
+            "choices": [],
+            "question_type": "free_form",
+            "tables": {"subject": "arithmetic", "level": 2},
+        },
         "files": ["images/5.jpg"],
     }
     kittens = samples["mathvision-6"]
@@ -120,6 +126,11 @@ def test_testmini_comes_first_and_nothing_twice(layout):
     assert third == Dropped("mathvision-3", reason, by_rule=True)
 
 
+def test_one_split_alone_keeps_its_order(layout):
+    folder = layout(testmini=[row(2)], test=[row(3), row(2)])
+    assert [s.id for s in mathvision.rows(folder, ("test",))] == ["mathvision-3", "mathvision-2"]
+
+
 def test_the_hub_gives_the_same_samples(layout, monkeypatch):
     datasets = pytest.importorskip("datasets")
     rows = [row(1, options=["$10$", "two"], answer="B"), row(2, options=["x", "y"], answer="A")]
@@ -140,7 +151,7 @@ def test_the_hub_gives_the_same_samples(layout, monkeypatch):
 
 
 def test_sources_that_are_not_there(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"neither data/testmini\.jsonl nor data/test\.jsonl"):
+    with pytest.raises(DataError, match=r"data/\{testmini,test\}\.jsonl"):
         read(tmp_path)
     with pytest.raises(DataError, match="neither a folder nor a hub name"):
         read(tmp_path / "gone")

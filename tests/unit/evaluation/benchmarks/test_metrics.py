@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.base import Extraction, Judgement, Row, Scored, cell, tables
+from sapo_vl.evaluation.benchmarks.accuracy import cell, tables
+from sapo_vl.evaluation.benchmarks.protocol import (
+    ExtractedAnswer,
+    Judgement,
+    Response,
+    ScoredResponse,
+)
 from sapo_vl.evaluation.benchmarks.wemath_metrics import summary
 from sapo_vl.evaluation.stats import interval, mcnemar, paired, pass_at_k, repeated, sign_flip
 
 
-def scored(problem: str, correct: bool | None, value: object = None, **more: object) -> Scored:
-    return Scored(Row("m", problem, "g", "r", **more), Extraction(value), Judgement(correct, ""))
+def scored(problem: str, correct: bool | None, value: object = None, **more: object) -> ScoredResponse:
+    return ScoredResponse(Response("m", problem, "g", "r", **more), ExtractedAnswer(value), Judgement(correct, ""))
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():
@@ -40,6 +47,7 @@ def test_interval_of_coins():
     assert interval(np.array([]), []) == (0.0, 0.0)
     assert interval(np.ones(2), ["a", "b"]) == (1.0, 1.0)
     coins, names = np.array([0.0, 1.0] * 200), [str(i) for i in range(400)]
+    assert interval(np.array([0.25, 0.75]), ["a", "a"], {"a": "f"}) == (0.5, 0.5)  # one family
     low, high = interval(coins, names)
     assert (low, high) == (pytest.approx(0.451, abs=0.006), pytest.approx(0.549, abs=0.006))
 
@@ -54,7 +62,7 @@ def test_variants_of_one_problem_are_resampled_together():
     second = {name: [name.startswith(("0#", "1#", "2#", "3#", "4#"))] for name in first}
     found = paired(first, second, families)
     assert (found.gained, found.difference) == (50, pytest.approx(5 / 6))
-    assert found.p_value == pytest.approx(2 / 2**5, abs=0.02)  # five families, and not 50 problems
+    assert found.p_value == pytest.approx(2 / 2**5)  # five families, not 50 problems
 
 
 def test_mcnemar_by_hand():
@@ -68,8 +76,15 @@ def test_sign_flip_agrees_with_all_signs():
     gap = np.array([0.5, 0.5, 0.25, -0.25, 1.0])
     signs = np.array(list(itertools.product((-1, 1), repeat=5)))
     exact = np.mean(np.abs(signs @ gap) >= gap.sum())
-    assert sign_flip(gap) == pytest.approx(exact, abs=0.02)
+    assert sign_flip(gap) == pytest.approx(exact)
     assert sign_flip(np.zeros(3)) == 1.0
+    assert sign_flip(np.array([0.0, 0.5])) == 1.0  # +0.5 and -0.5 are equally extreme
+
+
+def test_sign_flip_of_many_gaps_is_sampled():
+    gap = np.array([1.0] * 14 + [-1.0] * 6)
+    exact = 2 * sum(math.comb(20, k) for k in range(7)) / 2**20  # two-sided sign test: 0.115
+    assert sign_flip(gap) == pytest.approx(exact, abs=0.02)
 
 
 def test_paired():

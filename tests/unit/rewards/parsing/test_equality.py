@@ -160,9 +160,9 @@ def test_final_answer(response, answer):
 def test_joined_boxes_are_a_list_only_for_a_list():
     response = r"\boxed{1}, \boxed{2} and \boxed{3}"
     assert joined_boxes(response) == "1, 2, 3"
-    assert maths.first_look(_sample(r"\{1,2,3\}"), response).outcome is Outcome.CORRECT
-    assert maths.first_look(_sample("3"), response).outcome is Outcome.CORRECT  # the last box
-    assert maths.first_look(_sample("2"), response).outcome is Outcome.WRONG
+    assert maths.decide_fast(_sample(r"\{1,2,3\}"), response).outcome is Outcome.CORRECT
+    assert maths.decide_fast(_sample("3"), response).outcome is Outcome.CORRECT  # the last box
+    assert maths.decide_fast(_sample("2"), response).outcome is Outcome.WRONG
 
 
 @settings(deadline=None)
@@ -171,8 +171,8 @@ def test_nothing_raises(text):
     for response in (text, f"\\boxed{{{text}}}", f"the answer is {text}", f"<answer>{text}"):
         found = final_answer(response)
         assert found.answer is None or found.answer
-        maths.first_look(_sample("42"), response)
-        maths.first_look(_sample(r"\{1, x+2\}"), response)
+        maths.decide_fast(_sample("42"), response)
+        maths.decide_fast(_sample(r"\{1, x+2\}"), response)
 
 
 @settings(deadline=None)
@@ -193,7 +193,7 @@ def test_integers_are_equal_when_they_are(a, b):
 
 def test_long_and_deep_texts_take_no_time():
     for text in ("1+" * 200_000, "(" * 100_000, "{" * 100_000, "1," * 100_000, "\\frac{1}{" * 9000):
-        verdict = maths.first_look(_sample("42"), f"the answer is {text}")
+        verdict = maths.decide_fast(_sample("42"), f"the answer is {text}")
         assert getattr(verdict, "outcome", Outcome.WRONG) is Outcome.WRONG
 
 

@@ -1,4 +1,4 @@
-"""The extractor, the exact comparison and the first three verifiers, with values from hand."""
+"""Box extraction, exact numbers and three simple verifiers, with values computed by hand."""
 
 import subprocess
 import sys
@@ -12,9 +12,7 @@ from sapo_vl.rewards import VERIFIERS
 from sapo_vl.rewards.parsing.extract import last_box
 from sapo_vl.rewards.parsing.latex import clean
 from sapo_vl.rewards.parsing.rationals import to_fraction
-from sapo_vl.rewards.verifiers import boxed
-from sapo_vl.rewards.verifiers import format as shape
-from sapo_vl.rewards.verifiers import random_control as chance
+from sapo_vl.rewards.verifiers import boxed, format, random_control
 from sapo_vl.schema import Outcome, Sample
 
 
@@ -107,15 +105,18 @@ def test_boxed(gold, answer_type, answer, right):
     ],
 )
 def test_format(response, value):
-    assert shape.score(sample("1"), response).score == value
+    assert format.score(sample("1"), response).score == value
 
 
 def test_random_is_fair_and_repeatable():
-    verdicts = [chance.score(sample("1"), f"response {i}") for i in range(2000)]
-    assert verdicts == [chance.score(sample("1"), f"response {i}") for i in range(2000)]
+    verdicts = [random_control.score(sample("1"), f"response {i}") for i in range(2000)]
+    assert verdicts == [random_control.score(sample("1"), f"response {i}") for i in range(2000)]
     right = sum(v.outcome is Outcome.CORRECT for v in verdicts)
     assert 900 < right < 1100  # 2000 fair draws: sd 22
-    assert chance.score(sample("1"), "a", seed=1).score != chance.score(sample("1"), "a").score
+    assert (
+        random_control.score(sample("1"), "a", seed=1).score
+        != random_control.score(sample("1"), "a").score
+    )
 
 
 @settings(deadline=None)
@@ -132,8 +133,8 @@ def test_nothing_written_by_a_model_raises(text):
                 sample("B" if kind == "choice" else "unlikely gold", kind), response
             )
             assert verdict.outcome in (Outcome.CORRECT, Outcome.WRONG)
-        assert shape.score(sample("1"), response).score in (0.0, 1.0)
-        assert 0 <= chance.score(sample("1"), response).score < 1
+        assert format.score(sample("1"), response).score in (0.0, 1.0)
+        assert 0 <= random_control.score(sample("1"), response).score < 1
 
 
 @settings(deadline=None)

@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 pytest.importorskip("openai")
-from sapo_vl.errors import ConfigError, EnvironmentProblem
+from sapo_vl.errors import ConfigError, SetupError
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import (
     Judge,
     JudgeConfig,
-    candidate,
+    judged_answer,
     parse,
     refusal,
     render,
@@ -163,7 +163,7 @@ def test_what_is_no_answer_is_refused_without_a_call(serve, answer):
     assert refusal(answer)
     judge, (verdict,) = ask(server, answer)
     assert verdict.outcome is Outcome.WRONG
-    assert (judge.calls, judge.refused, server.requests) == (0, 1, [])
+    assert (judge.calls, server.requests) == (0, [])
 
 
 @pytest.mark.parametrize("answer", ["crimson", "42", "a solution of salt", "first 3 terms", "x=2"])
@@ -186,7 +186,7 @@ def test_429_and_5xx_are_retried_other_errors_are_not(serve):
     server = serve(lambda body: (next(states), SAME))
     judge, (verdict,) = ask(server, "crimson")
     assert verdict.outcome is Outcome.CORRECT
-    assert (judge.calls, judge.retried) == (4, 2)
+    assert judge.calls == 4  # two of them retries
     server = serve(lambda body: (400, ""))
     judge, (verdict,) = ask(server, "crimson")
     assert verdict.outcome is Outcome.NO_VERDICT
@@ -201,14 +201,14 @@ def test_a_slow_or_absent_judge_is_no_verdict(serve):
     assert time.monotonic() - start < 1.4
     judge = Judge(JudgeConfig("http://127.0.0.1:9/v1", "m"))
     assert judge.verdicts([(ONE, "crimson")])[0].outcome is Outcome.NO_VERDICT
-    with pytest.raises(EnvironmentProblem, match=r"judge\.url"):
+    with pytest.raises(SetupError, match=r"judge\.url"):
         judge.check()
 
 
 def test_check_names_a_model_that_is_not_served(serve):
     server = serve(lambda body: (200, SAME))
     Judge(JudgeConfig(server.url, "m")).check()
-    with pytest.raises(EnvironmentProblem, match="'other'"):
+    with pytest.raises(SetupError, match="'other'"):
         Judge(JudgeConfig(server.url, "other")).check()
 
 
@@ -236,6 +236,6 @@ def test_the_judge_runs_after_the_rules(serve):
 
 
 def test_the_judge_sees_the_answer_and_not_the_working():
-    assert candidate("<think>dark red?</think> So \\boxed{crimson}") == "crimson"
-    assert candidate("<think>dark red") == ""
-    assert candidate("The answer is crimson. I am sure.") == "crimson"
+    assert judged_answer("<think>dark red?</think> So \\boxed{crimson}") == "crimson"
+    assert judged_answer("<think>dark red") == ""
+    assert judged_answer("The answer is crimson. I am sure.") == "crimson"

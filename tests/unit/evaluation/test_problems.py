@@ -12,7 +12,7 @@ from helpers import SHARED, picture
 
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.base import read_row
+from sapo_vl.evaluation.benchmarks.protocol import read_response
 from sapo_vl.schema import IMAGE_MARK
 
 RAW = SHARED / "raw"
@@ -128,7 +128,7 @@ def test_the_original_layout_and_its_own_gold_answers(name):
             response = FORMS.get(
                 problem.question_type or name, FORMS.get(name, "\\boxed{{{}}}")
             ).format(gold)
-        row = read_row(problem.record("m", 0, response), name)
+        row = read_response(problem.record("m", 0, response), name)
         found = benchmark.extract(row, random.Random(0))
         if benchmark.judge(row, found.value).correct is not True:
             refused.append((problem.key, gold))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from sapo_vl.evaluation.benchmarks.base import Row
+from sapo_vl.evaluation.benchmarks.protocol import Response
 from sapo_vl.rewards.parsing.extract import answer_part, final_answer
 from sapo_vl.rewards.parsing.latex import clean
 from sapo_vl.rewards.verifiers import choice
-from sapo_vl.rewards.verifiers.text import find
+from sapo_vl.rewards.verifiers.text import extract_text
 
 _NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?|[-+]?\.\d+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
@@ -21,26 +21,26 @@ IN_PLACE = "rule in place of the LLM"
 """The note of an extraction that the protocol asks an LLM for."""
 
 
-def letters(row: Row) -> list[str]:
+def letters(response: Response) -> list[str]:
     """Return the option letters that the response claims, sorted; empty when it claims none."""
-    known = "".join(row.options) or "ABCDEFGH"
-    claimed, _ = choice.claim(row.text, known, tuple(row.options.values()))
+    known = "".join(response.choices) or "ABCDEFGH"
+    claimed, _ = choice.claim(response.text, known, tuple(response.choices.values()))
     return sorted(claimed)
 
 
-def short_answer(row: Row) -> str:
+def short_answer(response: Response) -> str:
     """Return an option as `(X)`, a number, a list or words; empty when there is none."""
-    if row.question_type in ("multi_choice", "multi-choice"):
-        claimed = letters(row)
+    if response.question_type in ("multi_choice", "multi-choice"):
+        claimed = letters(response)
         if len(claimed) == 1:
             return f"({claimed[0]})"
-        return "" if claimed else (find(row.text)[0] or "")
-    if row.answer_type == "list":
-        lists = _LIST.findall(answer_part(row.text) or "")
+        return "" if claimed else (extract_text(response.text).answer or "")
+    if response.answer_type == "list":
+        lists = _LIST.findall(answer_part(response.text) or "")
         return lists[-1] if lists else ""
-    found = final_answer(row.text).answer or ""
-    if row.answer_type in ("integer", "float"):
-        numbers = _NUMBER.findall(clean(found)) or _NUMBER.findall(answer_part(row.text) or "")
+    found = final_answer(response.text).answer or ""
+    if response.answer_type in ("integer", "float"):
+        numbers = _NUMBER.findall(clean(found)) or _NUMBER.findall(answer_part(response.text) or "")
         return numbers[-1].replace(",", "") if numbers else found
     return found
 

@@ -1,0 +1,146 @@
+"""`sapo-vl train`, `sft`, `export`, `init-tiny`, `gate` and `lab`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sapo_vl.cli.options import add_config, interruptible, load_config, names
+from sapo_vl.config import Config, load
+from sapo_vl.errors import ConfigError, nearest
+from sapo_vl.system.machine import prepare_environment
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the commands of this file to `commands`."""
+    train = commands.add_parser("train", help="warm up, train with SAPO, evaluate before and after")
+    add_config(train)
+    train.add_argument("--resume", action="store_true", help="continue the run in run.dir")
+    train.add_argument(
+        "--dry-run", action="store_true", help="check the set-up and print the plan, don't train"
+    )
+    train.set_defaults(run=_train, parser=train)
+
+    sft = commands.add_parser("sft", help="supervised warm-up only, into RUN/warmup/final")
+    add_config(sft)
+    sft.add_argument("--resume", action="store_true", help="continue the run in run.dir")
+    sft.set_defaults(run=_sft, parser=sft)
+
+    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
+    export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest)")
+    export.set_defaults(run=_export, parser=export)
+
+    tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
+    tiny.add_argument("out", type=Path, help="folder to write")
+    tiny.add_argument("--seed", type=int, default=0, help="of the weights and the tokenizer")
+    tiny.add_argument(
+        "--experts", type=int, default=0, help="number of experts; 0: dense (default)"
+    )
+    tiny.set_defaults(run=_init_tiny, parser=tiny)
+
+    gate = commands.add_parser("gate", help="print a gate's weight over the importance ratio")
+    gate.add_argument("--tau", type=float, default=1.0, help="temperature (default: 1)")
+    gate.add_argument("--gate", default="sigmoid", help="a value of sapo.gate (default: sigmoid)")
+    gate.set_defaults(run=_gate, parser=gate)
+
+    _add_lab(commands)
+
+
+def _add_lab(commands: argparse._SubParsersAction) -> None:
+    lab = commands.add_parser("lab", help="grids of small training runs, and a page about them")
+    lab.add_argument("--grids", default="a,b", metavar="a,b", help="grids to run (default: a,b)")
+    lab.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
+    lab.add_argument("--steps", type=int, help="rollout steps per cell")
+    lab.add_argument("--jobs", type=int, help="cells in parallel (default: one per core)")
+    lab.add_argument("--out", type=Path, required=True, help="folder for results and page")
+    lab.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="config keys for every cell, e.g. rollout.prompts=16",
+    )
+    lab.set_defaults(run=_lab, parser=lab)
+
+
+def _load_run(arguments: argparse.Namespace) -> Config:
+    """Load the configuration; with --resume, overrides apply to the one saved in the run."""
+    config = load_config(arguments)
+    if not arguments.resume:
+        return config
+    saved = config.run.dir / "config.yaml"
+    if not saved.exists():
+        raise ConfigError(f"run.dir={config.run.dir} holds no run to resume")
+    return load(saved, arguments.overrides)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    config = _load_run(arguments)
+    prepare_environment()
+    if arguments.dry_run:
+        from sapo_vl.training.plan import show
+
+        show(config)
+        return
+    from sapo_vl import train
+
+    interruptible(lambda: train.main(config, resume=arguments.resume))
+
+
+def _sft(arguments: argparse.Namespace) -> None:
+    config = _load_run(arguments)
+    if config.sft.steps == 0:
+        raise ConfigError("sft.steps=0: set the number of warm-up steps")
+    prepare_environment()
+    from sapo_vl import train
+
+    interruptible(lambda: train.warm_up_only(config, resume=arguments.resume))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    from sapo_vl.training import export
+
+    export.main(arguments.run_dir, arguments.out, arguments.checkpoint)
+
+
+def _init_tiny(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    from sapo_vl.data import synthetic
+    from sapo_vl.model import tiny
+    from sapo_vl.training.setup import TOKENIZER_TEXTS
+
+    corpus = synthetic.corpus(arguments.seed, TOKENIZER_TEXTS)
+    tiny.build(arguments.out, corpus=corpus, seed=arguments.seed, experts=arguments.experts)
+    print(f"wrote {arguments.out}")
+
+
+def _gate(arguments: argparse.Namespace) -> None:
+    from sapo_vl.algorithm import gates
+
+    if arguments.gate not in gates.GATES:
+        raise ConfigError(
+            f"--gate {arguments.gate!r} is unknown{nearest(arguments.gate, gates.GATES)}; "
+            f"allowed: {', '.join(gates.GATES)}"
+        )
+    if not 0 < arguments.tau < float("inf"):
+        raise ConfigError(f"--tau {arguments.tau:g} must be positive and finite")
+    print(gates.table(arguments.gate, arguments.tau))
+
+
+def _lab(arguments: argparse.Namespace) -> None:
+    from sapo_vl.lab import grids, runner
+
+    chosen = names(arguments.grids)
+    if not chosen or arguments.seeds < 1 or (arguments.jobs or 1) < 1:
+        raise ConfigError("lab needs at least one of --grids, --seeds of 1 or more and --jobs too")
+    page = runner.main(
+        chosen,
+        arguments.seeds,
+        arguments.out,
+        steps=arguments.steps or grids.STEPS,
+        jobs=arguments.jobs,
+        overrides=arguments.overrides,
+    )
+    print(f"wrote {page}")

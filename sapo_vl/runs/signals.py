@@ -1,0 +1,75 @@
+"""Signals and stalls: leave a run where nothing is lost, and never hang through a night."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sapo_vl.system import distributed
+
+
+class RunInterrupted(Exception):
+    """A signal asked the run to stop; raised where a checkpoint covers everything so far."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class StopSignal:
+    """Holds SIGINT and SIGTERM until the run reaches a safe point; a second one exits at once."""
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._interruptible = False
+
+    def install(self) -> None:
+        """Install the handlers of this process."""
+        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def requested(self) -> bool:
+        """Return whether any rank was asked to stop; every rank must call it."""
+        return distributed.all_reduce_max(float(self._signum is not None)) > 0
+
+    def error(self) -> RunInterrupted:
+        """Return the exception to leave with."""
+        return RunInterrupted(self._signum or signal.SIGTERM)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Raise RunInterrupted immediately when a signal arrives inside.
+
+        Only for work that changes nothing of the learner (sampling), and only with one rank: the
+        others would wait for this one in a collective, so with several it does nothing.
+        """
+        if distributed.world_size() > 1:
+            yield
+            return
+        if self._signum is not None:
+            raise self.error()
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None:
+            os._exit(128 + signum)
+        self._signum = signum
+        if self._interruptible:
+            raise self.error()
+
+
+def restart_watchdog(minutes: float) -> None:
+    """Dump all stacks to stderr and exit with code 1 unless called again within `minutes`.
+
+    A hung collective must not burn a night (ms-swift #9144).
+    """
+    faulthandler.dump_traceback_later(minutes * 60, exit=True, file=sys.stderr)

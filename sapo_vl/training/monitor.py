@@ -1,0 +1,133 @@
+"""What watches over a run: metrics rows, sampler-learner parity, non-finite gradients, collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sapo_vl.algorithm import telemetry
+from sapo_vl.algorithm.telemetry import UpdateReport
+from sapo_vl.config import Config
+from sapo_vl.errors import RunError
+from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.folder import Run
+from sapo_vl.system import distributed
+from sapo_vl.training import checkpoint
+from sapo_vl.training.rollouts import write_parquet
+
+if TYPE_CHECKING:
+    from sapo_vl.training.trainer import Step, Trainer
+
+
+class ParityError(RunError):
+    """Sampler and learner disagree about the log-probs of what was sampled."""
+
+
+class NonFiniteGradientError(RunError):
+    """The gradient was not finite for learner.max_bad_steps optimizer steps in a row."""
+
+
+class CollapseError(RunError):
+    """The collapse detector fired and collapse.action is stop."""
+
+
+def check_finite(run: Run, report: UpdateReport, bad_steps: int) -> int:
+    """Count consecutive non-finite updates; at one, write the ids of its records to a file.
+
+    Raises NonFiniteGradientError at learner.max_bad_steps.
+    """
+    if not report.skipped:
+        return 0
+    ids = sorted({rollout.prompt.sample.id for rollout in report.rollouts})
+    path = run.dir / f"bad_batch_rank_{distributed.rank()}.json"
+    write_json(path, ids)
+    distributed.print0(f"gradient not finite: step skipped, its records are in {path}")
+    if bad_steps + 1 >= run.config.learner.max_bad_steps:
+        raise NonFiniteGradientError(
+            f"{bad_steps + 1} optimizer steps in a row had no finite gradient, see {path}"
+        )
+    return bad_steps + 1
+
+
+def check_parity(config: Config, mismatch: Mapping[str, float], step: int) -> None:
+    """Compare |log mu - log pi_old| with generator.parity_mean and parity_max.
+
+    `mismatch` is telemetry.mismatch's. Raises ParityError above a limit.
+    """
+    limits = {"mean": config.generator.parity_mean, "max": config.generator.parity_max}
+    for name, limit in limits.items():
+        value = mismatch.get(f"mismatch/{name}_abs", 0.0)
+        if not value <= limit:
+            raise ParityError(
+                f"step {step}: the {name} of |log mu - log pi_old| is {value:.3g}, above "
+                f"generator.parity_{name}={limit:.3g}: sampler and learner differ in weights "
+                "or inputs"
+            )
+
+
+def record_step(trainer: Trainer, step: Step) -> None:
+    """Write a finished step's metrics row and rollouts, update the display, run the checks.
+
+    Raises ParityError and CollapseError.
+    """
+    config, state = trainer.config, trainer.state
+    assert step.batch is not None, "a step without rollouts"
+    groups = step.batch.groups
+    totals = distributed.all_reduce_sum(state.totals)
+    mismatch = telemetry.mismatch(groups)
+    stats = [_sum_losses(values) for values in state.stats]
+    row: dict[str, Any] = {"phase": "train", "step": state.step, "lr": step.lr}
+    row |= telemetry.group_rates(totals) | mismatch | telemetry.averaged(stats)
+    row["mini_batches"] = telemetry.by_mini_batch(stats)
+    row |= {f"seconds/{name}": value for name, value in step.timer.seconds.items()}
+    if "rollout" in step.timer.seconds:
+        row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["rollout"]
+    every = config.run.rollouts_every
+    if every and state.step % every == 0:
+        suffix = f"-rank{distributed.rank()}" if distributed.world_size() > 1 else ""
+        name = f"step_{state.step:06d}{suffix}.parquet"
+        write_parquet(trainer.run.dir / "rollouts" / name, groups)
+    if trainer.writer is not None:
+        trainer.writer.write(row)
+    if trainer.display is not None:
+        shown = {
+            "reward": "reward/mean",
+            "accuracy": "accuracy",
+            "gate": "gate/mean",
+            "kl": "mismatch/kl",
+            "tokens/s": "tokens_per_s/generate",
+        }
+        trainer.display.update(state.step, {name: row.get(key, "-") for name, key in shown.items()})
+    check_parity(config, mismatch, state.step)
+    detect_collapse(trainer, row)
+
+
+def _sum_losses(stats: dict[str, float]) -> dict[str, float]:
+    """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
+    shares = {name: stats.get(name, 0.0) for name in ("loss", "surrogate")}
+    return stats | distributed.all_reduce_sum(shares)
+
+
+def detect_collapse(trainer: Trainer, row: dict[str, Any]) -> None:
+    """Run the collapse detector on a step's metrics; at an alarm pin the last good checkpoint.
+
+    Alarms are appended to RUN/collapse.json. Rank 0 decides. Raises CollapseError where
+    collapse.action is stop.
+    """
+    action = trainer.config.collapse.action
+    if action == "ignore":
+        return
+    alarms = trainer.detector.observe(row) if distributed.rank() == 0 else []
+    path = trainer.run.dir / "collapse.json"
+    for alarm in alarms:
+        pinned = checkpoint.pin_last_before(trainer.checkpoints, alarm.since)
+        good = f"checkpoint {pinned} is kept" if pinned else "there is no checkpoint before it"
+        distributed.print0(f"collapse: {alarm.message}; {good}")
+        entry = {**asdict(alarm), "checkpoint": pinned and pinned.name, "row": row}
+        write_json(path, [*(read_json(path) or []), entry])
+    if distributed.broadcast(len(alarms)) and action == "stop":
+        raise CollapseError(
+            f"step {row['step']}: stopped by the collapse detector, see {path} "
+            "(collapse.action=stop)"
+        )
