@@ -13,8 +13,9 @@ from typing import Any
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
-from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.schema import Sample
 
 MARK = "@step "
@@ -107,5 +108,5 @@ def configuration(options: dict[str, Any]) -> Config:
 def samples(options: dict[str, Any], out: Path) -> list[Sample]:
     """Draw the procedural problems of all steps into `out`; the same for both toolkits."""
     count = options["prompts"] * options["steps"]
-    preparation.prepare("synthetic", out=out, seed=0, count=count, test_count=1)
+    prepare("synthetic", PrepareOptions(out), SyntheticOptions(seed=0, count=count, test_count=1))
     return list(store.load(out, "train"))
