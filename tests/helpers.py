@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
-from sapo_vl.schema import IMAGE_MARK, Sample
+from sapo_vl.schema import IMAGE_MARK, Prompt, Rollout, Sample
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -84,15 +83,15 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
     )
 
 
-def make_rows(prompts: Sequence, seed: int = 0, responses: int = 3) -> list[TrainRow]:
+def make_rollouts(prompts: Sequence[Prompt], seed: int = 0, responses: int = 3) -> list[Rollout]:
     """Return responses of 1 to 9 random tokens to each prompt, with advantages of both signs."""
     random = np.random.default_rng(seed)
-    rows = []
+    rollouts = []
     for prompt in prompts:
         for _ in range(responses):
             ids = random.integers(10, 250, random.integers(1, 10)).tolist()
-            rows.append(
-                TrainRow(
+            rollouts.append(
+                Rollout(
                     prompt,
                     ids,
                     advantage=float(random.normal()),
@@ -100,7 +99,7 @@ def make_rows(prompts: Sequence, seed: int = 0, responses: int = 3) -> list[Trai
                     old_logprobs=random.normal(-5, 0.5, len(ids)).astype(np.float32),
                 )
             )
-    return rows
+    return rollouts
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ from sapo_vl.runs import metrics
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
-from sapo_vl.runs.progress import Progress, table
+from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout, RolloutGroup
 from sapo_vl.system import distributed
@@ -71,7 +71,7 @@ class Trainer:
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
         self.state = TrainState()
-        self.display: Progress | None = None
+        self.display: ProgressDisplay | None = None
 
     def restore(self) -> None:
         """Load the newest checkpoint, if any, sync its weights, and evaluate a run's start."""

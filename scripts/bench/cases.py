@@ -21,7 +21,7 @@ import torch
 from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.prompts import Prompt, mrope_positions
+from sapo_vl.model.prompts import Prompt
 from sapo_vl.schema import Sample
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _prompt(case: Case, assets: ModelAssets, random: np.random.Generator, name: 
         *head, picture[0], *[assets.image_token_id] * case.image, picture[1], *tail
     ]  # fmt: skip
     grid = [1, side, side]
-    positions, following = mrope_positions(expanded, assets.image_token_id, [grid], merge)
+    positions, following = assets.family.prompt_positions(expanded, [grid], assets.config)
     return Prompt(
         sample=Sample(name, "noise", "none", "", (), ""),
         token_ids=[],
