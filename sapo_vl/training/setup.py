@@ -16,8 +16,7 @@ from sapo_vl.config import Config
 from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import ConfigError, SetupError
-from sapo_vl.evaluation.benchmark import chosen_sets
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
 from sapo_vl.generator.base import NO_VLLM, check_backend
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -76,7 +75,7 @@ class RunInputs:
     train_set: UsableSamples
     test_set: Sequence[Sample]
     prompt_sampler: PromptSampler
-    benchmarks: dict[str, list[Problem]]  # evaluation.benchmarks
+    benchmarks: dict[str, LoadedBenchmark]  # evaluation.benchmarks
 
 
 def load_inputs(run: Run) -> RunInputs:

@@ -15,7 +15,7 @@ from sapo_vl.algorithm import collapse, objectives, telemetry
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import LearnerConfig
 from sapo_vl.evaluation.benchmark import in_training
-from sapo_vl.evaluation.heldout import Accuracy, evaluate
+from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate
 from sapo_vl.generator import base as generator_base
 from sapo_vl.generator.base import Generator, SamplingParams
 from sapo_vl.generator.sampling import SampleEngine
@@ -186,15 +186,9 @@ class Trainer:
         config = self.config
         with self.run.phase("evaluation"), self.run.stop.interruptible():
             result = evaluate(
-                self.generator,
-                self.inputs.renderer,
-                self.inputs.rubric,
+                SampleEngine(self.generator, self.inputs.renderer, self.inputs.rubric),
                 self.inputs.test_set,
-                n=config.evaluation.samples,
-                temperature=1.0,
-                max_new_tokens=config.rollout.max_new_tokens,
-                greedy=config.evaluation.greedy,
-                seed=config.run.seed,
+                EvalSpec.of(config),
                 out=self.run.dir / "eval" / f"{name}.jsonl",
             )
             scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)

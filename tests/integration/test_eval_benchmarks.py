@@ -77,7 +77,7 @@ from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, J
 BENCHMARK = Benchmark(
     name="shapes",
     title="Shapes",
-    rows=lambda folder: synthetic.rows(count=0, test_count=4, seed=0),
+    rows=lambda folder: synthetic.rows(seed=0, split="test", count=4),
     prompt=lambda sample: f"{sample.problem}\\nOne word.",
     extract=lambda response, draw: ExtractedAnswer(response.text[:1]),
     judge=lambda response, value: Judgement(value == response.answer, "by text"),
