@@ -186,7 +186,7 @@ class Trainer:
         config = self.config
         with self.run.phase("evaluation"), self.run.stop.interruptible():
             result = evaluate(
-                SampleEngine(self.generator, self.inputs.renderer, self.inputs.rubric),
+                self.engine,
                 self.inputs.test_set,
                 EvalSpec.of(config),
                 out=self.run.dir / "eval" / f"{name}.jsonl",
