@@ -1,8 +1,8 @@
-"""Geometry3K (Lu et al., 2105.04165) as it is used for RL: typed answers, no options shown.
+"""Geometry3K (Lu et al., 2105.04165) as it is used for RL: typed answers, choices not shown.
 
 Prompt: the problem and a box. Extraction: the last box. Judged as mathematics by the training
-verifier against the value of the right choice (EasyR1 and verl use mathruler, which accepts less
-and also wrong things; shared figures are in docs/verifiers.md). Beside it: `math_verify`.
+verifier against the value of the right choice (EasyR1 and verl use mathruler, which rejects some
+right answers and accepts some wrong ones; figures in docs/verifiers.md). Other rule: `math_verify`.
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ def test_sampling_by_kind():
 def test_presence_penalty_lowers_what_the_response_holds_and_not_the_prompt():
     import torch
 
-    from sapo_vl.generator.hf_generate import Presence
+    from sapo_vl.generator.hf_generate import PresencePenalty
 
     ids = torch.tensor([[5, 1, 2, 2], [5, 1, 0, 3]])  # two tokens of prompt, two of response
-    found = Presence(2, 1.5)(ids, torch.zeros(2, 6))
-    assert found.tolist() == [[0, 0, -1.5, 0, 0, 0], [-1.5, 0, 0, -1.5, 0, 0]]
+    penalised = PresencePenalty(2, 1.5)(ids, torch.zeros(2, 6))
+    assert penalised.tolist() == [[0, 0, -1.5, 0, 0, 0], [-1.5, 0, 0, -1.5, 0, 0]]
