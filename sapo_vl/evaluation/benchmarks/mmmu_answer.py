@@ -93,13 +93,12 @@ def normalise(text: str) -> list[str | float]:
 
 def open_correct(expected: str | Sequence[str], predictions: Sequence[str | float]) -> bool:
     """Return whether a prediction equals an accepted number or contains an accepted text."""
-    accepted = [
-        v
-        for text in ([expected] if isinstance(expected, str) else expected)
-        for v in normalise(text)
-    ]
+    answers = [expected] if isinstance(expected, str) else expected
+    accepted = [value for text in answers for value in normalise(text)]
     texts = [value for value in accepted if isinstance(value, str)]
     return any(
-        any(text in p for text in texts) if isinstance(p, str) else p in accepted
-        for p in predictions
+        any(text in prediction for text in texts)
+        if isinstance(prediction, str)
+        else prediction in accepted
+        for prediction in predictions
     )
