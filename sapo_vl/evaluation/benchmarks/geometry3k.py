@@ -7,15 +7,13 @@ right answers and accepts some wrong ones; figures in docs/verifiers.md). Other 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.sources import geometry3k
-from sapo_vl.evaluation.benchmarks.mmk12 import extract_box, judge_maths, prompt
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.mmk12 import extract, judge, prompt
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark
 from sapo_vl.schema import Sample
 
 
@@ -24,16 +22,6 @@ def rows(folder: Path) -> Iterator[Sample | Dropped]:
     has_train = any(folder.glob("geometry3k/train/*/data.json"))
     has_test = any(folder.glob("geometry3k/test/*/data.json"))
     return geometry3k.rows(folder, ("train",) if has_train and not has_test else ("test",))
-
-
-def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the inside of the last box."""
-    return extract_box(response)
-
-
-def judge(response: Response, value: Any) -> Judgement:
-    """Compare as mathematics."""
-    return judge_maths(response, value)
 
 
 BENCHMARK = Benchmark(

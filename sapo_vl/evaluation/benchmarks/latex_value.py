@@ -58,7 +58,7 @@ def value(text: str) -> Number | None:
     if len(text) > MAX_CHARS:
         return None
     try:
-        found = _Reader(_BLANKS.sub(" ", text)).whole()
+        found = _ValueParser(_BLANKS.sub(" ", text)).whole()
         return found if math.isfinite(found) else None  # raises for an integer beyond a float
     except (_UnreadableError, ArithmeticError, ValueError):
         return None
@@ -70,7 +70,7 @@ def rounded(text: str) -> Number | None:
     return None if found is None else round(found, 2)
 
 
-class _Reader:
+class _ValueParser:
     """Recursive descent over the tokens of one answer."""
 
     def __init__(self, text: str) -> None:
