@@ -1,6 +1,6 @@
 """Geometry3K (Lu et al., 2105.04165) as it is used for RL: typed answers, choices not shown.
 
-Prompt: the problem and a box. Extraction: the last box. Judged as mathematics by the training
+Prompt and scoring are those of MMK12: the last box, judged as mathematics by the training
 verifier against the value of the right choice (EasyR1 and verl use mathruler, which rejects some
 right answers and accepts some wrong ones; figures in docs/verifiers.md). Other rule: `math_verify`.
 """
