@@ -37,7 +37,7 @@ def scored(
 
 def disagreements(
     published: list[dict], found: list[ScoredResponse], key: str = "official_correct"
-):
+) -> list[tuple[str, str]]:
     pairs = zip(published, found, strict=True)
     return [(p["model"], p["problem_id"]) for p, f in pairs if p[key] is not f.correct]
 
