@@ -47,8 +47,8 @@ def train_step(trainer: Trainer, step: Step) -> None:
 def train_loop(trainer: Trainer) -> None:
     """Take the remaining steps of the run."""
     steps = trainer.config.rollout.steps
-    console = None if distributed.rank() == 0 else False
-    with ProgressDisplay(console, steps, "SAPO") as trainer.display:
+    enabled = None if distributed.rank() == 0 else False
+    with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
         while trainer.state.step < steps:
             with trainer.step() as step:
                 train_step(trainer, step)

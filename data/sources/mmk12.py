@@ -36,7 +36,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every problem; those of eval/k12 and of the split test are held out.
 
     Raises:
-        DataError: `source` has none of the forms.
+        DataError: `source` has none of the layouts.
     """
     path = Path(source)
     if (path / "eval" / "k12" / "k12.json").is_file():

@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sapo_vl.cli.options import add_config, add_judge, endpoint, interruptible, load_config, names
+from sapo_vl.cli.options import (
+    add_config,
+    add_judge,
+    check_objective,
+    endpoint,
+    interruptible,
+    load_config,
+    names,
+)
 from sapo_vl.system.machine import prepare_environment
 
 BENCHMARK_OPTIONS = (
@@ -123,6 +131,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = load_config(arguments)
     config.model.path = arguments.model
     prepare_environment()
+    check_objective(config)
     from sapo_vl.evaluation import heldout
 
     interruptible(lambda: heldout.main(config, arguments.out))
@@ -136,6 +145,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     config.model.path = arguments.model
     judge = endpoint(arguments)
     prepare_environment()
+    check_objective(config)
     from sapo_vl.evaluation import benchmark
 
     request = benchmark.BenchmarkRequest(

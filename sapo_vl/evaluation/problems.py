@@ -48,8 +48,10 @@ def find(source: Path, benchmark: Benchmark) -> Path:
         DataError: neither does; names the files and where they can be downloaded.
     """
     name = benchmark.folder or benchmark.name
+    if not benchmark.files:
+        return source / name if (source / name).is_dir() else source
     for folder in (source / name, source):
-        if any(next(folder.glob(pattern), None) for pattern in benchmark.files or ("*",)):
+        if any(next(folder.glob(pattern), None) for pattern in benchmark.files):
             return folder
     hub = f"; `hf download {benchmark.hub} --repo-type dataset --local-dir DIR` downloads them"
     raise DataError(

@@ -1,8 +1,9 @@
 """Benchmarks of the data pipelines; results are in docs/data.md.
 
-    cd scripts
-    python -m bench.data_speed decontamination --raw DIR    # recall on planted near-duplicates
-    python -m bench.data_speed preparation --raw DIR        # records/s and peak memory, MathVision
+    PYTHONPATH=scripts python -m bench.data_speed decontamination --raw DIR
+    PYTHONPATH=scripts python -m bench.data_speed preparation --raw DIR
+
+The first measures recall on planted near-duplicates, the second records/s and peak memory.
 
 DIR holds data sets in their original layouts, one folder each (mathvision, wemath, ..).
 """
@@ -24,7 +25,8 @@ from PIL import Image
 
 from sapo_vl.data import Dropped, images
 from sapo_vl.data.filters.decontaminate import Index
-from sapo_vl.data.prepare import prepare, source_function
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.source_loader import source_function
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 EVALUATION = "mathvision"
@@ -115,7 +117,8 @@ def _preparation(raw: Path) -> None:
     for count in (1_000, 10_000):
         with tempfile.TemporaryDirectory() as folder:
             report = prepare(
-                f"{__file__}:repeated", source=f"{raw}:{count}", out=Path(folder) / "set"
+                f"{__file__}:repeated",
+                PrepareOptions(Path(folder) / "set", source=f"{raw}:{count}"),
             )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rate = report.read / report.seconds

@@ -13,7 +13,8 @@ from typing import Any
 
 from sapo_vl.config import CONFIGS, Config, load
 from sapo_vl.data import store
-from sapo_vl.data.prepare import prepare
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.schema import Sample
 
 MARK = "@step "
@@ -105,5 +106,5 @@ def configuration(options: dict[str, Any]) -> Config:
 def samples(options: dict[str, Any], out: Path) -> list[Sample]:
     """Generate the synthetic problems of all steps in `out`; the same for both toolkits."""
     count = options["prompts"] * options["steps"]
-    prepare("synthetic", out=out, seed=0, count=count, test_count=1)
+    prepare("synthetic", PrepareOptions(out), SyntheticOptions(seed=0, count=count, test_count=1))
     return list(store.load(out, "train"))

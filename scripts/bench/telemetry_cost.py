@@ -1,4 +1,4 @@
-"""Cost of telemetry: `cd scripts && python -m bench.telemetry_cost`.
+"""Cost of telemetry: `PYTHONPATH=scripts python -m bench.telemetry_cost`.
 
 Synthetic mini-batches in the main job's shape (128 responses of about 14 tokens, four per step) and
 with long responses; milliseconds of one core, median of several calls. Only the numpy part is

@@ -195,9 +195,7 @@ def test_text_alone_leaves_the_vision_tower(build, renderer, objective):
     before = weights(learner)
     learner.update(rows, objective, LR)
     changes = moved(weights(learner), before)
-    assert all(
-        v == 0 for n, v in changes.items() if learner.assets.family.component(n) != "language"
-    )
+    assert all(v == 0 for n, v in changes.items() if ".visual." in n)
     assert max(changes.values()) > LR / 2
 
 
@@ -339,9 +337,7 @@ def test_frozen_vision_stays(build, prompts, objective, stage, assets, tmp_path)
     before = weights(learner)
     learner.update(make_rows(prompts), objective, LR)
     changes = moved(weights(learner), before)
-    assert all(
-        (v == 0) == (learner.assets.family.component(n) != "language") for n, v in changes.items()
-    )
+    assert all((v == 0) == (".visual." in n) for n, v in changes.items())
     learner.export(tmp_path / "out")
 
 
