@@ -30,7 +30,15 @@ from sapo_vl.data.source_loader import source_function
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 EVALUATION = "mathvision"
-OTHERS = ("wemath", "mmk12", "geometry3k", "logicvista", "dynamath", "tabmwp", "mathverse")
+UNRELATED_SOURCES = (
+    "wemath",
+    "mmk12",
+    "geometry3k",
+    "logicvista",
+    "dynamath",
+    "tabmwp",
+    "mathverse",
+)
 CUT, QUALITY, EDITED = 0.03, 60, 0.1
 """A near-duplicate: cropped by 3 % per side, JPEG quality 60, a tenth of its words edited."""
 
@@ -53,7 +61,7 @@ def planted(raw: Path, *, seed: int, copies: int, unrelated: int) -> Planted:
     chosen = rng.sample(items, copies)
     chosen_ids = {sample.id for sample in chosen}
     rest = [s for s in items if s.id not in chosen_ids]
-    pool = rest + list(chain.from_iterable(_samples(raw, name) for name in OTHERS))
+    pool = rest + list(chain.from_iterable(_samples(raw, name) for name in UNRELATED_SOURCES))
     index = Index(chosen)
     near_duplicates = [disturbed(sample, rng) for sample in chosen]
     started = time.perf_counter()

@@ -92,7 +92,7 @@ def coin(text: str) -> float:
 def configuration(options: dict[str, Any]) -> Config:
     """Return the main job's configuration with the benchmark's sizes."""
     sizes = {
-        "run.dir": Path(options["place"]) / "run",
+        "run.dir": Path(options["work_dir"]) / "run",
         "model.path": options["model"],
         "rollout.prompts": options["prompts"],
         "rollout.group_size": options["group"],

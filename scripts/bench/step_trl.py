@@ -26,7 +26,7 @@ from sapo_vl.schema import IMAGE_MARK, Sample
 def main(options: dict[str, Any]) -> None:
     """Train; each rollout batch starts when the parent signals it."""
     config = pace.configuration(options)
-    problems = pace.samples(options, Path(options["place"]) / "data-trl")
+    problems = pace.samples(options, Path(options["work_dir"]) / "data-trl")
     rubric = build_rubric(config)
     clock = pace.PhaseClock()
 
@@ -64,7 +64,7 @@ def _trainer(config: Config, options: dict[str, Any], problems: list[Sample], re
     temperatures = objectives.build(config).temperatures
     assert temperatures is not None, "the main job's objective is not SAPO"
     arguments = GRPOConfig(
-        output_dir=str(Path(options["place"]) / "trl"),
+        output_dir=str(Path(options["work_dir"]) / "trl"),
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     prepare_environment()
     with tempfile.TemporaryDirectory() as folder:
-        options = vars(arguments) | {"place": folder}
+        options = vars(arguments) | {"work_dir": folder}
         options["model"] = str(arguments.model or _tiny(Path(folder)))
         options["json"] = str(arguments.json)
         children = {name: Child(module, options) for name, module in TOOLKITS.items()}
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
             child.close()
     results = {
         "machine": report.machine(),
-        "options": {k: v for k, v in options.items() if k not in ("place", "json")},
+        "options": {k: v for k, v in options.items() if k not in ("work_dir", "json")},
         "load": os.getloadavg()[0],
         "steps": steps,
     }
