@@ -11,9 +11,8 @@ import random
 
 import pytest
 import torch
-from helpers import make_rows, make_samples, tiny_config
+from helpers import make_rollouts, make_samples, tiny_config
 
-from sapo_vl.learner import rows as packing
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -69,7 +68,7 @@ def older_model(assets):
 
 @pytest.fixture(scope="module", params=["dense", "experts", "qwen2.5"])
 def setting(request, tiny_folder, tiny_moe_folder):
-    """(assets, model, rows) of one architecture."""
+    """(assets, model, rollouts) of one architecture."""
     path = tiny_moe_folder if request.param == "experts" else tiny_folder
     assets = open_assets(path)
     if request.param == "qwen2.5":
@@ -77,23 +76,25 @@ def setting(request, tiny_folder, tiny_moe_folder):
     else:
         model = load_weights(assets, "float32")
     prompts = PromptRenderer(assets, tiny_config(path).data).render(make_samples())
-    return assets, model, make_rows(prompts, responses=4)
+    return assets, model, make_rollouts(prompts, responses=4)
 
 
-def scores(assets, model, rows, layout, budget=10**6):
-    """Return log-probs by row and the gradients of a weighted sum of them."""
+def scores(assets, model, rollouts, layout, budget=10**6):
+    """Return log-probs by rollout and the gradients of a weighted sum of them."""
     policy = Policy(model, assets, 0.8, layout)
     model.zero_grad()
-    found = {}
-    for batch in packing.PLANS[layout](rows, budget):
+    by_rollout = {}
+    for batch in policy.layout.plan(rollouts, budget):
         logprobs = policy(batch).out.logprobs_N
-        ends = torch.tensor([len(row.token_ids) for row in batch]).cumsum(0)[:-1]
+        ends = torch.tensor([len(rollout.token_ids) for rollout in batch]).cumsum(0)[:-1]
         parts = torch.tensor_split(logprobs, ends)
-        for row, part in zip(batch, parts, strict=True):
-            found[id(row)] = part.detach()
-        sum(row.advantage * part.sum() for row, part in zip(batch, parts, strict=True)).backward()
+        for rollout, part in zip(batch, parts, strict=True):
+            by_rollout[id(rollout)] = part.detach()
+        sum(
+            rollout.advantage * part.sum() for rollout, part in zip(batch, parts, strict=True)
+        ).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return [found[id(row)] for row in rows], gradients
+    return [by_rollout[id(rollout)] for rollout in rollouts], gradients
 
 
 def agree(left, right):
@@ -107,9 +108,9 @@ def agree(left, right):
 
 @pytest.fixture(scope="module")
 def reference(setting):
-    assets, model, rows = setting
+    assets, model, rollouts = setting
     model.set_attn_implementation("sdpa")
-    return scores(assets, model, rows, "padded")
+    return scores(assets, model, rollouts, "padded")
 
 
 @pytest.mark.parametrize("budget", [10**6, 150, 60, 16])
@@ -118,11 +119,11 @@ def test_any_budget_agrees_with_the_padded_reference(setting, reference, budget)
 
 
 def test_any_order_agrees(setting, reference):
-    assets, model, rows = setting
-    order = list(range(len(rows)))
+    assets, model, rollouts = setting
+    order = list(range(len(rollouts)))
     random.Random(3).shuffle(order)
-    mixed = scores(assets, model, [rows[i] for i in order], "shared_prefix", 200)
-    back = [mixed[0][order.index(i)] for i in range(len(rows))]
+    mixed = scores(assets, model, [rollouts[i] for i in order], "shared_prefix", 200)
+    back = [mixed[0][order.index(i)] for i in range(len(rollouts))]
     agree(reference, (back, mixed[1]))
 
 
@@ -136,20 +137,20 @@ def test_gradient_checkpointing_agrees(setting, reference):
 
 
 def test_a_response_does_not_see_its_neighbours(setting):
-    assets, model, rows = setting
-    alone, _ = scores(assets, model, rows[4:5], "shared_prefix")
-    together, _ = scores(assets, model, rows, "shared_prefix")
+    assets, model, rollouts = setting
+    alone, _ = scores(assets, model, rollouts[4:5], "shared_prefix")
+    together, _ = scores(assets, model, rollouts, "shared_prefix")
     torch.testing.assert_close(alone[0], together[4], atol=LOGPROBS, rtol=0)
 
 
 def test_a_prompt_and_its_pictures_are_computed_once(setting):
-    assets, model, rows = setting
+    assets, model, rollouts = setting
     policy = Policy(model, assets, 1.0, "shared_prefix")
     seen = []
     hook = model.model.visual.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(args[0].shape[0]), with_kwargs=True
     )
-    policy(rows)
+    policy(rollouts)
     hook.remove()
-    patches = {id(r.prompt): r.prompt.pixel_values for r in rows}
+    patches = {id(r.prompt): r.prompt.pixel_values for r in rollouts}
     assert sum(seen) == sum(len(p) for p in patches.values() if p is not None)
