@@ -55,7 +55,7 @@ def _card(sample: Sample) -> dict[str, Any]:
     return {
         "sample": sample,
         "images": [_thumbnail(data) for data in sample.images],
-        "visual_tokens": images.tokens(sample.images),
+        "visual_tokens": images.count_tokens(sample.images),
         "metadata": str(sample.metadata)[:400],
     }
 

@@ -26,7 +26,7 @@ from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
-from sapo_vl.runs.progress import Progress
+from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.schema import Rollout, Sample
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
@@ -85,8 +85,8 @@ def _train(
     state = checkpoint.load(newest, learner) if newest else TrainState()
     if newest:
         distributed.print0(f"warm-up: continuing at step {state.step} of {steps}")
-    console = None if distributed.rank() == 0 else False
-    with Progress(console, steps, f"warm-up, {steps} steps") as display:
+    enabled = None if distributed.rank() == 0 else False
+    with ProgressDisplay(enabled, steps, f"warm-up, {steps} steps") as display:
         while state.step < steps:
             started = time.perf_counter()
             batch = shuffled_indices(len(samples), config.run.seed, state.cursor, config.sft.batch)
@@ -151,7 +151,7 @@ def _solutions(
 
 def _log(
     metrics: MetricsWriter | None,
-    display: Progress,
+    display: ProgressDisplay,
     step: int,
     report: UpdateReport,
     lr: float,

@@ -15,7 +15,7 @@ import torch
 from sapo_vl import sft
 from sapo_vl.config import Config
 from sapo_vl.runs.folder import Run
-from sapo_vl.runs.progress import Progress
+from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.system import distributed
 from sapo_vl.training.report import write_report
 from sapo_vl.training.resume import open_metrics
@@ -47,8 +47,8 @@ def train_step(trainer: Trainer, step: Step) -> None:
 def train_loop(trainer: Trainer) -> None:
     """Take the remaining steps of the run."""
     steps = trainer.config.rollout.steps
-    console = None if distributed.rank() == 0 else False
-    with Progress(console, steps, "SAPO") as trainer.display:
+    enabled = None if distributed.rank() == 0 else False
+    with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
         while trainer.state.step < steps:
             with trainer.step() as step:
                 train_step(trainer, step)

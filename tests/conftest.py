@@ -36,6 +36,14 @@ def tiny_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _tiny(tmp_path_factory.mktemp("tiny_moe") / "model", experts=4)
 
 
+@pytest.fixture(scope="session")
+def tiny_qwen2_5_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """Return the folder of a tiny random Qwen2.5-VL."""
+    import tiny_qwen2_5
+
+    return tiny_qwen2_5.build(tmp_path_factory.mktemp("tiny_qwen2_5") / "model", tiny_folder)
+
+
 def _tiny(out: Path, experts: int) -> Path:
     from sapo_vl.data import synthetic
     from sapo_vl.model import tiny

@@ -306,7 +306,7 @@ def _refuse_unmapped_images(
     for column, value in chain.from_iterable(row.items() for row in rows):
         for ref in split_refs(value)[:1] if column not in field_columns.values() else ():
             try:
-                images.kind(load_image(ref, file.folder))
+                images.file_format(load_image(ref, file.folder))
             except DataError:
                 continue
             raise DataError(f"{file.name}: {column!r} holds images: say --map images={column}")

@@ -10,19 +10,23 @@ One problem (1.tex, and its line of answers.csv):
     1,204
 
 An AIME answer is an integer from 0 to 999 and loses its leading zeros (025 is 25). A problem with
-a picture keeps no Asymptote code (<asy>..</asy>), which would give the figure away in words.
+an image loses its Asymptote code (<asy>..</asy>), which would describe the figure in words.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+
+import yaml
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row
 from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
@@ -32,15 +36,26 @@ from sapo_vl.schema import Sample
 _ASY = re.compile(r"\s*(?:<asy>.*?</asy>|\[asy\].*?\[/asy\])\s*", re.DOTALL)
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
-    """Yield the problems of every contest, which are all held out.
+def rows(
+    source: str | Path, contests: Sequence[str] = (), *, text_only: bool = False
+) -> Iterator[Sample | Dropped]:
+    """Yield the problems of the named contests (all by default); all are held out.
+
+    `text_only` leaves images out and figures in the text, as Asymptote code.
 
     Raises:
-        DataError: `source` has neither form, or a problem has no answer in answers.csv.
+        DataError: `source` has neither layout, a contest is missing, or a problem has no answer in
+            answers.csv.
     """
-    contests = sorted(p.parent for p in Path(source).rglob("answers.csv"))
-    found = (row for c in contests for row in _local(c)) if contests else _from_hub(str(source))
-    yield from to_samples(found, _name, _sample)
+    folders = {p.parent.name: p.parent for p in sorted(Path(source).rglob("answers.csv"))}
+    missing = [name for name in contests if folders and name not in folders]
+    if missing:
+        raise DataError(f"aime_hmmt: {source} has no {missing[0]}/answers.csv")
+    chosen = [folders[name] for name in contests or folders] if folders else []
+    records = chain.from_iterable(map(_local, chosen)) if folders else _from_hub(str(source))
+    if text_only:
+        records = (row | {"image": None} for row in records)
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -53,6 +68,13 @@ def _sample(row: Row) -> Sample:
     aime = row["contest"].startswith("aime")
     if aime:
         answer = str(int(answer))
+    published: Published = {
+        "problem_id": _name(row),
+        "answer": row["answer"],
+        "question": row["problem"].strip(),
+        "instruction": row.get("instruction"),
+        "tables": {"contest": row["contest"]},
+    }
     problem = _ASY.sub("\n", row["problem"]).strip() if images else row["problem"].strip()
     return Sample(
         id=_name(row),
@@ -63,23 +85,32 @@ def _sample(row: Row) -> Sample:
         answer=answer,
         answer_type="number" if aime else guess_answer_type(answer),
         split="test",
-        metadata={"number": int(row["problem_idx"]), "files": file_names(row["image"])},
+        metadata={
+            "number": int(row["problem_idx"]),
+            "published": published,
+            "files": file_names(row["image"]),
+        },
     )
 
 
 def _local(contest: Path) -> Iterator[Row]:
     with (contest / "answers.csv").open(encoding="utf-8", newline="") as lines:
         answers = {line["id"]: line["answer"] for line in csv.DictReader(lines)}
+    config = contest / "config.yaml"
+    instruction = None
+    if config.is_file():
+        instruction = yaml.safe_load(config.read_text(encoding="utf-8")).get("instruction")
     for file in sorted((contest / "problems").glob("*.tex"), key=lambda p: int(p.stem)):
         if file.stem not in answers:
             raise DataError(f"{contest / 'answers.csv'}: no answer to problem {file.stem}")
-        picture = contest / "images" / f"problem_{file.stem}.png"
+        figure = contest / "images" / f"problem_{file.stem}.png"
         yield {
             "contest": contest.name,
             "problem_idx": file.stem,
             "problem": file.read_text(encoding="utf-8"),
             "answer": answers[file.stem],
-            "image": picture if picture.is_file() else None,
+            "instruction": instruction,
+            "image": figure if figure.is_file() else None,
         }
 
 

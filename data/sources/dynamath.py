@@ -9,19 +9,22 @@ One row of a trial, an entry of an object by "78":
      "image": "image/image78.png", "answer_type": "multiple choice",
      "subject": "analytic geometry", "level": "undergraduate"}
 
-The metadata has "seed" (of the ten variants) and "variant", for the worst-case accuracy. A float
-counts to three decimals.
+`published` has the seed problem as "problem_id" and the "variant", for the worst-case accuracy. A
+float counts to three decimals.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
 from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, split_choices
@@ -31,15 +34,22 @@ VARIANTS = range(1, 11)
 PRECISION = 3
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+def rows(source: str | Path, *, by_problem: bool = False) -> Iterator[Sample | Dropped]:
     """Yield variant 1 of all problems, then variant 2, ...; all are held out.
 
+    `by_problem` yields the variants of a problem together instead, so that a limit keeps them.
+
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     trials = [p for v in VARIANTS if (p := _trial(Path(source), v)).is_file()]
-    found = chain.from_iterable(map(_local, trials)) if trials else _from_hub(source)
-    yield from to_samples(found, _name, _sample)
+    records = chain.from_iterable(map(_local, trials)) if trials else _from_hub(source)
+    if by_problem:
+        variants: dict[Any, list[Row]] = defaultdict(list)
+        for row in records:
+            variants[row["id"]].append(row)
+        records = chain.from_iterable(variants.values())
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -53,6 +63,14 @@ def _sample(row: Row) -> Sample:
         precision = PRECISION
     elif kind not in ("choice", "number", "tuple"):
         kind = "text"
+    published: Published = {
+        "problem_id": str(row["id"]),
+        "variant": str(row["variant"]),
+        "answer": str(row["answer"]),
+        "question": row["question"],
+        "answer_type": row["answer_type"],
+        "tables": {"subject": row["subject"], "level": row["level"]},
+    }
     return Sample(
         id=_name(row),
         dataset="dynamath",
@@ -64,13 +82,7 @@ def _sample(row: Row) -> Sample:
         choices=choices if kind == "choice" else (),
         precision=precision,
         split="test",
-        metadata={
-            "seed": str(row["id"]),
-            "variant": row["variant"],
-            "level": row["level"],
-            "answer_type": row["answer_type"],
-            "files": file_names(row["image"]),
-        },
+        metadata={"published": published, "files": file_names(row["image"])},
     )
 
 

@@ -10,20 +10,21 @@ One row:
      "subject": "Math", "task": "", "category": "2D Transformation", "source": "..",
      "type": "Multiple Choice", "context": "You are given .."}
 
-`context`, when there is one, stands before the question. Left out: the human `solution`.
+`context`, where present, precedes the question. Left out: the human `solution`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
-from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.tables import Row, parse_list
 from sapo_vl.data.readers.text import (
     append_choices,
     cell_text,
@@ -31,22 +32,22 @@ from sapo_vl.data.readers.text import (
     guess_answer_type,
     place_images,
 )
-from sapo_vl.data.sources.mmmu import numbered
+from sapo_vl.data.sources.mmmu import configurations, numbered_images
 from sapo_vl.schema import Sample
 
 SUBJECTS = ("Math", "Physics", "Chemistry", "Coding")
 MOST_IMAGES = 5
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+def rows(source: str | Path, subjects: Sequence[str] = SUBJECTS) -> Iterator[Sample | Dropped]:
     """Yield the problems of each subject; all are held out. A folder may have some subjects only.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
-    subjects = [s for s in SUBJECTS if (Path(source) / s).is_dir()] or SUBJECTS
-    found = chain.from_iterable(hub.rows(source, ("test",), subject) for subject in subjects)
-    yield from to_samples(found, _name, _sample)
+    configs = configurations(source, subjects)
+    records = chain.from_iterable(hub.rows(source, ("test",), config) for config in configs)
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -54,11 +55,22 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, answer = tuple(row["options"] or ()), cell_text(row["answer"])
+    choices, answer = tuple(parse_list(row["options"])), cell_text(row["answer"])
     text = "\n".join(filter(None, (row.get("context"), row["question"])))
     if list(choices) != list(ascii_uppercase[: len(choices)]):
         text = append_choices(text, choices)
-    placed = place_images(text, numbered(row, MOST_IMAGES))
+    images = numbered_images(row, MOST_IMAGES)
+    placed = place_images(text, images)
+    published: Published = {
+        "problem_id": row["pid"],
+        "answer": row["answer"],
+        "question": row["question"],
+        "context": row.get("context"),
+        "choices": [str(choice) for choice in choices],
+        "question_type": "multi_choice" if choices else "free_form",
+        "image_numbers": list(images),
+        "tables": {key: row.get(key) for key in ("subject", "category", "task")},
+    }
     return Sample(
         id=_name(row),
         dataset="emma",
@@ -69,5 +81,5 @@ def _sample(row: Row) -> Sample:
         answer_type="choice" if choices else guess_answer_type(answer),
         choices=choices,
         split="test",
-        metadata={key: row.get(key) for key in ("category", "task", "type", "source")},
+        metadata={"source": row.get("source"), "published": published},
     )

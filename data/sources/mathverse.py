@@ -12,7 +12,7 @@ One row of testmini.json, and one of the website's public subset:
     {"pid": "33", "question": "On the following unit circle, ..", "image": "33.png",
      "choices": ["A:$\\tan (\\pi+\\theta)$", ..], "answer": "C\\nD", "metadata": {..}, ..}
 
-A row of version "Vision Only" has its whole question in the picture. Left out:
+A row of version "Vision Only" has its whole question in the image. Left out:
 output_templates/, which holds model outputs for rows of testmini.json.
 """
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row, json_records, read_rows
 from sapo_vl.data.readers.text import (
@@ -40,19 +41,25 @@ from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
 SPLITS = ("testmini",)
+WEBSITE = "visualizer/data/mv_data_public.js"
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+def rows(source: str | Path, *, one_release: bool = False) -> Iterator[Sample | Dropped]:
     """Yield all versions of all problems, which are all held out.
 
+    With `one_release` the website's subset, where it is there, is all that is read: its problems
+    are in testmini too, under other ids.
+
     Raises:
-        DataError: `source` has none of the forms.
+        DataError: `source` has none of the layouts.
     """
     folder = Path(source)
-    files = {file: reader for file, reader in _FILES.items() if (folder / file).is_file()}
-    local = chain.from_iterable(reader(folder, folder / file) for file, reader in files.items())
-    found = local if files else hub.rows(source, SPLITS, "testmini")
-    yield from to_samples(found, _name, _sample)
+    files = [file for file in _READERS if (folder / file).is_file()]
+    if one_release and WEBSITE in files:
+        files = [WEBSITE]
+    local = chain.from_iterable(_READERS[file](folder, folder / file) for file in files)
+    records = local if files else hub.rows(source, SPLITS, "testmini")
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -73,10 +80,28 @@ def _sample(row: Row) -> Sample:
         answer, kind = several, "multi_choice"
     question = cell_text(row["question"]) or QUESTION_IN_IMAGE
     images = load_images(row["image"], Path())
+    metadata, versions = row["metadata"], ("problem_version", "problem_index")
+    published: Published = {
+        "problem_id": str(row["sample_index"]),
+        "answer": row["answer"],
+        "question": row["question"],
+        "question_type": row["question_type"],
+    }
+    if row.get("part") == "web-":
+        published["question_type"] = "multi-choice" if given else "free-form"
+        published["choice_text"] = "\n".join(given)
+        published["tables"] = {
+            "subject": metadata["subjects"],
+            "subfield": metadata["subfields"],
+            "problem_version": row["problem_version"],
+        }
+    else:
+        published["query"] = row.get("query_cot")
+        published["tables"] = metadata | {key: row[key] for key in versions}
     return Sample(
         id=_name(row),
         dataset="mathverse",
-        task=row["metadata"].get("subject") or row["metadata"]["subjects"],
+        task=metadata.get("subject") or metadata["subjects"],
         problem=prepend_marks("\n".join((question, *given)), len(images)),
         images=images,
         answer=answer,
@@ -85,9 +110,7 @@ def _sample(row: Row) -> Sample:
         precision=row.get("precision"),
         unit=row.get("unit"),
         split="test",
-        metadata=dict(row["metadata"])
-        | {key: row.get(key) for key in ("problem_index", "problem_version", "question_type")}
-        | {"gold": row["answer"], "files": file_names(row["image"])},
+        metadata={"published": published, "files": file_names(row["image"])},
     )
 
 
@@ -108,13 +131,16 @@ def _website(folder: Path, file: Path) -> Iterator[Row]:
         raise DataError(f"{file}: no `name = JSON`: {error}") from error
     images = folder / "visualizer" / "images"
     for row in json_records(content, file):
-        own = {"part": "web-", "sample_index": row.get("pid")}
-        own["problem_version"] = (row.get("metadata") or {}).get("problem_version")
-        yield row | own | {"image": images / row["image"] if row.get("image") else None}
+        yield row | {
+            "part": "web-",
+            "sample_index": row.get("pid"),
+            "problem_version": (row.get("metadata") or {}).get("problem_version"),
+            "image": images / row["image"] if row.get("image") else None,
+        }
 
 
-_FILES = {
+_READERS = {
     "data/testmini.json": _testmini,
     "data/testmini_text_only.json": _text_only,
-    "visualizer/data/mv_data_public.js": _website,
+    WEBSITE: _website,
 }

@@ -1,4 +1,4 @@
-"""MathVision: 3,040 competition problems with pictures (Wang et al., 2402.14804; MIT licence).
+"""MathVision: 3,040 competition problems with images (Wang et al., 2402.14804; MIT licence).
 
     original layout: SOURCE/data/testmini.jsonl, SOURCE/data/test.jsonl, SOURCE/images/5.jpg
     Hugging Face:    SOURCE = MathLLMs/MathVision
@@ -9,15 +9,15 @@ One row:
      "options": ["A", "B", "C", "D", "E"], "answer": "D", "solution": null, "level": 3,
      "subject": "logic", "image": "images/6.jpg"}
 
-Several pictures of one problem are merged into one file: the first `<image1>` says where it goes,
-`<image2>` and later marks stay in the text as names of its parts. Left out: the human `solution`,
-which is no response in our format. The source has no training split of its own.
+Several images of a problem are merged into one file: the first `<image1>` is its place, `<image2>`
+and later tags stay in the text as names of its parts. Left out: the human `solution`, which is not
+a response in our format. The source has no training split of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
@@ -25,6 +25,7 @@ from string import ascii_uppercase
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
 from sapo_vl.data.readers.text import append_choices, cell_text, prepend_marks
@@ -38,17 +39,17 @@ _LETTERS = tuple("ABCDE")
 _NUMBER = re.compile(r"-?[\d,]*\.?\d+")
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
-    """Yield every problem once, testmini first.
+def rows(source: str | Path, splits: Sequence[str] = SPLITS) -> Iterator[Sample | Dropped]:
+    """Yield every problem of `splits` once, split by split.
 
     Raises:
         DataError: `source` is neither a folder of the original layout nor on the hub.
     """
     folder = Path(source)
-    found = _once(_local(folder) if folder.is_dir() else hub.rows(source, SPLITS))
-    for record in to_samples(found, _name, _sample):
+    records = _once(_local(folder, splits) if folder.is_dir() else hub.rows(source, splits))
+    for record in to_samples(records, _name, _sample):
         if isinstance(record, Dropped) and record.reason.startswith("missing image file"):
-            # Folders with a part of the pictures go round: what is there is the data set.
+            # Copies of the data set with a part of the images are common: train on what is there.
             yield replace(record, by_rule=True)
         else:
             yield record
@@ -68,6 +69,14 @@ def _sample(row: Row) -> Sample:
         answer_type = "choice"
     else:
         answer_type = "number" if _NUMBER.fullmatch(answer) else "expression"
+    published: Published = {
+        "problem_id": str(row["id"]),
+        "answer": str(row["answer"]),
+        "question": row["question"],
+        "choices": list(options),
+        "question_type": "multi_choice" if options else "free_form",
+        "tables": {"subject": row["subject"], "level": row["level"]},
+    }
     return Sample(
         id=_name(row),
         dataset="mathvision",
@@ -78,29 +87,28 @@ def _sample(row: Row) -> Sample:
         answer_type=answer_type,
         choices=tuple(options),
         metadata={
-            "level": row["level"],
-            "subject": row["subject"],
             "split": row["split"],
+            "published": published,
             "files": file_names(row["image"]),
         },
     )
 
 
-def _once(found: Iterator[Row]) -> Iterator[Row]:
+def _once(records: Iterator[Row]) -> Iterator[Row]:
     seen: set[str] = set()
-    for row in found:
+    for row in records:
         if row["id"] not in seen:
             seen.add(row["id"])
             yield row
 
 
-def _local(folder: Path) -> Iterator[Row]:
-    files = {split: folder / "data" / f"{split}.jsonl" for split in SPLITS}
+def _local(folder: Path, splits: Sequence[str]) -> Iterator[Row]:
+    files = {split: folder / "data" / f"{split}.jsonl" for split in splits}
     if not any(file.is_file() for file in files.values()):
         if any(folder.rglob("*.parquet")):
-            yield from hub.rows(folder, SPLITS)
+            yield from hub.rows(folder, splits)
             return
-        raise DataError(f"mathvision: {folder} has neither data/testmini.jsonl nor data/test.jsonl")
+        raise DataError(f"mathvision: {folder} has none of data/{{{','.join(splits)}}}.jsonl")
     for split, file in files.items():
         if file.is_file():
             for row in rows_with_image(file, "image", folder, into="decoded_image"):

@@ -10,9 +10,9 @@ One row:
      "answer_type": "float", "metadata": {"category": "math-targeted-vqa", "grade": "high school",
      "task": "textbook question answering", ...}, "query": "Hint: Please answer the question ..."}
 
-The answer of a multiple choice problem is stored as its letter; the source's text of it lies in
-the metadata as "gold", next to "query", the official prompt. Left out: the split test, whose
-answers are not public.
+The answer of a multiple choice problem is its letter; the text that the source has in its place is
+in `published`, with `query`, the official prompt. Left out: the split test, whose answers are not
+public.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from pathlib import Path
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_image
-from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
-from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.published import Published
+from sapo_vl.data.readers.source_rows import to_samples
+from sapo_vl.data.readers.tables import Row, read_rows
 from sapo_vl.data.readers.text import append_choices, cell_text, choice_letter, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
@@ -37,13 +38,14 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield the problems of testmini, which are all held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
-    found = hub.rows(source, SPLITS)
-    for place in (Path(source), Path(source) / "data"):
-        if (place / "testmini.json").is_file():
-            found = rows_with_image(place / "testmini.json", "image", place, into="decoded_image")
-    yield from to_samples(found, _name, _sample)
+    records = hub.rows(source, SPLITS)
+    for folder in (Path(source), Path(source) / "data"):
+        if (folder / "testmini.json").is_file():
+            local = read_rows(folder / "testmini.json")
+            records = (row | {"decoded_image": row["image"], "folder": folder} for row in local)
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -51,27 +53,38 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, gold = tuple(row["choices"] or ()), cell_text(row["answer"])
-    answer, kind = gold, _KINDS.get(row["answer_type"], "text")
+    choices, answer_text = tuple(row["choices"] or ()), cell_text(row["answer"])
+    answer, kind = answer_text, _KINDS.get(row["answer_type"], "text")
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
     if choices:
         kind, question = "choice", append_choices(question, choices)
-        answer = choice_letter(gold, choices) or ""
-        if gold and not answer:
-            raise DataError(f"the gold answer is none of the choices: {gold!r}; {choices}")
+        answer = choice_letter(answer_text, choices) or ""
+        if answer_text and not answer:
+            raise DataError(f"the answer is none of the choices: {answer_text!r}; {choices}")
+    precision = None if row["precision"] is None else int(float(row["precision"]))
+    published: Published = {
+        "problem_id": str(row["pid"]),
+        "answer": row["answer"],
+        "question": row["question"],
+        "choices": list(choices),
+        "question_type": row["question_type"],
+        "answer_type": row["answer_type"],
+        "precision": precision,
+        "unit": row["unit"],
+        "query": row["query"],
+        "tables": dict(row["metadata"]),
+    }
     return Sample(
         id=_name(row),
         dataset="mathvista",
-        task=row["metadata"]["task"],
+        task=row["metadata"].get("task") or "math",
         problem=prepend_marks(question, 1),
-        images=(load_image(row["decoded_image"], Path()),),
+        images=(load_image(row["decoded_image"], row.get("folder", Path())),),
         answer=answer,
         answer_type=kind,
         choices=choices,
-        precision=None if row["precision"] is None else int(float(row["precision"])),
+        precision=precision,
         unit=row["unit"],
         split="test",
-        metadata=dict(row["metadata"])
-        | {key: row[key] for key in ("question_type", "answer_type", "query")}
-        | {"gold": gold, "files": file_names(row["image"])},
+        metadata={"published": published, "files": file_names(row["image"])},
     )

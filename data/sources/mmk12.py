@@ -23,6 +23,7 @@ from pathlib import Path
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import chat, hub
 from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row, read_rows
 from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, strip_answer
@@ -35,16 +36,16 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every problem; those of eval/k12 and of the split test are held out.
 
     Raises:
-        DataError: `source` has none of the forms.
+        DataError: `source` has none of the layouts.
     """
     path = Path(source)
     if (path / "eval" / "k12" / "k12.json").is_file():
-        found = _k12(path / "eval" / "k12" / "k12.json")
+        records = _k12(path / "eval" / "k12" / "k12.json")
     elif path.suffix == ".jsonl":
-        found = _trainer(path)
+        records = _trainer(path)
     else:
-        found = hub.rows(source, SPLITS)
-    yield from to_samples(found, _name, _sample)
+        records = hub.rows(source, SPLITS)
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -57,6 +58,11 @@ def _sample(row: Row) -> Sample:
         row = row | {"question": chat.text(turn), "image": chat.pictures(turn)}
     images = load_images(row["image"], row.get("folder", Path()))
     answer = strip_answer(cell_text(row["answer"]))
+    published: Published = {
+        "problem_id": str(row["id"]),
+        "answer": row["answer"],
+        "question": row["question"],
+    }
     return Sample(
         id=_name(row),
         dataset="mmk12",
@@ -66,7 +72,7 @@ def _sample(row: Row) -> Sample:
         answer=answer,
         answer_type=guess_answer_type(answer),
         split=row["split"],
-        metadata={"gold": row["answer"], "files": file_names(row["image"])},
+        metadata={"published": published, "files": file_names(row["image"])},
     )
 
 

@@ -12,21 +12,23 @@ One row:
      "question_type": "multiple-choice", "subfield": "Financial Accounting"}
 
 `options` is the text of a list. Tags `<image 2>` stand in questions and in options. An open answer
-may be the text of a list; its first entry is the gold answer, all of them are in the metadata.
+may be the text of a list: its first entry is the answer, `published` has all of them.
 Left out: the test split, which has no answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import load_image
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
-from sapo_vl.data.readers.tables import Row, parse_literal
+from sapo_vl.data.readers.tables import Row, parse_list
 from sapo_vl.data.readers.text import (
     append_choices,
     cell_text,
@@ -48,17 +50,27 @@ SUBJECTS = (
 MOST_IMAGES = 7
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
+def rows(source: str | Path, splits: Sequence[str] = SPLITS) -> Iterator[Sample | Dropped]:
     """Yield the problems of each subject; all are held out. A folder may have some subjects only.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
+    """
+    configs = configurations(source, SUBJECTS)
+    records = chain.from_iterable(hub.rows(source, splits, config) for config in configs)
+    yield from to_samples(records, _name, _sample)
+
+
+def configurations(source: str | Path, known: Sequence[str]) -> Sequence[str | None]:
+    """Return the configurations to read: all on the hub, those that a folder has.
+
+    A folder without any of them holds the splits' files themselves: [None], which reads them once.
     """
     folder = Path(source)
-    here = [s for s in SUBJECTS if (folder / s).is_dir() or (folder / "data" / s).is_dir()]
-    subjects = here if folder.is_dir() and here else SUBJECTS
-    found = chain.from_iterable(hub.rows(source, SPLITS, subject) for subject in subjects)
-    yield from to_samples(found, _name, _sample)
+    if not folder.is_dir():
+        return known
+    present = [c for c in known if (folder / c).is_dir() or (folder / "data" / c).is_dir()]
+    return present or [None]
 
 
 def _name(row: Row) -> str:
@@ -66,22 +78,34 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    return sample(row, "mmmu", _name(row), row["question"], numbered(row, MOST_IMAGES))
+    return sample(row, "mmmu", _name(row), row["question"], numbered_images(row, MOST_IMAGES))
 
 
-def numbered(row: Row, most: int) -> dict[int, bytes]:
-    """Return the pictures of columns image_1, image_2, .. that hold one."""
+def numbered_images(row: Row, most: int) -> dict[int, bytes]:
+    """Return the images of columns image_1, image_2, .. that hold one."""
     cells = {n: row.get(f"image_{n}") for n in range(1, most + 1)}
     return {n: load_image(cell, Path()) for n, cell in cells.items() if cell is not None}
 
 
 def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, bytes]) -> Sample:
-    """Return the sample of a row of MMMU or MMMU-Pro; its tags become marks."""
+    """Return the sample of a row of MMMU or MMMU-Pro; its tags become image marks."""
     choices = parse_choices(row["options"])
-    answer, golds = cell_text(row["answer"]), []
+    answer, accepted = cell_text(row["answer"]), row["answer"]
     if not choices and answer.startswith("["):
-        golds = [str(gold) for gold in parse_literal(answer)]
-        answer = golds[0]
+        accepted = [str(text) for text in parse_list(answer)]
+        answer = accepted[0]
+    published: Published = {
+        "problem_id": row["id"],
+        "answer": accepted,
+        "question": question,
+        "choices": [str(choice) for choice in parse_list(row["options"])],
+        "question_type": "multi_choice" if choices else "free_form",
+        "image_numbers": list(images),
+        "tables": {
+            "category": re.sub(r"^[a-z]+_|_\d+$", "", row["id"]),
+            "topic_difficulty": row.get("topic_difficulty"),
+        },
+    }
     placed = place_images(append_choices(question, choices), images)
     return Sample(
         id=name,
@@ -95,7 +119,7 @@ def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, b
         split="test",
         metadata={
             "split": row["split"],
-            "golds": golds,
-            **{key: row.get(key) for key in ("question_type", "topic_difficulty", "img_type")},
+            "img_type": row.get("img_type"),
+            "published": published,
         },
     )

@@ -10,7 +10,7 @@ One row of each configuration:
     {"id": "test_History_1", "image": {..}, "options": "['..', '..', ...]", "answer": "C",
      "subject": "History"}
 
-A row of "vision" has its whole question and its options in the picture. Left out: "standard (4
+A row of "vision" has its question and choices in the image. Left out: "standard (4
 options)", the same problems with fewer options.
 """
 
@@ -37,10 +37,9 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield the problems with ten options, then the screenshots; all are held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
-    folder = Path(source)
-    parts = [p for p in (STANDARD, VISION) if (folder / p).is_dir()] or [STANDARD, VISION]
+    parts = mmmu.configurations(source, (STANDARD, VISION))
     yield from to_samples(chain.from_iterable(_part(source, p) for p in parts), _name, _sample)
 
 
@@ -50,14 +49,18 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     if row["part"] == STANDARD:
-        images = mmmu.numbered(row, mmmu.MOST_IMAGES)
-        made = mmmu.sample(row, "mmmu_pro", _name(row), row["question"], images)
+        images = mmmu.numbered_images(row, mmmu.MOST_IMAGES)
+        sample = mmmu.sample(row, "mmmu_pro", _name(row), row["question"], images)
     else:
-        made = mmmu.sample(row, "mmmu_pro", _name(row), "", {1: load_image(row["image"], Path())})
-        made = replace(made, problem=f"{IMAGE_MARK}\n{QUESTION_IN_IMAGE}")
-    return replace(made, metadata=made.metadata | {"part": row["part"]})
+        images = {1: load_image(row["image"], Path())}
+        sample = mmmu.sample(row, "mmmu_pro", _name(row), "", images)
+        sample = replace(sample, problem=f"{IMAGE_MARK}\n{QUESTION_IN_IMAGE}")
+    published = sample.metadata["published"]
+    published["variant"] = row["part"].split()[0]
+    published["tables"] |= {"subject": row.get("subject"), "config": row["part"]}
+    return replace(sample, metadata=sample.metadata | {"part": row["part"]})
 
 
-def _part(source: str | Path, part: str) -> Iterator[Row]:
+def _part(source: str | Path, part: str | None) -> Iterator[Row]:
     for row in hub.rows(source, ("test",), part):
-        yield row | {"part": part}
+        yield row | {"part": part or (VISION if "image" in row else STANDARD)}

@@ -1,4 +1,4 @@
-"""TabMWP: 38,431 word problems on tables, which are pictures here (2209.14610; CC BY-NC-SA 4.0).
+"""TabMWP: 38,431 word problems on tables, read as images (2209.14610; CC BY-NC-SA 4.0).
 
     original layout: SOURCE/data/tabmwp/problems_train.json (also dev, test, test1k),
                      SOURCE/data/tabmwp/tables/16.png
@@ -11,17 +11,18 @@ One row, an entry of an object by "462":
      "solution": "Find the cost ..", "ques_type": "free_text", "ans_type": "decimal_number",
      "grade": 6, "split": "test"}
 
-test1k is a part of test: a problem that is in both comes once. Left out: the table as text, which
-would make the picture needless, and the human solution. It is on no hub in this form.
+test1k is a part of test; a problem that is in both is read once. Left out: the table as text, which
+would make the image redundant, and the human solution. No hub has the data set in this form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row, read_rows
 from sapo_vl.data.readers.text import (
@@ -37,16 +38,16 @@ from sapo_vl.schema import Sample
 SPLITS = ("train", "dev", "test1k", "test")
 
 
-def rows(source: str | Path) -> Iterator[Sample | Dropped]:
-    """Yield every problem once; dev and test are held out.
+def rows(source: str | Path, splits: Sequence[str] = SPLITS) -> Iterator[Sample | Dropped]:
+    """Yield every problem of `splits` once; dev and test are held out.
 
     Raises:
         DataError: `source` has none of the files.
     """
     folder = Path(source) / "data" / "tabmwp"
-    files = [file for s in SPLITS if (file := folder / f"problems_{s}.json").is_file()]
+    files = [file for s in splits if (file := folder / f"problems_{s}.json").is_file()]
     if not files:
-        raise DataError(f"tabmwp: {source} has no data/tabmwp/problems_{{{','.join(SPLITS)}}}.json")
+        raise DataError(f"tabmwp: {source} has no data/tabmwp/problems_{{{','.join(splits)}}}.json")
     yield from to_samples(_local(files), _name, _sample)
 
 
@@ -55,27 +56,40 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    choices, answer = tuple(row["choices"] or ()), cell_text(row["answer"])
+    choices, answer_text = tuple(row["choices"] or ()), cell_text(row["answer"])
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
-    kind, gold = guess_answer_type(answer), answer
+    kind, answer = guess_answer_type(answer_text), answer_text
     if choices:
         kind, question = "choice", append_choices(question, choices)
-        gold = choice_letter(answer, choices) or ""
-        if not gold:
-            raise DataError(f"the gold answer is none of the choices: {answer!r}; {choices}")
+        answer = choice_letter(answer_text, choices) or ""
+        if not answer:
+            raise DataError(f"the answer is none of the choices: {answer_text!r}; {choices}")
+    published: Published = {
+        "problem_id": str(row["id"]),
+        "answer": row["answer"],
+        "question": row["question"],
+        "choices": list(choices),
+        "question_type": row["ques_type"],
+        "answer_type": row["ans_type"],
+        "unit": row["unit"],
+        "tables": {"grade": row["grade"]},
+    }
     return Sample(
         id=_name(row),
         dataset="tabmwp",
         task=row["ans_type"],
         problem=prepend_marks(question, 1),
-        images=(load_image(row["picture"], Path()),),
-        answer=gold,
+        images=(load_image(row["image"], Path()),),
+        answer=answer,
         answer_type=kind,
         choices=choices,
         unit=row["unit"],
         split="train" if row["split"] == "train" else "test",
-        metadata={key: row[key] for key in ("split", "grade", "ques_type", "ans_type")}
-        | {"gold": answer, "files": file_names(row["picture"])},
+        metadata={
+            "split": row["split"],
+            "published": published,
+            "files": file_names(row["image"]),
+        },
     )
 
 
@@ -85,4 +99,4 @@ def _local(files: list[Path]) -> Iterator[Row]:
         for row in read_rows(file):
             if row["id"] not in seen:
                 seen.add(row["id"])
-                yield row | {"picture": file.parent / "tables" / f"{row['id']}.png"}
+                yield row | {"image": file.parent / "tables" / f"{row['id']}.png"}

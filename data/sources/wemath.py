@@ -1,7 +1,7 @@
 """We-Math: 1,740 problems, multi-step ones with their sub-steps (2407.01284; CC BY-NC 4.0).
 
     original layout: SOURCE/data/testmini.json, SOURCE/data/2steps/image/1-1.png
-    Hugging Face:    SOURCE = We-Math/We-Math (there `image_path` is the picture itself)
+    Hugging Face:    SOURCE = We-Math/We-Math (there `image_path` is the image itself)
 
 One row:
 
@@ -11,7 +11,7 @@ One row:
      "answer": "C", "image_path": "2steps/image/1-1.png", "key": "2steps_1", ..,
      "knowledge concept description": "Conversion Rates and ..:\\n.."}
 
-`ID` names a group and `key` the step in it; both are in the metadata, for the four-dimensional
+`ID` names a group and `key` the step in it; both are in `published`, for the four-dimensional
 metric. Left out: the long description of the knowledge concept.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
 from sapo_vl.data.readers.text import append_choices, cell_text, prepend_marks, split_choices
@@ -36,14 +37,14 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every step of every group; all are held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     file = Path(source) / "data" / "testmini.json"
     if file.is_file():
-        found = rows_with_image(file, "image_path", file.parent, into="image_path")
+        records = rows_with_image(file, "image_path", file.parent, into="image_path")
     else:
-        found = hub.rows(source, SPLITS)
-    yield from to_samples(found, _name, _sample)
+        records = hub.rows(source, SPLITS)
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -53,7 +54,17 @@ def _name(row: Row) -> str:
 def _sample(row: Row) -> Sample:
     choices = split_choices(row["option"])
     if not choices:
-        raise DataError(f"the options are not A. ..; B. ..: {row['option']!r}")
+        raise DataError(f"the choices are not A. ..; B. ..: {row['option']!r}")
+    published: Published = {
+        "problem_id": row["ID"],
+        "variant": row["key"],
+        "answer": row["answer"],
+        "question": row["question"],
+        "choices": list(choices),
+        "choice_text": row["option"],
+        "question_type": "multi_choice",
+        "tables": {"key": row["key"], "knowledge_concept": row["knowledge concept"].split(";")},
+    }
     return Sample(
         id=_name(row),
         dataset="wemath",
@@ -64,6 +75,5 @@ def _sample(row: Row) -> Sample:
         answer_type="choice",
         choices=choices,
         split="test",
-        metadata={key: row[key] for key in ("ID", "key", "knowledge concept", "question number")}
-        | {"files": file_names(row["image_path"])},
+        metadata={"published": published, "files": file_names(row["image_path"])},
     )

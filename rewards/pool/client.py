@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -35,7 +35,7 @@ _RETRIED = ("timeout", "crash", "memory")
 
 
 class PoolClient:
-    """Verdicts from workers. `counts` has one entry per reply status, and `retried`."""
+    """Verdicts from workers, through a cache. `close` ends the workers."""
 
     def __init__(self, workers: int | None = None, deadline: float = 2.0) -> None:
         """`workers`: up to 4 by default; `deadline`: seconds per job."""
@@ -43,7 +43,6 @@ class PoolClient:
         self.pool = Pool(size, deadline)
         self._user_pool = Pool(size, deadline, symbolic=False)
         self.deadline = deadline
-        self.counts: Counter[str] = Counter()
         self._cache: OrderedDict[Question, Verdict] = OrderedDict()
 
     def decide(self, questions: Sequence[Question]) -> list[Verdict]:
@@ -111,11 +110,9 @@ class PoolClient:
         replies = pool.run(jobs) if jobs else []
         for i, reply in enumerate(replies):
             if reply.status in _RETRIED:
-                self.counts["retried"] += 1
                 if load:
                     pool.run(load, deadline=LOAD_SECONDS)
                 replies[i] = pool.run([jobs[i]], deadline=2 * self.deadline)[0]
-        self.counts.update(reply.status for reply in replies)
         return replies
 
     def _store(self, question: Question, verdict: Verdict) -> None:

@@ -55,7 +55,7 @@ class _Worker:
 
 
 class Pool:
-    """Worker processes and the loop that feeds them; counts its `kills` and `restarts`."""
+    """Worker processes and the loop that feeds them. `kills` counts from the start."""
 
     def __init__(
         self, workers: int = 2, deadline: float = 2.0, memory_gb: float = 3.0, symbolic: bool = True
@@ -66,7 +66,6 @@ class Pool:
         self.memory = int(memory_gb * 2**30)
         self.kind = "symbolic" if symbolic else "plain"
         self.kills = 0
-        self.restarts = 0
         self._failed_starts = 0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
@@ -129,7 +128,6 @@ class Pool:
             queue.appendleft(index)
             worker.job = None
             self._stop(worker)
-            self.restarts += 1
 
     def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
         try:
@@ -151,11 +149,9 @@ class Pool:
         worker.jobs_done += 1
         if worker.jobs_done >= MAX_JOBS or rss > MAX_RSS_KB:
             self._stop(worker)
-            self.restarts += 1
 
     def _handle_exit(self, worker: _Worker, replies: list[Reply | None]) -> None:
         self._stop(worker)
-        self.restarts += 1
         code = worker.process.returncode
         if worker.job is not None:
             replies[worker.job] = Reply("crash", f"the worker ended with code {code}")

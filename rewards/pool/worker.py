@@ -19,12 +19,13 @@ import socket
 import struct
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sapo_vl import plugins
 from sapo_vl.errors import ConfigError
-from sapo_vl.rewards.pool.jobs import EqualJob, LoadJob, RewardJob, UserJob
+from sapo_vl.rewards.pool.jobs import EqualJob, LoadJob, Reply, RewardJob, UserJob
 from sapo_vl.schema import Outcome, Verdict
 
 HEADER = struct.Struct("!I")
@@ -48,10 +49,8 @@ def main() -> None:
             deadline, job = pickle.loads(body)
             _limit_cpu(deadline)
             start = time.perf_counter()
-            reply = run_job(job)
-            reply["seconds"] = time.perf_counter() - start
-            reply["rss_kb"] = _resident_kb()
-            _send(channel, reply)
+            reply = replace(run_job(job), seconds=time.perf_counter() - start)
+            _send(channel, asdict(reply) | {"rss_kb": _resident_kb()})
 
 
 def _resident_kb() -> int:
@@ -64,8 +63,8 @@ def _resident_kb() -> int:
     return pages * resource.getpagesize() // 1024
 
 
-def run_job(job: RewardJob) -> dict[str, Any]:
-    """Run one job and return the fields of its Reply. An exception becomes its status."""
+def run_job(job: RewardJob) -> Reply:
+    """Run one job. An exception becomes the reply's status."""
     try:
         if isinstance(job, EqualJob):
             return _decide(job)
@@ -73,14 +72,14 @@ def run_job(job: RewardJob) -> dict[str, Any]:
             return _check(job)
         return _call(job)
     except MemoryError:
-        return {"status": "memory", "reason": "out of memory"}
+        return Reply("memory", "out of memory")
     except RecursionError:
-        return {"status": "limit", "reason": "nested too deep"}
+        return Reply("limit", "nested too deep")
     except Exception as error:  # the boundary of a job: recorded as its reason
-        return {"status": "error", "reason": f"raised {error!r}"[:500]}
+        return Reply("error", f"raised {error!r}"[:500])
 
 
-def _decide(job: EqualJob) -> dict[str, Any]:
+def _decide(job: EqualJob) -> Reply:
     from sapo_vl.rewards.parsing import symbolic
     from sapo_vl.rewards.parsing.rationals import OverLimitError
 
@@ -88,34 +87,34 @@ def _decide(job: EqualJob) -> dict[str, Any]:
     try:
         equal, reason = symbolic.equal(question.gold, question.answer, question.tolerance)
     except OverLimitError as error:
-        return {"status": "limit", "reason": f"over a limit: {error}"}
+        return Reply("limit", f"over a limit: {error}")
     outcome = Outcome.CORRECT if equal else Outcome.WRONG
-    return {"status": "done", "outcome": outcome.value, "score": float(equal), "reason": reason}
+    return Reply("done", reason, outcome=outcome.value, score=float(equal))
 
 
-def _check(job: LoadJob) -> dict[str, Any]:
+def _check(job: LoadJob) -> Reply:
     try:
         function = _load(job.target, job.key)
     except ConfigError as error:
-        return {"status": "error", "reason": str(error)}
+        return Reply("error", str(error))
     if callable(function):
-        return {"status": "done"}
-    return {"status": "error", "reason": f"{job.key}: {job.target} is not a function"}
+        return Reply("done")
+    return Reply("error", f"{job.key}: {job.target} is not a function")
 
 
-def _call(job: UserJob) -> dict[str, Any]:
+def _call(job: UserJob) -> Reply:
     """Call a user's function, sync or async, and check its result."""
     result = _load(job.target)(job.sample, job.response)
     if inspect.isawaitable(result):
         result = asyncio.run(_await(result))
     verdict = as_verdict(result)
-    return {
-        "status": "done",
-        "outcome": verdict.outcome.value,
-        "score": verdict.score,
-        "reason": verdict.reason,
-        "extracted": verdict.extracted,
-    }
+    return Reply(
+        "done",
+        verdict.reason,
+        outcome=verdict.outcome.value,
+        score=verdict.score,
+        extracted=verdict.extracted,
+    )
 
 
 async def _await(result: Any) -> Any:

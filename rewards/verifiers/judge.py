@@ -67,13 +67,11 @@ class JudgeConfig:
 
 
 class Judge:
-    """Client of a judge with a cache. `calls`, `retried` and `refused` count from the start."""
+    """Client of a judge with a cache. `calls` counts requests from the start."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self.calls = 0
-        self.retried = 0
-        self.refused = 0
         self._cache: dict[tuple[str, str, str, str, str], Verdict] = {}
 
     def verdicts(self, items: Sequence[tuple[Sample, str]]) -> list[Verdict]:
@@ -133,7 +131,6 @@ class Judge:
     ) -> Verdict:
         reason = refusal(answer)
         if reason:
-            self.refused += 1
             return Verdict(Outcome.WRONG, 0.0, reason, extracted=answer or None, tier="judge")
         key = (self.config.model, PROMPT_HASH, problem, gold, answer)
         if key in self._cache:
@@ -177,7 +174,6 @@ class Judge:
                     attempt == self.config.retries
                 ):
                     return None, f"judge error: status {error.status_code}"
-                self.retried += 1
                 await asyncio.sleep(min(MAX_BACKOFF, 0.5 * 2**attempt) * random.uniform(0.5, 1.5))
             except openai.OpenAIError as error:  # no connection, timeout, malformed reply
                 return None, f"judge error: {type(error).__name__}"

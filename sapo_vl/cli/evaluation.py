@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sapo_vl.cli.options import add_config, add_judge, endpoint, interruptible, load_config, names
+from sapo_vl.cli.options import (
+    add_config,
+    add_judge,
+    check_objective,
+    endpoint,
+    interruptible,
+    load_config,
+    names,
+)
 from sapo_vl.system.machine import prepare_environment
 
 BENCHMARK_OPTIONS = (
@@ -123,9 +131,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = load_config(arguments)
     config.model.path = arguments.model
     prepare_environment()
-    from sapo_vl.evaluation import evaluate_model
+    check_objective(config)
+    from sapo_vl.evaluation import heldout
 
-    interruptible(lambda: evaluate_model.main(config, arguments.out))
+    interruptible(lambda: heldout.main(config, arguments.out))
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
@@ -136,9 +145,10 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     config.model.path = arguments.model
     judge = endpoint(arguments)
     prepare_environment()
+    check_objective(config)
     from sapo_vl.evaluation import benchmark
 
-    request = benchmark.Request(
+    request = benchmark.BenchmarkRequest(
         benchmarks=chosen,
         source=arguments.source,
         out=arguments.out,

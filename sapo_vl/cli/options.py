@@ -63,6 +63,19 @@ def load_config(arguments: argparse.Namespace) -> Config:
     return load(path, arguments.overrides)
 
 
+def check_objective(config: Config) -> None:
+    """Check the objective and its options. Imports torch: call it after `prepare_environment`.
+
+    `load_config` can't, since the options' types live with the objectives.
+
+    Raises:
+        ConfigError: the objective or one of its options is unknown, or has a wrong value.
+    """
+    from sapo_vl.algorithm.objectives import resolve
+
+    resolve(config)
+
+
 def find_config(name: str) -> Path:
     """Return the YAML file `name`: a path, else a shipped file with or without folder and .yaml.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sapo_vl.cli.options import add_config, interruptible, load_config, names
+from sapo_vl.cli.options import add_config, check_objective, interruptible, load_config, names
 from sapo_vl.config import Config, load
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.system.machine import prepare_environment
@@ -78,6 +78,7 @@ def _load_run(arguments: argparse.Namespace) -> Config:
 def _train(arguments: argparse.Namespace) -> None:
     config = _load_run(arguments)
     prepare_environment()
+    check_objective(config)
     if arguments.dry_run:
         from sapo_vl.training.plan import show
 
@@ -93,6 +94,7 @@ def _sft(arguments: argparse.Namespace) -> None:
     if config.sft.steps == 0:
         raise ConfigError("sft.steps=0: set the number of warm-up steps")
     prepare_environment()
+    check_objective(config)
     from sapo_vl import train
 
     interruptible(lambda: train.warm_up_only(config, resume=arguments.resume))
@@ -134,7 +136,7 @@ def _lab(arguments: argparse.Namespace) -> None:
 
     chosen = names(arguments.grids)
     if not chosen or arguments.seeds < 1 or (arguments.jobs or 1) < 1:
-        raise ConfigError("lab needs at least one of --grids, --seeds of 1 or more and --jobs too")
+        raise ConfigError("--grids must name a grid, --seeds and --jobs must be at least 1")
     page = runner.main(
         chosen,
         arguments.seeds,

@@ -30,7 +30,7 @@ from sapo_vl.rewards.pool.jobs import NeedsWorker
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers import maths
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
-from sapo_vl.runs.progress import Progress
+from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 CHUNK = 2048  # rows in memory at a time
@@ -66,8 +66,8 @@ def _check_rows(rows: Iterator[VerifyRow], rubric: Rubric) -> int:
         count += 1
         if row.verifier not in checked:
             if row.verifier in JUDGED and rubric.judge is None:
-                raise DataError(f"{row.place}: verifier {row.verifier!r} needs --judge")
-            rubric.check_verifier(row.verifier, f"{row.place}: verifier")
+                raise DataError(f"{row.location}: verifier {row.verifier!r} needs --judge")
+            rubric.check_verifier(row.verifier, f"{row.location}: verifier")
             checked.add(row.verifier)
     return count
 
@@ -78,7 +78,7 @@ def _write_verdicts(path: Path, rows: Iterator[VerifyRow], count: int, rubric: R
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             open_text(path, "wt") as out,
-            Progress(None, count, "verify", Console(stderr=True)) as progress,
+            ProgressDisplay(None, count, "verify", Console(stderr=True)) as progress,
         ):
             while chunk := list(islice(rows, CHUNK)):
                 for row, verdict in zip(chunk, verify(chunk, rubric), strict=True):

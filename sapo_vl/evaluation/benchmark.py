@@ -1,22 +1,20 @@
-"""`sapo-vl evaluate --model M --benchmarks a,b --source DIR --out DIR`: the published benchmarks.
+"""`sapo-vl benchmark --model M --benchmarks a,b --source DIR --out DIR`: published benchmarks.
 
-    bash scripts/eval_vl.sh --model runs/main/final --benchmarks mathvision,wemath --source FILES \\
+    sapo-vl benchmark --model runs/main/final --benchmarks mathvision,wemath --source FILES \\
         --out runs/eval --limit 100
 
-Everything is checked (names, files, images, model) before anything is written. Responses are kept
-one by one and an interrupted evaluation goes on where it stopped; scoring reads them back, so it
-can be repeated with `sapo-vl score`. OUT/report.md and OUT/report.html show the figures, OUT/BENCH/
-holds responses.jsonl, scored.jsonl and summary.json. `in_training` is the same for a subset while a
-run goes on.
+Names, files, images and the model are checked before anything is written. Responses are stored one
+by one, so that an interrupted evaluation resumes; scoring reads them back and can be repeated with
+`sapo-vl score`. OUT/report.md and OUT/report.html show the figures, OUT/BENCHMARK/ holds
+responses.jsonl, scored.jsonl and summary.json. `in_training` evaluates a subset during training.
 
-Left out: several ranks for one evaluation; an engine with generator.tensor_parallel does it.
+Left out: several ranks for one evaluation; generator.tensor_parallel spreads an engine over GPUs.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,116 +23,123 @@ import torch
 
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation import report as benchmark_report
 from sapo_vl.evaluation import score
-from sapo_vl.evaluation import stats as passk
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.base import Benchmark, Problem, Scored
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
-from sapo_vl.evaluation.heldout import gather
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ScoredResponse, read_response
 from sapo_vl.evaluation.presets import choose
-from sapo_vl.evaluation.responses import NOT_ASKED, Asker, Kept, check, jobs, shuffled
-from sapo_vl.generator import base as generator
-from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.evaluation.problems import load, max_images
+from sapo_vl.evaluation.report import overview, write_html, write_markdown
+from sapo_vl.evaluation.responses import (
+    SKIPPED_TOO_LONG,
+    ResponseSampler,
+    ResponseStore,
+    all_requests,
+    shuffle_images,
+)
+from sapo_vl.evaluation.stats import paired
+from sapo_vl.generator.base import Generator, SamplingParams, build
+from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.runs.files import write_json
 from sapo_vl.runs.progress import table
+from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 
 SOURCE = Path("benchmarks")
-"""Where the benchmarks' own files are looked for without --source, from the current folder."""
+"""Default of --source: a folder with a subfolder per benchmark, below the current one."""
 
-CONTROLS = ("blank", "shuffled")
-"""Folders beside a benchmark's own: the same problems with white images, and with others'."""
+BLANK, SHUFFLED = "blank", "shuffled"
+"""Controls, and their folders: the same problems with white images, and with others' images."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BenchmarkRequest:
     """What the command line asks for."""
 
     benchmarks: Sequence[Benchmark]
-    source: Path  # the benchmarks' own files
-    out: Path | None
-    samples: int = 1
-    limit: int | None = None
-    kind: str = "auto"
+    out: Path  # folder of the responses, verdicts and reports
+    source: Path = SOURCE  # the benchmarks' own files
+    samples: int = 1  # responses per problem
+    limit: int | None = None  # first problems of each benchmark
+    kind: str = "auto"  # sampling preset
     controls: bool = False
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | None = None  # LLM of the protocols that ask one
 
 
-def main(config: Config, request: Request) -> None:
-    """Evaluate, write OUT, print the table and one JSON line."""
-    out = _checked(request)
-    sets = {b.name: load(b, request.source, request.limit) for b in request.benchmarks}
+@dataclass(frozen=True, slots=True)
+class LoadedBenchmark:
+    """A benchmark with its problems in memory."""
+
+    benchmark: Benchmark
+    problems: Sequence[Sample]
+
+
+def main(config: Config, request: BenchmarkRequest) -> None:
+    """Evaluate model.path, write OUT, print the table and one JSON line.
+
+    Raises:
+        UserError: the request, the files or the model cannot be used; nothing has been written.
+    """
+    _check(request)
+    loaded = [
+        LoadedBenchmark(benchmark, load(benchmark, request.source, request.limit))
+        for benchmark in request.benchmarks
+    ]
     assets = open_assets(config.model.path)
-    config = fitted(config, assets, sets)
+    config = fit_to_model(config, assets, max(max_images(part.problems) for part in loaded))
+    limit = min(config.rollout.max_new_tokens, config.generator.max_model_len // 2)
     template = str(assets.processor.chat_template or "")
-    kind, sampling = choose(
-        request.kind, config.model.path, template, min(
-            config.rollout.max_new_tokens, config.generator.max_model_len // 2
-        ),
-    )  # fmt: skip
-    print(f"sampling as {kind}: {sampling}")
-    runs = [_Run(config, assets, sampling, b, request, out) for b in request.benchmarks]
+    kind, params = choose(request.kind, config.model.path, template, limit)
+    print(f"sampling preset {kind}: {params}")
+    runs = [BenchmarkRun(config, assets, params, part, request) for part in loaded]
     for run in runs:
-        run.check()
+        ResponseStore(run.folder, run.settings())  # refuses a folder of other settings
     distributed.init()
-    engine = generator.build(config, assets, seed=config.run.seed)
-    summaries = {run.benchmark.name: run.evaluate(sets[run.benchmark.name], engine) for run in runs}
-    engine.close()
+    generator = build(config, assets, seed=config.run.seed)
+    summaries = {run.name: run.evaluate(generator) for run in runs}
+    generator.close()
     result = {"model": config.model.path, "kind": kind, "benchmarks": summaries}
-    benchmark_report.write_json(out / "summary.json", result)
-    benchmark_report.write_markdown(out / "report.md", result)
-    benchmark_report.write_html(out / "report.html", result, out, sets)
-    show(result)
-    print(json.dumps(_short(result)))
+    write_json(request.out / "summary.json", result)
+    write_markdown(request.out / "report.md", result)
+    problems = {part.benchmark.name: part.problems for part in loaded}
+    write_html(request.out / "report.html", result, request.out, problems)
+    figures = overview(result)
+    table(f"{config.model.path}, sampling preset {kind}", figures.columns, figures.rows)
+    print(json.dumps(_headline(result)))
 
 
-def _checked(request: Request) -> Path:
-    if request.out is None:
-        raise ConfigError("--benchmarks needs --out DIR for the responses")
+def _check(request: BenchmarkRequest) -> None:
     if not request.source.is_dir():
         raise DataError(
             f"--source {request.source} is not a folder; name the one of the benchmarks' own files"
         )
     if not request.benchmarks:
         raise ConfigError("--benchmarks names none")
+    names = [benchmark.name for benchmark in request.benchmarks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"--benchmarks: {twice} is named twice")
     score.check_folder(request.out)
     if distributed.world_size() > 1:
-        raise ConfigError("--benchmarks runs as one process; see generator.tensor_parallel")
+        raise ConfigError("benchmark runs as one process; see generator.tensor_parallel")
     for name, value in (("samples", request.samples), ("limit", request.limit)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is not a positive number")
-    return request.out
 
 
-def load(benchmark: Benchmark, source: Path, limit: int | None) -> list[Problem]:
-    """Return the (first) problems of a benchmark.
+def fit_to_model(config: Config, assets: ModelAssets, images: int) -> Config:
+    """Return the configuration within the model's positions and pixels, for `images` per prompt.
 
-    Raises DataError when there is none, and for a record without a key or a readable picture.
-    """
-    try:
-        problems = list(itertools.islice(benchmark.problems(source), limit))
-    except KeyError as error:
-        raise DataError(f"{benchmark.name}: a record in --source {source} lacks {error}") from error
-    if not problems:
-        raise DataError(f"{benchmark.name}: --source {source} holds no problems")
-    check(problems, benchmark.name)
-    return problems
-
-
-def fitted(config: Config, assets: ModelAssets, sets: dict[str, list[Problem]]) -> Config:
-    """Return the configuration within what the model's folder allows: positions and pixels.
-
-    Prompts are the benchmark's own words, so `data.instruction` is not appended.
+    The benchmark's prompt is complete, so that data.instruction is not appended.
     """
     positions = int(assets.config.text_config.max_position_embeddings)
     size = getattr(assets.processor.image_processor, "size", None) or {}
-    longest = size.get("longest_edge") or config.data.max_pixels
-    images = max((len(p.images) for problems in sets.values() for p in problems), default=1)
+    longest_edge = int(size.get("longest_edge") or config.data.max_pixels)  # pixels of an image
     length = min(config.generator.max_model_len, positions)
     tree = config.model_dump()
-    tree["data"] |= {"instruction": "", "max_pixels": min(config.data.max_pixels, int(longest))}
+    tree["data"] |= {"instruction": "", "max_pixels": min(config.data.max_pixels, longest_edge)}
     tree["generator"] |= {
         "max_model_len": length,
         "max_images": max(config.generator.max_images, images),
@@ -144,193 +149,206 @@ def fitted(config: Config, assets: ModelAssets, sets: dict[str, list[Problem]]) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """One benchmark's evaluation."""
+class BenchmarkRun:
+    """The evaluation of one model on one benchmark."""
 
     config: Config
     assets: ModelAssets
-    sampling: SamplingParams
-    benchmark: Benchmark
-    request: Request
-    out: Path
+    params: SamplingParams
+    loaded: LoadedBenchmark
+    request: BenchmarkRequest
 
-    def check(self) -> None:
-        """Raise ConfigError when the folder was made with other settings."""
-        Kept(self.out / self.benchmark.name, self._settings())
+    @property
+    def name(self) -> str:
+        """The benchmark's name."""
+        return self.loaded.benchmark.name
 
-    def evaluate(self, problems: Sequence[Problem], engine: Generator) -> dict[str, Any]:
-        """Generate what is missing, score all, and return the summary that is written."""
-        scored = self._part(self.benchmark.name, problems, engine, blank=False)
-        result = summarise(self.benchmark, scored) | {
-            "extraction": score.extractor(self.benchmark, self.request.endpoint)
+    @property
+    def folder(self) -> Path:
+        """Where responses and verdicts are written."""
+        return self.request.out / self.name
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the responses depend on."""
+        params, config = self.params, self.config
+        return {
+            "benchmark": self.name,
+            "model": config.model.path,
+            "seed": config.run.seed,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k,
+            "presence_penalty": params.presence_penalty,
+            "max_new_tokens": params.max_new_tokens,
+            "min_pixels": config.data.min_pixels,
+            "max_pixels": config.data.max_pixels,
         }
+
+    def evaluate(self, generator: Generator) -> dict[str, Any]:
+        """Generate missing responses, score all, and write and return the summary."""
+        benchmark, problems = self.loaded.benchmark, self.loaded.problems
+        scored = self._score(problems, generator, self.folder)
+        result = summarise(benchmark, scored)
+        result["extraction"] = score.extractor(benchmark, self.request.endpoint)
         if self.request.controls:
-            result["vision_gain"] = self._controls(problems, engine, scored)
-        benchmark_report.write_json(self.out / self.benchmark.name / "summary.json", result)
+            result["vision_gain"] = {}
+            for control in (BLANK, SHUFFLED):
+                gain = self._gain(control, generator, scored)
+                if gain is not None:
+                    result["vision_gain"][control] = gain
+        write_json(self.folder / "summary.json", result)
         return result
 
-    def _controls(
-        self, problems: Sequence[Problem], engine: Generator, scored: Sequence[Scored]
-    ) -> dict[str, Any]:
-        with_images = [p for p in problems if p.images]
-        parts = {"blank": with_images, "shuffled": shuffled(problems, self.config.run.seed)}
-        gains: dict[str, Any] = {}
-        for name in CONTROLS:
-            if not parts[name]:
-                continue  # a benchmark of text alone, or of one picture
-            where = f"{self.benchmark.name}/{name}"
-            control = self._part(where, parts[name], engine, blank=name == "blank")
-            gain = vision_gain(scored, control)
-            if gain is not None:
-                gains[name] = gain
-        return gains
+    def _gain(
+        self, control: str, generator: Generator, scored: Sequence[ScoredResponse]
+    ) -> dict[str, Any] | None:
+        problems = [problem for problem in self.loaded.problems if problem.images]
+        if control == SHUFFLED:
+            problems = shuffle_images(problems, self.config.run.seed)
+        if not problems:
+            return None  # a benchmark of text alone, or of one image
+        folder = self.folder / control
+        return vision_gain(scored, self._score(problems, generator, folder, blank=control == BLANK))
 
-    def _part(
-        self, name: str, problems: Sequence[Problem], engine: Generator, *, blank: bool
-    ) -> list[Scored]:
-        config = self.config
-        kept = Kept(self.out / name, self._settings())
-        done = kept.done()
-        asker = Asker(
-            engine,
-            PromptRenderer(self.assets, config.data, blank=blank),
-            self.sampling,
-            self.benchmark.name,
-            config.model.path,
-            config.run.seed,
-            config.generator.max_model_len - self.sampling.max_new_tokens,
-        )
-        wanted = jobs(problems, self.request.samples)
-        left = [job for job in wanted if job.key not in done]
-        print(f"{name}: {len(wanted)} responses, {len(wanted) - len(left)} of them are there")
-        for records in asker.ask(left):
-            kept.add(records)
-        order = {job.key: i for i, job in enumerate(wanted)}
-        rows = [r for r in score.read(kept.path) if (r.key, r.sample) in order]
-        rows.sort(key=lambda r: order[r.key, r.sample])
-        scored = score.score(self.benchmark, rows, endpoint=self.request.endpoint)
-        score.write(self.out / name / "scored.jsonl", scored)
+    def _score(
+        self, problems: Sequence[Sample], generator: Generator, folder: Path, *, blank: bool = False
+    ) -> list[ScoredResponse]:
+        """Sample what is missing in `folder`, score its responses to `problems` in their order."""
+        store = ResponseStore(folder, self.settings())
+        sampler = response_sampler(self.config, self.assets, generator, self.params, blank=blank)
+        requests = all_requests(problems, self.request.samples)
+        done = store.done()
+        missing = [request for request in requests if request.key not in done]
+        name = folder.relative_to(self.request.out)
+        print(f"{name}: {len(requests)} responses, {len(requests) - len(missing)} already stored")
+        for records in sampler.sample(missing):
+            store.add(records)
+        order = {request.key: i for i, request in enumerate(requests)}
+        responses = [r for r in score.read(store.path) if (r.key, r.sample) in order]
+        responses.sort(key=lambda r: order[r.key, r.sample])
+        scored = score.score(self.loaded.benchmark, responses, endpoint=self.request.endpoint)
+        score.write(folder / "scored.jsonl", scored)
         return scored
 
-    def _settings(self) -> dict[str, Any]:
-        sampling = self.sampling
-        return {
-            "benchmark": self.benchmark.name,
-            "model": self.config.model.path,
-            "seed": self.config.run.seed,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "presence_penalty": sampling.presence_penalty,
-            "max_new_tokens": sampling.max_new_tokens,
-            "min_pixels": self.config.data.min_pixels,
-            "max_pixels": self.config.data.max_pixels,
-        }
+
+def response_sampler(
+    config: Config,
+    assets: ModelAssets,
+    generator: Generator,
+    params: SamplingParams,
+    *,
+    model: str | None = None,
+    blank: bool = False,
+) -> ResponseSampler:
+    """Return the sampler of benchmark prompts, which carry their own instruction.
+
+    `model` is the name in the records, model.path by default; `blank` makes images white.
+    """
+    data = config.data.model_copy(update={"instruction": ""})
+    engine = SampleEngine(
+        generator,
+        PromptRenderer(assets, data, blank=blank),
+        max_prompt_tokens=config.generator.max_model_len - params.max_new_tokens,
+    )
+    return ResponseSampler(engine, params, model or config.model.path, config.run.seed)
 
 
-def summarise(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
+def summarise(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
     """Return a benchmark's figures: accuracy with its interval, counts, tables, own metrics."""
-    groups, _ = score.by_problem(scored)
-    means = [sum(v) / len(v) for v in groups.values()]
-    average = sum(means) / len(means) if means else None
+    verdicts, _ = score.by_problem(scored)
+    means = [sum(v) / len(v) for v in verdicts.values()]
     aggregates = score.aggregate(benchmark, scored)
-    reasons = [item.row.meta.get("finish_reason") for item in scored]
+    reasons = [item.response.meta.get("finish_reason") for item in scored]
     return {
         "title": benchmark.title,
-        "accuracy": average,
+        "accuracy": sum(means) / len(means) if means else None,
         "ci95": aggregates["average"]["ci95"],
-        "problems": len(groups),
+        "problems": len(verdicts),
         "responses": len(scored),
-        "not_asked": reasons.count(NOT_ASKED),
+        "not_asked": reasons.count(SKIPPED_TOO_LONG),
         "cut": reasons.count("length"),
         "no_verdict": sum(item.correct is None for item in scored),
         "aggregates": aggregates,
     }
 
 
-def vision_gain(scored: Sequence[Scored], control: Sequence[Scored]) -> dict[str, Any] | None:
-    """Return accuracy with the image minus accuracy with the control's, on the same problems.
+def vision_gain(
+    scored: Sequence[ScoredResponse], control: Sequence[ScoredResponse]
+) -> dict[str, Any] | None:
+    """Return accuracy with the image minus accuracy with the control's, on common problems.
 
     None when no problem has a verdict with both.
     """
-    real, families = score.by_problem(scored)
-    other, _ = score.by_problem(control)
-    if not real.keys() & other.keys():
+    with_image, families = score.by_problem(scored)
+    with_control, _ = score.by_problem(control)
+    if not with_image.keys() & with_control.keys():
         return None
-    found = passk.paired(other, real, families)
+    result = paired(with_control, with_image, families)
     return {
-        "gain": found.difference,
-        "ci95": list(found.ci95),
-        "p_value": found.p_value,
-        "with_image": found.second,
-        "with_control": found.first,
-        "problems": found.problems,
+        "gain": result.difference,
+        "ci95": list(result.ci95),
+        "p_value": result.p_value,
+        "with_image": result.second,
+        "with_control": result.first,
+        "problems": result.problems,
     }
 
 
-def chosen_sets(config: Config) -> dict[str, list[Problem]]:
-    """Return the problems that `evaluation.benchmarks` names, for `in_training`.
+def chosen_sets(config: Config) -> dict[str, LoadedBenchmark]:
+    """Load the first problems of the benchmarks in `evaluation.benchmarks`, for `in_training`.
 
-    Raises ConfigError for an unknown name, a missing source, or too many images in one problem.
+    Raises:
+        ConfigError: a name is unknown, the source is missing, or a problem has too many images.
+        DataError: as `load`.
     """
-    options, sets = config.evaluation, {}
-    if not options.benchmarks:
-        return {}
-    if options.source is None:
+    options = config.evaluation
+    if options.benchmarks and options.source is None:
         raise ConfigError(
             "evaluation.benchmarks needs evaluation.source, the folder of their files"
         )
-    for name in options.benchmarks:
-        sets[name] = load(named(name), options.source, options.limit)
-        most = max(len(problem.images) for problem in sets[name])
-        if most > config.generator.max_images:
+    loaded: dict[str, LoadedBenchmark] = {}
+    for text in options.benchmarks:
+        benchmark = named(text, "evaluation.benchmarks")
+        assert options.source is not None
+        part = LoadedBenchmark(benchmark, load(benchmark, options.source, options.limit))
+        images = max_images(part.problems)
+        if images > config.generator.max_images:
             raise ConfigError(
-                f"evaluation.benchmarks: {name} has a problem with {most} images, and "
+                f"evaluation.benchmarks: {benchmark.name} has a problem with {images} images, and "
                 f"generator.max_images={config.generator.max_images}"
             )
-    return sets
+        loaded[benchmark.name] = part
+    return loaded
 
 
 def in_training(
-    config: Config, engine: Generator, assets: ModelAssets, sets: dict[str, list[Problem]]
+    config: Config, generator: Generator, assets: ModelAssets, sets: Mapping[str, LoadedBenchmark]
 ) -> dict[str, float]:
-    """Return accuracy per benchmark with the sampler's weights: training's settings, one sample.
+    """Return accuracy by benchmark of the sampler's weights: training's settings, one sample.
 
-    Beside it NAME/not_asked: prompts that don't fit, which count as wrong.
-    All ranks share the problems. Seeds come from the problems' names, and torch's random state is
-    put back, so that the rollouts that follow are the ones without it.
+    Also NAME/not_asked: prompts that don't fit, which count as wrong. All ranks share the problems.
+    Seeds come from the problems' names and torch's random state is restored, so that the rollouts
+    that follow are those of a run without benchmarks.
     """
-    data = config.data.model_copy(update={"instruction": ""})
-    sampling = SamplingParams(1, 1.0, config.rollout.max_new_tokens)
-    room = config.generator.max_model_len - sampling.max_new_tokens
-    result = {}
-    for name, problems in sets.items():
-        asker = Asker(
-            engine, PromptRenderer(assets, data), sampling, name, "policy", config.run.seed, room
-        )
-        own = jobs(problems, 1)[distributed.rank() :: distributed.world_size()]
+    params = SamplingParams(1, 1.0, config.rollout.max_new_tokens)
+    sampler = response_sampler(config, assets, generator, params, model="policy")
+    result: dict[str, float] = {}
+    for name, part in sets.items():
+        share = all_requests(part.problems, 1)[distributed.rank() :: distributed.world_size()]
         with torch.random.fork_rng():
-            records = gather([r for chunk in asker.ask(own) for r in chunk])
-        rows = [score.read_row(record, name) for record in records]
-        scored = score.score(named(name), rows)
-        figures = summarise(named(name), scored)
+            records = [record for chunk in sampler.sample(share) for record in chunk]
+        responses = [read_response(r, name) for r in distributed.all_gather(records)]
+        figures = summarise(part.benchmark, score.score(part.benchmark, responses))
         result[name] = float("nan") if figures["accuracy"] is None else figures["accuracy"]
         result[f"{name}/not_asked"] = figures["not_asked"]
     return result
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the table of all benchmarks."""
-    benchmarks = benchmark_report.overview(result)
-    title = f"{result['model']}, sampled as {result['kind']}"
-    table(title, benchmarks.columns, benchmarks.rows)
-
-
-def _short(result: dict[str, Any]) -> dict[str, Any]:
-    keep = ("accuracy", "ci95", "problems", "responses", "not_asked", "no_verdict", "vision_gain")
+def _headline(result: dict[str, Any]) -> dict[str, Any]:
+    keys = ("accuracy", "ci95", "problems", "responses", "not_asked", "no_verdict", "vision_gain")
     return result | {
         "benchmarks": {
-            name: {key: summary[key] for key in keep if key in summary}
+            name: {key: summary[key] for key in keys if key in summary}
             for name, summary in result["benchmarks"].items()
         }
     }

@@ -1,10 +1,9 @@
 """`sapo-vl compare A B`: two models on the same problems, with a paired test.
 
-A and B are scored files (`sapo-vl score --out`) or output folders of `evaluate --benchmarks`; each
-file holds one model. Printed: accuracy of both, the difference with its bootstrap interval, how
-many problems were gained and lost, and the p-value (exact McNemar with one sample per problem, sign
-flips with several, per problem or per family of variants). The last line on stdout is one JSON
-object.
+A and B are scored files (`sapo-vl score --out`) or output folders of `sapo-vl benchmark`; each file
+holds one model. The table shows the accuracy of both, the difference with its bootstrap interval,
+the problems gained and lost, and the p-value (exact McNemar with one sample per problem, sign flips
+with several, per problem or per family of variants). The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sapo_vl.data.readers.tables import read_jsonl
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks.sources import read_jsonl
+from sapo_vl.evaluation.benchmarks.protocol import problem_key
 from sapo_vl.evaluation.stats import Paired, paired
 from sapo_vl.runs.progress import table
 
@@ -28,11 +28,11 @@ class Verdicts:
     """One model on one benchmark, by problem."""
 
     samples: dict[str, list[bool]]  # verdicts of the problem's samples
-    families: dict[str, str]  # see passk
+    families: dict[str, str]  # a problem -> the family it is resampled with; see stats.py
 
 
 def main(first: Path, second: Path) -> dict[str, Any]:
-    """Print the paired table and return what the last line holds."""
+    """Print the paired table and return the JSON object of the last line."""
     left, right = _load(first), _load(second)
     names = [name for name in left if name in right]
     if not names:
@@ -44,33 +44,31 @@ def main(first: Path, second: Path) -> dict[str, Any]:
     for name in names:
         try:
             a, b = left[name], right[name]
-            found = paired(a.samples, b.samples, a.families)
+            comparison = paired(a.samples, b.samples, a.families)
         except ValueError as error:
             raise DataError(f"{first} and {second}, {name}: {error}") from error
-        rows.append(_row(name, found))
-        result["benchmarks"][name] = asdict(found) | {
+        rows.append(_row(name, comparison))
+        result["benchmarks"][name] = asdict(comparison) | {
             "only_first": len(a.samples.keys() - b.samples.keys()),
             "only_second": len(b.samples.keys() - a.samples.keys()),
         }
-    columns = [
-        "benchmark", "problems", "A", "B", "B - A", "95 % interval", "gained", "lost", "p",
-    ]  # fmt: skip
+    columns = ["benchmark", "problems", "A", "B", "B - A", "95 % interval", "gained", "lost", "p"]
     table(f"A = {first}, B = {second}", columns, rows)
     return result
 
 
-def _row(name: str, found: Paired) -> list[str]:
-    low, high = found.ci95
+def _row(name: str, comparison: Paired) -> list[str]:
+    low, high = comparison.ci95
     return [
         name,
-        str(found.problems),
-        f"{100 * found.first:.2f} %",
-        f"{100 * found.second:.2f} %",
-        f"{100 * found.difference:+.2f}",
+        str(comparison.problems),
+        f"{100 * comparison.first:.2f} %",
+        f"{100 * comparison.second:.2f} %",
+        f"{100 * comparison.difference:+.2f}",
         f"{100 * low:+.2f} to {100 * high:+.2f}",
-        str(found.gained),
-        str(found.lost),
-        f"{found.p_value:.4f}",
+        str(comparison.gained),
+        str(comparison.lost),
+        f"{comparison.p_value:.4f}",
     ]
 
 
@@ -93,7 +91,7 @@ def _verdicts(path: Path) -> Verdicts:
                 raise DataError(f"{where}: the key {key!r} is missing; score it first")
         models.add((row["model"], row.get("run", "")))
         if row["correct"] is not None:
-            name = f"{row['problem_id']}#{row.get('variant', '')}"
+            name = problem_key(row["problem_id"], row.get("variant"))
             samples[name].append(bool(row["correct"]))
             families[name] = str((row.get("meta") or {}).get("problem_index", row["problem_id"]))
     if len(models) > 1:

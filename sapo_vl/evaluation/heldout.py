@@ -1,31 +1,73 @@
-"""Held-out accuracy: avg@n at the training temperature, greedy beside it, by the same verifiers.
+"""Held-out accuracy: avg@n at the training temperature and greedy, by the training's verifiers.
 
-`avg` is the mean over problems of the share of right answers among n samples (mean pass@1), its
-interval a bootstrap over problems. The same function serves training and `sapo-vl evaluate`.
+    bash scripts/eval_vl.sh --model runs/main/final
+    bash scripts/eval_vl.sh --model runs/main/final evaluation.blank=true     (a control)
+
+`avg` is the mean over problems of the share of correct responses among n samples (mean pass@1); its
+interval is a bootstrap over problems. Training and `sapo-vl evaluate` share `evaluate`. Without
+data.path, `main` draws the procedural held-out split of run.seed, as training does.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
-import torch.distributed as dist
 
+from sapo_vl.config import Config
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.evaluation.stats import interval
-from sapo_vl.generator.base import Generator, SamplingParams
-from sapo_vl.generator.sampling import problem_seed
+from sapo_vl.generator.base import SamplingParams, build
+from sapo_vl.generator.sampling import SampleEngine, problem_seed, rendered_chunks
+from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.schema import Sample
+from sapo_vl.model.usable_samples import usable_samples
+from sapo_vl.rewards.rubric import build_rubric
+from sapo_vl.runs.files import write_json
+from sapo_vl.runs.progress import table
+from sapo_vl.schema import Rollout, Sample
 from sapo_vl.system import distributed
 
-CHUNK = 64
-"""Problems rendered and sampled at once: bounds the pictures in memory."""
+
+class GradedResponse(TypedDict):
+    """One line of the responses file."""
+
+    id: str  # the sample's
+    task: str
+    mode: str  # "sampled" or "greedy"
+    correct: bool | None  # None: no verdict
+    answer: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSpec:
+    """How held-out problems are sampled."""
+
+    samples: int  # n, responses per problem at `temperature`
+    temperature: float
+    max_new_tokens: int
+    greedy: bool  # one greedy response per problem as well
+    seed: int  # with the problem's id, seeds its responses
+
+    @classmethod
+    def of(cls, config: Config) -> EvalSpec:
+        """Return the spec of a configuration: training's temperature 1 and response length."""
+        return cls(
+            samples=config.evaluation.samples,
+            temperature=1.0,
+            max_new_tokens=config.rollout.max_new_tokens,
+            greedy=config.evaluation.greedy,
+            seed=config.run.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,79 +76,104 @@ class Accuracy:
 
     avg: float  # mean over problems of the mean over samples
     ci95: tuple[float, float]  # 95 % bootstrap interval of avg over problems
-    greedy: float | None  # share of problems whose greedy response is right
+    greedy: float | None  # share of problems whose greedy response is correct
     samples: int  # n
     problems: int
     no_verdict: int  # responses that no verifier could judge: left out of the means
     tasks: dict[str, float]  # avg by task
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures under the names of summary.json: `avg@n`, `ci95`, `greedy`."""
+        """Return the figures under the names of summary.json: `avg@n`, `ci95`, `greedy`, .."""
         fields = asdict(self)
         return {f"avg@{self.samples}": fields.pop("avg"), **fields}
 
 
-def evaluate(
-    generator: Generator,
-    renderer: PromptRenderer,
-    rubric: Rubric,
-    samples: Sequence[Sample],
-    *,
-    n: int,
-    temperature: float,
-    max_new_tokens: int,
-    greedy: bool,
-    seed: int,
-    out: Path | None = None,
-) -> Accuracy:
-    """Sample n responses (and a greedy one) for each problem and grade them; all ranks share.
+def main(config: Config, out: Path | None) -> None:
+    """Evaluate model.path on the held-out split; print a table and one JSON line.
 
-    `out` receives a JSON line per response. Seeds depend on `seed` and the problem's id alone, so
-    that an evaluation neither disturbs training nor depends on the order of problems.
+    `out` is a folder for responses.jsonl and summary.json.
+
+    Raises:
+        UserError: model, data or rewards cannot be used.
     """
-    own = list(samples)[distributed.rank() :: distributed.world_size()]
-    records: list[dict[str, Any]] = []
-    modes = [SamplingParams(n, temperature, max_new_tokens)]
-    if greedy:
-        modes.append(SamplingParams(1, 0.0, max_new_tokens))
-    for chunk in _chunks(own):
-        prompts = renderer.render(chunk)
-        seeds = [problem_seed(seed, sample.id) for sample in chunk]
-        for sampling in modes:
-            responses = generator.generate(prompts, sampling, seeds)
-            pairs = [(s, c.text) for s, cs in zip(chunk, responses, strict=True) for c in cs]
-            for (sample, text), reward in zip(pairs, rubric.grade(pairs), strict=True):
-                records.append(
-                    {
-                        "id": sample.id,
-                        "task": sample.task,
-                        "mode": "sampled" if sampling.temperature else "greedy",
-                        "correct": reward.correct if reward.valid else None,
-                        "answer": sample.answer,
-                        "response": text,
-                    }
-                )
-    records = gather(records)
+    distributed.init()
+    rubric = build_rubric(config)
+    assets = open_assets(config.model.path)
+    renderer = PromptRenderer(assets, config.data, blank=config.evaluation.blank)
+    with tempfile.TemporaryDirectory() as scratch, closing(rubric):
+        path = config.data.path
+        if path is None:
+            path = Path(scratch) / "data"
+            count = config.evaluation.problems
+            drawing = SyntheticOptions(seed=config.run.seed, count=1, test_count=count)
+            prepare("synthetic", PrepareOptions(path), drawing)
+        held_out = usable_samples(config, renderer, path, config.data.eval_split, "data.path")
+        generator = build(config, assets, seed=config.run.seed)
+        result = evaluate(
+            SampleEngine(generator, renderer, rubric),
+            held_out[: config.evaluation.problems],
+            EvalSpec.of(config),
+            out=out / "responses.jsonl" if out else None,
+        )
+    if distributed.rank() == 0:
+        _print_table(result, config.model.path)
+        if out is not None:
+            write_json(out / "summary.json", result.summary())
+        print(json.dumps({"model": config.model.path, **result.summary()}))
+
+
+def evaluate(
+    engine: SampleEngine, samples: Sequence[Sample], spec: EvalSpec, out: Path | None = None
+) -> Accuracy:
+    """Sample and grade responses to the problems, shared among all ranks.
+
+    `out` receives a JSON line per response. Seeds depend on `spec.seed` and a problem's id alone,
+    so that an evaluation neither disturbs training nor depends on the order of problems.
+    """
+    share = list(samples)[distributed.rank() :: distributed.world_size()]
+    modes = {"sampled": SamplingParams(spec.samples, spec.temperature, spec.max_new_tokens)}
+    if spec.greedy:
+        modes["greedy"] = SamplingParams(1, 0.0, spec.max_new_tokens)
+    records: list[GradedResponse] = []
+    for prompts in rendered_chunks(engine, share):
+        seeds = [problem_seed(spec.seed, prompt.sample.id) for prompt in prompts]
+        for mode, params in modes.items():
+            for group in engine.sample(prompts, params, seeds):
+                records += [_graded(rollout, mode) for rollout in group.rollouts]
+    records = distributed.all_gather(records)
     if out is not None and distributed.rank() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    return accuracy(records, n)
+    return accuracy(records, spec.samples)
 
 
-def accuracy(records: Sequence[dict[str, Any]], n: int) -> Accuracy:
-    """Summarise graded responses: dictionaries with id, task, mode and correct (or None)."""
+def _graded(rollout: Rollout, mode: str) -> GradedResponse:
+    sample, reward = rollout.prompt.sample, rollout.verdict
+    return {
+        "id": sample.id,
+        "task": sample.task,
+        "mode": mode,
+        "correct": reward.correct if reward.valid else None,
+        "answer": sample.answer,
+        "response": rollout.text,
+    }
+
+
+def accuracy(records: Sequence[GradedResponse], n: int) -> Accuracy:
+    """Summarise graded responses, of which each problem has `n` sampled ones."""
     by_problem: dict[str, list[bool]] = defaultdict(list)
     by_task: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     greedy: list[bool] = []
     for record in records:
-        if record["correct"] is None:
+        correct = record["correct"]
+        if correct is None:
             continue
         if record["mode"] == "greedy":
-            greedy.append(record["correct"])
+            greedy.append(correct)
         else:
-            by_problem[record["id"]].append(record["correct"])
-            by_task[record["task"]][record["id"]].append(record["correct"])
-    means = np.array([np.mean(v) for v in by_problem.values()])
+            by_problem[record["id"]].append(correct)
+            by_task[record["task"]][record["id"]].append(correct)
+    means = np.array([np.mean(verdicts) for verdicts in by_problem.values()])
     return Accuracy(
         avg=float(means.mean()) if len(means) else 0.0,
         ci95=interval(means, list(by_problem)),
@@ -115,21 +182,16 @@ def accuracy(records: Sequence[dict[str, Any]], n: int) -> Accuracy:
         problems=len({record["id"] for record in records}),
         no_verdict=sum(record["correct"] is None for record in records),
         tasks={
-            task: float(np.mean([np.mean(v) for v in problems.values()]))
+            task: float(np.mean([np.mean(verdicts) for verdicts in problems.values()]))
             for task, problems in sorted(by_task.items())
         },
     )
 
 
-def _chunks(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-    for i in range(0, len(samples), CHUNK):
-        yield samples[i : i + CHUNK]
-
-
-def gather(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of all ranks, on all of them."""
-    if distributed.world_size() == 1:
-        return records
-    parts: list[Any] = [None] * distributed.world_size()
-    dist.all_gather_object(parts, records)
-    return [record for part in parts for record in part]
+def _print_table(result: Accuracy, model: str) -> None:
+    low, high = result.ci95
+    greedy = "-" if result.greedy is None else f"{100 * result.greedy:.1f} %"
+    rows = [["all", f"{100 * result.avg:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", greedy]]
+    rows += [[task, f"{100 * value:.1f} %", "", ""] for task, value in result.tasks.items()]
+    columns = ["task", f"avg@{result.samples}", "95 % interval", "greedy"]
+    table(f"{model}: {result.problems} held-out problems", columns, rows)

@@ -1,44 +1,40 @@
-"""Filters that ask a model: how often it solves a problem, and whether it needs the picture.
+"""Filters that sample a model: how often it solves a problem, and whether it needs the image.
 
     sapo-vl data filter runs/all --out runs/fit --pass-rate 0:0.9 --model DIR --samples 8
     sapo-vl data filter runs/all --out runs/seen --needs-image --model DIR --samples 8
 
-A problem that is never or nearly always solved teaches nothing: Qwen3-VL's recipe keeps pass rates
-over 0 up to 0.9. A problem that is solved without seeing its picture (a white one of the same size
-stands in) teaches no seeing: it is dropped when more than half of the blind responses are right.
-Scores lie in a file of JSON lines beside the output, so that an interrupted or repeated pass asks
-the model for what is missing only.
+A problem that is never or nearly always solved gives no learning signal: Qwen3-VL's recipe keeps
+pass rates above 0 up to 0.9. A problem that is solved blind (with white images of the same size)
+does not train vision: it is dropped when more than half of the blind responses are correct.
+Scores are stored in a JSON lines file beside the output, so that an interrupted or repeated pass
+samples only what is missing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 from sapo_vl.config import Config
-from sapo_vl.data.rewrite import Judge
+from sapo_vl.data.rewrite import RecordFilter
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.generator import base as generator
-from sapo_vl.generator.base import Generator, SamplingParams
-from sapo_vl.generator.sampling import problem_seed
+from sapo_vl.generator.base import SamplingParams, build
+from sapo_vl.generator.sampling import CHUNK, SampleEngine, problem_seed, sample_and_grade
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.schema import Sample
-
-CHUNK = 64
-"""Problems sampled at once: bounds the pictures in memory, and what an interruption may cost."""
+from sapo_vl.rewards.rubric import build_rubric
+from sapo_vl.schema import RolloutGroup, Sample
 
 BLIND_LIMIT = 0.5
-"""A larger share of right blind responses drops a problem; guessing one of two stays at it."""
+"""A larger share of correct blind responses drops a problem; guessing one of two stays at it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """How a model did on one problem."""
+class PassRate:
+    """A model's result on one problem."""
 
     id: str  # the sample's
     right: int  # correct responses
@@ -46,56 +42,8 @@ class Score:
 
     @property
     def rate(self) -> float | None:
-        """Share of right responses; None when no response could be judged."""
+        """Share of correct responses; None when none has a verdict."""
         return self.right / self.judged if self.judged else None
-
-
-class Solver:
-    """Samples k responses to problems and remembers how many were right."""
-
-    def __init__(
-        self, engine: Generator, renderer: PromptRenderer, rubric: Rubric, sampling: SamplingParams
-    ) -> None:
-        self._engine, self._renderer = engine, renderer
-        self._rubric, self._sampling = rubric, sampling
-
-    def scores(
-        self,
-        samples: Iterable[Sample],
-        cache: Path,
-        settings: str,
-        seed: int,
-        tick: Callable[[int], None] | None = None,
-    ) -> dict[str, Score]:
-        """Return every sample's score; those in `cache` of the same settings are not asked again.
-
-        Raises:
-            DataError: the cache was made with other settings.
-        """
-        known = _cached(cache, settings)
-        missing = (sample for sample in samples if sample.id not in known)
-        with cache.open("a", encoding="utf-8") as lines:
-            if lines.tell() == 0:
-                lines.write(json.dumps({"settings": settings}) + "\n")
-            while chunk := list(islice(missing, CHUNK)):
-                for score in self._ask(chunk, seed):
-                    known[score.id] = score
-                    lines.write(json.dumps(asdict(score)) + "\n")
-                lines.flush()
-                if tick is not None:
-                    tick(len(known))
-        return known
-
-    def _ask(self, chunk: Sequence[Sample], seed: int) -> list[Score]:
-        prompts = self._renderer.render(chunk)
-        seeds = [problem_seed(seed, sample.id) for sample in chunk]
-        responses = self._engine.generate(prompts, self._sampling, seeds)
-        found = []
-        for sample, completions in zip(chunk, responses, strict=True):
-            rewards = self._rubric.grade([(sample, c.text) for c in completions])
-            valid = [reward for reward in rewards if reward.valid]
-            found.append(Score(sample.id, sum(r.correct for r in valid), len(valid)))
-        return found
 
 
 def solve(
@@ -106,32 +54,72 @@ def solve(
     *,
     blind: bool,
     tick: Callable[[int], None] | None = None,
-) -> dict[str, Score]:
-    """Start the configured model and score every sample with `k` responses.
+) -> dict[str, PassRate]:
+    """Return the configured model's pass rate on every sample, from `k` responses each.
 
-    `tick` is called with the number of scores so far.
+    `cache` holds the rates that are known; `tick` is called with their number.
+
+    Raises:
+        ConfigError: the rewards cannot be used.
+        DataError: the cache was written with other settings, or by another program.
     """
+    params = SamplingParams(k, config.rollout.temperature, config.rollout.max_new_tokens)
+    images = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
+    terms = [term.fn for term in config.rewards]
+    settings = json.dumps([str(config.model.path), blind, asdict(params), images, terms])
+    rubric = build_rubric(config)
     assets = open_assets(config.model.path)
-    rubric = Rubric.from_terms([(term.fn, term.weight) for term in config.rewards])
-    renderer = PromptRenderer(assets, config.data, blank=blind)
-    engine = generator.build(config, assets, seed=config.run.seed)
-    sampling = SamplingParams(k, config.rollout.temperature, config.rollout.max_new_tokens)
-    looks = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
-    graded = [term.fn for term in config.rewards]
-    settings = json.dumps([str(config.model.path), blind, asdict(sampling), looks, graded])
+    generator = build(config, assets, seed=config.run.seed)
     try:
-        solver = Solver(engine, renderer, rubric, sampling)
-        return solver.scores(samples, cache, settings, config.run.seed, tick)
+        renderer = PromptRenderer(assets, config.data, blank=blind)
+        engine = SampleEngine(generator, renderer, rubric)
+        return pass_rates(engine, samples, params, cache, settings, config.run.seed, tick)
     finally:
-        engine.close()
+        generator.close()
         rubric.close()
 
 
-def parse_range(text: str) -> tuple[float, float]:
-    """Read "0:0.9" as the open lower and the closed upper bound of a pass rate.
+def pass_rates(
+    engine: SampleEngine,
+    samples: Iterable[Sample],
+    params: SamplingParams,
+    cache: Path,
+    settings: str,
+    seed: int,
+    tick: Callable[[int], None] | None = None,
+) -> dict[str, PassRate]:
+    """Return every sample's pass rate; those that `cache` holds are not sampled again.
 
     Raises:
-        ConfigError: it is no such range within 0 and 1.
+        DataError: the cache was written with other settings, or by another program.
+    """
+    rates = _read_cache(cache, settings)
+    missing = (sample for sample in samples if sample.id not in rates)
+    with cache.open("a", encoding="utf-8") as lines:
+        if lines.tell() == 0:
+            lines.write(json.dumps({"settings": settings}) + "\n")
+        while chunk := list(islice(missing, CHUNK)):
+            seeds = [problem_seed(seed, sample.id) for sample in chunk]
+            for groups in sample_and_grade(engine, chunk, params, seeds):
+                for result in map(_pass_rate, groups):
+                    rates[result.id] = result
+                    lines.write(json.dumps(asdict(result)) + "\n")
+            lines.flush()
+            if tick is not None:
+                tick(len(rates))
+    return rates
+
+
+def _pass_rate(group: RolloutGroup) -> PassRate:
+    verdicts = [r.verdict.correct for r in group.rollouts if r.verdict.valid]
+    return PassRate(group.prompt.sample.id, sum(verdicts), len(verdicts))
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """Read "0:0.9" as the exclusive lower and the inclusive upper bound of a pass rate.
+
+    Raises:
+        ConfigError: `text` is not such a range within 0 and 1.
     """
     low, colon, high = text.partition(":")
     try:
@@ -143,11 +131,11 @@ def parse_range(text: str) -> tuple[float, float]:
     return bounds
 
 
-def within(scores: dict[str, Score], low: float, high: float) -> Judge:
-    """Keep problems with low < pass rate <= high; without any verdict they are dropped."""
+def within(rates: dict[str, PassRate], low: float, high: float) -> RecordFilter:
+    """Keep problems with low < pass rate <= high; one without any verdict is dropped."""
 
     def judge(sample: Sample) -> str | None:
-        rate = scores[sample.id].rate
+        rate = rates[sample.id].rate
         if rate is None:
             return "no response could be judged"
         if rate <= low:
@@ -157,11 +145,11 @@ def within(scores: dict[str, Score], low: float, high: float) -> Judge:
     return judge
 
 
-def needs_image(scores: dict[str, Score]) -> Judge:
-    """Drop problems that are solved blind; records without pictures are solved blind anyway."""
+def needs_image(rates: dict[str, PassRate]) -> RecordFilter:
+    """Drop problems that are solved blind. Records without images count as blind as they are."""
 
     def judge(sample: Sample) -> str | None:
-        rate = scores[sample.id].rate
+        rate = rates[sample.id].rate
         if rate is None:
             return "no response could be judged"
         return f"solved without the image: {rate:g}" if rate > BLIND_LIMIT else None
@@ -169,19 +157,19 @@ def needs_image(scores: dict[str, Score]) -> Judge:
     return judge
 
 
-def _cached(cache: Path, settings: str) -> dict[str, Score]:
-    """Return the scores of a cache; a last line that was cut by an interruption is cut off."""
+def _read_cache(cache: Path, settings: str) -> dict[str, PassRate]:
+    """Return the stored rates; an incomplete last line of a killed process is cut off."""
     if not cache.exists():
         return {}
-    whole = cache.read_text(encoding="utf-8").rpartition("\n")[0]
+    complete = cache.read_text(encoding="utf-8").rpartition("\n")[0]
     try:
-        lines = [json.loads(line) for line in whole.split("\n") if line]
+        lines = [json.loads(line) for line in complete.split("\n") if line]
         if lines and lines[0].get("settings") != settings:
             raise DataError(
-                f"{cache} was made with other settings; remove it or choose another --out"
+                f"{cache} was written with other settings; remove it or choose another --out"
             )
-        known = {line["id"]: Score(**line) for line in lines[1:]}
+        rates = {line["id"]: PassRate(**line) for line in lines[1:]}
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError(f"{cache} holds no scores: remove it: {error!r}") from error
-    cache.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    return known
+        raise DataError(f"{cache} does not hold pass rates; remove it: {error!r}") from error
+    cache.write_text(complete + "\n" if complete else "", encoding="utf-8")
+    return rates

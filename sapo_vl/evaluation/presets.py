@@ -1,8 +1,8 @@
-"""How a benchmark's responses are sampled: Qwen3-VL's own evaluation settings, by kind of model.
+"""Sampling presets of a benchmark, by kind of model: Qwen3-VL's own evaluation settings.
 
-`instruct` and `thinking` are what the Qwen3-VL report publishes for its evaluations; `policy` is
-how training samples (temperature 1, nothing cut). Lengths are upper bounds: what the engine and
-the configuration allow less of wins.
+`instruct` and `thinking` are published in the Qwen3-VL report for its evaluations; `policy` samples
+as training does (temperature 1, no top_p or top_k). Lengths are upper bounds: a lower limit of the
+engine or the configuration wins.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ KINDS: dict[str, SamplingParams] = {
     "thinking": SamplingParams(1, 1.0, max_new_tokens=40_960, top_p=0.95, top_k=20),
     "policy": SamplingParams(1, 1.0, max_new_tokens=40_960),
 }
-"""Name -> settings, for one response."""
+"""Name of a preset -> parameters of one response."""
 
 
 def choose(
     kind: str, model: str, chat_template: str, max_new_tokens: int
 ) -> tuple[str, SamplingParams]:
-    """Return the kind's name and its settings with at most `max_new_tokens`.
+    """Return the preset's name and parameters, with at most `max_new_tokens`.
 
-    "auto" is thinking when the model's name says so or its chat template opens `<think>`, else
-    instruct. Raises ConfigError for an unknown kind.
+    "auto" is thinking when the model's name contains "thinking" or its chat template opens
+    `<think>`, else instruct. Raises ConfigError for an unknown kind.
     """
     if kind == "auto":
         thinks = "thinking" in model.lower() or "<think>" in chat_template.split("assistant")[-1]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks.base import Problem
-from sapo_vl.evaluation.benchmarks.sources import read_jsonl
+from sapo_vl.data.readers.tables import read_jsonl
+from sapo_vl.evaluation.benchmarks.protocol import problem_key
 from sapo_vl.runs.files import write_json, write_text
 from sapo_vl.runs.pages import PageTable, data_uri, write_page
-from sapo_vl.schema import IMAGE_MARK
+from sapo_vl.schema import IMAGE_MARK, Sample
 
 __all__ = ["gains", "overview", "percent", "write_html", "write_json", "write_markdown"]
 
@@ -123,7 +123,7 @@ def write_markdown(path: Path, result: dict[str, Any]) -> None:
 
 
 def write_html(
-    path: Path, result: dict[str, Any], out: Path, problems: dict[str, list[Problem]]
+    path: Path, result: dict[str, Any], out: Path, problems: Mapping[str, Sequence[Sample]]
 ) -> None:
     """Write the tables and examples as one HTML page.
 
@@ -148,9 +148,9 @@ def write_html(
     )
 
 
-def _examples(folder: Path, problems: Sequence[Problem]) -> list[ReportExample]:
+def _examples(folder: Path, problems: Sequence[Sample]) -> list[ReportExample]:
     """Return the first correct and the first wrong responses, one per problem."""
-    known = {problem.key: problem for problem in problems}
+    known = {problem.id: problem for problem in problems}
     responses = {
         (_key(row), row["sample"]): row["response"]
         for _, row in read_jsonl(folder / "responses.jsonl")
@@ -164,15 +164,15 @@ def _examples(folder: Path, problems: Sequence[Problem]) -> list[ReportExample]:
     return [*shown[True].values(), *shown[False].values()]
 
 
-def _example(problem: Problem, response: str, verdict: dict[str, Any]) -> ReportExample:
+def _example(problem: Sample, response: str, verdict: dict[str, Any]) -> ReportExample:
     return ReportExample(
-        key=problem.key,
+        key=problem.id,
         correct=verdict["correct"],
         images=[_thumbnail(data) for data in problem.images],
-        prompt=_clipped(problem.prompt.replace(IMAGE_MARK, "")),
+        prompt=_clipped(problem.problem.replace(IMAGE_MARK, "")),
         response=_clipped(response),
         extraction=json.dumps(verdict["extraction"], ensure_ascii=False)[:300],
-        answer=str(problem.gold)[:300],
+        answer=str(problem.metadata["published"]["answer"])[:300],
         reason=str(verdict["reason"])[:500],
     )
 
@@ -196,7 +196,7 @@ def _thumbnail(data: bytes) -> str:
 
 
 def _key(row: dict[str, Any]) -> str:
-    return f"{row['problem_id']}#{row['variant']}" if row.get("variant") else row["problem_id"]
+    return problem_key(row["problem_id"], row.get("variant"))
 
 
 def percent(share: float | None) -> str:

@@ -1,10 +1,10 @@
-"""Responses to a benchmark's problems, kept one by one, so that a stopped evaluation goes on.
+"""Sampled responses to a benchmark's problems, stored one by one, so that an evaluation can resume.
 
-    OUT/mathvision/settings.json     what the responses depend on; another setting is refused
+    OUT/mathvision/settings.json     what the responses depend on; other settings are refused
     OUT/mathvision/responses.jsonl   a line per response, readable by `sapo-vl score`
 
-Each response has its own seed, from the run's seed, the problem and the sample's index: nothing
-depends on the order, on what was there before, or on a random state of the process.
+Each response has its own seed, from the run's seed, the problem and the sample's index: it depends
+neither on the order, nor on earlier responses, nor on the process's random state.
 """
 
 from __future__ import annotations
@@ -17,164 +17,122 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.data.images import header_size
-from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.evaluation.benchmarks.base import Problem
-from sapo_vl.evaluation.benchmarks.sources import read_json, read_jsonl
-from sapo_vl.evaluation.report import write_json
-from sapo_vl.generator.base import Generator, SamplingParams
-from sapo_vl.generator.sampling import problem_seed
-from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.schema import IMAGE_MARK
+from sapo_vl.data.readers.tables import read_jsonl
+from sapo_vl.errors import ConfigError
+from sapo_vl.evaluation.benchmarks.protocol import problem_key
+from sapo_vl.evaluation.problems import response_record
+from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.sampling import SampleEngine, problem_seed, sample_and_grade
+from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.schema import Sample
 
-CHUNK = 64
-"""Responses sampled, and written, at once: what a kill can lose."""
+SKIPPED_TOO_LONG = "not asked"
+"""The finish reason in the responses file of a prompt that leaves no room for a response."""
 
-NOT_ASKED = "not asked"
+Record = dict[str, Any]  # a line of a responses file
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One response that is wanted."""
+class ResponseRequest:
+    """One (problem, sample index) to generate."""
 
-    problem: Problem
+    problem: Sample
     sample: int
 
     @property
     def key(self) -> tuple[str, int]:
-        """What identifies it in a responses file."""
-        return self.problem.key, self.sample
+        """Identifies the response in a responses file."""
+        return self.problem.id, self.sample
 
-    @property
-    def name(self) -> str:
-        """What its seed is made from."""
-        return f"{self.problem.key}@{self.sample}"
+
+def all_requests(problems: Sequence[Sample], samples: int) -> list[ResponseRequest]:
+    """Return `samples` requests per problem, problem by problem."""
+    return [ResponseRequest(problem, k) for problem in problems for k in range(samples)]
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """All that sampling needs."""
+class ResponseSampler:
+    """Generates responses."""
 
-    generator: Generator
-    renderer: PromptRenderer
-    sampling: SamplingParams
-    benchmark: str
+    engine: SampleEngine  # without a rubric: a benchmark has rules of its own
+    params: SamplingParams  # n is 1: each response has its own seed
     model: str  # name in the records
-    seed: int
-    room: int  # tokens of the longest prompt that leaves space for the response
+    seed: int  # the run's
 
-    def ask(self, jobs: Sequence[Job]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the records of each chunk of jobs, in order.
+    def sample(self, requests: Sequence[ResponseRequest]) -> Iterator[list[Record]]:
+        """Yield the records of each chunk of requests, in order.
 
-        A prompt longer than `room` is never cut: it gets an empty response that is marked
-        `NOT_ASKED`, counts as wrong and is reported. Raises DataError for an unreadable image.
+        A prompt longer than `engine.max_prompt_tokens` is never truncated: its response is empty,
+        marked SKIPPED_TOO_LONG, and counts as wrong. Raises DataError for an unreadable image.
         """
-        for i in range(0, len(jobs), CHUNK):
-            chunk = jobs[i : i + CHUNK]
-            samples = [job.problem.sample(self.benchmark) for job in chunk]
-            lengths = self.renderer.lengths(samples)
-            fits = [k for k, length in enumerate(lengths) if length <= self.room]
-            prompts = self.renderer.render([samples[k] for k in fits])
-            seeds = [
-                problem_seed(self.seed, f"{chunk[k].problem.key}@{chunk[k].sample}") for k in fits
-            ]
-            completions = self.generator.generate(prompts, self.sampling, seeds) if fits else []
-            answers = dict(zip(fits, completions, strict=True))
-            yield [
-                self._record(job, answers[k][0].text, answers[k][0].finish_reason)
-                if k in answers
-                else self._record(job, "", NOT_ASKED)
-                for k, job in enumerate(chunk)
-            ]
-
-    def _record(self, job: Job, text: str, reason: str) -> dict[str, Any]:
-        record = job.problem.record(self.model, job.sample, text)
-        return record | {"finish_reason": reason}
+        problems = [request.problem for request in requests]
+        seeds = [problem_seed(self.seed, f"{r.problem.id}@{r.sample}") for r in requests]
+        pending = iter(requests)
+        for groups in sample_and_grade(self.engine, problems, self.params, seeds):
+            records = []
+            for group in groups:
+                request, text, reason = next(pending), "", SKIPPED_TOO_LONG
+                if group.rollouts:
+                    text, reason = group.rollouts[0].text, group.rollouts[0].finish_reason
+                record = response_record(request.problem, self.model, request.sample, text)
+                records.append(record | {"finish_reason": reason})
+            yield records
 
 
-def jobs(problems: Sequence[Problem], samples: int) -> list[Job]:
-    """Return every response that is wanted. Raises DataError for an id that is there twice."""
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.key in seen:
-            raise DataError(f"problem {problem.key}: the id is there twice")
-        seen.add(problem.key)
-    return [Job(problem, k) for problem in problems for k in range(samples)]
+class ResponseStore:
+    """The responses file of one benchmark, and the settings that its responses depend on."""
 
+    def __init__(self, folder: Path, settings: Record) -> None:
+        """Open or continue a folder; an incomplete last line of a killed process is cut off.
 
-class Kept:
-    """The responses file of one benchmark."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """Open or continue. Raises ConfigError when the folder was made with other settings."""
+        Raises ConfigError when the folder was written with other settings.
+        """
         self.path = folder / "responses.jsonl"
-        self._note = folder / "settings.json"
+        self._settings_file = folder / "settings.json"
         self._settings = settings
-        if self._note.exists():
-            before = read_json(self._note)
-            for key, value in settings.items():
-                if before.get(key) != value:
-                    raise ConfigError(
-                        f"--out: {folder} was made with {key}={before.get(key)!r}, not {value!r}; "
-                        "name another folder or the same settings"
-                    )
-        self._drop_half_line()
-
-    def _drop_half_line(self) -> None:
+        before = read_json(self._settings_file)
+        for key, value in settings.items() if before is not None else ():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"--out: {folder} was written with {key}={before.get(key)!r}, not {value!r}; "
+                    "name another folder or use the same settings"
+                )
         if self.path.exists():
             data = self.path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole != len(data):
+            complete = data.rfind(b"\n") + 1
+            if complete != len(data):
                 with self.path.open("r+b") as file:
-                    file.truncate(whole)
+                    file.truncate(complete)
 
     def done(self) -> set[tuple[str, int]]:
-        """Return the keys of the responses that are there."""
+        """Return the keys of the stored responses."""
         if not self.path.exists():
             return set()
-        return {(_key(row), row["sample"]) for _, row in read_jsonl(self.path)}
+        rows = (row for _, row in read_jsonl(self.path))
+        return {(problem_key(row["problem_id"], row["variant"]), row["sample"]) for row in rows}
 
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append lines and flush them; the first call writes the settings."""
-        if not self._note.exists():
-            write_json(self._note, self._settings)
+    def add(self, records: Iterable[Record]) -> None:
+        """Append records and flush them; the first call writes the settings."""
+        if not self._settings_file.exists():
+            write_json(self._settings_file, self._settings)
         with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
 
-def _key(row: dict[str, Any]) -> str:
-    return f"{row['problem_id']}#{row['variant']}" if row["variant"] else str(row["problem_id"])
+def shuffle_images(problems: Sequence[Sample], seed: int) -> list[Sample]:
+    """Give each problem the images of another one that has as many.
 
-
-def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
-    """Return the problems with the images of others, each of another with as many images.
-
-    A problem whose number of images no other has is left out, as are those without images.
+    Problems without images are left out, and so is one whose number of images no other has.
     """
-    groups: dict[int, list[Problem]] = defaultdict(list)
+    by_count: dict[int, list[Sample]] = defaultdict(list)
     for problem in problems:
         if problem.images:
-            groups[len(problem.images)].append(problem)
-    result = []
-    for group in groups.values():
+            by_count[len(problem.images)].append(problem)
+    shuffled = []
+    for group in by_count.values():
         if len(group) > 1:
             order = random.Random(seed).sample(group, len(group))
-            for problem, other in zip(order, [*order[1:], order[0]], strict=True):
-                result.append(replace(problem, images=other.images))
-    place = {problem.key: i for i, problem in enumerate(problems)}
-    return sorted(result, key=lambda problem: place[problem.key])
-
-
-def check(problems: Sequence[Problem], name: str) -> None:
-    """Raise DataError when a prompt's image marks and images differ, or one is no picture."""
-    for problem in problems:
-        for data in problem.images:
-            try:
-                header_size(data)
-            except DataError as error:
-                raise DataError(f"{name} {problem.key}: {error}") from error
-        if problem.prompt.count(IMAGE_MARK) != len(problem.images):
-            raise DataError(
-                f"{name} {problem.key}: {problem.prompt.count(IMAGE_MARK)} image marks and "
-                f"{len(problem.images)} images"
-            )
+            for problem, donor in zip(order, [*order[1:], order[0]], strict=True):
+                shuffled.append(replace(problem, images=donor.images))
+    position = {problem.id: i for i, problem in enumerate(problems)}
+    return sorted(shuffled, key=lambda problem: position[problem.id])

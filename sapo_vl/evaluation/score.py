@@ -3,10 +3,10 @@
     sapo-vl score mathvision --responses runs/eval/mathvision.jsonl --out scored.jsonl
     sapo-vl score mathvista --responses published.jsonl.gz --out scored.jsonl --from-extraction
 
-Input: a JSON object per line with model, problem_id, gold, response (others: base.Row); gzip by the
-name's ending. Output: a line per row, in order, with model, problem_id, extraction, correct
-(true, false, null), reason, and what other named rules say. The last line on stdout is one JSON
-object. Neither torch nor vllm is imported.
+Input: a JSON object per line with model, problem_id, gold (or answer), response and the optional
+fields of benchmarks/protocol.py's Response; gzip is detected. Output: a line per response, in
+order, with model, problem_id, extraction, correct (true, false or null), reason, and the verdicts
+of other named rules. The last line on stdout is one JSON object. Imports neither torch nor vllm.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from typing import Any
 
 import numpy as np
 
+from sapo_vl.data.readers.tables import read_jsonl
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.accuracy import cell, tables
+from sapo_vl.evaluation.benchmarks.llm import Endpoint
+from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
-    Extraction,
+    ExtractedAnswer,
     Judgement,
-    Row,
-    Scored,
-    cell,
-    read_row,
-    tables,
+    Response,
+    ScoredResponse,
+    read_response,
 )
-from sapo_vl.evaluation.benchmarks.llm import Endpoint
-from sapo_vl.evaluation.benchmarks.sources import read_jsonl
 from sapo_vl.evaluation.stats import interval, repeated, shares
 
 OFFICIAL = "official"
@@ -54,13 +53,25 @@ def main(
     rule: str = OFFICIAL,
     endpoint: Endpoint | None = None,
 ) -> dict[str, Any]:
-    """Score a file, write `out` and return the summary, which the caller prints."""
-    benchmark = named(name)
+    """Score a responses file, write the verdicts to `out` and return the summary.
+
+    Args:
+        name: a built-in benchmark, or path/to/file.py:NAME.
+        responses: JSON lines, gzip or not.
+        out: file to write; packed with gzip when its name ends in .gz.
+        from_extraction: judge each row's official_extraction, extract nothing.
+        rule: whose verdicts are counted, "official" or another one of the benchmark.
+        endpoint: LLM that extracts, and judges, where the protocol asks one.
+
+    Raises:
+        UserError: the benchmark, a file or a row cannot be used; nothing has been written.
+    """
+    benchmark = named(name, "BENCHMARK")
     if endpoint is not None and not benchmark.llm:
-        raise ConfigError(f"--judge: {name} is scored by rules alone, no LLM is asked")
-    rows = read(responses)
+        raise ConfigError(f"--judge: {name} is scored by rules alone, without an LLM")
+    loaded = read(responses)
     check_out(out, responses)
-    scored = score(benchmark, rows, from_extraction=from_extraction, endpoint=endpoint)
+    scored = score(benchmark, loaded, from_extraction=from_extraction, endpoint=endpoint)
     scored = by_rule(scored, rule)
     write(out, scored)
     source = "official_extraction" if from_extraction else extractor(benchmark, endpoint)
@@ -68,7 +79,7 @@ def main(
 
 
 def extractor(benchmark: Benchmark, endpoint: Endpoint | None) -> str:
-    """Say who finds the answer, for the label of a result."""
+    """Name what extracts the answers, to label a result."""
     if not benchmark.llm:
         return "official rule"
     if endpoint is None:
@@ -76,18 +87,18 @@ def extractor(benchmark: Benchmark, endpoint: Endpoint | None) -> str:
     return f"LLM {endpoint.model}" + (", and the verdict too" if benchmark.llm_judge else "")
 
 
-def read(path: Path) -> list[Row]:
-    """Return the rows of a JSON lines file, gzip or not. Raises DataError naming file and line."""
+def read(path: Path) -> list[Response]:
+    """Return the responses of a JSON lines file. Raises DataError naming file and line."""
     if not path.exists():
         raise DataError(f"--responses {path} does not exist")
-    rows = [read_row(record, where) for where, record in read_jsonl(path)]
-    if not rows:
+    responses = [read_response(row, where) for where, row in read_jsonl(path)]
+    if not responses:
         raise DataError(f"--responses {path} holds no rows")
-    return rows
+    return responses
 
 
 def check_out(out: Path, responses: Path) -> None:
-    """Raise ConfigError before the work when its result could not be written."""
+    """Raise ConfigError when `out` cannot be written, before the work is done."""
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a file")
     if out.resolve() == responses.resolve():
@@ -96,45 +107,50 @@ def check_out(out: Path, responses: Path) -> None:
 
 
 def check_folder(out: Path) -> None:
-    """Raise ConfigError when the folder can't be made, or written in where it is there."""
-    there = next(path for path in (out, *out.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ConfigError(f"--out: {there} is no folder that can be written")
+    """Raise ConfigError when the folder can neither be created nor written to."""
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"--out: {existing} is not a writable folder")
 
 
 def score(
     benchmark: Benchmark,
-    rows: Sequence[Row],
+    responses: Sequence[Response],
     *,
     from_extraction: bool = False,
     endpoint: Endpoint | None = None,
-) -> list[Scored]:
-    """Return a verdict per row, in order. The official random choices follow the rows' order."""
+) -> list[ScoredResponse]:
+    """Return a verdict per response, in order.
+
+    Random choices of an official rule are drawn in this order, per model and run from one seed.
+    """
     if from_extraction:
-        found: list[Extraction] = [Extraction(row.official_extraction) for row in rows]
-        if not benchmark.labels and all(row.official_extraction is None for row in rows):
+        extractions = [ExtractedAnswer(r.official_extraction) for r in responses]
+        if not benchmark.labels and all(r.official_extraction is None for r in responses):
             raise DataError("--from-extraction: no row has an official_extraction")
     elif benchmark.llm and endpoint is not None:
-        found = endpoint.extract(benchmark, rows)
+        extractions = endpoint.extract(benchmark, responses)
     else:
         draws: dict[tuple[str, str], random.Random] = defaultdict(lambda: random.Random(SEED))
-        found = [benchmark.extract(row, draws[row.model, row.run]) for row in rows]
+        extractions = [benchmark.extract(r, draws[r.model, r.run]) for r in responses]
     scored = [
-        Scored(row, extraction, _judge(benchmark, row, extraction))
-        for row, extraction in zip(rows, found, strict=True)
+        ScoredResponse(response, extraction, _judge(benchmark, response, extraction))
+        for response, extraction in zip(responses, extractions, strict=True)
     ]
     return endpoint.judged(scored) if benchmark.llm_judge and endpoint is not None else scored
 
 
-def _judge(benchmark: Benchmark, row: Row, extraction: Extraction) -> Judgement:
-    if benchmark.labels and row.response is None and row.official_extraction is None:
-        return Judgement(row.label, "the row's published verdict (it has no response)")
-    if row.gold is None:
-        return Judgement(None, "the row has no gold answer")
+def _judge(benchmark: Benchmark, response: Response, extraction: ExtractedAnswer) -> Judgement:
+    has_text = response.content is not None or response.official_extraction is not None
+    if benchmark.labels and not has_text:
+        reason = "the published verdict: the row has no response"
+        return Judgement(response.official_correct, reason)
+    if response.answer is None:
+        return Judgement(None, "the row has no answer to compare with")
     value = extraction.value
-    if isinstance(value, int | float):  # a published one may be a number
+    if isinstance(value, int | float):  # published extractions may be numbers
         value = str(value)
-    judgement = benchmark.judge(row, value)
+    judgement = benchmark.judge(response, value)
     if extraction.is_random:
         judgement = replace(
             judgement,
@@ -144,72 +160,72 @@ def _judge(benchmark: Benchmark, row: Row, extraction: Extraction) -> Judgement:
     return judgement
 
 
-def by_rule(scored: Sequence[Scored], rule: str) -> list[Scored]:
-    """Return the rows with another named rule's verdicts. Raises ConfigError for an unknown one."""
+def by_rule(scored: Sequence[ScoredResponse], rule: str) -> list[ScoredResponse]:
+    """Return the responses with another rule's verdicts. Raises ConfigError for an unknown one."""
     if rule == OFFICIAL:
         return list(scored)
     known = {name for item in scored for name in item.judgement.rules}
     if rule not in known:
         raise ConfigError(f"--rule {rule!r} is unknown here; allowed: {[OFFICIAL, *sorted(known)]}")
     return [
-        replace(
-            item,
-            judgement=replace(item.judgement, correct=item.judgement.rules.get(rule, item.correct)),
-        )
+        replace(item, judgement=replace(item.judgement, correct=_verdict(item, rule)))
         for item in scored
     ]
 
 
-def record(item: Scored) -> dict[str, Any]:
-    """Return the line that is written for a row."""
-    row = item.row
+def _verdict(item: ScoredResponse, rule: str) -> bool | None:
+    """Return a rule's verdict, the official one where the rule gave none."""
+    return item.judgement.rules.get(rule, item.correct)
+
+
+def scored_record(item: ScoredResponse) -> dict[str, Any]:
+    """Return the line that is written for a response."""
+    response = item.response
     line: dict[str, Any] = {
-        "model": row.model,
-        "problem_id": row.problem_id,
-        "extraction": _shown(item),
+        "model": response.model,
+        "problem_id": response.problem_id,
+        "extraction": _final_extraction(item),
         "correct": item.correct,
         "reason": item.judgement.reason or item.extraction.note,
     }
     optional = {
-        "variant": row.variant,
-        "run": row.run,
-        "sample": row.sample,
+        "variant": response.variant,
+        "run": response.run,
+        "sample": response.sample,
         "note": item.extraction.note,
         "random": item.extraction.is_random,
         "rules": item.judgement.rules,
-        "meta": row.meta,
+        "meta": response.meta,
     }
-    return _finite(line | {key: value for key, value in optional.items() if value})
+    return _jsonable(line | {key: value for key, value in optional.items() if value})
 
 
-def _finite(value: Any) -> Any:
-    """Return the value with nan and the infinities as text: JSON has none."""
+def _final_extraction(item: ScoredResponse) -> Any:
+    return item.judgement.reading if item.extraction.is_response else item.extraction.value
+
+
+def _jsonable(value: Any) -> Any:
+    """Turn NaN and infinities, which JSON lacks, into text."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_jsonable(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write(path: Path, scored: Iterable[Scored]) -> None:
-    """Write the lines to a temporary file and rename it, so that nothing is half-written.
-
-    Half a surrogate pair, which UTF-8 can't hold, is written as JSON's escape of it.
-    """
+def write(path: Path, scored: Iterable[ScoredResponse]) -> None:
+    """Write a line per response, atomically. A lone surrogate is written as its escape."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(_partial(path), "wt", encoding="utf-8", errors="backslashreplace") as lines:
+    with opener(partial, "wt", encoding="utf-8", errors="backslashreplace") as lines:
         for item in scored:
-            lines.write(json.dumps(record(item), ensure_ascii=False) + "\n")
-    os.replace(_partial(path), path)
+            lines.write(json.dumps(scored_record(item), ensure_ascii=False) + "\n")
+    partial.replace(path)
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def summary(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
-    """Return rows, accuracy per model and the benchmark's aggregates per model (and run)."""
+def summary(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
+    """Return counts, accuracy per model, and the benchmark's aggregates per model (and run)."""
     published = agreement(scored)
     return {
         "benchmark": benchmark.name,
@@ -217,7 +233,7 @@ def summary(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
         "no_verdict": sum(item.correct is None for item in scored),
         "accuracy": {
             model: cell([item.correct for item in group])["accuracy"]
-            for model, group in _by(scored, _model).items()
+            for model, group in _by_model(scored).items()
         },
         "aggregates": {
             name: aggregate(benchmark, group) for name, group in _configurations(scored).items()
@@ -225,84 +241,97 @@ def summary(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
     } | ({"published": published} if published else {})
 
 
-def agreement(scored: Sequence[Scored]) -> dict[str, int]:
-    """Count where the rows' own published verdicts and extractions are met; empty without any.
+def agreement(scored: Sequence[ScoredResponse]) -> dict[str, int]:
+    """Count agreements with the published verdicts and extractions; empty where there are none.
 
-    Random choices of an official rule and rows without a verdict here are counted apart.
+    Random choices of an official rule and responses without a verdict are counted apart.
     """
-    rows = [i for i in scored if i.row.label is not None or i.row.official_extraction is not None]
-    fixed = [i for i in rows if not i.extraction.is_random and i.correct is not None]
-    if not rows:
+    labels, extractions = [], []
+    random_choices = no_verdict = 0
+    for item in scored:
+        label, extraction = item.response.official_correct, item.response.official_extraction
+        if label is None and extraction is None:
+            continue
+        random_choices += item.extraction.is_random
+        no_verdict += item.correct is None
+        if item.extraction.is_random or item.correct is None:
+            continue
+        if label is not None:
+            labels.append(item.correct == label)
+        if extraction is not None:
+            extractions.append(str(_final_extraction(item)) == str(extraction))
+    if not (labels or extractions or random_choices or no_verdict):
         return {}
-    labels = [i for i in fixed if i.row.label is not None]
-    found = [i for i in fixed if i.row.official_extraction is not None]
     return {
         "labels": len(labels),
-        "labels_met": sum(i.correct == i.row.label for i in labels),
-        "extractions": len(found),
-        "extractions_met": sum(str(_shown(i)) == str(i.row.official_extraction) for i in found),
-        "random_choices": sum(i.extraction.is_random for i in rows),
-        "no_verdict": sum(i.correct is None for i in rows),
+        "labels_met": sum(labels),
+        "extractions": len(extractions),
+        "extractions_met": sum(extractions),
+        "random_choices": random_choices,
+        "no_verdict": no_verdict,
     }
 
 
-def _shown(item: Scored) -> Any:
-    return item.judgement.reading if item.extraction.is_response else item.extraction.value
+def _configurations(scored: Sequence[ScoredResponse]) -> dict[str, list[ScoredResponse]]:
+    """Group the responses by model, or by run where a model has several."""
+    by_model = _by_model(scored)
+    runs = {model: {item.response.run for item in group} for model, group in by_model.items()}
+
+    def name(response: Response) -> str:
+        if len(runs[response.model]) == 1:
+            return response.model
+        is_shared = sum(response.run in names for names in runs.values()) > 1
+        return f"{response.model}: {response.run}" if is_shared else response.run
+
+    return _group(scored, name)
 
 
-def _configurations(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """Return the rows by model, or by run where a model has several."""
-    runs = {model: {i.row.run for i in group} for model, group in _by(scored, _model).items()}
-
-    def name(row: Row) -> str:
-        if len(runs[row.model]) == 1:
-            return row.model
-        shared = sum(row.run in names for names in runs.values()) > 1
-        return f"{row.model}: {row.run}" if shared else row.run
-
-    return _by(scored, name)
+def _by_model(scored: Sequence[ScoredResponse]) -> dict[str, list[ScoredResponse]]:
+    return _group(scored, lambda response: response.model)
 
 
-def _model(row: Row) -> str:
-    return row.model
-
-
-def _by(scored: Sequence[Scored], name: Callable[[Row], str]) -> dict[str, list[Scored]]:
-    groups: dict[str, list[Scored]] = defaultdict(list)
+def _group(
+    scored: Sequence[ScoredResponse], name: Callable[[Response], str]
+) -> dict[str, list[ScoredResponse]]:
+    groups: dict[str, list[ScoredResponse]] = defaultdict(list)
     for item in scored:
-        groups[name(item.row)].append(item)
+        groups[name(item.response)].append(item)
     return dict(groups)
 
 
-def by_problem(scored: Sequence[Scored]) -> tuple[dict[str, list[bool]], dict[str, str]]:
+def by_problem(
+    scored: Sequence[ScoredResponse],
+) -> tuple[dict[str, list[bool]], dict[str, str]]:
     """Return the verdicts by problem, and each problem's family."""
     return (
-        shares((item.row.key, item.correct) for item in scored),
-        {item.row.key: item.row.family for item in scored},
+        shares((item.response.key, item.correct) for item in scored),
+        {item.response.key: item.response.family for item in scored},
     )
 
 
-def aggregate(benchmark: Benchmark, scored: Sequence[Scored]) -> dict[str, Any]:
+def aggregate(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
     """Return one model's figures: average, tables, own metrics, other rules, repeated samples."""
-    groups, families = by_problem(scored)
-    means = np.array([np.mean(verdicts) for verdicts in groups.values()])
-    ci95 = list(interval(means, list(groups), families))
-    result: dict[str, Any] = {"average": cell([i.correct for i in scored]) | {"ci95": ci95}}
+    verdicts, families = by_problem(scored)
+    means = np.array([np.mean(v) for v in verdicts.values()])
+    ci95 = list(interval(means, list(verdicts), families))
+    average: dict[str, Any] = dict(cell([item.correct for item in scored]))
+    result: dict[str, Any] = {"average": average | {"ci95": ci95}}
     result |= tables(scored, benchmark.tables)
     if benchmark.aggregate is not None:
         result |= benchmark.aggregate(scored)
-    samples = repeated([(i.row.key, i.correct) for i in scored], families)
+    samples = repeated([(item.response.key, item.correct) for item in scored], families)
     if samples:
         result["samples"] = samples
-    touched = sum(item.extraction.is_random for item in scored)
-    if touched:
-        result["random_choices"] = touched
+    random_choices = sum(item.extraction.is_random for item in scored)
+    if random_choices:
+        result["random_choices"] = random_choices
     rules = sorted({name for item in scored for name in item.judgement.rules})
     if rules:
-        result["rules"] = {
-            name: cell([i.judgement.rules.get(name, i.correct) for i in scored])
-            | {"rows_changed": sum(i.judgement.rules.get(name, i.correct) != i.correct
-                                   for i in scored)}
-            for name in rules
-        }  # fmt: skip
+        result["rules"] = {name: _rule_figures(scored, name) for name in rules}
     return result
+
+
+def _rule_figures(scored: Sequence[ScoredResponse], rule: str) -> dict[str, Any]:
+    verdicts = [_verdict(item, rule) for item in scored]
+    changed = sum(v != item.correct for v, item in zip(verdicts, scored, strict=True))
+    return dict(cell(verdicts)) | {"rows_changed": changed}

@@ -1,6 +1,6 @@
-"""Rollouts with transformers' own `generate`: slow, simple, the reference and the fallback.
+"""Rollouts with transformers' own `generate`: the slow reference, and the fallback without vLLM.
 
-Left out: batching of prompts (each prompt's n responses form one batch) and sleep.
+Left out: batches of several prompts (the n responses of one prompt form a batch), and sleep.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.model.assets import BAN_BIAS
-from sapo_vl.model.weights import load_weights, to_checkpoint_layout
+from sapo_vl.model.weights import load_weights
 from sapo_vl.schema import Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class HFGenerator:
-    """Samples with a copy of the model, one prompt after the other."""
+    """Samples from its own copy of the model, one prompt after the other."""
 
     def __init__(self, config: Config, assets: ModelAssets) -> None:
-        """Load the model's weights; they stay on the GPU if there is one."""
+        """Load the model's weights, on the GPU if there is one."""
         self._assets = assets
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = load_weights(assets, config.model.dtype).to(self._device).eval()
@@ -55,7 +55,7 @@ class HFGenerator:
                 "top_k": params.top_k,
             }
         if params.presence_penalty:
-            options["logits_processor"] = [Presence(ids.shape[1], params.presence_penalty)]
+            options["logits_processor"] = [PresencePenalty(ids.shape[1], params.presence_penalty)]
         torch.manual_seed(seed)
         out = self._model.generate(
             **inputs,
@@ -78,30 +78,37 @@ class HFGenerator:
         ]
 
     def _rollout(self, prompt: Prompt, ids: list[int], logprobs: np.ndarray) -> Rollout:
+        """Cut the padding behind the first end token."""
         ends = [i for i, token in enumerate(ids) if token in self._assets.eos_ids]
         length = ends[0] + 1 if ends else len(ids)
-        text = self._assets.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        reason = "stop" if ends else "length"
-        return Rollout(prompt, ids[:length], text, reason, logprobs[:length].astype(np.float32))
+        return Rollout(
+            prompt=prompt,
+            token_ids=ids[:length],
+            text=self._assets.tokenizer.decode(ids[:length], skip_special_tokens=True),
+            finish_reason="stop" if ends else "length",
+            generator_logprobs=logprobs[:length].astype(np.float32),
+        )
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Generator."""
-        own = dict(self._model.named_parameters())
+        parameters = dict(self._model.named_parameters())
+        # Streamed weights are in the checkpoint's layout; the conversion is its own inverse.
+        to_module_layout = self._assets.family.to_checkpoint_layout
         for name, value in weights:
-            own[name].copy_(to_checkpoint_layout(name, value))  # which is its own inverse
+            parameters[name].copy_(to_module_layout(name, value))
         self._model.model.rope_deltas = None
 
     def sleep(self) -> None:
-        """Nothing: this generator is for small models."""
+        """Do nothing: this generator is for small models."""
 
     def close(self) -> None:
         """Drop the model."""
         del self._model
 
 
-class Presence:
-    """Lowers the logits of tokens that the response holds already, as vLLM's presence_penalty."""
+class PresencePenalty:
+    """Logits processor that equals vLLM's presence_penalty: lowers tokens already sampled."""
 
     def __init__(self, prompt_length: int, penalty: float) -> None:
         self._start = prompt_length

@@ -1,17 +1,17 @@
-"""Rollouts through vLLM, the engine in our own process.
+"""Rollouts with vLLM, the engine in this process.
 
 On a GPU the engine shares the device with its learner rank: it sleeps during the update (level 2:
-weights dropped) and takes them back from the learner. Groups of `generator.tensor_parallel` ranks
-share one engine through vLLM's external launcher; all ranks of a group then send the same requests.
+weights discarded) and reloads them from the learner. `generator.tensor_parallel` consecutive ranks
+share one engine through vLLM's external launcher; all of them then send the same requests.
 
-What each setting is for:
+Why each setting:
 - `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the policy that sampled,
-  divided by the temperature (raw ones, or those under top-p, are another policy's).
-- `logit_bias` -100 on the vision ids: a sampled `<|image_pad|>` breaks the next forward (verl
-  #3469); `bad_words` does not ban special ids. The learner subtracts the same 100.
-- no chunked prefill: on a CPU a seeded request split over two steps raises.
-- `update_weights` resets the prefix cache *and* the encoder cache; either alone leaves values of
-  the old weights behind (trl #7198, vLLM #44910).
+  divided by the temperature (raw ones, or those under top-p, belong to another policy).
+- `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
+  and `bad_words` does not ban special ids. The learner adds the same -100.
+- No chunked prefill on a CPU: a seeded request split over two steps raises there.
+- `update_weights` resets the prefix cache *and* the encoder cache; either one alone keeps values of
+  the old weights (trl #7198, vLLM #44910).
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
 
-PREFILL_TOKENS = 8192  # per engine step: enough to prefill a batch of small prompts at once
+PREFILL_TOKENS = 8192
+"""Tokens per engine step at least: enough to prefill a batch of small prompts at once."""
 
 
 class VLLMGenerator:
-    """Samples with vLLM and takes new weights without a restart."""
+    """A vLLM engine whose weights are replaced without a restart."""
 
     def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
         """Start the engine. Raises SetupError when vLLM can't be imported."""
@@ -73,13 +74,9 @@ class VLLMGenerator:
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=max(options.max_model_len, PREFILL_TOKENS),
             limit_mm_per_prompt={"image": options.max_images, "video": 0},
-            mm_processor_kwargs={
-                "do_resize": False,
-                "size": {
-                    "shortest_edge": config.data.min_pixels,
-                    "longest_edge": config.data.max_pixels,
-                },
-            },
+            mm_processor_kwargs=assets.family.processor_kwargs(
+                config.data.min_pixels, config.data.max_pixels
+            ),
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             **placement,
@@ -89,9 +86,9 @@ class VLLMGenerator:
         self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
     ) -> list[list[Rollout]]:
         """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
-        own = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        shared, first = distributed.all_gather_block(own, self._engine_ranks)
-        outputs = self._sample(shared, params)[first : first + len(own)] if shared else []
+        requests = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        block, offset = distributed.all_gather_block(requests, self._engine_ranks)
+        outputs = self._run(block, params)[offset : offset + len(prompts)] if block else []
         for prompt, output in zip(prompts, outputs, strict=True):
             if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
                 raise DataError(
@@ -100,23 +97,19 @@ class VLLMGenerator:
                     f"{len(prompt.expanded_ids)}; the model folder's processor config disagrees "
                     "with data.min_pixels and data.max_pixels"
                 )
-        flat = [c for output in outputs for c in output.outputs]
-        texts = iter(
-            self._assets.tokenizer.batch_decode(
-                [list(c.token_ids) for c in flat], skip_special_tokens=True
-            )
-        )
+        ids = [list(c.token_ids) for output in outputs for c in output.outputs]
+        texts = iter(self._assets.tokenizer.batch_decode(ids, skip_special_tokens=True))
         return [
-            [self._rollout(prompt, c, next(texts)) for c in output.outputs]
+            [self._rollout(prompt, completion, next(texts)) for completion in output.outputs]
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
 
-    def _sample(self, requests: Sequence[tuple[Any, int]], params: SamplingParams) -> list[Any]:
-        from vllm import SamplingParams as VLLMSamplingParams
+    def _run(self, requests: Sequence[tuple[Any, int]], params: SamplingParams) -> list[Any]:
+        import vllm
 
         assert not self._asleep, "generate() on a sleeping engine"
-        requests_params = [
-            VLLMSamplingParams(
+        vllm_params = [
+            vllm.SamplingParams(
                 n=params.n,
                 temperature=params.temperature,
                 top_p=params.top_p,
@@ -127,27 +120,27 @@ class VLLMGenerator:
                 logprobs=0,
                 logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
                 stop_token_ids=list(self._assets.eos_ids),
-                detokenize=False,  # once per response below: per token it takes a fifth of the time
+                detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
                 flat_logprobs=True,
             )
             for _, seed in requests
         ]
-        return self._llm.generate(
-            [request for request, _ in requests], requests_params, use_tqdm=False
-        )
+        return self._llm.generate([request for request, _ in requests], vllm_params, use_tqdm=False)
 
     def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:
         ids = list(output.token_ids)
-        logprobs = np.array(
-            [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)],
-            dtype=np.float32,
-        )
         assert not set(ids) & set(self._assets.banned_ids), f"a vision id was sampled: {ids}"
-        reason = "length" if output.finish_reason == "length" else "stop"
-        return Rollout(prompt, ids, text, reason, logprobs)
+        logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
+        return Rollout(
+            prompt=prompt,
+            token_ids=ids,
+            text=text,
+            finish_reason="length" if output.finish_reason == "length" else "stop",
+            generator_logprobs=np.array(logprobs, dtype=np.float32),
+        )
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """See Generator. All weights, in any order, in one go: fused modules can't take a part."""
+        """See Generator. Needs all weights in one call, because modules are fused; any order."""
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
@@ -159,13 +152,13 @@ class VLLMGenerator:
         self.reset_caches()
 
     def reset_caches(self, *, encoder: bool = True) -> None:
-        """Forget prefixes and image embeddings. `encoder=False` exists for the test of its need."""
+        """Drop cached prefixes and image embeddings; a test shows that both are necessary."""
         self._llm.reset_prefix_cache()
         if encoder:
             self._llm.llm_engine.reset_encoder_cache()
 
     def sleep(self) -> None:
-        """See Generator."""
+        """See Generator. The engine wakes up in `update_weights`."""
         if self._on_gpu and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = True
@@ -184,9 +177,9 @@ def _request(prompt: Prompt) -> dict[str, Any]:
 
 
 def _repack(model: torch.nn.Module) -> None:
-    """Pack anew what the CPU backend keeps packed and a reload leaves stale or unpacked.
+    """Repack the output head and the experts for the CPU backend after a reload.
 
-    That is the output head and the experts of a mixture.
+    It keeps both in a packed form, which a reload leaves stale (head) or unpacked (experts).
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 

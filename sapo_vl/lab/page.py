@@ -25,7 +25,7 @@ from sapo_vl.lab.results import (
     estimates,
     export,
     load,
-    say,
+    setting_text,
     varying,
 )
 from sapo_vl.runs.files import write_text
@@ -126,7 +126,9 @@ def _section(
 
 def _description(cells: pd.DataFrame) -> str:
     keys = varying(cells, SETTINGS)
-    values = {key: [say(key, value) for value in sorted(cells[key].unique())] for key in SETTINGS}
+    values = {
+        key: [setting_text(key, value) for value in sorted(cells[key].unique())] for key in SETTINGS
+    }
     varied = [f"{NAMES.get(key, key)} ({', '.join(values[key])})" for key in keys]
     fixed = [f"{NAMES.get(key, key)} {values[key][0]}" for key in SETTINGS if key not in keys]
     seeds = ", ".join(map(str, sorted(cells["seed"].unique())))
@@ -146,7 +148,7 @@ def grid_tables(cells: pd.DataFrame) -> list[PageTable]:
     for (_, updates, lr, label), group in cells.groupby(GROUP, sort=False):
         here = {"updates": updates, "lr": lr}
         seeds = str(len(group)) if len(group) > 1 else f"1 ({ONE_SEED})"
-        heads.append([label, *(say(key, here[key]) for key in place), seeds])
+        heads.append([label, *(setting_text(key, here[key]) for key in place), seeds])
         names = ["one"] * (len(group) == 1) + ["place"] * (before not in (None, here))
         classes.append(" ".join(names))
         before = here
@@ -173,9 +175,10 @@ def grid_tables(cells: pd.DataFrame) -> list[PageTable]:
     }
     for heading, names in TABLES.items():
         tables[heading] = {
-            MEASURES[name].label: _column(measured, name, sizes, percent if share else plain)
+            MEASURES[name].label: _column(
+                measured, name, sizes, percent if name in SHARES else plain
+            )
             for name in names
-            for share in [name in SHARES]
             if measured["n", name].any()
         }
     return [

@@ -165,7 +165,11 @@ def labelled(cells: pd.DataFrame) -> pd.DataFrame:
         for rank, arm in enumerate(sorted(members, key=_display_order)):
             names = varying(grid[grid["arm"] == arm[0]], ARM_KEYS)
             settings = zip(ARM_KEYS, arm[1:], strict=True)
-            parts = [f"{SHORT.get(key, key)} {say(key, v)}" for key, v in settings if key in names]
+            parts = [
+                f"{SHORT.get(key, key)} {setting_text(key, v)}"
+                for key, v in settings
+                if key in names
+            ]
             if not parts or grid["arm"].nunique() > 1:
                 parts.insert(0, arm[0])
             cells.loc[members[arm], "label"] = ", ".join(parts)
@@ -185,7 +189,7 @@ def varying(cells: pd.DataFrame, keys: list[str]) -> list[str]:
     return [key for key in keys if cells[key].nunique() > 1]
 
 
-def say(key: str, value: Any) -> str:
+def setting_text(key: str, value: Any) -> str:
     """Return a setting's value for the reader: 3e-4, 1.05, sigmoid."""
     if key == "lr":
         mantissa, exponent = f"{value:e}".split("e")

@@ -1,19 +1,19 @@
 """Attention of shared-prefix rows: each response sees its prompt and itself, nothing else.
 
-A packed row [1, T] holds prompt, y1 .. yG, next prompt, ... with no padding. `SharedPrefix` says
-which tokens form which segment; `use` makes a model's text layers call `forward` here, through
-transformers' AttentionInterface: no model code is patched. The layout travels as a keyword argument
-of the model's forward.
+A packed row [1, T] holds prompt, y1 .. yG, next prompt, ... with no padding. `SharedPrefix` maps
+tokens to segments; `install` registers one of the functions below with transformers'
+AttentionInterface for a model's text layers, so no model code is patched. The SharedPrefix travels
+as the keyword argument `layout` of the model's forward.
 
-Three forms of one function, decided by the device:
+Three implementations of the same attention, chosen by device:
 
-- cascade (CPU): every segment causally on itself, the responses' queries once more on their
-  prompt's keys, the two merged by their log-sum-exp. Exact: aten's flash kernel returns the
-  log-sum-exp, and its backward, given the merged output and log-sum-exp, yields each part's share
-  of the gradient. Segments of like length form one call; FlashAttention's cascade of prefix and
-  suffix is the idea.
-- flex (CUDA): FlexAttention, with one block mask per batch that skips what no query may see.
-- dense: SDPA with a T x T mask. The reference, and the fallback on any device.
+- cascade (CPU): causal self-attention within every segment, then the responses' queries on their
+  prompt's keys, merged by log-sum-exp. Exact: aten's flash kernel returns the log-sum-exp, and its
+  backward, given the merged output and log-sum-exp, yields each part's share of the gradient.
+  Segments of similar length share a call. The idea is FlashAttention's cascade of prefix and
+  suffix.
+- flex (CUDA): FlexAttention, with one block mask per batch that skips fully masked blocks.
+- dense: SDPA with an explicit T x T mask. The reference, and the fallback on any device.
 
 Legend: T tokens of a row, H query heads, K key-value heads, D head width, S segments of a batch,
 Q and P their padded lengths.
@@ -31,24 +31,24 @@ import torch
 from torch import Tensor, nn
 
 NAME = "sapo_shared_prefix"
-"""What `attn_implementation` of the text model is called."""
+"""The text model's `attn_implementation`."""
 
-LIKE_LENGTH = 0.8
+MIN_FILL = 0.8
 """Segments share a call when the shortest has at least this share of the longest's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Segments of like length, gathered into one batch; padding repeats a valid index."""
+    """Segments of similar length as one batch; padding repeats a valid index."""
 
-    index_SQ: Tensor  # where in the row each token is
+    index_SQ: Tensor  # each token's index in the row
     valid_SQ: Tensor | None  # False on padding; None when there is none
     tokens_N: Tensor  # index_SQ without the padding
 
 
 @dataclass(slots=True)
 class SharedPrefix:
-    """Which tokens of a packed row belong together.
+    """The prompt and response that each token of a packed row belongs to.
 
     Example, one prompt of 3 tokens with responses of 2 and 1:
         group_T    = 0 0 0  0 0  0
@@ -57,8 +57,8 @@ class SharedPrefix:
 
     group_T: Tensor  # prompt that a token belongs to
     response_T: Tensor  # response that a token belongs to, 0 for the prompt's own
-    causal: list[Segments] = field(default_factory=list)  # all segments, each on itself
-    cross: list[tuple[Segments, Tensor]] = field(default_factory=list)  # responses on keys [S, P]
+    causal: list[Segments] = field(default_factory=list)  # all segments: self-attention
+    cross: list[tuple[Segments, Tensor]] = field(default_factory=list)  # responses; keys [S, P]
     block_mask: Any = None  # FlexAttention's, built once per batch
 
     @staticmethod
@@ -81,16 +81,16 @@ class SharedPrefix:
                 start += length
         layout = SharedPrefix(torch.cat(group).to(device), torch.cat(response).to(device))
         if device.type == "cpu":
-            layout.causal = [_segments(part) for part in _alike(spans)]
-            for prompt, found in queries.items():  # keys of one length, so that none is padded
-                own = _segments([(first, count) for _, first, count in found])
-                keys = torch.tensor([[s] for s, _, _ in found]) + torch.arange(prompt)
-                layout.cross.append((own, keys))
+            layout.causal = [_segments(part) for part in _group_by_length(spans)]
+            for prompt, members in queries.items():  # prompts of one length: no key is padded
+                responses = _segments([(first, count) for _, first, count in members])
+                keys = torch.tensor([[s] for s, _, _ in members]) + torch.arange(prompt)
+                layout.cross.append((responses, keys))
         return layout
 
 
-def use(model: nn.Module, form: str) -> None:
-    """Make the text layers of `model` attend by `forward`; `form` is cascade, flex or dense."""
+def install(model: nn.Module, form: str) -> None:
+    """Make the text layers of `model` use a form of FORMS: cascade, flex or dense."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -133,7 +133,7 @@ def dense(
     layout: SharedPrefix,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Do the same with SDPA and an explicit mask [T, T]."""
+    """The same as `cascade`, with SDPA and an explicit mask [T, T]."""
     positions = torch.arange(len(layout.group_T), device=query.device)
     mask = _visible(layout, positions[:, None], positions[None, :])
     out = nn.functional.scaled_dot_product_attention(
@@ -153,7 +153,7 @@ def flex(
     layout: SharedPrefix,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Do the same with FlexAttention; the first layer builds the block mask, the others use it."""
+    """The same as `cascade`, with FlexAttention; the first layer builds the block mask."""
     compiled = query.device.type == "cuda"  # elsewhere only the uncompiled reference exists
     attend, create = _flex_functions(compiled)
     if layout.block_mask is None:
@@ -170,7 +170,7 @@ FORMS = {"cascade": cascade, "flex": flex, "dense": dense}
 
 
 def _visible(layout: SharedPrefix, query: Tensor, key: Tensor) -> Tensor:
-    """Return whether the query's token sees the key's: same group, before it, prompt or own."""
+    """The mask: same group, not in the future, and a key of the prompt or of the same response."""
     response = layout.response_T[key]
     return (
         (layout.group_T[query] == layout.group_T[key])
@@ -192,11 +192,11 @@ def _flex_functions(compiled: bool) -> tuple[Any, Any]:
     )
 
 
-def _alike(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Group (start, length) spans of like length, longest first."""
+def _group_by_length(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Group (start, length) spans of similar length, longest first."""
     parts: list[list[tuple[int, int]]] = []
     for span in sorted(spans, key=lambda s: (-s[1], s[0])):
-        if not parts or span[1] < LIKE_LENGTH * parts[-1][0][1]:
+        if not parts or span[1] < MIN_FILL * parts[-1][0][1]:
             parts.append([])
         parts[-1].append(span)
     return parts
@@ -214,12 +214,12 @@ def _segments(spans: Sequence[tuple[int, int]]) -> Segments:
 
 
 def _gather(x_THD: Tensor, index_SQ: Tensor) -> Tensor:
-    """Return [S, H, Q, D] of a row's tensor [T, H, D]."""
+    """Gather [S, H, Q, D] from a row's tensor [T, H, D]."""
     return x_THD[index_SQ].transpose(1, 2)
 
 
 def _tokens(x_SHQD: Tensor, part: Segments) -> Tensor:
-    """Undo `_gather` for the tokens that are no padding: [N, H, D]."""
+    """Invert `_gather`, dropping padding: [N, H, D]."""
     x_SQHD = x_SHQD.transpose(1, 2)
     return x_SQHD.flatten(0, 1) if part.valid_SQ is None else x_SQHD[part.valid_SQ]
 
@@ -246,13 +246,13 @@ class _Cascade(torch.autograd.Function):
                 _gather(v_TKD, keys_SP),
             )
             out, lse = attend(q, k, v, 0.0, False, scale=scale)
-            prefix_NHD, prefix_NH = _tokens(out, part), _tokens(lse[..., None], part)[..., 0]
-            own_NH = lse_TH[part.tokens_N]
-            merged_NH = torch.logaddexp(own_NH, prefix_NH)
-            own_NHD = out_THD[part.tokens_N]
-            own_NHD *= (own_NH - merged_NH).exp()[..., None]
-            own_NHD += prefix_NHD * (prefix_NH - merged_NH).exp()[..., None]
-            out_THD[part.tokens_N] = own_NHD
+            cross_NHD, cross_NH = _tokens(out, part), _tokens(lse[..., None], part)[..., 0]
+            self_NH = lse_TH[part.tokens_N]
+            merged_NH = torch.logaddexp(self_NH, cross_NH)
+            self_NHD = out_THD[part.tokens_N]
+            self_NHD *= (self_NH - merged_NH).exp()[..., None]
+            self_NHD += cross_NHD * (cross_NH - merged_NH).exp()[..., None]
+            out_THD[part.tokens_N] = self_NHD
             lse_TH[part.tokens_N] = merged_NH
         ctx.save_for_backward(q_THD, k_TKD, v_TKD, out_THD, lse_TH)
         ctx.layout, ctx.scale = layout, scale

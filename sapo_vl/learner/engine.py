@@ -30,13 +30,13 @@ from sapo_vl.learner import patch_embedding
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.weights import freeze, frozen_hash, load_weights, to_checkpoint_layout
+from sapo_vl.model.weights import freeze, frozen_hash, load_weights
 from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 
 CHOICE = "patch_embedding.txt"
-"""The file in a run's folder that keeps its form of the patch embedding."""
+"""File in a run's folder that records which form of the patch embedding was chosen."""
 
 GATHER_GROUP = 16
 """ZeRO-3 parameters gathered at once when weights are streamed out: bounded memory, few calls."""
@@ -92,7 +92,7 @@ class Learner:
         )
         freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.assets = assets
         self._policy = Policy(model, assets, config.rollout.temperature, config.learner.layout)
         if config.learner.zero_stage == 3:
@@ -161,14 +161,15 @@ class Learner:
         return batches + [[filler]] * missing
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all (name, whole tensor) as a published folder has them, gathered under ZeRO-3.
+        """Yield all (name, whole tensor) in checkpoint layout, gathered under ZeRO-3.
 
-        Every rank must exhaust it. A tied head is not sent: the embedding stands for it.
+        Every rank must exhaust the iterator. A tied head is not sent: the embedding covers it.
         """
         import deepspeed
 
         named = [(n.removeprefix("model."), p) for n, p in self._policy.named_parameters()]
         sharded = self._options.zero_stage == 3
+        to_checkpoint_layout = self.assets.family.to_checkpoint_layout
         for i in range(0, len(named), GATHER_GROUP):
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
@@ -188,7 +189,7 @@ class Learner:
         if self._frozen:
             assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
-            # As it is: transformers would turn the experts back into its own layout.
+            # save_original_format would convert the experts back to transformers' own layout.
             with disk_full_guard("the model", out.parent):
                 self.model.save_pretrained(out, state_dict=state, save_original_format=False)
                 self.assets.processor.save_pretrained(out)
@@ -238,9 +239,8 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
 class SkippingAdamW(torch.optim.AdamW):
     """AdamW for ZeRO stage 0: clips, and skips a step whose gradient is not finite.
 
-    `overflow` and `_global_grad_norm` are what DeepSpeed's engine reads of its own optimizers,
-    which do the same from stage 1 on. The gradient is already summed over ranks, so all decide
-    alike.
+    From stage 1 on DeepSpeed's own optimizers do the same; its engine reads `overflow` and
+    `_global_grad_norm`. The gradient is already reduced over ranks, so all ranks decide alike.
     """
 
     def __init__(self, *args: Any, clip: float, **kwargs: Any) -> None:
@@ -251,7 +251,7 @@ class SkippingAdamW(torch.optim.AdamW):
         self._global_grad_norm = 0.0
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Clip, check, step."""
+        """Clip the gradient and step, unless it is not finite."""
         parameters = [p for group in self.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip)
         self._global_grad_norm = float(norm)
@@ -261,7 +261,7 @@ class SkippingAdamW(torch.optim.AdamW):
 
 
 def _own_step(config: Config) -> bool:
-    """Return whether clipping and skipping are ours: float32 without ZeRO, which has neither."""
+    """Whether clipping and skipping are ours: float32 without ZeRO has neither."""
     return config.learner.zero_stage == 0 and config.model.dtype == "float32"
 
 
@@ -271,7 +271,7 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
         "lr": options.lr,
         "betas": options.betas,
         "weight_decay": options.weight_decay,
-        "fused": True,  # no just-in-time build, unlike DeepSpeed's own
+        "fused": True,  # DeepSpeed's own needs a just-in-time build
     }
     if _own_step(config):
         return SkippingAdamW(trained, clip=options.max_grad_norm, **shared)
@@ -279,7 +279,7 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
 
 
 def _keep_experts_whole(model: torch.nn.Module) -> None:
-    """Under ZeRO-3 gather a mixture block as one: ranks route to different experts and would hang.
+    """Under ZeRO-3 gather each MoE block whole: ranks route to different experts and would hang.
 
     (DeepSpeed #7461, #4966.)
     """

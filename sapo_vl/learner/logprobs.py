@@ -1,7 +1,7 @@
 """Log-probs and entropy of response tokens from hidden states, in chunks: pure.
 
-Logits of a whole micro-batch never exist: each chunk's are made and dropped, and made again in the
-backward pass, so that memory grows with neither vocabulary x tokens nor the number of chunks.
+The logits of a whole micro-batch never exist: each chunk's are computed, used and dropped, and
+recomputed in the backward pass, so memory does not grow with vocabulary x tokens.
 
 Legend: N response tokens, C of a chunk, D hidden width, V vocabulary.
 """
@@ -20,14 +20,14 @@ CHUNK_LOGITS = 2**24
 
 
 class ResponseLogprobs(NamedTuple):
-    """What the policy says of the response tokens of a micro-batch, one after the other."""
+    """The policy's log-probs and entropy at a micro-batch's response tokens, in order."""
 
     logprobs_N: Tensor  # float32, natural log, at the sampling temperature, with gradient
     entropy_N: Tensor  # float32, nats, detached
 
 
 ChunkLoss = Callable[[ResponseLogprobs, slice], tuple[Tensor, Tensor]]
-"""Takes a chunk's detached log-probs and its place among the tokens; returns loss and gradient."""
+"""(a chunk's detached log-probs, its slice of the tokens) -> loss and its gradient [C]."""
 
 
 def response_logprobs(
@@ -65,11 +65,11 @@ def _by_module(
 
 
 def is_plain(head: nn.Module) -> bool:
-    """Return whether the head is one whole matrix that may be used outside its own forward."""
+    """Whether the head is one unsharded matrix, usable outside its own forward."""
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or getattr(head, "bias", None) is not None:
         return False
-    return not hasattr(weight, "ds_id")  # ZeRO-3's mark of a sharded parameter
+    return not hasattr(weight, "ds_id")  # set by ZeRO-3 on sharded parameters
 
 
 def _logits(
@@ -100,9 +100,9 @@ def fused_loss(
 ) -> tuple[Tensor, ResponseLogprobs]:
     """Return (loss, detached log-probs) of a loss that is a sum over tokens.
 
-    Knowing each token's loss while its logits exist, the gradient is taken then: the logits are
-    made once, not twice, and the backward pass only scales. For a loss whose tokens depend on each
-    other (a sequence-level ratio) use `response_logprobs`.
+    The gradient is computed while a chunk's logits exist, so they are computed once, not twice, and
+    the backward pass only scales it. For a loss whose tokens depend on each other (a sequence-level
+    ratio) use `response_logprobs`.
     """
     loss, chosen_N, entropy_N = _FusedHead.apply(
         hidden_ND, weight_VD, targets_N, bias_V, temperature, chunk_loss
@@ -111,7 +111,7 @@ def fused_loss(
 
 
 class _FusedHead(torch.autograd.Function):
-    """Keeps the loss's gradients of states [N, D] and weight [V, D], made chunk by chunk.
+    """Computes the loss's gradients by states [N, D] and weight [V, D], chunk by chunk.
 
     With e = exp(logits - largest), the one product m = e W serves twice: the logits' mean under
     the softmax is m . h / sum(e), which gives the entropy, and the states' gradient is
@@ -138,8 +138,8 @@ class _FusedHead(torch.autograd.Function):
         # One buffer for all chunks: fresh pages cost as much as the exponentials.
         buffer = torch.empty(len(chunks[0][1]), len(bias_V), device=bias_V.device)
         for hidden_CD, targets_C in chunks:
-            own = slice(first, first + len(targets_C))
-            first = own.stop
+            chunk = slice(first, first + len(targets_C))
+            first = chunk.stop
             exp_CV = _logits(hidden_CD, weight_VD, bias_V, temperature, buffer[: len(targets_C)])
             largest_C = exp_CV.amax(-1)
             chosen_C = exp_CV.gather(-1, targets_C[:, None])[:, 0] - largest_C
@@ -152,11 +152,11 @@ class _FusedHead(torch.autograd.Function):
             mean_C = mean_C / total_C / temperature - largest_C
             chosen.append(chosen_C - total_C.log())
             entropy.append(total_C.log() - mean_C)
-            share, grad_C = chunk_loss(ResponseLogprobs(chosen[-1], entropy[-1]), own)
+            share, grad_C = chunk_loss(ResponseLogprobs(chosen[-1], entropy[-1]), chunk)
             loss += share
             grad_C1 = (grad_C / temperature)[:, None]
             part_C1 = grad_C1 / total_C[:, None]
-            grad_hidden[own] = weight_VD[targets_C] * grad_C1 - mixed_CD * part_C1
+            grad_hidden[chunk] = weight_VD[targets_C] * grad_C1 - mixed_CD * part_C1
             if grad_weight is not None:
                 scaled_CD = (hidden_CD * -part_C1).to(weight_VD.dtype)
                 if grad_weight.dtype == scaled_CD.dtype:
@@ -179,7 +179,7 @@ class _FusedHead(torch.autograd.Function):
 
 
 class _Head(torch.autograd.Function):
-    """Keeps [N] log-normalisers for the backward pass, not [N, V] logits."""
+    """Saves [N] log-normalisers for the backward pass instead of [N, V] logits."""
 
     @staticmethod
     def forward(
@@ -213,17 +213,17 @@ class _Head(torch.autograd.Function):
         )
         first = 0
         for hidden_CD, targets_C in _chunks(hidden_ND, targets_N, len(bias_V)):
-            own = slice(first, first + len(targets_C))
-            first = own.stop
+            chunk = slice(first, first + len(targets_C))
+            first = chunk.stop
             probs_CV = _logits(hidden_CD, weight_VD, bias_V, ctx.temperature)
-            probs_CV -= normaliser_N[own, None]
+            probs_CV -= normaliser_N[chunk, None]
             probs_CV.exp_()
-            scaled_C = grad_N[own].float() / ctx.temperature
+            scaled_C = grad_N[chunk].float() / ctx.temperature
             probs_CV *= -scaled_C[:, None]
             probs_CV.scatter_add_(-1, targets_C[:, None], scaled_C[:, None])
             grad_CV = probs_CV.to(weight_VD.dtype)
             if grad_hidden is not None:
-                grad_hidden[own] = grad_CV @ weight_VD
+                grad_hidden[chunk] = grad_CV @ weight_VD
             if grad_weight is not None:
                 grad_weight += grad_CV.T @ hidden_CD
         return (

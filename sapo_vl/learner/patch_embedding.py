@@ -1,10 +1,10 @@
-"""The patch embedding as the matrix product that it is.
+"""The patch embedding as a convolution or as a matrix product, whichever is faster here.
 
-Qwen3-VL cuts patches by a Conv3d whose stride is its kernel: a matrix product of flattened patches.
-Some builds run that convolution ten times slower (pytorch #174051, transformers #45750), some do
-not, so it is measured, forward and backward, and the faster form is taken. Parameters keep their
-names, shapes and values. The two forms differ in the last bits: rank 0 chooses for all, and a run
-keeps its first choice when it is resumed.
+Qwen's towers embed patches by a Conv3d whose stride is its kernel, which equals a matrix product of
+flattened patches. Some builds run that convolution ten times slower (pytorch #174051, transformers
+#45750) and some do not, so both forms are timed, forward and backward. Parameters keep their names,
+shapes and values. The results differ in the last bits: rank 0 decides for all ranks, and a resumed
+run keeps its first decision.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapo_vl.model.families import family_of
 from sapo_vl.system import distributed
 
 PATCHES = 1024
-"""Patches in the measurement: a picture of 512 x 512 pixels."""
+"""Patches per timed call: one picture of 512 x 512 pixels."""
 
 REPEATS = 5
-"""Each form's fastest of so many counts; the first call of both is left out."""
+"""Timed calls of each form, after one warm-up call; the fastest counts."""
 
 
 class PatchProduct(nn.Module):
-    """The convolution `conv` as a product: [n, C, t, p, p] -> [n, D], with the same parameters."""
+    """The matrix product that equals `conv`: [n, C, t, p, p] -> [n, D]; shares its parameters."""
 
     def __init__(self, conv: nn.Conv3d) -> None:
         super().__init__()
         self.weight = conv.weight  # [D, C, t, p, p]
-        self.bias = conv.bias  # [D]
+        self.bias = conv.bias  # [D], or None (Qwen2.5-VL)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Return the embedded patches."""
@@ -40,20 +41,20 @@ class PatchProduct(nn.Module):
 
 
 def use_faster(model: Any, device: torch.device, choice: Path | None) -> str:
-    """Replace the convolution where the product is faster; return what was found, in words.
+    """Replace the convolution by the product if that is faster; return a line for the log.
 
-    `choice` is the file that keeps the decision of a run; none: measure each time.
+    `choice` is the file that keeps the run's decision; None times the two forms every time.
     """
-    embed = model.model.visual.patch_embed
+    embed: Any = family_of(model.config.model_type).patch_embedding(model)
     conv = embed.proj
     if not isinstance(conv, nn.Conv3d):
         return "patch embedding: no convolution"
     if choice is not None and choice.exists():
-        form, figures = choice.read_text(encoding="utf-8").strip(), "as this run began"
+        form, reason = choice.read_text(encoding="utf-8").strip(), "as when this run started"
     else:
         slow, fast = measure(conv, device)
         form = "product" if distributed.broadcast(float(fast < slow)) else "convolution"
-        figures = (
+        reason = (
             f"{1e3 * slow:.1f} ms by convolution, {1e3 * fast:.1f} by product, {PATCHES} patches"
         )
         distributed.barrier()
@@ -62,14 +63,15 @@ def use_faster(model: Any, device: torch.device, choice: Path | None) -> str:
     distributed.barrier()
     if form == "product":
         embed.proj = PatchProduct(conv)
-    return f"patch embedding by {form} ({figures})"
+    return f"patch embedding by {form} ({reason})"
 
 
 def measure(conv: nn.Conv3d, device: torch.device) -> tuple[float, float]:
-    """Return the seconds of convolution and product, forward and backward, of a copy of `conv`."""
-    # A twin, because the weight itself may be sharded (ZeRO-3) or on another device.
+    """Return the seconds of (convolution, product), forward and backward."""
+    # On a copy, because the weight may be sharded (ZeRO-3) or on another device.
     kernel: Any = conv.kernel_size
-    twin = nn.Conv3d(conv.in_channels, conv.out_channels, kernel, kernel, bias=True)
+    has_bias = conv.bias is not None
+    twin = nn.Conv3d(conv.in_channels, conv.out_channels, kernel, kernel, bias=has_bias)
     twin = twin.to(device, conv.weight.dtype)
     shape = (PATCHES, conv.in_channels, *conv.kernel_size)
     patches = torch.zeros(shape, device=device, dtype=conv.weight.dtype)

@@ -48,6 +48,7 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.model = model
+        self._family = assets.family
         self._temperature = temperature
         bias = torch.zeros(self.model.get_input_embeddings().num_embeddings)
         bias[list(assets.banned_ids)] = BAN_BIAS
@@ -77,7 +78,7 @@ class Policy(nn.Module):
         images = None if batch.pixel_values is None else {"image": vision}
         hidden = self.layout.hidden_states(self.model.model, batch, images)
         if images is None:
-            hidden = hidden + 0.0 * _sum_of(vision).to(hidden.dtype)
+            hidden = hidden + 0.0 * self._family.sum_features(vision).to(hidden.dtype)
         return self._score(hidden, batch.targets_N, objective, by_token)
 
     def _score(
@@ -120,14 +121,7 @@ class Policy(nn.Module):
         """
         if pixels is None or grid is None:
             pixels, grid = (x.to(device) for x in self._blank)
-        return self.model.model.get_image_features(pixels, grid, return_dict=True)
-
-
-def _sum_of(vision: Any) -> torch.Tensor:
-    parts = [*vision.pooler_output]
-    for features in getattr(vision, "deepstack_features", None) or []:
-        parts.extend(features)
-    return torch.stack([p.float().sum() for p in parts]).sum()
+        return self._family.encode_images(self.model.model, pixels, grid)
 
 
 def _blank_image(assets: ModelAssets) -> tuple[torch.Tensor, torch.Tensor]:

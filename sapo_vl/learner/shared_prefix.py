@@ -41,7 +41,7 @@ class SharedPrefixLayout:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         """Switch the model's text layers to shared-prefix attention, in the device's best form."""
-        attention.use(model, attention.best_form(device))
+        attention.install(model, attention.best_form(device))
 
     def plan(self, rollouts: Sequence[Rollout], budget: int) -> list[list[Rollout]]:
         """Cut rollouts into micro-batches of at most `budget` tokens, a prompt counted once each.

@@ -1,67 +1,88 @@
-"""The shapes of the Qwen3-VL family, so that a plan can be made where no hub can be reached.
+"""The sizes of Qwen3-VL, for plans on machines that cannot reach the hub.
 
-Facts from the models' own published config.json files, by size; everything not named here is the
-default of transformers' configuration class. Weights are never here.
+From the models' published config.json files; keys that are missing here have the defaults of
+transformers' config classes. Weights are never downloaded.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-_VISION_SMALL = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16,
-                 "deepstack_visual_indexes": [5, 11, 17]}  # fmt: skip
-_VISION_LARGE = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
-                 "deepstack_visual_indexes": [8, 16, 24]}  # fmt: skip
-_TEXT = {"vocab_size": 151_936, "head_dim": 128, "num_key_value_heads": 8}
-_ROPE = {"rope_type": "default", "rope_theta": 5_000_000.0, "mrope_section": [24, 20, 20],
-         "mrope_interleaved": True}  # fmt: skip
+VISION_SMALL: dict[str, Any] = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_heads": 16,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
+VISION_LARGE: dict[str, Any] = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_heads": 16,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
+TEXT: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "head_dim": 128,
+    "num_key_value_heads": 8,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 5_000_000.0,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    },
+}
+EXPERTS: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 768,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "Qwen3-VL-2B": {
-        "text": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-                 "num_attention_heads": 16},
-        "vision": _VISION_SMALL,
-        "tied": True,
-    },
-    "Qwen3-VL-4B": {
-        "text": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
-                 "num_attention_heads": 32},
-        "vision": _VISION_SMALL,
-        "tied": True,
-    },
-    "Qwen3-VL-8B": {
-        "text": {"hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36,
-                 "num_attention_heads": 32},
-        "vision": _VISION_LARGE,
-        "tied": False,
-    },
-    "Qwen3-VL-30B-A3B": {
-        "text": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48,
-                 "num_attention_heads": 32, "num_key_value_heads": 4, "num_experts": 128,
-                 "num_experts_per_tok": 8, "moe_intermediate_size": 768,
-                 "decoder_sparse_step": 1, "mlp_only_layers": []},
-        "vision": _VISION_LARGE,
-        "tied": False,
-    },
-}  # fmt: skip
-"""Model family name -> text and vision configuration, and whether head and embedding are one."""
+
+class Shape(NamedTuple):
+    """One size of the family."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    vision: dict[str, Any]
+    tied: bool  # whether output head and token embedding share their weights
+    experts: dict[str, Any] | None = None  # None: dense
+
+
+SHAPES: dict[str, Shape] = {
+    "Qwen3-VL-2B": Shape(2048, 6144, 28, 16, VISION_SMALL, tied=True),
+    "Qwen3-VL-4B": Shape(2560, 9728, 36, 32, VISION_SMALL, tied=True),
+    "Qwen3-VL-8B": Shape(4096, 12_288, 36, 32, VISION_LARGE, tied=False),
+    "Qwen3-VL-30B-A3B": Shape(2048, 6144, 48, 32, VISION_LARGE, tied=False, experts=EXPERTS),
+}
 
 
 def configuration(name: str) -> Any | None:
-    """Return the transformers configuration for a hub id or folder named like a known size.
+    """Return the transformers config of the size that a hub id or folder name contains.
 
-    `Qwen/Qwen3-VL-4B-Instruct` is `Qwen3-VL-4B`. None when no size matches.
+    `Qwen/Qwen3-VL-4B-Instruct` is a `Qwen3-VL-4B`. None when the name contains no known size.
     """
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-    known = [size for size in SHAPES if size.lower() in name.lower()]
-    if not known:
+    shape = next((SHAPES[size] for size in SHAPES if size.lower() in name.lower()), None)
+    if shape is None:
         return None
-    shape = SHAPES[known[0]]
-    text = _TEXT | {"rope_parameters": _ROPE, "tie_word_embeddings": shape["tied"]} | shape["text"]
-    config_class = Qwen3VLMoeConfig if "num_experts" in text else Qwen3VLConfig
+    text = TEXT | {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "tie_word_embeddings": shape.tied,
+    }
+    config_class = Qwen3VLMoeConfig if shape.experts else Qwen3VLConfig
     return config_class(
-        text_config=text,
-        vision_config=shape["vision"] | {"out_hidden_size": text["hidden_size"]},
-        tie_word_embeddings=shape["tied"],
+        text_config=text | (shape.experts or {}),
+        vision_config=shape.vision | {"out_hidden_size": shape.hidden_size},
+        tie_word_embeddings=shape.tied,
     )

@@ -1,13 +1,13 @@
 """A tiny Qwen3-VL from scratch: `sapo-vl init-tiny OUT`.
 
 A real `Qwen3VLForConditionalGeneration` of about 1.1 M parameters with its processor, a small
-byte-level BPE tokenizer holding Qwen's special tokens, and a chat template, saved as a Hugging Face
-folder that transformers and vLLM load. It is what the main job trains on a machine without a GPU.
+byte-level BPE tokenizer with Qwen's special tokens, and a chat template, saved as a Hugging Face
+folder that transformers and vLLM load. The main job trains it on machines without a GPU.
 
-Two things differ from the defaults of the big models, because they decide whether so small a model
-learns within minutes: the initialisation (range 0.06 instead of 0.02, vision position embedding of
-unit variance), and the pixels' normalisation (near-white drawings: mean 0.97, std 0.35).
-Left out: video (the processor needs the object; it is never called).
+Two defaults of the large models are changed, because so small a model would not learn within
+minutes otherwise: the initialization (std 0.06 instead of 0.02; vision position embeddings of unit
+variance) and the pixel normalization (near-white drawings: mean 0.97, std 0.35).
+Left out: video (the processor requires the object but never calls it).
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from sapo_vl.errors import DataError
-from sapo_vl.model.weights import to_checkpoint_layout
+from sapo_vl.model.families import family_of
 
 if TYPE_CHECKING:
-    from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers import (
+        PretrainedConfig,
+        PreTrainedTokenizerFast,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+    )
 
 IMAGE_SIDE = 64  # pixels of the procedural pictures; 16 image tokens at patch 8, merge 2
 VOCABULARY = 400  # byte-level BPE entries before the special tokens
@@ -38,7 +43,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-THINK_TOKENS = ("<think>", "</think>")  # plain text to the reader, one token to the model
+THINK_TOKENS = ("<think>", "</think>")  # one token each, but not special: decoded as text
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "<|im_start|>{{ message.role + '\n' }}"
@@ -53,23 +58,65 @@ CHAT_TEMPLATE = (
 )
 
 
-def build(out: Path, *, corpus: Iterable[str], seed: int, experts: int = 0) -> None:
-    """Write the model folder to `out`; `corpus` holds the texts that the tokenizer is trained on.
+TEXT: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.06,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "mrope_section": [6, 5, 5],
+        "mrope_interleaved": True,
+    },
+    "tie_word_embeddings": True,
+}
+EXPERTS: dict[str, Any] = {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 256,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+}
+VISION: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 96,
+    "num_heads": 4,
+    "intermediate_size": 192,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 128,
+    "num_position_embeddings": (IMAGE_SIDE // 8) ** 2,
+    "deepstack_visual_indexes": [0],
+    "initializer_range": 0.06,
+}
 
-    `experts` > 0 makes the text layers a mixture of that many experts, two active (Qwen3-VL-MoE).
-    The folder appears whole or not at all. Raises DataError when `out` exists.
+
+def build(out: Path, *, corpus: Iterable[str], seed: int, experts: int = 0) -> None:
+    """Write the model folder to `out`, atomically. Raises DataError when `out` exists.
+
+    Args:
+        out: the folder, with a parent that is created if missing.
+        corpus: texts that the tokenizer is trained on.
+        seed: of the weights.
+        experts: above 0, the text layers are a mixture of that many experts, two of them active
+            (Qwen3-VL-MoE).
     """
     if out.exists():
-        raise DataError(f"{out} exists already; give another folder or remove it")
+        raise DataError(f"{out} exists already; remove it or name another folder")
     processor = _processor(corpus)
     torch.manual_seed(seed)
     model = _model(len(processor.tokenizer), processor.tokenizer, experts)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: to_checkpoint_layout(name, tensor) for name, tensor in model.state_dict().items()
-    }
+    layout = family_of(model.config.model_type).to_checkpoint_layout
+    state = {name: layout(name, tensor) for name, tensor in model.state_dict().items()}
     model.save_pretrained(partial, state_dict=state, save_original_format=False)
     processor.save_pretrained(partial)
     partial.rename(out)
@@ -126,71 +173,39 @@ def _processor(corpus: Iterable[str]) -> Qwen3VLProcessor:
     )
 
 
-def _model(vocabulary: int, tokenizer: object, experts: int) -> Qwen3VLForConditionalGeneration:
-    from transformers import GenerationConfig
-    from transformers.models.auto import AutoModelForImageTextToText
-    from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig
-    from transformers.models.qwen3_vl_moe.configuration_qwen3_vl_moe import Qwen3VLMoeConfig
+def _model(
+    vocabulary: int, tokenizer: PreTrainedTokenizerFast, experts: int
+) -> Qwen3VLForConditionalGeneration:
+    from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    def token_id(token: str) -> int:
-        return tokenizer.convert_tokens_to_ids(token)  # type: ignore[attr-defined]
+    model = AutoModelForImageTextToText.from_config(
+        _config(vocabulary, tokenizer, experts), dtype=torch.float32
+    )
+    with torch.no_grad():
+        nn.init.normal_(model.model.visual.patch_embed.proj.weight, std=0.06)
+        nn.init.normal_(model.model.visual.pos_embed.weight, std=1.0)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    return model
 
-    text = {
+
+def _config(vocabulary: int, tokenizer: PreTrainedTokenizerFast, experts: int) -> PretrainedConfig:
+    from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
+
+    token_id: Any = tokenizer.convert_tokens_to_ids
+    text = TEXT | {
         "vocab_size": vocabulary,
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "max_position_embeddings": 4096,
-        "initializer_range": 0.06,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10_000.0,
-            "mrope_section": [6, 5, 5],
-            "mrope_interleaved": True,
-        },
-        "eos_token_id": token_id("<|im_end|>"),
-        "pad_token_id": token_id("<|endoftext|>"),
-        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
     }
-    if experts:
-        text |= {
-            "num_experts": experts,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 256,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-            "norm_topk_prob": True,
-        }
     config_class = Qwen3VLMoeConfig if experts else Qwen3VLConfig
-    config = config_class(
-        text_config=text,
-        vision_config={
-            "depth": 2,
-            "hidden_size": 96,
-            "num_heads": 4,
-            "intermediate_size": 192,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 128,
-            "num_position_embeddings": (IMAGE_SIDE // 8) ** 2,
-            "deepstack_visual_indexes": [0],
-            "initializer_range": 0.06,
-        },
+    return config_class(
+        text_config=text | EXPERTS | {"num_experts": experts} if experts else text,
+        vision_config=VISION,
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        nn.init.normal_(model.model.visual.patch_embed.proj.weight, std=0.06)
-        nn.init.normal_(model.model.visual.pos_embed.weight, std=1.0)
-    model.generation_config = GenerationConfig(
-        eos_token_id=token_id("<|im_end|>"), pad_token_id=token_id("<|endoftext|>"), do_sample=True
-    )
-    return model

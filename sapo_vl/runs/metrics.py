@@ -1,13 +1,14 @@
-"""The numbers of a run: RUN/metrics.jsonl, one JSON object a row, and its mirrors.
+"""A run's metrics: RUN/metrics.jsonl, one JSON object per row, mirrored to TensorBoard and W&B.
 
-A row has a phase ("sft", "train" or "eval"), a step, and scalars; a training step also has
-`mini_batches`, for each statistic of its optimizer steps a list, which the mirrors leave out. The
-file is the record: TensorBoard is written anew from it when a run is opened, so both agree after a
-resume. A value that is not finite is stored as null, since JSON has no NaN. Only rank 0 writes.
+A row has a phase ("sft", "train" or "eval"), a step, and scalars by name. A training row also has
+`mini_batches`: for each statistic the list of its values per optimizer step, which TensorBoard and
+W&B leave out. The file is the source of truth: TensorBoard's events are rewritten from it when a
+run is opened, so that both agree after a resume. A value that is not finite is stored as null, as
+JSON has no NaN. Only rank 0 writes.
 
 Worked example: {"phase": "train", "step": 3, "reward/mean": 0.41, "mismatch/kl": null}
 
-Left out: rewinding Weights & Biases. After a resume the steps since the checkpoint are there twice.
+Left out: rewinding Weights & Biases. After a resume it has the steps since the checkpoint twice.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from sapo_vl.errors import DataError, SetupError
+from sapo_vl.runs.files import atomic_write
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
+"""A row of metrics.jsonl; the metrics' names are its keys, so that no TypedDict can list them."""
 
 FILE = "metrics.jsonl"
 
 
-def read(run_dir: Path) -> list[Row]:
-    """Return all rows in order; an empty list where there is no file.
+def read(run_dir: Path) -> list[MetricsRow]:
+    """Return all rows in order; none if there is no file.
 
-    A last line that a killed process left incomplete is passed over. Raises DataError for any other
-    line that is not a JSON object.
+    An incomplete last line (killed process) is ignored. Raises DataError for any other line that is
+    not a JSON object.
     """
     path = run_dir / FILE
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    tail = lines.pop()  # empty when the last row is complete
+    *lines, tail = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -49,50 +51,43 @@ def read(run_dir: Path) -> list[Row]:
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is not a JSON object: {line[:80]!r}")
         rows.append(row)
-    return rows + _complete(tail)
-
-
-def _complete(tail: bytes) -> list[Row]:
     try:
-        row = json.loads(tail)
+        last = json.loads(tail)  # empty if the last line ends with a newline
     except ValueError:
-        return []
-    return [row] if isinstance(row, dict) else []
+        return rows
+    return [*rows, last] if isinstance(last, dict) else rows
 
 
 def truncate(run_dir: Path, last_step: Mapping[str, int]) -> int:
-    """Drop the rows of each named phase that lie beyond its last step; return how many went.
+    """Drop the rows beyond each phase's last step; return how many were dropped.
 
-    Rows of phases that `last_step` doesn't name stay. The file is replaced at once: a kill leaves
-    the old or the new one.
+    Rows of phases that are not in `last_step` stay. The file is replaced atomically.
     """
-    return drop(run_dir, lambda row: _beyond(row, last_step))
+
+    def is_beyond(row: MetricsRow) -> bool:
+        phase, step = row.get("phase"), row.get("step")
+        return isinstance(step, int) and phase in last_step and step > last_step[str(phase)]
+
+    return drop(run_dir, is_beyond)
 
 
-def drop(run_dir: Path, unwanted: Callable[[Row], bool]) -> int:
-    """Drop the rows for which `unwanted` holds; return how many went. As `truncate` otherwise."""
+def drop(run_dir: Path, unwanted: Callable[[MetricsRow], bool]) -> int:
+    """Drop the rows for which `unwanted` is true; return how many. The file is replaced at once."""
     rows = read(run_dir)
-    kept = [row for row in rows if not unwanted(row)]
-    _replace(run_dir / FILE, kept)
-    return len(rows) - len(kept)
+    remaining = [row for row in rows if not unwanted(row)]
+    _replace(run_dir / FILE, remaining)
+    return len(rows) - len(remaining)
 
 
-def _beyond(row: Row, last_step: Mapping[str, int]) -> bool:
-    phase, step = row.get("phase"), row.get("step")
-    return isinstance(step, int) and phase in last_step and step > last_step[str(phase)]
-
-
-def _replace(path: Path, rows: Iterable[Row]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+def _replace(path: Path, rows: Sequence[MetricsRow]) -> None:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class MetricsWriter:
-    """Appends rows to RUN/metrics.jsonl and mirrors their scalars."""
+    """Appends rows to RUN/metrics.jsonl and mirrors their scalars to TensorBoard and W&B."""
 
     def __init__(
         self,
@@ -103,13 +98,13 @@ class MetricsWriter:
         wandb_project: str | None,
         config: dict[str, Any],
     ) -> None:
-        """Open a new run or one that is resumed (call `truncate` first).
+        """Open a new or a resumed run (call `truncate` first).
 
-        Raises SetupError where a mirror's package is missing or can't be used.
+        Raises SetupError if TensorBoard or W&B is missing or can't be used.
         """
         run_dir.mkdir(parents=True, exist_ok=True)
         rows = read(run_dir)
-        _replace(run_dir / FILE, rows)  # without the half row of a killed process
+        _replace(run_dir / FILE, rows)  # without an incomplete last line
         self._file = (run_dir / FILE).open("a", encoding="utf-8")
         self._tensorboard = _open_tensorboard(run_dir, config) if tensorboard else None
         self._wandb = _open_wandb(run_dir, wandb_project, config) if wandb else None
@@ -117,7 +112,7 @@ class MetricsWriter:
             self._to_tensorboard(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row of numbers, strings and lists by name, with "phase" and "step" in it."""
+        """Append one row: "phase", "step", and numbers, strings or `mini_batches` by name."""
         clean = {key: _clean(key, value) for key, value in row.items()}
         self._file.write(json.dumps(clean, allow_nan=False) + "\n")
         self._file.flush()
@@ -128,7 +123,7 @@ class MetricsWriter:
             self._wandb.log({f"{phase}/{k}": v for k, v in scalars.items() if k != "phase"})
 
     def close(self) -> None:
-        """Flush and close the file and the mirrors; a second call does nothing."""
+        """Flush and close everything; a second call does nothing."""
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
@@ -136,18 +131,21 @@ class MetricsWriter:
             self._wandb.finish()
         self._tensorboard = self._wandb = None
 
-    def _to_tensorboard(self, row: Row) -> None:
+    def _to_tensorboard(self, row: MetricsRow) -> None:
         if self._tensorboard is None:
             return
-        step = int(row.get("train_step", row.get("step")) or 0)
+        step = int(row.get("step") or 0)
         for key, value in row.items():
-            if isinstance(value, int | float) and key not in ("step", "train_step"):
+            if isinstance(value, int | float) and key != "step":
                 self._tensorboard.add_scalar(f"{row.get('phase', 'run')}/{key}", value, step)
 
 
 def _clean(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: [_plain(f"{key}.{name}", v) for v in own] for name, own in value.items()}
+        return {
+            name: [_plain(f"{key}.{name}", item) for item in values]
+            for name, values in value.items()
+        }
     return _plain(key, value)
 
 

@@ -1,8 +1,8 @@
-"""RUN/curves.png: what a run learned, on one page, from RUN/metrics.jsonl.
+"""Draws RUN/curves.png, the learning curves of a run, from RUN/metrics.jsonl.
 
-Four panels: accuracy (sampled in training, and held-out with its confidence intervals), reward, the
-gate's weights, and the policy's entropy with its distance from the sampler. A quantity that the run
-did not record is not drawn.
+Four panels: accuracy (sampled in training, and held-out with confidence intervals), reward, gate
+weights, and the policy's entropy with its mismatch to the sampler. Quantities that the run did not
+record are not drawn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sapo_vl.errors import DataError
-from sapo_vl.runs.metrics import Row, read
+from sapo_vl.runs.files import atomic_write
+from sapo_vl.runs.metrics import MetricsRow, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ STYLE: Any = {
 
 
 def curves(run_dir: Path) -> Path:
-    """Draw RUN/curves.png and return its path. Raises DataError where no row can be drawn."""
+    """Draw RUN/curves.png and return its path. Raises DataError if there is no row to draw."""
     rows = read(run_dir)
     train = [row for row in rows if row.get("phase") == "train"]
     held_out = [row for row in rows if row.get("phase") == "eval" and _is_number(row.get("avg"))]
@@ -63,29 +64,31 @@ def curves(run_dir: Path) -> Path:
                     0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", color=GREY
                 )
         path = run_dir / "curves.png"
-        temporary = run_dir / ".curves.tmp.png"
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
+        with atomic_write(path) as partial:
+            figure.savefig(partial, dpi=150, format="png")
         plt.close(figure)
     return path
 
 
-def _accuracy(axis: Axes, train: list[Row], held_out: list[Row]) -> None:
+def _accuracy(axis: Axes, train: list[MetricsRow], held_out: list[MetricsRow]) -> None:
     axis.set_title("Accuracy")
     _line(axis, train, "accuracy", BLUE, "sampled in training")
-    last = max((int(row["step"] or 0) for row in train), default=1)
     if held_out:
-        _held_out(axis, held_out, last)
+        _held_out(axis, held_out)
     axis.set_ylim(0, 1)
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     _legend(axis, "lower right")
 
 
-def _held_out(axis: Axes, rows: list[Row], last: int) -> None:
-    steps = [_place(row, last) for row in rows]
-    means = [_or(row["avg"], 0) for row in rows]
-    below = [mean - _or(row.get("ci95_low"), mean) for row, mean in zip(rows, means, strict=True)]
-    above = [_or(row.get("ci95_high"), mean) - mean for row, mean in zip(rows, means, strict=True)]
+def _held_out(axis: Axes, rows: list[MetricsRow]) -> None:
+    steps = [int(row["step"]) for row in rows]
+    means = [_number_or(row["avg"], 0) for row in rows]
+    below = [
+        mean - _number_or(row.get("ci95_low"), mean) for row, mean in zip(rows, means, strict=True)
+    ]
+    above = [
+        _number_or(row.get("ci95_high"), mean) - mean for row, mean in zip(rows, means, strict=True)
+    ]
     axis.errorbar(
         steps,
         means,
@@ -98,35 +101,35 @@ def _held_out(axis: Axes, rows: list[Row], last: int) -> None:
         label="held-out, 95 % CI",
     )
     greedy = [
-        (s, row["greedy"])
-        for s, row in zip(steps, rows, strict=True)
+        (step, row["greedy"])
+        for step, row in zip(steps, rows, strict=True)
         if _is_number(row.get("greedy"))
     ]
     if greedy:
         (line,) = axis.plot(*zip(*greedy, strict=True), "D", color=GREEN, label="held-out, greedy")
         line.set(fillstyle="none", markersize=5, markeredgewidth=1.4, zorder=5)
     for step, mean, row in zip(steps, means, rows, strict=True):
-        side = {"before": ("left", 8), "after": ("right", -8)}.get(str(row.get("name")))
-        if side is not None:
+        if row.get("name") in ("before", "after"):
+            left = row["name"] == "before"
             axis.annotate(
                 f"{100 * mean:.1f} %",
                 (step, mean),
-                xytext=(side[1], -14),
+                xytext=(8 if left else -8, -14),
                 textcoords="offset points",
-                ha=side[0],
+                ha="left" if left else "right",
                 va="center",
                 color=ORANGE,
                 fontsize=9,
             )
 
 
-def _reward(axis: Axes, train: list[Row]) -> None:
+def _reward(axis: Axes, train: list[MetricsRow]) -> None:
     axis.set_title("Reward")
     _line(axis, train, "reward/mean", BLUE, "mean of the batch")
     axis.set_ylabel("mean per response")
 
 
-def _gate(axis: Axes, train: list[Row]) -> None:
+def _gate(axis: Axes, train: list[MetricsRow]) -> None:
     axis.set_title("Gate weight of a token")
     _line(axis, train, "gate/mean_pos", BLUE, "mean, advantage > 0")
     _line(axis, train, "gate/mean_neg", ORANGE, "mean, advantage < 0")
@@ -137,20 +140,20 @@ def _gate(axis: Axes, train: list[Row]) -> None:
     _legend(axis)
 
 
-def _distance(axis: Axes, train: list[Row]) -> None:
+def _distance(axis: Axes, train: list[MetricsRow]) -> None:
     axis.set_title("Entropy and mismatch")
     _line(axis, train, "entropy", BLUE, "entropy")
     axis.set_ylabel("entropy (nats per token)", color=BLUE)
     if _series(train, "mismatch/kl")[0].size:
-        other = axis.twinx()
-        other.grid(visible=False)
-        _line(other, train, "mismatch/kl", ORANGE, "KL")
-        other.set_ylabel("KL, learner to sampler (nats)", color=ORANGE)
-        other.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+        right = axis.twinx()
+        right.grid(visible=False)
+        _line(right, train, "mismatch/kl", ORANGE, "KL")
+        right.set_ylabel("KL, learner to sampler (nats)", color=ORANGE)
+        right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
 
 
-def _line(axis: Axes, rows: list[Row], key: str, color: str, label: str) -> None:
-    """Draw the values faintly and their moving mean on top; nothing where there are none."""
+def _line(axis: Axes, rows: list[MetricsRow], key: str, color: str, label: str) -> None:
+    """Draw a quantity faintly with its moving mean on top; nothing if it was not recorded."""
     steps_N, values_N = _series(rows, key)
     if steps_N.size == 0:
         return
@@ -162,30 +165,24 @@ def _line(axis: Axes, rows: list[Row], key: str, color: str, label: str) -> None
     axis.plot(steps_N, _smooth(values_N, width), color=color, linewidth=2, label=label)
 
 
-def _series(rows: list[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(rows: list[MetricsRow], key: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
     array_N2 = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return array_N2[:, 0], array_N2[:, 1]
 
 
 def _smooth(values_N: np.ndarray, width: int) -> np.ndarray:
-    """Return the centred moving mean; at the ends over what there is."""
+    """Return the centred moving mean, over fewer values at the ends."""
     ones = np.ones(width)
     weights_N = np.convolve(np.ones_like(values_N), ones, mode="same")
     return np.convolve(values_N, ones, mode="same") / weights_N
-
-
-def _place(row: Row, last: int) -> int:
-    if _is_number(row.get("train_step")):
-        return int(row["train_step"] or 0)
-    return 0 if row.get("name") == "before" else last
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def _or(value: Any, default: float) -> float:
+def _number_or(value: Any, default: float) -> float:
     return float(value) if _is_number(value) else default
 
 

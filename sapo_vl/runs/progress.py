@@ -1,12 +1,12 @@
-"""What a person sees while a run goes on: a live line on a terminal, plain lines in a log.
+"""Terminal output of a run: a live progress bar, or plain lines in a log file; and tables.
 
-    with Progress(None, total=120, title="SAPO") as progress:
-        progress.update(3, {"reward": 0.41, "accuracy": 0.37, "tokens/s": 3150.0})
-        progress.log("checkpoint written")
+    with ProgressDisplay(None, total=120, title="SAPO") as display:
+        display.update(3, {"reward": 0.41, "accuracy": 0.37, "tokens/s": 3150.0})
+        display.log("checkpoint written")
 
-On a terminal the display is redrawn at each update and log lines go above it. Elsewhere (a log
-file, nohup) a line is printed at the first and last step, at each tenth, and else every 10 s.
-No thread redraws it: the display changes when there is something new.
+On a terminal the bar is redrawn at each update and log lines appear above it. Elsewhere (a log
+file, nohup) a line is printed for the first and the last step, each tenth of the total, and
+otherwise every 10 s. No thread redraws the bar.
 """
 
 from __future__ import annotations
@@ -17,35 +17,47 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
+LOG_WIDTH = 10_000
+"""Columns of a table that is not on a terminal: a log's lines are never wrapped."""
+
 NUMBER = re.compile(r"[+\-−±]?[\d.,]+")
 
 
-class Progress:
-    """A display of step, total, time left and some fields; a context manager."""
+class ProgressDisplay:
+    """Step, total, time left and some fields; a context manager."""
 
     def __init__(
         self, enabled: bool | None, total: int, title: str, console: Console | None = None
     ) -> None:
-        """`enabled`: None decides by the terminal, True is live, False is silent (other ranks)."""
+        """`enabled`: None for live on a terminal, True for live, False for silent (rank > 0)."""
         self.total = total
         self.title = title
         self._console = console or Console()
         self._silent = enabled is False
-        live = self._console.is_terminal if enabled is None else enabled
-        self._live = Live(console=self._console, auto_refresh=False) if live else None
+        self._live: Progress | None = None
+        if self._console.is_terminal if enabled is None else enabled:
+            self._live = Progress(
+                TextColumn("{task.description}", style="bold", markup=False),
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[left]}", style="dim"),
+                TextColumn("{task.fields[values]}", markup=False),
+                console=self._console,
+                auto_refresh=False,
+            )
+            self._task = self._live.add_task(title, total=total, left="", values="", visible=False)
         self._started = time.monotonic()
-        self._first_step: int | None = None
+        self._start_step: int | None = None
         self._printed_at = -SECONDS_BETWEEN_LINES
         self._printed_step = -1
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         self._started = time.monotonic()
         if self._live is not None:
             self._live.start()
@@ -61,33 +73,28 @@ class Progress:
             self._live.stop()
 
     def update(self, step: int, fields: Mapping[str, str | float]) -> None:
-        """Show that `step` of `total` steps are done, with the fields beside them."""
+        """Show that `step` of `total` steps are done, and the fields."""
         if self._silent:
             return
-        if self._first_step is None:
-            self._first_step = step - 1  # the step a resumed run starts from
-        left = self._left(step)
-        values = [f"{name} {_number(value)}" for name, value in fields.items()]
+        if self._start_step is None:
+            self._start_step = step - 1  # a resumed run does not start at 0
+        elapsed = time.monotonic() - self._started
+        remaining = elapsed / max(step - self._start_step, 1) * (self.total - step)
+        done = step >= self.total
+        left = f"{_clock(elapsed)} in all" if done else f"{_clock(remaining)} left"
+        values = "  ".join(f"{name} {_number(value)}" for name, value in fields.items())
         if self._live is not None:
-            bar = Table.grid(padding=(0, 2))
-            bar.add_row(
-                Text(self.title, style="bold"),
-                ProgressBar(total=self.total, completed=step, width=30),
-                f"{step}/{self.total}",
-                Text(left, style="dim"),
-            )
-            self._live.update(Group(bar, Text("   ".join(values))), refresh=True)
+            self._live.update(self._task, completed=step, left=left, values=values, visible=True)
+            self._live.refresh()
         elif self._is_due(step):
-            self._plain("  ".join([f"{self.title} {step}/{self.total}", *values, left]))
+            parts = (f"{self.title} {step}/{self.total}", values, left)
+            self.log("  ".join(part for part in parts if part))
             self._printed_at, self._printed_step = time.monotonic(), step
 
     def log(self, message: str) -> None:
-        """Print one line, above the display where it is live."""
+        """Print one line, above the bar if it is live."""
         if not self._silent:
-            self._plain(message)
-
-    def _plain(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def _is_due(self, step: int) -> bool:
         tenth = max(self.total, 1) / 10
@@ -97,13 +104,6 @@ class Progress:
             or time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES
         )
 
-    def _left(self, step: int) -> str:
-        done = step - (self._first_step or 0)
-        elapsed = time.monotonic() - self._started
-        if step >= self.total:
-            return f"{_clock(elapsed)} in all"
-        return f"{_clock(elapsed / max(done, 1) * (self.total - step))} left"
-
 
 def table(
     title: str,
@@ -111,29 +111,17 @@ def table(
     rows: Sequence[Sequence[str]],
     console: Console | None = None,
 ) -> None:
-    """Print a table: with rules that fit a terminal, else aligned text that no width wraps."""
+    """Print a table, number columns right-aligned; only a terminal's width wraps cells."""
     console = console or Console()
-    right = [
-        len(rows) > 0 and all(NUMBER.match(row[i].strip()) for row in rows)
-        for i in range(len(columns))
-    ]
-    if console.is_terminal:
-        grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-        for name, is_number in zip(columns, right, strict=True):
-            grid.add_column(name, justify="right" if is_number else "left", overflow="fold")
-        for row in rows:
-            grid.add_row(*[Text(cell) for cell in row])
-        console.print(grid)
-        return
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    lines = [title]
-    for row in [columns, ["-" * width for width in widths], *rows]:
-        cells = [
-            cell.rjust(width) if is_number else cell.ljust(width)
-            for cell, width, is_number in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=LOG_WIDTH)
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for i, name in enumerate(columns):
+        is_number = bool(rows) and all(NUMBER.match(row[i].strip()) for row in rows)
+        grid.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console.print(grid)
 
 
 def _number(value: str | float) -> str:

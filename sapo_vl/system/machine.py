@@ -1,4 +1,4 @@
-"""What this machine is, and the environment variables that must stand before torch is imported.
+"""Detects the machine and sets environment variables that torch and vLLM read at import.
 
 Each setting has its reason (measured on CPU machines): one thread a process, because the matrices
 of small models are slower with two; no dynamo, because compiling helpers costs 12 s at the first

@@ -38,7 +38,7 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         writer.close()
 
 
-def _lacks_summary(run: Run, row: metrics.Row) -> bool:
+def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
     """Whether an evaluation's row was written, but not its file, which is written next."""
     name = row.get("name")
     return row.get("phase") == "eval" and not (run.dir / "eval" / f"{name}.json").exists()

@@ -1,4 +1,4 @@
-"""What the learner's benchmark runs on: shapes of a batch, a small Qwen3-VL, made-up rows.
+"""What the learner's benchmark runs on: shapes of a batch, a small Qwen3-VL, made-up rollouts.
 
 The model has random weights, 6 text layers of width 256 (all of Qwen3-VL-2B's divided by eight) and
 a vision tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default, where a visual
@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.prompts import Prompt, mrope_positions
-from sapo_vl.schema import Sample
+from sapo_vl.schema import Prompt, Rollout, Sample
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration
@@ -132,17 +130,18 @@ def no_bans(assets: ModelAssets) -> ModelAssets:
     return dataclasses.replace(assets, banned_ids=())
 
 
-def build_rows(case: Case, assets: ModelAssets, seed: int = 0) -> list[TrainRow]:
-    """Return the batch's rows, advantages of both signs, no old log-probs yet."""
+def build_rollouts(case: Case, assets: ModelAssets, seed: int = 0) -> list[Rollout]:
+    """Return the batch, advantages of both signs, no old log-probs yet."""
     random = np.random.default_rng(seed)
-    rows = []
+    rollouts = []
     for number in range(case.prompts):
         prompt = _prompt(case, assets, random, f"noise-{number}")
         advantages = random.normal(size=case.group)
         advantages = (advantages - advantages.mean()) / advantages.std()
         for length, advantage in zip(case.lengths(), advantages, strict=True):
-            rows.append(TrainRow(prompt, _text(random, length), float(advantage)))
-    return rows
+            token_ids = _text(random, length)
+            rollouts.append(Rollout(prompt, token_ids, advantage=float(advantage)))
+    return rollouts
 
 
 def _text(random: np.random.Generator, length: int) -> list[int]:
@@ -162,7 +161,7 @@ def _prompt(case: Case, assets: ModelAssets, random: np.random.Generator, name: 
         *head, picture[0], *[assets.image_token_id] * case.image, picture[1], *tail
     ]  # fmt: skip
     grid = [1, side, side]
-    positions, following = mrope_positions(expanded, assets.image_token_id, [grid], merge)
+    positions, following = assets.family.prompt_positions(expanded, [grid], assets.config)
     return Prompt(
         sample=Sample(name, "noise", "none", "", (), ""),
         token_ids=[],

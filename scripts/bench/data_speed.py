@@ -22,8 +22,9 @@ from random import Random
 from PIL import Image
 
 from sapo_vl.data import Dropped, images
-from sapo_vl.data import prepare as preparation
 from sapo_vl.data.filters.decontaminate import Index
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.source_loader import source_function
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 EVALUATION = "mathvision"
@@ -88,7 +89,7 @@ def _disturbed_picture(data: bytes, rng: Random) -> bytes:
 
 
 def _samples(raw: Path, name: str) -> Iterator[Sample]:
-    found = preparation.source_function(name)(raw / name)
+    found = source_function(name)(raw / name)
     return (record for record in found if not isinstance(record, Dropped))
 
 
@@ -112,8 +113,9 @@ def repeated(source: str) -> Iterator[Sample]:
 def _preparation(raw: Path) -> None:
     for count in (1_000, 10_000):
         with tempfile.TemporaryDirectory() as folder:
-            report = preparation.prepare(
-                f"{__file__}:repeated", source=f"{raw}:{count}", out=Path(folder) / "set"
+            report = prepare(
+                f"{__file__}:repeated",
+                PrepareOptions(Path(folder) / "set", source=f"{raw}:{count}"),
             )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rate = report.read / report.seconds

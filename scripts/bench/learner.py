@@ -20,10 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sapo_vl.learner.rows import TrainRow
-
 from bench import report
-from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rows, no_bans
+from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rollouts, no_bans
+from sapo_vl.schema import Rollout
 from sapo_vl.system.machine import prepare_environment
 
 AGREE = 2e-5
@@ -114,33 +113,34 @@ def tiny_assets() -> Any:
 
 @dataclass(slots=True)
 class Batch:
-    """What the measuring processes are given; each builds model and rows anew from it."""
+    """What the measuring processes are given; each builds model and rollouts anew from it."""
 
     case: Case
     assets: Any
     vision_width: int
-    old: list[Any] | None = None  # log-probs of each row
+    old: list[Any] | None = None  # log-probs of each rollout
 
-    def build(self) -> tuple[Any, list[TrainRow]]:
-        """Return model and rows."""
-        rows = build_rows(self.case, self.assets)
-        for row, values in zip(rows, self.old or [None] * len(rows), strict=True):
-            row.old_logprobs = values
-        return build_model(self.assets, self.case.vocabulary, self.vision_width), rows
+    def build(self) -> tuple[Any, list[Rollout]]:
+        """Return model and rollouts."""
+        rollouts = build_rollouts(self.case, self.assets)
+        for rollout, values in zip(rollouts, self.old or [None] * len(rollouts), strict=True):
+            rollout.old_logprobs = values
+        return build_model(self.assets, self.case.vocabulary, self.vision_width), rollouts
 
 
 def _old_logprobs(batch: Batch) -> list[Any]:
-    """Return old log-probs of each row: the model's own with noise, so that r is not 1."""
+    """Return old log-probs of each rollout: the model's own with noise, so that r is not 1."""
     import numpy as np
     import torch
 
     from sapo_vl.learner.policy import Policy
 
-    model, rows = batch.build()
+    model, rollouts = batch.build()
     with torch.no_grad():
-        values = Policy(model, batch.assets, 1.0, "shared_prefix")(rows).out.logprobs_N.numpy()
+        policy = Policy(model, batch.assets, 1.0, "shared_prefix")
+        values = policy(rollouts).out.logprobs_N.numpy()
     noise = np.random.default_rng(1).normal(scale=OLD_NOISE, size=len(values))
-    ends = np.cumsum([len(row.token_ids) for row in rows])[:-1]
+    ends = np.cumsum([len(rollout.token_ids) for rollout in rollouts])[:-1]
     return np.split((values + noise).astype(np.float32), ends)
 
 
@@ -149,8 +149,8 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
     from bench import measure, needs
     from bench.variants import build
 
-    model, rows = batch.build()
-    contestants = {n: build(n, model, batch.assets, batch.case, rows) for n in names}
+    model, rollouts = batch.build()
+    contestants = {n: build(n, model, batch.assets, batch.case, rollouts) for n in names}
     losses, norms, used = {}, {}, {}
     for name, contestant in contestants.items():  # this warms up too
         used[name], losses[name] = measure.flops(contestant.run)
@@ -163,7 +163,7 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
         for name, contestant in contestants.items():
             seconds[name].append(measure.timed(contestant.run))
             contestant.model.zero_grad(set_to_none=True)
-    packed, padded = needs.tokens(rows)
+    packed, padded = needs.tokens(rollouts)
     variants = {
         name: {
             "loss": losses[name],
@@ -179,7 +179,7 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
         "variants": variants,
         "tokens_packed": packed,
         "tokens_padded": padded,
-        "flops_needed": needs.flops(model, rows),
+        "flops_needed": needs.flops(model, rollouts),
     }
 
 
@@ -188,8 +188,8 @@ def peak(batch: Batch, name: str) -> float:
     from bench import measure
     from bench.variants import build
 
-    model, rows = batch.build()
-    return measure.peak_memory(build(name, model, batch.assets, batch.case, rows).run)
+    model, rollouts = batch.build()
+    return measure.peak_memory(build(name, model, batch.assets, batch.case, rollouts).run)
 
 
 def _check(values: dict[str, float], what: str) -> None:

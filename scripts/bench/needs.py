@@ -11,31 +11,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sapo_vl.learner.rows import TrainRow
-from sapo_vl.model.prompts import Prompt
+from sapo_vl.schema import Prompt, Rollout
 
 
-def tokens(rows: Sequence[TrainRow]) -> tuple[int, int]:
-    """Return the tokens of `rows` in packed form (prompts once) and padded side by side."""
-    prompts = {id(row.prompt): len(row.prompt.expanded_ids) for row in rows}
-    packed = sum(prompts.values()) + sum(len(row.token_ids) for row in rows)
-    width = max(prompts.values()) + max(len(row.token_ids) for row in rows)
-    return packed, width * len(rows)
+def tokens(rollouts: Sequence[Rollout]) -> tuple[int, int]:
+    """Return the tokens of `rollouts` in packed form (prompts once) and padded side by side."""
+    prompts = {id(r.prompt): len(r.prompt.expanded_ids) for r in rollouts}
+    packed = sum(prompts.values()) + sum(len(r.token_ids) for r in rollouts)
+    width = max(prompts.values()) + max(len(r.token_ids) for r in rollouts)
+    return packed, width * len(rollouts)
 
 
-def flops(model: Any, rows: Sequence[TrainRow]) -> float:
+def flops(model: Any, rollouts: Sequence[Rollout]) -> float:
     """Return the operations of one forward and backward pass over unique tokens and pictures.
 
     A response's last token counts at the head alone: nothing is predicted from it.
     """
-    prompts = list({id(row.prompt): row.prompt for row in rows}.values())
-    lengths = [(len(row.prompt.expanded_ids), len(row.token_ids) - 1) for row in rows]
+    prompts = list({id(r.prompt): r.prompt for r in rollouts}.values())
+    lengths = [(len(r.prompt.expanded_ids), len(r.token_ids) - 1) for r in rollouts]
     inputs = sum(len(prompt.expanded_ids) for prompt in prompts) + sum(n for _, n in lengths)
     pairs = sum(_half(len(prompt.expanded_ids)) for prompt in prompts)
     pairs += sum(p * n + _half(n) for p, n in lengths)
     config = model.config.text_config
     attended = config.num_hidden_layers * config.num_attention_heads * config.head_dim * pairs
-    head = config.vocab_size * config.hidden_size * sum(len(row.token_ids) for row in rows)
+    head = config.vocab_size * config.hidden_size * sum(len(r.token_ids) for r in rollouts)
     products = _linear(model.model.language_model.layers) * inputs + 2 * attended + head
     forward_and_backward = 3.0 * (products + sum(_sight(model, prompt) for prompt in prompts))
     patches = sum(int(_patches(prompt).sum()) for prompt in prompts)

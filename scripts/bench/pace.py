@@ -13,14 +13,24 @@ from typing import Any
 
 from sapo_vl import config as configs
 from sapo_vl.config import Config
-from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.schema import Sample
 
 MARK = "@step "
 """Begins a line for the parent; all others are a library's talk."""
 
 MAIN = configs.CONFIGS / "train" / "main.yaml"
+
+
+NOTHING_BESIDE_STEPS = {
+    "run.rollouts_every": 0,
+    "evaluation.every": 0,
+    "checkpoint.every": 10**9,
+    "collapse.action": "ignore",  # its thresholds are for real rewards, not for a coin's
+}
+"""Settings that keep files and evaluations out of the steps; what remains is not timed."""
 
 
 class Book:
@@ -90,6 +100,7 @@ def configuration(options: dict[str, Any]) -> Config:
         "rollout.group_size": options["group"],
         "rollout.max_new_tokens": options["max_new_tokens"],
         "algorithm.num_mini_batches": options["mini_batches"],
+        **NOTHING_BESIDE_STEPS,
     }
     return configs.load(MAIN, [f"{key}={value}" for key, value in sizes.items()])
 
@@ -97,5 +108,5 @@ def configuration(options: dict[str, Any]) -> Config:
 def samples(options: dict[str, Any], out: Path) -> list[Sample]:
     """Draw the procedural problems of all steps into `out`; the same for both toolkits."""
     count = options["prompts"] * options["steps"]
-    preparation.prepare("synthetic", out=out, seed=0, count=count, test_count=1)
+    prepare("synthetic", PrepareOptions(out), SyntheticOptions(seed=0, count=count, test_count=1))
     return list(store.load(out, "train"))

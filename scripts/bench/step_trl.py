@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bench import pace
+from sapo_vl.algorithm import objectives
 from sapo_vl.config import Config
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -60,6 +61,8 @@ def _trainer(config: Config, options: dict[str, Any], problems: list[Sample], re
 
     responses = options["prompts"] * options["group"]
     updates = options["mini_batches"]
+    temperatures = objectives.build(config).temperatures
+    assert temperatures is not None, "the main job's objective is not SAPO"
     arguments = GRPOConfig(
         output_dir=str(Path(options["place"]) / "trl"),
         use_cpu=True,
@@ -73,8 +76,8 @@ def _trainer(config: Config, options: dict[str, Any], problems: list[Sample], re
         max_steps=updates * options["steps"],
         learning_rate=config.learner.lr,
         loss_type="sapo",
-        sapo_temperature_pos=config.sapo.tau_pos,
-        sapo_temperature_neg=config.sapo.tau_neg,
+        sapo_temperature_pos=temperatures[0],
+        sapo_temperature_neg=temperatures[1],
         temperature=config.rollout.temperature,
         beta=0.0,
         shuffle_dataset=False,

@@ -14,7 +14,7 @@ from helpers import SHARED
 
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.base import Scored
+from sapo_vl.evaluation.benchmarks.protocol import ScoredResponse
 
 ORACLE = SHARED / "oracle"
 pytestmark = [
@@ -24,7 +24,9 @@ pytestmark = [
 
 
 @lru_cache(maxsize=2)
-def scored(name: str, file: str, from_extraction: bool = False) -> tuple[list[dict], list[Scored]]:
+def scored(
+    name: str, file: str, from_extraction: bool = False
+) -> tuple[list[dict], list[ScoredResponse]]:
     path = ORACLE / f"{file}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         published = [json.loads(line) for line in lines]
@@ -33,7 +35,9 @@ def scored(name: str, file: str, from_extraction: bool = False) -> tuple[list[di
     return published, found
 
 
-def disagreements(published: list[dict], found: list[Scored], key: str = "official_correct"):
+def disagreements(
+    published: list[dict], found: list[ScoredResponse], key: str = "official_correct"
+) -> list[tuple[str, str]]:
     pairs = zip(published, found, strict=True)
     return [(p["model"], p["problem_id"]) for p, f in pairs if p[key] is not f.correct]
 
@@ -86,7 +90,7 @@ def test_dynamath_aggregates():
     assert disagreements(published, found) == []
     model = published[0]["model"]
     rows = [p for p in published if p["model"] == model]
-    figures = score.aggregate(named("dynamath"), [f for f in found if f.row.model == model])
+    figures = score.aggregate(named("dynamath"), [f for f in found if f.response.model == model])
     worst = {p["problem_id"]: True for p in rows}
     for p in rows:
         worst[p["problem_id"]] &= p["official_correct"]

@@ -1,22 +1,25 @@
-"""vLLM against the learner: the same ids, the same log-probs, before and after new weights."""
+"""Generators against the learner: same ids, same log-probs, before and after weight updates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import make_sample, make_samples, tiny_config
-from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl.errors import DataError
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.generator.hf_generate import HFGenerator
 from sapo_vl.generator.vllm_engine import _repack
 from sapo_vl.learner.policy import Policy
+from sapo_vl.model.assets import open_assets
+from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import load_weights
+from sapo_vl.schema import Rollout
 
 pytestmark = pytest.mark.slow
 
@@ -50,54 +53,49 @@ def perturb(module: torch.nn.Module, part: str = "", scale: float = 0.02) -> Non
                 value.add_(scale * torch.randn_like(value))
 
 
-def learners(module, assets, prompts, completions, temperature, packing) -> list[np.ndarray]:
-    """Return the learner's log-probs of the sampled responses, one array a response."""
-    policy = Policy(module, assets, temperature, packing)
-    rows = [
-        TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
-    ]
+def flatten(groups) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group]
+
+
+def difference(module, assets, groups, temperature=1.0, layout="padded") -> float:
+    """Return max |log mu - log pi| over all tokens of all rollouts, in nats."""
+    rollouts = flatten(groups)
+    lengths = [len(r.token_ids) for r in rollouts]
+    assert [len(r.generator_logprobs) for r in rollouts] == lengths
     with torch.no_grad():
-        values = policy(rows).out.logprobs_N
-    return [v.numpy() for v in values.split([len(row.token_ids) for row in rows])]
-
-
-def difference(module, assets, prompts, completions, temperature=1.0, packing="padded") -> float:
-    """Return max |log mu - log pi| over all tokens of all responses."""
-    flat = [c for cs in completions for c in cs]
-    ours = learners(module, assets, prompts, completions, temperature, packing)
-    assert all(len(c.token_ids) == len(c.generator_logprobs) for c in flat)
-    return max(
-        float(np.abs(c.generator_logprobs - v).max()) for c, v in zip(flat, ours, strict=True)
-    )
+        trainer_logprobs = Policy(module, assets, temperature, layout)(rollouts).out.logprobs_N
+    generator_logprobs = np.concatenate([r.generator_logprobs for r in rollouts])
+    return float(np.abs(generator_logprobs - trainer_logprobs.numpy()).max())
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_are_the_learners(engine, network, assets, prompts, temperature):
-    sampling = SamplingParams(3, temperature, 12)
-    completions = engine.generate(prompts, sampling, SEEDS)
-    assert [len(cs) for cs in completions] == [3] * 4
-    for packing in ("padded", "shared_prefix"):
-        assert difference(network, assets, prompts, completions, temperature, packing) <= BOUND
+    params = SamplingParams(3, temperature, 12)
+    rollouts = engine.generate(prompts, params, SEEDS)
+    assert [len(group) for group in rollouts] == [3] * 4
+    for layout in ("padded", "shared_prefix"):
+        assert difference(network, assets, rollouts, temperature, layout) <= BOUND
 
 
 def test_the_pictures_matter_to_the_logprobs(engine, network, assets, prompts, renderer):
-    """The agreement above has teeth: another picture of the same size is far beyond the bound."""
+    """Another picture of the same size is far outside the bound of the test above."""
     others = renderer.render(
         [make_sample([(p.width, p.height) for p in prompt.images], seed=99) for prompt in prompts]
     )
-    completions = engine.generate(prompts, SAMPLING, SEEDS)
-    for prompt, other, own in zip(prompts[1:], others[1:], completions[1:], strict=True):
+    rollouts = engine.generate(prompts, SAMPLING, SEEDS)
+    for prompt, other, group in zip(prompts[1:], others[1:], rollouts[1:], strict=True):
         assert other.expanded_ids == prompt.expanded_ids
-        assert difference(network, assets, [other], [own]) > 1e-3
+        moved = [replace(rollout, prompt=other) for rollout in group]
+        assert difference(network, assets, [moved]) > 1e-3
 
 
 def test_new_weights_are_used(engine, network, assets, prompts):
     before = engine.generate(prompts, SAMPLING, SEEDS)
     perturb(network)
     engine.update_weights(named(network))
-    completions = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, assets, prompts, completions) <= BOUND
-    assert difference(network, assets, prompts, before) > 0.1
+    rollouts = engine.generate(prompts, SAMPLING, SEEDS)
+    assert difference(network, assets, rollouts) <= BOUND
+    assert difference(network, assets, before) > 0.1
 
 
 def load_tower(module: torch.nn.Module, weight: torch.Tensor) -> None:
@@ -113,11 +111,11 @@ def test_stale_image_embeddings_are_noticed(engine, network, assets, prompts):
     engine._llm.apply_model(partial(load_tower, weight=weight))
     engine.reset_caches(encoder=False)
     stale = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, assets, prompts[1:], stale[1:]) > 1e-3
-    assert difference(network, assets, prompts[:1], stale[:1]) <= BOUND  # no picture, no cache
+    assert difference(network, assets, stale[1:]) > 1e-3
+    assert difference(network, assets, stale[:1]) <= BOUND  # no picture, no cache
     engine.reset_caches()
     fresh = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, assets, prompts, fresh) <= BOUND
+    assert difference(network, assets, fresh) <= BOUND
 
 
 def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, assets, prompts):
@@ -134,17 +132,17 @@ def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, asse
     inner.abort_request(list(inner.output_processor.request_states), internal=True)
     engine.update_weights(named(network))
     fresh = engine.generate(prompts, SAMPLING, SEEDS)
-    assert difference(network, assets, prompts, fresh) <= BOUND
+    assert difference(network, assets, fresh) <= BOUND
 
 
-def test_a_head_that_is_not_packed_anew_is_noticed(engine, network, assets, prompts):
+def test_a_head_that_is_not_repacked_is_noticed(engine, network, assets, prompts):
     perturb(network, "embed_tokens", 0.1)
     weights = iter(list(named(network)))
     engine._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     engine.reset_caches()
-    assert difference(network, assets, prompts, engine.generate(prompts, SAMPLING, SEEDS)) > 1e-3
+    assert difference(network, assets, engine.generate(prompts, SAMPLING, SEEDS)) > 1e-3
     engine.update_weights(named(network))
-    assert difference(network, assets, prompts, engine.generate(prompts, SAMPLING, SEEDS)) <= BOUND
+    assert difference(network, assets, engine.generate(prompts, SAMPLING, SEEDS)) <= BOUND
 
 
 def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
@@ -158,100 +156,102 @@ def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
 
 
 def test_vision_ids_are_never_sampled(engine, network, assets, prompts):
-    """A model that loves <|image_pad|> says it without the ban, and never with it."""
-    loved = assets.image_token_id
+    """A model that prefers <|image_pad|> samples it without the ban, and never with it."""
+    preferred = assets.image_token_id
     with torch.no_grad():
         embedding = network.get_input_embeddings().weight
-        # every state gets a large first component, which only the loved id's row looks at
+        # every state gets a large first component, which only the preferred id's row looks at
         for layer in network.model.language_model.layers:
             layer.self_attn.o_proj.weight.mul_(0.01)
             layer.mlp.down_proj.weight.mul_(0.01)
         embedding.mul_(0.05)
         embedding[:, 0] = 0.5
-        embedding[loved, 0] = 5
+        embedding[preferred, 0] = 5
         network.model.language_model.norm.weight.fill_(1)
     engine.update_weights(named(network))
     ids = torch.tensor([prompts[0].expanded_ids])
     with torch.no_grad():
         logits = network(input_ids=ids).logits[0, -1]
-    assert logits.argmax().item() == loved, "the test's own premise"
-    assert logits[loved] > 40 + logits.topk(2).values[1]
-    completions = engine.generate(prompts, SAMPLING, SEEDS)
-    sampled = {token for cs in completions for c in cs for token in c.token_ids}
+    assert logits.argmax().item() == preferred, "the test's own premise"
+    assert logits[preferred] > 40 + logits.topk(2).values[1]
+    rollouts = engine.generate(prompts, SAMPLING, SEEDS)
+    sampled = {token for r in flatten(rollouts) for token in r.token_ids}
     assert not sampled & set(assets.banned_ids)
     assert len(assets.banned_ids) == 4
-    assert difference(network, assets, prompts, completions) <= BOUND
+    assert difference(network, assets, rollouts) <= BOUND
     reference = HFGenerator.__new__(HFGenerator)
     reference._assets, reference._device, reference._model = assets, "cpu", network.eval()
     again = reference.generate(prompts, SAMPLING, SEEDS)
-    sampled = {token for cs in again for c in cs for token in c.token_ids}
+    sampled = {token for r in flatten(again) for token in r.token_ids}
     assert not sampled & set(assets.banned_ids)
 
 
-def flat(completions) -> list[tuple]:
+def contents(groups) -> list[tuple]:
     return [
-        (tuple(c.token_ids), c.generator_logprobs.tobytes(), c.text, c.finish_reason)
-        for cs in completions
-        for c in cs
+        (tuple(r.token_ids), r.generator_logprobs.tobytes(), r.text, r.finish_reason)
+        for r in flatten(groups)
     ]
 
 
 def test_seeds_reproduce_rollouts_to_the_bit(engine, prompts):
-    sampling = SamplingParams(4, 1.0, 12)
-    first = engine.generate(prompts, sampling, SEEDS)
-    assert len({entry[0] for entry in flat(first)}) > 12  # random, not one answer
+    params = SamplingParams(4, 1.0, 12)
+    first = engine.generate(prompts, params, SEEDS)
+    assert len({entry[0] for entry in contents(first)}) > 12  # random, not one answer
     engine.reset_caches()
-    assert flat(engine.generate(prompts, sampling, SEEDS)) == flat(first)
+    assert contents(engine.generate(prompts, params, SEEDS)) == contents(first)
     for i, prompt in enumerate(prompts):  # alone, whatever else is in the batch
-        assert flat(engine.generate([prompt], sampling, [SEEDS[i]])) == flat([first[i]])
-    turned = engine.generate(prompts[::-1], sampling, SEEDS[::-1])
-    assert flat(turned[::-1]) == flat(first)
-    other = engine.generate(prompts, sampling, [seed + 1000 for seed in SEEDS])
-    assert flat(other) != flat(first)
+        assert contents(engine.generate([prompt], params, [SEEDS[i]])) == contents([first[i]])
+    backwards = engine.generate(prompts[::-1], params, SEEDS[::-1])
+    assert contents(backwards[::-1]) == contents(first)
+    other = engine.generate(prompts, params, [seed + 1000 for seed in SEEDS])
+    assert contents(other) != contents(first)
 
 
 def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, assets, prompts):
-    cut = engine.generate(prompts, SamplingParams(2, 1.0, 3), SEEDS)
-    assert {c.finish_reason for cs in cut for c in cs if len(c.token_ids) < 3} <= {"stop"}
-    assert {len(c.token_ids) for cs in cut for c in cs if c.finish_reason == "length"} == {3}
+    cut = flatten(engine.generate(prompts, SamplingParams(2, 1.0, 3), SEEDS))
+    assert {r.finish_reason for r in cut if len(r.token_ids) < 3} <= {"stop"}
+    assert {len(r.token_ids) for r in cut if r.finish_reason == "length"} == {3}
     (end,) = assets.eos_ids
     with torch.no_grad():  # a model that ends at once: every other row of the head is small
         network.get_input_embeddings().weight.mul_(0.01)
         network.model.language_model.norm.weight.zero_()
     engine.update_weights(named(network))  # all ids equally likely
-    ended = [c for cs in engine.generate(prompts, SamplingParams(16, 1.0, 100), SEEDS) for c in cs]
-    stopped = [c for c in ended if c.finish_reason == "stop"]
-    assert stopped
-    for c in ended:
-        assert (end in c.token_ids) == (c.finish_reason == "stop")
-        assert c.token_ids.index(end) == len(c.token_ids) - 1 if end in c.token_ids else True
-        assert "<|im_end|>" not in c.text
+    ended = flatten(engine.generate(prompts, SamplingParams(16, 1.0, 100), SEEDS))
+    assert any(r.finish_reason == "stop" for r in ended)
+    for r in ended:
+        assert (end in r.token_ids) == (r.finish_reason == "stop")
+        assert end not in r.token_ids[:-1]
+        assert "<|im_end|>" not in r.text
         # uniform over all ids but the banned ones
         allowed = network.get_input_embeddings().num_embeddings - len(assets.banned_ids)
-        np.testing.assert_allclose(c.generator_logprobs, -np.log(allowed), atol=1e-5)
+        np.testing.assert_allclose(r.generator_logprobs, -np.log(allowed), atol=1e-5)
 
 
 def test_greedy_is_the_same_in_both_generators(engine, assets, tiny_folder, prompts):
     reference = HFGenerator(tiny_config(tiny_folder), assets)
     greedy = SamplingParams(1, 0.0, 12)
-    ours = engine.generate(prompts, greedy, SEEDS)
-    theirs = reference.generate(prompts, greedy, SEEDS)
-    assert [c.token_ids for (c,) in ours] == [c.token_ids for (c,) in theirs]
-    # vLLM holds back the bytes of a character that is not whole yet
+    ours = flatten(engine.generate(prompts, greedy, SEEDS))
+    theirs = flatten(reference.generate(prompts, greedy, SEEDS))
+    assert [r.token_ids for r in ours] == [r.token_ids for r in theirs]
+    # vLLM holds back the bytes of an incomplete character
     cut = "\N{REPLACEMENT CHARACTER}"
-    assert [c.text.rstrip(cut) for (c,) in ours] == [c.text.rstrip(cut) for (c,) in theirs]
-    assert [c.finish_reason for (c,) in ours] == [c.finish_reason for (c,) in theirs]
+    assert [r.text.rstrip(cut) for r in ours] == [r.text.rstrip(cut) for r in theirs]
+    assert [r.finish_reason for r in ours] == [r.finish_reason for r in theirs]
 
 
+@pytest.mark.parametrize("name", ["tiny_folder", "tiny_moe_folder", "tiny_qwen2_5_folder"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_references_logprobs_are_the_learners(assets, tiny_folder, prompts, temperature):
-    reference = HFGenerator(tiny_config(tiny_folder), assets)
-    completions = reference.generate(prompts, SamplingParams(3, temperature, 12), SEEDS)
+def test_the_references_logprobs_are_the_learners(request, name, temperature):
+    folder = request.getfixturevalue(name)
+    config, assets = tiny_config(folder), open_assets(folder)
+    prompts = PromptRenderer(assets, config.data).render(make_samples())
+    reference, params = HFGenerator(config, assets), SamplingParams(3, temperature, 12)
     module = load_weights(assets, "float32")
-    assert difference(module, assets, prompts, completions, temperature) <= BOUND
+    rollouts = reference.generate(prompts, params, SEEDS)
+    assert difference(module, assets, rollouts, temperature) <= BOUND
     perturb(module)
-    reference.update_weights(named(module))
-    completions = reference.generate(prompts, SamplingParams(3, temperature, 12), SEEDS)
-    assert difference(module, assets, prompts, completions, temperature) <= BOUND
-    again = reference.generate(prompts, SamplingParams(3, temperature, 12), SEEDS)
-    assert flat(again) == flat(completions)
+    layout = assets.family.to_checkpoint_layout
+    reference.update_weights((name, layout(name, tensor)) for name, tensor in named(module))
+    rollouts = reference.generate(prompts, params, SEEDS)
+    assert difference(module, assets, rollouts, temperature) <= BOUND
+    assert contents(reference.generate(prompts, params, SEEDS)) == contents(rollouts)

@@ -1,7 +1,7 @@
 """The judge against a real server: vLLM's OpenAI endpoint with the tiny model, on loopback.
 
-The tiny model has learned nothing, so what it says is no verdict: that is what has to come back,
-with every request answered, and never a silent 0 or 1.
+The tiny model is untrained, so its replies contain no verdict: every request has to end as
+NO_VERDICT, never as a silent 0 or 1.
 """
 
 import os

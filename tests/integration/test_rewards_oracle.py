@@ -1,10 +1,10 @@
-"""The verifiers against labelled pairs that are not ours, and the gates they have to pass.
+"""The verifiers against labelled pairs from other projects, with the gates they must pass.
 
     python -m pytest tests/integration/test_rewards_oracle.py -s      (prints the tables)
 
-Needs the labelled sets in ../shared/oracle beside the repository, otherwise it is skipped. Rows
-whose label depends on a convention (`policy`, or no label) are left out. Each figure is also given
-for two random halves of the rows, so that a rule made for single rows would show.
+Skipped without the labelled sets in ../shared/oracle beside the repository. Rows whose label
+depends on a convention (`policy`, or no label) are excluded. Each figure is also printed for two
+random halves of the rows: a rule that was fitted to single rows would show as a difference.
 """
 
 import argparse
@@ -24,7 +24,7 @@ MCQ = ("mcq", "mcq_multi")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not ORACLE.is_dir(), reason="the labelled sets of ../shared are not here"),
+    pytest.mark.skipif(not ORACLE.is_dir(), reason="needs ../shared/oracle"),
 ]
 
 
@@ -112,7 +112,7 @@ def test_gates_on_labelled_pairs(pairs):
     assert boxed_rates["accuracy"] >= 99.8
     assert all_mcq["accuracy"] >= 95
     assert vista["accuracy"] >= 95
-    assert logic["accuracy"] >= 82  # docs/verifiers.md: the rest names options no row lists
+    assert logic["accuracy"] >= 82  # docs/verifiers.md says what the others need
 
 
 def test_gates_on_hostile_rows(hostile):

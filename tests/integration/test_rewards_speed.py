@@ -1,8 +1,8 @@
-"""How fast the verifiers are, and that a few hostile answers do not change that for the others.
+"""Throughput of the verifiers, also with hanging answers among easy ones.
 
     python -m pytest tests/integration/test_rewards_speed.py -s
 
-The rates are asserted at a third of what one idle core does, as test machines are shared.
+Rates are asserted at a third of what one idle core reaches, as test machines are shared.
 """
 
 import os

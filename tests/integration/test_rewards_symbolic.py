@@ -1,4 +1,4 @@
-"""Symbolic equality in real workers, and that it depends on nothing but the pair."""
+"""Symbolic equality in real workers: verdicts, limits, independence of the worker count."""
 
 import importlib.util
 

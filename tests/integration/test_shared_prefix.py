@@ -6,7 +6,6 @@ sizes in one batch; any split, order and checkpointing.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import pytest
@@ -24,77 +23,28 @@ LOGPROBS = 1e-5  # absolute
 GRADIENTS = 1e-5  # of each parameter, relative to its norm
 
 
-def older_model(assets):
-    """A tiny Qwen2.5-VL with the tiny folder's token ids, and the assets that describe it."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    known, text = assets.config, assets.config.text_config
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": text.vocab_size,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": [2, 3, 3],
-            },
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 64,
-            "num_heads": 4,
-            "intermediate_size": 128,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 64,
-            "window_size": 32,
-            "fullatt_block_indexes": [1],
-        },
-        image_token_id=known.image_token_id,
-        video_token_id=known.video_token_id,
-        vision_start_token_id=known.vision_start_token_id,
-        vision_end_token_id=known.vision_end_token_id,
-    )
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    model.config.use_cache = False
-    return model, dataclasses.replace(assets, config=config)
-
-
-@pytest.fixture(scope="module", params=["dense", "experts", "qwen2.5"])
-def setting(request, tiny_folder, tiny_moe_folder):
+@pytest.fixture(scope="module", params=["tiny_folder", "tiny_moe_folder", "tiny_qwen2_5_folder"])
+def setting(request):
     """(assets, model, rollouts) of one architecture."""
-    path = tiny_moe_folder if request.param == "experts" else tiny_folder
+    path = request.getfixturevalue(request.param)
     assets = open_assets(path)
-    if request.param == "qwen2.5":
-        model, assets = older_model(assets)
-    else:
-        model = load_weights(assets, "float32")
+    model = load_weights(assets, "float32")
     prompts = PromptRenderer(assets, tiny_config(path).data).render(make_samples())
     return assets, model, make_rollouts(prompts, responses=4)
 
 
 def scores(assets, model, rollouts, layout, budget=10**6):
-    """Return log-probs by rollout and the gradients of a weighted sum of them."""
+    """Return the rollouts' log-probs and the gradients of a weighted sum of them."""
     policy = Policy(model, assets, 0.8, layout)
     model.zero_grad()
-    by_rollout = {}
+    logprobs = {}
     for batch in policy.layout.plan(rollouts, budget):
-        logprobs = policy(batch).out.logprobs_N
-        ends = torch.tensor([len(rollout.token_ids) for rollout in batch]).cumsum(0)[:-1]
-        parts = torch.tensor_split(logprobs, ends)
-        for rollout, part in zip(batch, parts, strict=True):
-            by_rollout[id(rollout)] = part.detach()
-        sum(
-            rollout.advantage * part.sum() for rollout, part in zip(batch, parts, strict=True)
-        ).backward()
+        lengths = [len(rollout.token_ids) for rollout in batch]
+        parts = policy(batch).out.logprobs_N.split(lengths)
+        logprobs |= {id(rollout): part for rollout, part in zip(batch, parts, strict=True)}
+        sum(r.advantage * part.sum() for r, part in zip(batch, parts, strict=True)).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return [by_rollout[id(rollout)] for rollout in rollouts], gradients
+    return [logprobs[id(rollout)].detach() for rollout in rollouts], gradients
 
 
 def agree(left, right):
@@ -122,9 +72,9 @@ def test_any_order_agrees(setting, reference):
     assets, model, rollouts = setting
     order = list(range(len(rollouts)))
     random.Random(3).shuffle(order)
-    mixed = scores(assets, model, [rollouts[i] for i in order], "shared_prefix", 200)
-    back = [mixed[0][order.index(i)] for i in range(len(rollouts))]
-    agree(reference, (back, mixed[1]))
+    logprobs, gradients = scores(assets, model, [rollouts[i] for i in order], "shared_prefix", 200)
+    unshuffled = [logprobs[order.index(i)] for i in range(len(rollouts))]
+    agree(reference, (unshuffled, gradients))
 
 
 def test_gradient_checkpointing_agrees(setting, reference):

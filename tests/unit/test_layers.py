@@ -33,15 +33,10 @@ LAYERS = [
 ]
 """Rooms and single files, lowest first. A file imports its own layer and lower ones only."""
 
-PENDING: set[tuple[str, str]] = {
-    ("sapo_vl/algorithm/objectives/__init__.py", "learner"),
-    ("sapo_vl/evaluation/evaluate_model.py", "training"),
-    ("sapo_vl/training/trainer.py", "sft"),
-}
-"""(file, layer it still reaches up to); the redesign empties this set."""
-
 # The standard library's or a package's own names; a module of ours would hide them.
 TAKEN = {"math", "types", "datasets", "random", "logging", "json"}
+PLUGIN_CLASSES = {"Options"}
+"""What every objective's file may define: a plug-in's options are found by this name."""
 HEAVY = ("torch", "vllm", "transformers", "deepspeed", "datasets")
 
 
@@ -126,7 +121,7 @@ def test_imports_go_down_only():
         for other in own_parts(path)
         if LAYERS.index(other) > LAYERS.index(layer(path))
     }
-    assert upward == PENDING
+    assert upward == set()
 
 
 @pytest.mark.parametrize(
@@ -134,12 +129,63 @@ def test_imports_go_down_only():
     [
         ("data", {"schema", "errors", "plugins"}),
         ("rewards", {"schema", "errors", "plugins", "config"}),
+        ("algorithm", {"schema", "errors", "plugins", "config"}),
     ],
 )
 def test_the_light_and_the_pure_rooms_know_little(room, below):
     for path in package():
         if layer(path) == room:
             assert own_parts(path) <= below | {room}, path
+
+
+def test_the_packages_top_stays_small():
+    entries = {p.name for p in (ROOT / "sapo_vl").iterdir()} - {"__pycache__", "__init__.py"}
+    assert len(entries - {"py.typed"}) <= 20, sorted(entries)
+
+
+def test_no_class_name_is_used_twice():
+    places: dict[str, list[str]] = {}
+    for path in package():
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name not in PLUGIN_CLASSES:
+                places.setdefault(node.name, []).append(f"{path}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_no_module_is_imported_under_another_name():
+    renamed = set()
+    for path in package():
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sapo_vl"):
+                renamed |= {
+                    f"{path}:{node.lineno}: {alias.name} as {alias.asname}"
+                    for alias in node.names
+                    if alias.asname and alias.name.islower() and is_module(node.module, alias.name)
+                }
+    assert renamed == set()
+
+
+def is_module(package_name: str, name: str) -> bool:
+    """Return whether `from package_name import name` imports a module of ours."""
+    base = ROOT.joinpath(*package_name.split("."), name)
+    return base.is_dir() or base.with_suffix(".py").exists()
+
+
+def test_the_map_in_contributing_names_each_module_and_no_other():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = text.split("```")[1]
+    room, listed = "", set()
+    for line in block.splitlines():
+        if line and not line.startswith(" "):
+            room = line.split()[0].rstrip("/")
+        elif line.startswith("  ") and not line.startswith("   "):
+            listed.add(f"{room}/{line.split()[0]}")
+    modules = {
+        str(path.with_suffix(""))
+        for path in package()
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    assert listed == modules
 
 
 def test_data_and_rewards_are_never_top_level_names():

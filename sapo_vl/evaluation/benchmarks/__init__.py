@@ -1,15 +1,17 @@
 """The benchmarks: one file each, all with the same skeleton, and the table of their names.
 
-A file has `problems` (its own files to prompts), `extract` (a response to an answer), `judge` (an
-answer to a verdict) and a BENCHMARK that ties them together. To add one, write a file like them and
-add its line here. Importing this package imports neither torch nor sympy.
+A file has `prompt` (a sample of the data source to the protocol's prompt), `extract` (a response to
+an answer), `judge` (an answer to a verdict) and a BENCHMARK that ties them to the source, whose
+file in data/sources has the layouts that are read. To add one, write a file like them and add a
+line here, or keep it outside and name it as path/to/file.py:BENCHMARK. Importing this package
+imports neither torch nor sympy.
 """
 
 from __future__ import annotations
 
-from sapo_vl.errors import ConfigError, nearest
+from sapo_vl.errors import ConfigError
 from sapo_vl.evaluation.benchmarks import (
-    contests,
+    aime_hmmt,
     dynamath,
     emma,
     geometry3k,
@@ -26,7 +28,8 @@ from sapo_vl.evaluation.benchmarks import (
     tabmwp,
     wemath,
 )
-from sapo_vl.evaluation.benchmarks.base import Benchmark
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark
+from sapo_vl.plugins import load
 
 BENCHMARKS: dict[str, Benchmark] = {
     "mathvista": mathvista.BENCHMARK,
@@ -44,17 +47,28 @@ BENCHMARKS: dict[str, Benchmark] = {
     "tabmwp": tabmwp.BENCHMARK,
     "geometry3k": geometry3k.BENCHMARK,
     "mmk12": mmk12.BENCHMARK,
-    "aime24": contests.AIME24,
-    "aime25": contests.AIME25,
-    "hmmt24": contests.HMMT24,
-    "hmmt25": contests.HMMT25,
+    "aime24": aime_hmmt.AIME24,
+    "aime25": aime_hmmt.AIME25,
+    "hmmt24": aime_hmmt.HMMT24,
+    "hmmt25": aime_hmmt.HMMT25,
 }
 """Name on the command line -> benchmark."""
 
 
-def named(name: str) -> Benchmark:
-    """Return a benchmark. Raises ConfigError with the nearest known name."""
-    if name not in BENCHMARKS:
-        known = nearest(name, BENCHMARKS) or f"; known: {', '.join(BENCHMARKS)}"
-        raise ConfigError(f"unknown benchmark {name!r}{known}")
-    return BENCHMARKS[name]
+def named(name: str, key: str = "--benchmarks") -> Benchmark:
+    """Return a built-in benchmark, or the one that `path/to/file.py:NAME` defines.
+
+    `key` is the option or config key that `name` stands under.
+
+    Raises:
+        ConfigError: the name or the file is unknown, or it defines no Benchmark of that NAME.
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    benchmark = load(name, key, BENCHMARKS).value
+    if not isinstance(benchmark, Benchmark):
+        raise ConfigError(
+            f"{key}: {name} is a {type(benchmark).__name__}, not a Benchmark "
+            "(sapo_vl.evaluation.benchmarks.protocol)"
+        )
+    return benchmark

@@ -1,15 +1,12 @@
 """DynaMath (Zou et al., 2411.00836): 501 seed questions in ten variants; DynaMath/DynaMath.
 
 Prompt: the question and a guide for JSON with "solution" and "short answer". Judged by type: a
-float within 0.001 (its first word, "x\u03c0" is x times pi), a one-letter choice by equality and a
-longer one as part of the first three characters, a text as part of the answer.
+float within 0.001 (its first word; "x\u03c0" is x times pi), a one-letter choice by equality, a
+longer one by whether its first three characters contain the letter, a text by containment.
 
-Oddities kept: a text gold inside a longer answer counts ("not white" holds "white"). Stricter and
-beside it: `exact_text`. The authors published verdicts without responses; rows that have only a
-label keep it. Metrics: average accuracy, and worst case, the share of seed questions whose ten
-variants are all right.
-
-    original layout: SOURCE/samples and result/10trials/trial1/dataset.json and image/
+Oddities kept: an answer inside a longer text counts ("not white" contains "white"). Stricter rule:
+`exact_text`. The authors published verdicts without responses; such rows keep their verdict.
+Metrics: average accuracy, and worst case, the share of seed questions with all ten variants right.
 """
 
 from __future__ import annotations
@@ -19,27 +16,25 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from sapo_vl.data.readers.published import Published
+from sapo_vl.data.sources import dynamath
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.evaluation.benchmarks.accuracy import cell, tables
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
-    Extraction,
+    ExtractedAnswer,
     Judgement,
-    Problem,
-    Row,
-    Scored,
-    cell,
-    tables,
+    Response,
+    ScoredResponse,
 )
 from sapo_vl.rewards.parsing.extract import answer_part, final_answer
-from sapo_vl.schema import IMAGE_MARK
+from sapo_vl.schema import IMAGE_MARK, Sample
 
 _SHORT = re.compile(r'"short answer"\s*:\s*("(?:[^"\\]|\\.)*"|[^,}\n]+)')
-_TRIALS = "samples and result/10trials/trial*/dataset.json"
 _TYPES = {
     "multiple choice": "the corresponding choice option in the 'short answer' key, such as 'A', "
     "'B', 'C', or 'D'",
@@ -58,63 +53,46 @@ _EXAMPLE = (
 VARIANTS = 10
 
 
-def problems(source: Path) -> Iterator[Problem]:
-    """Yield question by question, each with its variants, so that a limit keeps them together."""
-    folder = sources.find(source, "dynamath", [_TRIALS])
-    files = sorted(folder.glob(_TRIALS), key=lambda p: int(p.parent.name.removeprefix("trial")))
-    trials = {file: sources.read_json(file) for file in files}
-    for name in dict.fromkeys(name for rows in trials.values() for name in rows):
-        for file, rows in trials.items():
-            if name in rows:
-                yield _problem(name, file, rows[name])
+def prompt(sample: Sample) -> str:
+    """Return the question and the guide for the answer's type."""
+    published: Published = sample.metadata["published"]
+    kind = published["answer_type"]
+    if kind not in _TYPES:
+        raise DataError(f"{sample.id}: answer_type {kind!r} is not one of {[*_TYPES]}")
+    question = f"{IMAGE_MARK}## Question\n{published['question']}"
+    return f"{question}\n{_GUIDE}{_TYPES[kind]}.\n{_EXAMPLE}"
 
 
-def _problem(name: str, file: Path, row: dict[str, Any]) -> Problem:
-    trial = file.parent.name.removeprefix("trial")
-    where = f"dynamath {name}, trial {trial}"
-    if row["answer_type"] not in _TYPES:
-        raise DataError(f"{where}: answer_type {row['answer_type']!r} is not one of {[*_TYPES]}")
-    return Problem(
-        id=name,
-        prompt=f"{IMAGE_MARK}## Question\n{row['question']}\n{_GUIDE}"
-        f"{_TYPES[row['answer_type']]}.\n{_EXAMPLE}",
-        images=(sources.picture(file.parent, row["image"], where),),
-        gold=str(row["answer"]),
-        question=row["question"],
-        answer_type=row["answer_type"],
-        variant=trial,
-        meta={"subject": row["subject"], "level": row["level"]},
-    )
-
-
-def extract(row: Row, draw: random.Random) -> Extraction:
-    """Return "short answer", else (as no protocol says) what a person would take for it."""
-    text = answer_part(row.text) or ""
-    found = _SHORT.findall(text)
-    if not found:
-        return Extraction(final_answer(row.text).answer, "no short answer key: own rule")
-    value = found[-1].strip()
+def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
+    """Return the key "short answer"; without it, which no protocol covers, the final answer."""
+    text = answer_part(response.text) or ""
+    matches = _SHORT.findall(text)
+    if not matches:
+        return ExtractedAnswer(final_answer(response.text).answer, "no short answer key: own rule")
+    value = matches[-1].strip()
     try:
-        return Extraction(str(json.loads(value)).strip())
+        return ExtractedAnswer(str(json.loads(value)).strip())
     except ValueError:
-        return Extraction(value.strip("\"' "))
+        return ExtractedAnswer(value.strip("\"' "))
 
 
-def judge(row: Row, value: Any) -> Judgement:
-    """Compare by the answer's type."""
+def judge(response: Response, value: Any) -> Judgement:
+    """Compare by the type of the answer."""
     if not isinstance(value, str) or not value.strip():
         return Judgement(False, "no short answer")
-    gold, value = str(row.gold).strip(), value.strip()
-    if row.answer_type == "float":
-        left, right = _number(gold), _number(value)
+    expected, value = str(response.answer).strip(), value.strip()
+    if response.answer_type == "float":
+        left, right = _number(expected), _number(value)
         close = left is not None and right is not None and abs(left - right) <= 0.001
-        return Judgement(close, f"{value[:80]!r} against {gold!r}")
-    low, want = value.lower(), gold.lower()
-    if row.answer_type == "multiple choice":
-        correct = low == want if len(value) == 1 else want in low[:3]
+        return Judgement(close, f"{value[:80]!r} against {expected!r}")
+    given, wanted = value.lower(), expected.lower()
+    if response.answer_type == "multiple choice":
+        correct = given == wanted if len(value) == 1 else wanted in given[:3]
     else:
-        correct = want in low
-    return Judgement(correct, f"{value[:80]!r} against {gold!r}", {"exact_text": low == want})
+        correct = wanted in given
+    return Judgement(
+        correct, f"{value[:80]!r} against {expected!r}", {"exact_text": given == wanted}
+    )
 
 
 def _number(text: str) -> float | None:
@@ -127,19 +105,21 @@ def _number(text: str) -> float | None:
         return None
 
 
-def aggregate(scored: Sequence[Scored]) -> dict[str, Any]:
-    """Return worst-case accuracy, over all seed questions and by subject and level.
+def aggregate(scored: Sequence[ScoredResponse]) -> dict[str, Any]:
+    """Return worst-case accuracy over all seed questions, and by subject, level and answer type.
 
-    With several samples per variant each sample counts as a seed question of its own.
+    With several samples per variant, each sample index counts as a seed question of its own.
     """
-    seeds: dict[tuple[str, int], list[Scored]] = defaultdict(list)
+    seeds: dict[tuple[str, int], list[ScoredResponse]] = defaultdict(list)
     for item in scored:
-        seeds[item.row.problem_id, item.row.sample].append(item)
+        seeds[item.response.problem_id, item.response.sample].append(item)
     worst = [
-        Scored(group[0].row, group[0].extraction, Judgement(all(i.correct for i in group), ""))
+        ScoredResponse(
+            group[0].response, group[0].extraction, Judgement(all(i.correct for i in group), "")
+        )
         for group in seeds.values()
     ]
-    complete = sum(len({i.row.variant for i in group}) == VARIANTS for group in seeds.values())
+    complete = sum(len({i.response.variant for i in group}) == VARIANTS for group in seeds.values())
     by_group = tables(worst, ("subject", "level", "answer_type"))
     return {
         "worst_case": cell([item.correct for item in worst])
@@ -149,6 +129,14 @@ def aggregate(scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 BENCHMARK = Benchmark(
-    "dynamath", "DynaMath", problems, extract, judge,
-    tables=("variant", "subject", "level", "answer_type"), aggregate=aggregate, labels=True,
-)  # fmt: skip
+    name="dynamath",
+    title="DynaMath",
+    rows=partial(dynamath.rows, by_problem=True),
+    prompt=prompt,
+    extract=extract,
+    judge=judge,
+    files=("samples and result/10trials/trial*/dataset.json",),
+    tables=("variant", "subject", "level", "answer_type"),
+    aggregate=aggregate,
+    labels=True,
+)

@@ -1,64 +1,44 @@
 """LogicVista (Xiao et al., 2407.04973): 448 multiple-choice puzzles; Yijia-Xiao/LogicVista.
 
-Extraction: an LLM lists the letters ("ZZZZZ" for none); without an endpoint `rules.py` reads them,
-and the result says so. The sorted letters, in lower case, must be the gold's.
+Extraction: an LLM lists the letters ("ZZZZZ" for none), or rule_extraction.py when there is no
+endpoint; the result is labelled. The sorted lower-case letters must equal the answer's.
 
-Oddities kept: one gold is "3" and one is empty, so those two go by the same comparison. Stricter
-and beside it: `is_gold_usable`, which counts a row wrong where the gold is no letter.
-
-    original layout: SOURCE/data/dataset.json, SOURCE/data/images/v1_0.png
+Oddities kept: one answer is "3" and one is empty; both are compared like letters. Stricter rule:
+`is_gold_usable`, which counts a response as wrong where the answer has no letter.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import rules, sources
-from sapo_vl.evaluation.benchmarks.base import Benchmark, Extraction, Judgement, Problem, Row
-from sapo_vl.schema import IMAGE_MARK
+from sapo_vl.data.sources import logicvista
+from sapo_vl.evaluation.benchmarks import rule_extraction
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.schema import IMAGE_MARK, Sample
 
 NONE = "ZZZZZ"
-_FILE = "data/dataset.json"
 
 
-def problems(source: Path) -> Iterator[Problem]:
-    """Yield all problems whose records are there."""
-    folder = sources.find(source, "logicvista", [_FILE])
-    for name, row in sources.read_json(folder / _FILE).items():
-        image = sources.picture(folder / "data" / "images", row["imagename"], f"logicvista {name}")
-        yield Problem(
-            id=name,
-            prompt=IMAGE_MARK + row["question"],
-            images=(image,),
-            gold=row["answer"],
-            question=row["question"],
-            question_type="multi_choice",
-            answer_type="letters",
-            meta={
-                "skill": row["skill"],
-                "capability": row["broad_capability"],
-                "specific_capability": row["specific_capability"],
-            },
-        )
+def prompt(sample: Sample) -> str:
+    """Return the image and the question."""
+    return IMAGE_MARK + sample.metadata["published"]["question"]
 
 
-def extract(row: Row, draw: random.Random) -> Extraction:
-    """Return the letters that the response claims, by our rule."""
-    return Extraction(rules.letters(row) or [NONE], rules.IN_PLACE)
+def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
+    """Return the letters that the response claims, by rule_extraction.py."""
+    return ExtractedAnswer(rule_extraction.letters(response) or [NONE], rule_extraction.IN_PLACE)
 
 
-def judge(row: Row, value: Any) -> Judgement:
+def judge(response: Response, value: Any) -> Judgement:
     """Compare the sorted letters."""
-    found = _letters(value)
-    gold = _letters(str(row.gold))
-    usable = bool(gold) and all(len(c) == 1 and c.isalpha() for c in gold)
-    return Judgement(
-        found == gold, f"{found} against {gold}", {"is_gold_usable": usable and found == gold}
-    )
+    letters, expected = _letters(value), _letters(str(response.answer))
+    correct = letters == expected
+    usable = bool(expected) and all(len(c) == 1 and c.isalpha() for c in expected)
+    rules = {"is_gold_usable": usable and correct}
+    return Judgement(correct, f"{letters} against {expected}", rules)
 
 
 def _letters(value: Any) -> list[str]:
@@ -69,6 +49,13 @@ def _letters(value: Any) -> list[str]:
 
 
 BENCHMARK = Benchmark(
-    "logicvista", "LogicVista", problems, extract, judge,
-    tables=("skill", "capability", "specific_capability"), llm=True,
-)  # fmt: skip
+    name="logicvista",
+    title="LogicVista",
+    rows=partial(logicvista.rows, unanswered=True),
+    prompt=prompt,
+    extract=extract,
+    judge=judge,
+    files=("data/dataset.json",),
+    tables=("skill", "capability", "specific_capability"),
+    llm=True,
+)

@@ -1,8 +1,8 @@
-"""What the rules of MMMU and MMMU-Pro take for the answer (MMMU-Benchmark/MMMU, eval_utils.py).
+"""Answer extraction of MMMU and MMMU-Pro (MMMU-Benchmark/MMMU, eval_utils.py).
 
-Oddities kept: where nothing names an option, the rule draws one at random (seed 42, in the order
-of the rows; `is_random` marks it and the report counts it); MMMU-Pro takes "X " and "X." without a
-blank before the letter, so an ordinary capital counts.
+Oddities kept: where no choice is named, the rule draws one at random (seed 42, in the order of the
+responses; `is_random` marks it and the report counts it); MMMU-Pro accepts "X " and "X." without a
+space before the letter, so that an ordinary capital counts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from sapo_vl.evaluation.benchmarks.base import Extraction, Row
+from sapo_vl.evaluation.benchmarks.protocol import ExtractedAnswer, Response
 
 _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 _TRIVIAL = (":", ",", ".", "!", "?", ";", "'")
@@ -21,33 +21,33 @@ _NUMBERS = (
     re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+"),
     re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
 )
-"""The rule's own, with a look behind each run of digits: the same matches in linear time."""
+"""The official patterns with a lookbehind before each run of digits: same matches, linear time."""
 MAX_OPEN_CHARS = 20_000
 
 
-def choice(row: Row, draw: random.Random, forms: Sequence[str]) -> Extraction:
-    """Return the option that the response names last.
+def choice(response: Response, draw: random.Random, forms: Sequence[str]) -> ExtractedAnswer:
+    """Return the choice that the response names last.
 
     `forms` are ways to write the letter, e.g. "({})" and " {} ", tried in turn; then, in a
-    response of more than five words, the options' own texts.
+    response of more than five words, the texts of the choices.
     """
-    text = row.text
+    text = response.text
     for sign in (",", ".", "!", "?", ";", ":", "'"):
         text = text.strip(sign)
     text = f" {text} "
     for form in forms:
-        found = [letter for letter in row.options if form.format(letter) in text]
+        found = [letter for letter in response.choices if form.format(letter) in text]
         if found:
             ranked = form if "(" in form else " {} "
-            return Extraction(_last(found, [text.rfind(ranked.format(c)) for c in found]))
+            return ExtractedAnswer(_last(found, [text.rfind(ranked.format(c)) for c in found]))
     lower = text.lower()
     if len(text.split()) > 5:
-        found = [c for c, option in row.options.items() if option.lower() in lower]
+        found = [c for c, option in response.choices.items() if option.lower() in lower]
         if found:
-            places = [lower.rfind(row.options[c].lower()) for c in found]
-            return Extraction(_last(found, places), "option text")
-    drawn = draw.choice(list(row.options)) if row.options else None
-    return Extraction(drawn, "random choice of the official rule", is_random=True)
+            places = [lower.rfind(response.choices[c].lower()) for c in found]
+            return ExtractedAnswer(_last(found, places), "option text")
+    drawn = draw.choice(list(response.choices)) if response.choices else None
+    return ExtractedAnswer(drawn, "random choice of the official rule", is_random=True)
 
 
 def _last(found: list[str], places: list[int]) -> str:
@@ -91,10 +91,14 @@ def normalise(text: str) -> list[str | float]:
         return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-def open_correct(gold: str | Sequence[str], predictions: Sequence[str | float]) -> bool:
-    """Whether a prediction equals a gold number or contains a gold text."""
-    golds = [v for text in ([gold] if isinstance(gold, str) else gold) for v in normalise(text)]
-    texts = [g for g in golds if isinstance(g, str)]
+def open_correct(expected: str | Sequence[str], predictions: Sequence[str | float]) -> bool:
+    """Return whether a prediction equals an accepted number or contains an accepted text."""
+    answers = [expected] if isinstance(expected, str) else expected
+    accepted = [value for text in answers for value in normalise(text)]
+    texts = [value for value in accepted if isinstance(value, str)]
     return any(
-        any(g in p for g in texts) if isinstance(p, str) else p in golds for p in predictions
+        any(text in prediction for text in texts)
+        if isinstance(prediction, str)
+        else prediction in accepted
+        for prediction in predictions
     )

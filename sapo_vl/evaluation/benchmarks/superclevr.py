@@ -2,11 +2,7 @@
 
 Prompt: the question and R1-V's tags. Extraction: the first `<answer>` with digits alone.
 
-Oddity kept: the first tag counts, not the last. Stricter and beside it: `last_tag`.
-
-    original layout: SOURCE/r1v_prompts (or src/eval/prompts)/superclevr_test200_counting_problems
-                     .jsonl, images as named there; or SOURCE/output of Super-CLEVR itself, whose
-                     counting questions are taken
+Oddity kept: the first tag counts, not the last. Other rule: `last_tag`.
 """
 
 from __future__ import annotations
@@ -17,70 +13,55 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks import sources
-from sapo_vl.evaluation.benchmarks.base import (
+from sapo_vl.data import Dropped
+from sapo_vl.data.sources import superclevr
+from sapo_vl.evaluation.benchmarks.geoqa import prompt
+from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
-    Extraction,
+    ExtractedAnswer,
     Judgement,
-    Problem,
-    Row,
-    whole_gold,
+    Response,
+    integer_answer,
 )
-from sapo_vl.evaluation.benchmarks.geoqa import PROMPT
 from sapo_vl.rewards.verifiers.count import whole_number
-from sapo_vl.schema import IMAGE_MARK
+from sapo_vl.schema import Sample
 
-MAX_DIGITS = 4000  # Python reads no longer integer
+MAX_DIGITS = 4000  # of the longest integer that Python parses
 _TAG = re.compile(r"<answer>\s*(\d+)\s*</answer>")
-_NAME = "superclevr_test200_counting_problems.jsonl"
-_FILES = (f"*prompts/{_NAME}", f"src/*/*prompts/{_NAME}")
-_OWN = "output/superCLEVR_questions_5.json"
+_R1V_FILES = tuple(f"{folder}/{superclevr.R1V_FILE}" for folder in superclevr.R1V_FOLDERS)
+_QUESTIONS = "superCLEVR_questions_5.json"
 
 
-def problems(source: Path) -> Iterator[Problem]:
-    """Yield R1-V's questions where their images are, else Super-CLEVR's own counting ones."""
-    folder = sources.find(source, "superclevr", [*_FILES, _OWN])
-    files = [path for pattern in _FILES for path in folder.glob(pattern)]
-    rows = [row for _, row in sources.read_jsonl(files[0])] if files else []
-    if rows and (folder / rows[0]["image_path"]).is_file():
-        for row in rows:
-            yield _problem(
-                folder, row["image_path"], row["question"], row["ground_truth"],
-                Path(row["image_path"]).stem,
-            )  # fmt: skip
-        return
-    file = sources.find(folder, "superclevr", [_OWN]) / _OWN
-    for row in sources.read_json(file)["questions"]:
-        if isinstance(row["answer"], int) and not isinstance(row["answer"], bool):
-            name = f"{row['image_index']}-{row['question_index']}"
-            path = f"output/images/{row['image_filename']}"
-            yield _problem(folder, path, row["question"], row["answer"], name)
+def rows(folder: Path) -> Iterator[Sample | Dropped]:
+    """Yield R1-V's questions where their images are, else Super-CLEVR's own counting questions."""
+    if any(next(folder.glob(pattern), None) for pattern in _R1V_FILES):
+        first = next(superclevr.r1v_records(folder, superclevr.R1V_FILE), None)
+        if first is not None and first["image"].is_file():
+            return superclevr.r1v_rows(folder)
+    return superclevr.rows(folder, _QUESTIONS, only_counts=True)
 
 
-def _problem(folder: Path, path: str, question: str, gold: int, name: str) -> Problem:
-    return Problem(
-        id=name,
-        prompt=IMAGE_MARK + PROMPT.format(question),
-        images=(sources.picture(folder, path, f"superclevr {name}"),),
-        gold=str(gold),
-        question=question,
-        answer_type="integer",
-    )
-
-
-def extract(row: Row, draw: random.Random) -> Extraction:
+def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
     """Return the first tagged whole number."""
-    found = _TAG.search(row.text)
-    return Extraction(int(found[1][:MAX_DIGITS]) if found else None)
+    match = _TAG.search(response.text)
+    return ExtractedAnswer(int(match[1][:MAX_DIGITS]) if match else None)
 
 
-def judge(row: Row, value: Any) -> Judgement:
+def judge(response: Response, value: Any) -> Judgement:
     """Compare as whole numbers."""
-    gold = whole_gold(row)
-    tags = _TAG.findall(row.text)
-    last = bool(tags) and int(tags[-1][:MAX_DIGITS]) == gold
-    found = None if value is None else whole_number(str(value))
-    return Judgement(found == gold, f"{value} against {gold}", {"last_tag": last})
+    expected = integer_answer(response)
+    tags = _TAG.findall(response.text)
+    last = bool(tags) and int(tags[-1][:MAX_DIGITS]) == expected
+    number = None if value is None else whole_number(str(value))
+    return Judgement(number == expected, f"{value} against {expected}", {"last_tag": last})
 
 
-BENCHMARK = Benchmark("superclevr", "SuperCLEVR counting (R1-V)", problems, extract, judge)
+BENCHMARK = Benchmark(
+    name="superclevr",
+    title="SuperCLEVR counting (R1-V)",
+    rows=rows,
+    prompt=prompt,
+    extract=extract,
+    judge=judge,
+    files=(*_R1V_FILES, f"output/{_QUESTIONS}"),
+)

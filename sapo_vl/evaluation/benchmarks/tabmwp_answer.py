@@ -1,7 +1,7 @@
 """TabMWP's official extraction and normalisation (lupantech/PromptPG, utilities).
 
-Oddity kept: behind "(A) " the text counts and the letter does not, so "(A) the bromine mixture" is
-not the option "bromine mixture".
+Oddity kept: after "(A) " the text counts, not the letter, so that "(A) the bromine mixture" is not
+the choice "bromine mixture".
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 
-from sapo_vl.evaluation.benchmarks.base import LETTERS, Extraction
+from sapo_vl.evaluation.benchmarks.protocol import LETTERS, ExtractedAnswer
 from sapo_vl.rewards.parsing.extract import last_box
 
 _OPTION = tuple(
@@ -50,7 +50,7 @@ def boxed(response: str) -> str:
     return last_box(response).answer or response
 
 
-def find(output: str, options: list[str], draw: random.Random) -> Extraction:
+def find(output: str, options: list[str], draw: random.Random) -> ExtractedAnswer:
     """Return the official prediction: an option's text, or the value in words or digits."""
     output = _FRACTION.sub(r"\1/\2", output[-MAX_CHARS:])
     output = _LAST_DOT.sub("", output)
@@ -60,24 +60,26 @@ def find(output: str, options: list[str], draw: random.Random) -> Extraction:
     for pattern in _VALUE:
         if found := pattern.findall(output):
             value = found[-1].strip()
-            return Extraction(value[:-1] if value.endswith(".") and ".M" not in value else value)
-    return Extraction(output)
+            return ExtractedAnswer(
+                value[:-1] if value.endswith(".") and ".M" not in value else value
+            )
+    return ExtractedAnswer(output)
 
 
-def _option(output: str, options: list[str], draw: random.Random) -> Extraction:
+def _option(output: str, options: list[str], draw: random.Random) -> ExtractedAnswer:
     for pattern in _OPTION:
         found = pattern.findall(output)
         if found and found[0].upper() in LETTERS[:6]:
             index = LETTERS.index(found[0].upper())
             if index < len(options):
-                return Extraction(options[index])
+                return ExtractedAnswer(options[index])
             note = "random choice of the official rule"
-            return Extraction(options[draw.randrange(len(options))], note, is_random=True)
+            return ExtractedAnswer(options[draw.randrange(len(options))], note, is_random=True)
     for pattern in _OPTION_TEXT:
         if found := pattern.findall(output):
-            return Extraction(found[0])
+            return ExtractedAnswer(found[0])
     scores = [_shared_words(option, output) for option in options]
-    return Extraction(options[scores.index(max(scores))], "most shared words")
+    return ExtractedAnswer(options[scores.index(max(scores))], "most shared words")
 
 
 def _shared_words(left: str, right: str) -> float:

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sapo_vl.evaluation.benchmarks.base import cell
+from sapo_vl.evaluation.benchmarks.accuracy import cell
 
 _KEY = re.compile(r"([23])steps_(\d|multi)")
 _GROUPS = {f"{n}steps_multi": [f"{n}steps_{i}" for i in range(1, n + 1)] for n in (2, 3)}

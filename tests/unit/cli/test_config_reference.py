@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, environment
 from pydantic import BaseModel, Field
 
 from sapo_vl.cli import config_reference
@@ -14,16 +16,17 @@ from sapo_vl.cli.config_reference import (
     SectionEntry,
     markdown,
     notation,
+    objective_reference,
     plain,
     reference,
     select,
 )
 from sapo_vl.cli.parser import main
-from sapo_vl.config import Config
+from sapo_vl.config import BUILT_IN_OBJECTIVES, Config
 from sapo_vl.errors import ConfigError
 
 
-class Gate(BaseModel):
+class GateSection(BaseModel):
     """How the ratio
     is damped."""
 
@@ -41,9 +44,9 @@ class Tree(BaseModel):
     seed: int = Field(0, ge=0, description="of everything")
     betas: tuple[float, float] = (0.9, 0.95)
     cap: float | None = Field(float("inf"), description="a limit")
-    gate: Gate = Gate(tau=1.5)
+    gate: GateSection = GateSection(tau=1.5)
     terms: list[Term] = [Term(fn="answer")]
-    judge: Gate | None = None
+    judge: GateSection | None = None
     ratio: dict[str, float] = {}
     freeze: list[Literal["vision", "language"]] = []
 
@@ -116,11 +119,31 @@ def test_values_are_yaml(value, text):
 
 def test_every_key_of_the_configuration_has_a_meaning():
     entries = reference()
-    assert {s.name.split(".")[0].removesuffix("[]") for s in entries} >= {"run", "data", "learner"}
     without = [key.name for section in entries for key in section.keys if not key.meaning]
     assert without == []
     tops = {key.name for key in entries[0].keys} | {s.name.split(".")[0] for s in entries}
-    assert {name.removesuffix("[]") for name in tops if name} == set(Config.model_fields)
+    tops = {name.removesuffix("[]") for name in tops if name}
+    assert tops == Config.model_fields.keys() - {"objective_options"}
+
+
+def test_the_options_of_objectives_are_sections_of_their_names():
+    sections = {section.name: section for section in objective_reference()}
+    assert sections.keys() == set(BUILT_IN_OBJECTIVES)
+    tau = {key.name: key for key in sections["sapo"].keys}["sapo.tau_neg"]
+    assert (tau.default, tau.type) == ("1.05", "float > 0")
+    assert all(key.meaning for section in sections.values() for key in section.keys)
+
+
+def test_a_section_of_the_tree_is_shown_without_torch():
+    code = (
+        "import sys; from sapo_vl.cli.parser import main; main(['config', 'learner.lr'])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment()
+    )
+    assert run.returncode == 0, run.stderr
+    assert "learner.lr = 1e-06" in run.stdout
 
 
 def test_the_page_is_what_the_command_prints(capsys):

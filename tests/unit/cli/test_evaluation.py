@@ -31,6 +31,7 @@ def test_evaluate_refuses_what_only_benchmarks_take(option, capsys):
         (["--benchmarks", "mathvision"], ("--out",)),
         (["--benchmarks", "mathvision", "--out", "o", "--judge", "u"], ("--judge-model",)),
         (["--benchmarks", "mathvision", "--out", "o", "sapo.tau_ng=1"], ("'sapo.tau_neg'",)),
+        (["--benchmarks", "mathvision", "--out", "o", "learner.lrr=1"], ("'learner.lr'",)),
     ],
 )
 def test_mistakes_in_benchmark(arguments, words, capsys, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_a_model_folder_without_a_processor(tmp_path, tiny_folder):
     for name in ("preprocessor_config.json", "processor_config.json"):
         (bare / name).unlink(missing_ok=True)
     text = one_line(*SMOKE, f"run.dir={tmp_path / 'run'}", f"model.path={bare}")
-    assert f"model.path={bare} has no processor" in text
+    assert f"model.path={bare}: the folder has no processor" in text
     assert not (tmp_path / "run").exists()
 
 
@@ -66,7 +66,7 @@ def test_other_folders_that_are_no_model(tmp_path, tiny_folder, monkeypatch):
     text_only = tmp_path / "text"
     shutil.copytree(tiny_folder, text_only)
     (text_only / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    with pytest.raises(DataError, match="is a qwen3 model without a vision tower"):
+    with pytest.raises(DataError, match="model type 'qwen3' is not supported"):
         preflight(smoke(f"model.path={text_only}"))
     (text_only / "config.json").write_text("{")
     with pytest.raises(DataError, match="can't be opened") as caught:

@@ -7,8 +7,9 @@ import json
 from helpers import picture
 from html_pages import HOSTILE, ParsedPage, check_hostile
 
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.problems import response_record
 from sapo_vl.evaluation.report import write_html, write_markdown
+from sapo_vl.schema import Sample
 
 RESULT = {
     "model": "a<b>",
@@ -33,10 +34,15 @@ RESULT = {
 }  # fmt: skip
 
 
+def make_problem(name, prompt, image, answer):
+    published = {"problem_id": name, "answer": answer, "question": prompt}
+    return Sample(name, "bench", "", prompt, (image,), "", metadata={"published": published})
+
+
 def write_responses(folder, problems, response, **verdict):
     """Write two responses to each problem; those to the second one are correct."""
     folder.mkdir()
-    responses = [p.record("m", k, response) for p in problems for k in range(2)]
+    responses = [response_record(p, "m", k, response) for p in problems for k in range(2)]
     verdicts = [
         {"problem_id": p.id, "sample": k, "correct": bool(i), **verdict}
         for i, p in enumerate(problems)
@@ -60,7 +66,7 @@ def test_markdown(tmp_path):
 
 
 def test_page(tmp_path):
-    problems = [Problem(str(i), "<image>Which?", (picture(20, 10),), "7") for i in range(2)]
+    problems = [make_problem(str(i), "<image>Which?", picture(20, 10), "7") for i in range(2)]
     response = "<b>" + "x" * 5000 + "the end"
     write_responses(tmp_path / "mathvision", problems, response, extraction="7", reason="same")
     write_html(tmp_path / "report.html", RESULT, tmp_path, {"mathvision": problems})
@@ -78,7 +84,7 @@ def test_hostile_values_stay_text(tmp_path):
     summary = RESULT["benchmarks"]["mathvision"] | {"title": HOSTILE, "extraction": HOSTILE}
     summary["aggregates"] = {HOSTILE: {HOSTILE: {"accuracy": 0.5, "total": 2}}}
     result = {"model": HOSTILE, "kind": HOSTILE, "benchmarks": {"mathvision": summary}}
-    problems = [Problem(f"{HOSTILE}{i}", HOSTILE, (picture(8, 8),), HOSTILE) for i in range(2)]
+    problems = [make_problem(f"{HOSTILE}{i}", HOSTILE, picture(8, 8), HOSTILE) for i in range(2)]
     write_responses(tmp_path / "mathvision", problems, HOSTILE, extraction=None, reason=HOSTILE)
     write_html(tmp_path / "report.html", result, tmp_path, {"mathvision": problems})
     # model twice (title and heading), kind, benchmark in two tables and a heading, extraction,

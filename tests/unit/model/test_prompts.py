@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.errors import DataError
-from sapo_vl.model.prompts import PromptRenderer, expand, mrope_positions
+from sapo_vl.model.families.qwen_vl import mrope_positions
+from sapo_vl.model.prompts import PromptRenderer, expand
 from sapo_vl.model.weights import load_weights
 
 IMAGE = 99

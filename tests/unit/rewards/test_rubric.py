@@ -1,4 +1,4 @@
-"""The rubric: weights, validity, user verifiers, bad gold."""
+"""The rubric: weights, validity, user verifiers, bad gold answers, the factory."""
 
 import pytest
 
@@ -77,9 +77,9 @@ def test_a_broken_user_function_is_no_verdict(user_file, function, word):
 @pytest.mark.parametrize(
     ("terms", "words"),
     [
-        ([("boxd", 1.0)], ("rewards[0].fn", "did you mean 'boxed'")),
+        ([("boxd", 1.0)], ("rewards[0].fn", "'boxed'")),
         ([("boxed", 1.0), ("no/such.py:score", 1.0)], ("rewards[1].fn", "no/such.py")),
-        ([("boxed", 1.0), ("boxed", 1.0)], ("rewards[1].fn", "twice")),
+        ([("boxed", 1.0), ("boxed", 1.0)], ("rewards[1].fn", "'boxed'")),
         ([], ("rewards",)),
     ],
 )

@@ -16,8 +16,8 @@ from rich.console import Console
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs import progress as progress_module
 from sapo_vl.runs.metrics import MetricsWriter, read, truncate
-from sapo_vl.runs.plots import _smooth, curves
-from sapo_vl.runs.progress import Progress, table
+from sapo_vl.runs.plots import _held_out, _smooth, curves
+from sapo_vl.runs.progress import ProgressDisplay, table
 
 
 def open_writer(run_dir: Path, **changes) -> MetricsWriter:
@@ -143,7 +143,7 @@ class Clock:
 
 def test_a_log_gets_a_line_at_the_ends_and_at_each_tenth(monkeypatch):
     clock, console = Clock(monkeypatch), plain_console()
-    with Progress(None, 100, "SAPO", console) as progress:
+    with ProgressDisplay(None, 100, "SAPO", console) as progress:
         for step in range(1, 101):
             clock.now += 0.1
             progress.update(step, {"reward": step / 100, "KL": 2.5e-6, "tokens/s": 3150.4})
@@ -158,7 +158,7 @@ def test_a_log_gets_a_line_at_the_ends_and_at_each_tenth(monkeypatch):
 
 def test_a_slow_run_gets_a_line_every_ten_seconds(monkeypatch):
     clock, console = Clock(monkeypatch), plain_console()
-    with Progress(None, 10_000, "SAPO", console) as progress:
+    with ProgressDisplay(None, 10_000, "SAPO", console) as progress:
         for step in range(1, 31):
             clock.now += 4
             progress.update(step, {})
@@ -168,7 +168,7 @@ def test_a_slow_run_gets_a_line_every_ten_seconds(monkeypatch):
 
 def test_time_left_of_a_resumed_run_counts_its_own_steps_only(monkeypatch):
     clock, console = Clock(monkeypatch), plain_console()
-    with Progress(None, 100, "SAPO", console) as progress:
+    with ProgressDisplay(None, 100, "SAPO", console) as progress:
         clock.now += 10
         progress.update(91, {})
     assert lines_of(console) == ["SAPO 91/100  1:30 left"]
@@ -176,14 +176,14 @@ def test_time_left_of_a_resumed_run_counts_its_own_steps_only(monkeypatch):
 
 def test_a_long_log_line_is_not_wrapped_nor_marked_up():
     console = plain_console()
-    with Progress(None, 10, "SAPO", console) as progress:
+    with ProgressDisplay(None, 10, "SAPO", console) as progress:
         progress.log("[red] " + "x" * 100)
     assert lines_of(console) == ["[red] " + "x" * 100]
 
 
 def test_other_ranks_are_silent():
     console = plain_console()
-    with Progress(False, 10, "SAPO", console) as progress:
+    with ProgressDisplay(False, 10, "SAPO", console) as progress:
         progress.update(10, {"reward": 1.0})
         progress.log("hello")
     assert lines_of(console) == []
@@ -191,7 +191,7 @@ def test_other_ranks_are_silent():
 
 def test_the_live_display_keeps_log_lines_above_it():
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    with Progress(None, 10, "SAPO", console) as progress:
+    with ProgressDisplay(None, 10, "SAPO", console) as progress:
         progress.update(1, {"reward": 0.5})
         progress.log("checkpoint written")
         progress.update(2, {"reward": 0.75})
@@ -204,13 +204,12 @@ def test_a_table_in_a_log_is_aligned_and_never_wrapped():
     console = plain_console()
     rows = [["before", "31.0 %", "28.5 to 33.6 " + "x" * 40], ["after", "9.5 %", "y"]]
     table("Held-out", ["policy", "avg@8", "note"], rows, console)
-    assert lines_of(console) == [
-        "Held-out",
-        "policy   avg@8  note",
-        "------  ------  " + "-" * 53,
-        "before  31.0 %  28.5 to 33.6 " + "x" * 40,
-        "after    9.5 %  y",
-    ]
+    title, _, head, _, *body = [line.rstrip() for line in lines_of(console)][:6]
+    assert title.strip() == "Held-out"
+    assert head.split() == ["policy", "avg@8", "note"]
+    assert body[0].endswith("28.5 to 33.6 " + "x" * 40)  # the console is 40 columns wide
+    assert body[1].split() == ["after", "9.5", "%", "y"]
+    assert head.index("avg@8") + len("avg@8") == body[0].index("%") + 1 == body[1].index("%") + 1
 
 
 def test_a_table_on_a_terminal_loses_nothing():
@@ -234,13 +233,23 @@ def png_size(path: Path) -> tuple[int, int]:
 def test_curves_draws_what_is_there(tmp_path, keys):
     evals = [
         {"phase": "eval", "step": 0, "name": "before", "avg": 0.31, "ci95_low": 0.28},
-        {"phase": "eval", "step": 20, "name": "after", "avg": 0.7, "greedy": 0.8, "train_step": 20},
+        {"phase": "eval", "step": 20, "name": "after", "avg": 0.7, "greedy": 0.8},
     ]
     steps = [train_row(s, **dict.fromkeys(keys, s / 20)) for s in range(1, 21)]
     write_rows(tmp_path, evals[0], *steps, train_row(21, accuracy=math.nan), evals[1])
     assert curves(tmp_path) == tmp_path / "curves.png"
     assert png_size(tmp_path / "curves.png") == (1500, 960)
     assert 15_000 < (tmp_path / "curves.png").stat().st_size < 400_000
+
+
+def test_held_out_accuracy_is_drawn_at_the_step_of_its_evaluation():
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    names = {0: "before", 10: "step_000010", 20: "after"}
+    _held_out(axis, [{"step": s, "name": n, "avg": 0.5, "greedy": 0.6} for s, n in names.items()])
+    for line in axis.lines[:1] + axis.lines[-1:]:  # sampled and greedy
+        assert line.get_xdata().tolist() == [0, 10, 20]
 
 
 def test_curves_of_an_empty_run_is_the_user_s_mistake(tmp_path):

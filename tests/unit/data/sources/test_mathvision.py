@@ -10,7 +10,8 @@ import pytest
 from helpers import SHARED
 from PIL import Image
 
-from sapo_vl.data import Dropped, store
+from sapo_vl.data import Dropped
+from sapo_vl.data.records import validate
 from sapo_vl.data.sources import mathvision
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
@@ -63,7 +64,7 @@ def test_counts_of_the_raw_sample():
     assert sum(bool(s.choices) for s in samples) == 151
     assert len({s.task for s in samples}) == 16
     for sample in samples:
-        store.validate(sample)
+        validate(sample)
 
 
 @needs_raw
@@ -73,9 +74,15 @@ def test_known_rows_of_the_raw_sample():
     assert daisy.problem == "Which number do you have to write in the last daisy?\n<image>"
     assert (daisy.answer, daisy.answer_type, daisy.choices) == ("61", "number", ())
     assert daisy.metadata == {
-        "level": 2,
-        "subject": "arithmetic",
         "split": "testmini",
+        "published": {
+            "problem_id": "5",
+            "answer": "61",
+            "question": "Which number do you have to write in the last daisy?\n<image1>",
+            "choices": [],
+            "question_type": "free_form",
+            "tables": {"subject": "arithmetic", "level": 2},
+        },
         "files": ["images/5.jpg"],
     }
     kittens = samples["mathvision-6"]
@@ -106,7 +113,7 @@ def test_options_are_listed_and_marks_keep_their_place(layout):
     kinds = ["choice", "choice", "number", "choice", "choice", "expression", "number"]
     assert [s.answer_type for s in samples] == kinds
     for sample in samples:
-        store.validate(sample)
+        validate(sample)
 
 
 def test_testmini_comes_first_and_nothing_twice(layout):
@@ -117,6 +124,11 @@ def test_testmini_comes_first_and_nothing_twice(layout):
     assert (second.id, second.metadata["split"]) == ("mathvision-1", "test")
     reason = f"missing image file: {folder}/images/3.jpg"
     assert third == Dropped("mathvision-3", reason, by_rule=True)
+
+
+def test_one_split_alone_keeps_its_order(layout):
+    folder = layout(testmini=[row(2)], test=[row(3), row(2)])
+    assert [s.id for s in mathvision.rows(folder, ("test",))] == ["mathvision-3", "mathvision-2"]
 
 
 def test_the_hub_gives_the_same_samples(layout, monkeypatch):
@@ -139,7 +151,7 @@ def test_the_hub_gives_the_same_samples(layout, monkeypatch):
 
 
 def test_sources_that_are_not_there(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"neither data/testmini\.jsonl nor data/test\.jsonl"):
+    with pytest.raises(DataError, match=r"data/\{testmini,test\}\.jsonl"):
         read(tmp_path)
     with pytest.raises(DataError, match="neither a folder nor a hub name"):
         read(tmp_path / "gone")

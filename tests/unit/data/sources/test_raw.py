@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 from helpers import SHARED
 
-from sapo_vl.data import Dropped, store
+from sapo_vl.data import Dropped
 from sapo_vl.data.prepare import source_function
+from sapo_vl.data.records import validate
 from sapo_vl.schema import Sample
 
 RAW = SHARED / "raw"
@@ -47,7 +48,7 @@ def test_counts_and_validity(name):
     if kinds:
         assert Counter(s.answer_type for s in samples) == kinds
     for sample in samples:
-        store.validate(sample)
+        validate(sample)
         assert sample.dataset == name
 
 
@@ -95,8 +96,28 @@ def test_versions_of_mathverse():
     assert (first.answer, first.choices) == ("D", ("40°", "60°", "120°", "140°"))
 
 
+def test_rows_that_only_a_benchmark_needs():
+    def published(name, **options):
+        records = source_function(name)(RAW / name, **options)
+        return [record.metadata["published"] for record in records]
+
+    assert [p["answer"] for p in published("logicvista", unanswered=True)].count("") == 1
+    variants = published("dynamath", by_problem=True)
+    assert [p["variant"] for p in variants[:10]] == [str(v) for v in range(1, 11)]
+    assert len({p["problem_id"] for p in variants[:10]}) == 1
+    web = published("mathverse", one_release=True)
+    assert len(web) == 192
+    assert "problem_index" not in web[0]["tables"]
+    counts = published("superclevr", questions="superCLEVR_questions_5.json", only_counts=True)
+    assert {p["answer_type"] for p in counts} == {"integer"}
+    contest = published("aime_hmmt", contests=["aime_2024_I"], text_only=True)
+    assert len(contest) == 15
+    assert contest[1]["answer"] == "025"
+    assert "[asy]" in contest[4]["question"] or "<asy>" in contest[4]["question"]
+
+
 def test_variants_of_dynamath():
-    seeds = Counter(s.metadata["seed"] for s in by_id("dynamath").values())
+    seeds = Counter(s.metadata["published"]["problem_id"] for s in by_id("dynamath").values())
     assert set(seeds.values()) == {10}
     assert len(seeds) == 30
     area = by_id("dynamath")["dynamath-64-v1"]

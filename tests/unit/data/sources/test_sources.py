@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import picture
 
-from sapo_vl.data import Dropped, store
-from sapo_vl.data.prepare import prepare, source_function
+from sapo_vl.data import Dropped
+from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.readers.tables import read_rows
 from sapo_vl.data.readers.text import QUESTION_IN_IMAGE, guess_answer_type, split_choices
+from sapo_vl.data.records import validate
+from sapo_vl.data.source_loader import source_function
 from sapo_vl.errors import DataError
 
 PNG = picture(40, 33)
@@ -31,7 +33,7 @@ def read(name, source):
     records = list(source_function(name)(source))
     for record in records:
         if not isinstance(record, Dropped):
-            store.validate(record)
+            validate(record)
     return records
 
 
@@ -67,9 +69,13 @@ def test_mathvista(tmp_path):
     one, two, bad = read("mathvista", tmp_path)
     assert one.problem == "<image>\nHow long? (Unit: cm)"
     assert (one.answer, one.precision, one.unit, one.split) == ("1.2", 1, "cm", "test")
-    assert (two.answer, two.answer_type, two.metadata["gold"]) == ("B", "choice", "4")
+    assert (two.answer, two.answer_type, two.metadata["published"]["answer"]) == (
+        "B",
+        "choice",
+        "4",
+    )
     assert two.problem.endswith("(A) (A) 3\n(B) 4")
-    assert bad.reason.startswith("the gold answer is none of the choices: 'z'")
+    assert bad.reason.startswith("the answer is none of the choices: 'z'")
     local = tmp_path / "git"
     (local / "images").mkdir(parents=True)
     (local / "images" / "1.jpg").write_bytes(PNG)
@@ -99,8 +105,11 @@ def test_mmmu_and_mmmu_pro(tmp_path):
     assert one.problem == "Compare <image> with <image>, then image 2.\n(A) <image>\n(B) it's"
     assert one.images == (OTHER, PNG, PNG)
     assert (one.answer, one.choices, one.task) == ("B", ("<image 3>", "it's"), "Drawing")
-    assert (two.answer, two.metadata["golds"]) == ("2.5", ["2.5", "5/2"])
+    assert (two.answer, two.metadata["published"]["answer"]) == ("2.5", ["2.5", "5/2"])
     assert two.problem.startswith("<image>\n")  # the third picture has no tag here
+
+    flat = parquet(tmp_path / "flat", [row, opened], "validation-00000-of-00001")
+    assert len(read("mmmu", flat)) == 2  # a folder without subjects is read once, not 30 times
 
     pro = tmp_path / "pro"
     standard = {k: v for k, v in row.items() if k != "subfield"} | {"subject": "Art"}
@@ -281,7 +290,7 @@ def test_a_cut_parquet_is_named_and_leaves_nothing(tmp_path):
     file = parquet(tmp_path, rows) / "train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet"):
-        prepare("easyr1", source=file, out=tmp_path / "set", on_error="skip")
+        prepare("easyr1", PrepareOptions(tmp_path / "set", source=file, on_error="skip"))
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
 
@@ -321,3 +330,41 @@ def test_kinds_of_answers(text, kind):
 )
 def test_options_in_a_text(text, found):
     assert split_choices(text) == found
+
+
+def test_olympiadbench(tmp_path):
+    row = {
+        "id": 7,
+        "question": "Find x in <image_1>.",
+        "final_answer": ["$3$"],
+        "subject": "Math",
+        "subfield": "Geometry",
+        "is_multiple_answer": False,
+        "answer_type": "Numerical",
+        "unit": None,
+        "error": None,
+        "image_1": IMAGE,
+        "context": "A triangle.",
+    }
+    name = "OE_MM_maths_en_COMP"
+    (one,) = read("olympiadbench", parquet(tmp_path / name, [row], name).parent)
+    assert (one.problem, one.answer) == ("A triangle.\nFind x in <image>.", "3")
+    assert (one.answer_type, one.split, one.images) == ("number", "test", (PNG,))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="olympiadbench"):
+        read("olympiadbench", empty)
+
+
+def test_test_sets_of_r1v(tmp_path):
+    from sapo_vl.data.sources import geoqa, superclevr
+
+    (tmp_path / "r1v_prompts").mkdir()
+    (tmp_path / "a.png").write_bytes(PNG)
+    for name, answer in ((geoqa.TEST_FILE, "140°"), (superclevr.R1V_FILE, 4)):
+        line = {"image_path": "./a.png", "question": "Which?", "ground_truth": answer}
+        (tmp_path / "r1v_prompts" / name).write_text(json.dumps(line) + "\n")
+    (angle,) = geoqa.r1v_rows(tmp_path)
+    assert (angle.id, angle.answer, angle.split) == ("geoqa-test-0", "140°", "test")
+    (count,) = superclevr.r1v_rows(tmp_path)
+    assert (count.id, count.answer, count.answer_type) == ("superclevr-r1v-a", "4", "count")

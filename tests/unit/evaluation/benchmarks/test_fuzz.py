@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.base import read_row
+from sapo_vl.evaluation.benchmarks.protocol import read_response
 
 WHOLE = ("superclevr", "aime24")  # a gold answer that is no whole number is the file's mistake
 RULES = (
@@ -62,7 +62,7 @@ def test_any_row_gets_a_verdict_and_a_line(name, tmp_path):
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(record=rows(gold), from_extraction=st.booleans())
     def holds(record, from_extraction):
-        row = read_row(json.loads(json.dumps(record)), "x")
+        row = read_response(json.loads(json.dumps(record)), "x")
         scored = score.score(BENCHMARKS[name], [row], from_extraction=from_extraction)
         score.write(out, scored)
         (text,) = out.read_text(encoding="utf-8").split("\n")[:-1]

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("openai")
 from sapo_vl.errors import SetupError
 from sapo_vl.evaluation import score
-from sapo_vl.evaluation.benchmarks.base import read_row
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
+from sapo_vl.evaluation.benchmarks.protocol import read_response
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def server():
 
 
 def row(response: str):
-    return read_row(
+    return read_response(
         {"model": "x", "problem_id": "1", "gold": "blue", "choices": ["red", "blue"],
          "question_type": "multi_choice", "response": response}, "x",
     )  # fmt: skip
@@ -70,8 +70,8 @@ def test_mathverse_is_judged_by_the_llm_and_the_rules_stand_beside_it(server):
     record = {"model": "x", "problem_id": "1", "gold": "A", "question_type": "multi-choice",
               "question": "Which? A:1 B:2", "response": "the second"}  # fmt: skip
     benchmark, endpoint = score.named("mathverse"), Endpoint(url, "m")
-    found = score.score(benchmark, [read_row(record, "x")] * 2, endpoint=endpoint)
-    none = score.score(benchmark, [read_row(record | {"gold": None}, "x")], endpoint=endpoint)
+    found = score.score(benchmark, [read_response(record, "x")] * 2, endpoint=endpoint)
+    none = score.score(benchmark, [read_response(record | {"gold": None}, "x")], endpoint=endpoint)
     assert [item.correct for item in [*found, *none]] == [True, True, None]
     assert found[0].judgement.rules == {"quick_match": False, "by_rule": False}
     assert found[0].judgement.reason == "judged the same as A"

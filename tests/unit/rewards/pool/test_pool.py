@@ -102,9 +102,9 @@ def test_a_worker_that_dies_or_grows_ends_its_job_only(pool, user):
 
 def test_an_idle_worker_that_was_killed_is_replaced(pool, user):
     pool.run([job(user, "fine")] * 2)
-    for worker in list(pool._workers):
+    for worker in pool._workers:
         os.kill(worker.process.pid, signal.SIGKILL)
-    time.sleep(0.2)
+        worker.process.wait()
     assert [r.status for r in pool.run([job(user, "fine")] * 4)] == ["done"] * 4
 
 
@@ -145,7 +145,6 @@ def test_a_timeout_is_retried_once_and_then_no_verdict(user):
     assert [v.outcome for v in verdicts] == [Outcome.CORRECT, Outcome.NO_VERDICT, Outcome.CORRECT]
     assert [r.valid for r in rewards] == [True, False, True]
     assert "0.6 s" in verdicts[1].reason  # the retry had twice the time
-    assert rubric.pool_client.counts["retried"] == 1
     rubric.close()
 
 
@@ -213,7 +212,7 @@ def test_a_large_parent_does_not_wear_its_workers_out():
     try:
         jobs = [LoadJob(f"{os.__file__}:getcwd", "rewards")] * 5
         assert [reply.status for reply in pool.run(jobs)] == ["done"] * 5
-        assert pool.restarts == 0
+        assert [worker.jobs_done for worker in pool._workers] == [5]  # not recycled
     finally:
         pool.close()
     assert ballast[0] == ord("x")

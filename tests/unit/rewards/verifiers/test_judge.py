@@ -163,7 +163,7 @@ def test_what_is_no_answer_is_refused_without_a_call(serve, answer):
     assert refusal(answer)
     judge, (verdict,) = ask(server, answer)
     assert verdict.outcome is Outcome.WRONG
-    assert (judge.calls, judge.refused, server.requests) == (0, 1, [])
+    assert (judge.calls, server.requests) == (0, [])
 
 
 @pytest.mark.parametrize("answer", ["crimson", "42", "a solution of salt", "first 3 terms", "x=2"])
@@ -186,7 +186,7 @@ def test_429_and_5xx_are_retried_other_errors_are_not(serve):
     server = serve(lambda body: (next(states), SAME))
     judge, (verdict,) = ask(server, "crimson")
     assert verdict.outcome is Outcome.CORRECT
-    assert (judge.calls, judge.retried) == (4, 2)
+    assert judge.calls == 4  # two of them retries
     server = serve(lambda body: (400, ""))
     judge, (verdict,) = ask(server, "crimson")
     assert verdict.outcome is Outcome.NO_VERDICT

@@ -1,6 +1,6 @@
-"""One vLLM engine with a mixture of experts: log-prob gaps to the learner before and after updates.
+"""Gaps between the log-probs of vLLM and of the learner, before and after weight updates.
 
-python worker_moe.py FOLDER      -> one JSON list on the last line of stdout
+python worker_engine.py FOLDER     -> one JSON list on the last line of stdout
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ prepare_environment()
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_samples, tiny_config  # noqa: E402
-from sapo_vl.learner.rows import TrainRow  # noqa: E402
 
 from sapo_vl.generator.base import SamplingParams, build  # noqa: E402
 from sapo_vl.learner.policy import Policy  # noqa: E402
 from sapo_vl.model.assets import open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
-from sapo_vl.model.weights import load_weights, to_checkpoint_layout  # noqa: E402
+from sapo_vl.model.weights import load_weights  # noqa: E402
 
 path = Path(sys.argv[1])
 config = tiny_config(path)
@@ -35,11 +34,12 @@ policy = Policy(model, assets, 1.0, "shared_prefix")
 
 @torch.no_grad()
 def gap() -> float:
-    """Return the largest difference of log-probs over a few sampled responses."""
-    found = engine.generate(prompts, SamplingParams(2, 1.0, 12), [1] * len(prompts))
-    rows = [(TrainRow(p, c.token_ids), c) for p, cs in zip(prompts, found, strict=True) for c in cs]
-    scored = policy([row for row, _ in rows]).out.logprobs_N.numpy()
-    return float(np.abs(scored - np.concatenate([c.generator_logprobs for _, c in rows])).max())
+    """Return the largest difference of log-probs over a few sampled rollouts, in nats."""
+    groups = engine.generate(prompts, SamplingParams(2, 1.0, 12), [1] * len(prompts))
+    rollouts = [rollout for group in groups for rollout in group]
+    trainer_logprobs = policy(rollouts).out.logprobs_N.numpy()
+    generator_logprobs = np.concatenate([r.generator_logprobs for r in rollouts])
+    return float(np.abs(trainer_logprobs - generator_logprobs).max())
 
 
 gaps = [gap()]
@@ -48,8 +48,7 @@ for seed in (1, 2):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    engine.update_weights(
-        (n, to_checkpoint_layout(n, p.detach())) for n, p in model.named_parameters()
-    )
+    layout = assets.family.to_checkpoint_layout
+    engine.update_weights((n, layout(n, p.detach())) for n, p in model.named_parameters())
     gaps.append(gap())
 print(json.dumps(gaps))

@@ -1,4 +1,4 @@
-"""vLLM with a mixture of experts agrees with the learner at the start and after weight updates."""
+"""vLLM agrees with the learner for the other families, at the start and after weight updates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from helpers import ROOT, environment
 pytestmark = pytest.mark.slow
 
 
-def test_experts_agree_before_and_after_updates(tiny_moe_folder):
-    # a process of its own: the session's engine is the dense model's
+@pytest.mark.parametrize("name", ["tiny_moe_folder", "tiny_qwen2_5_folder"])
+def test_logprobs_agree_before_and_after_updates(request, name):
+    # a process of its own: the session's engine is the dense Qwen3-VL's
+    worker = ROOT / "tests/integration/worker_engine.py"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/integration/worker_moe.py"), str(tiny_moe_folder)],
+        [sys.executable, str(worker), str(request.getfixturevalue(name))],
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,0 +1,115 @@
+"""What Qwen2.5-VL and Qwen3-VL have in common: vision tokens, M-RoPE, module paths, processor.
+
+Left out: video, the only place where the two families' position ids differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapo_vl.errors import DataError
+from sapo_vl.model.families.base import Component
+
+
+class QwenVL:
+    """Base class of the two families; see base.Family for what each method promises."""
+
+    name: str
+    vision_tokens: tuple[str, ...] = (
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    )
+
+    def check(self, config: Any) -> None:
+        """Raise DataError when a text layer's attention is not full.
+
+        The shared-prefix attention knows no other mask; a sliding window would be ignored.
+        """
+        layer_types = getattr(config.text_config, "layer_types", None) or []
+        for i, layer_type in enumerate(layer_types):
+            if layer_type != "full_attention":
+                raise DataError(
+                    f"text_config.layer_types[{i}]={layer_type!r} is not supported for "
+                    f"{self.name}: only 'full_attention' is"
+                )
+
+    def image_factor(self, config: Any) -> int:
+        """Return patch size times merge size (32 for Qwen3-VL, 28 for Qwen2.5-VL)."""
+        return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
+
+    def visual_tokens(self, grid_thw: Sequence[int], config: Any) -> int:
+        """Return the number of patches over merge size squared."""
+        time, height, width = grid_thw
+        return time * height * width // config.vision_config.spatial_merge_size**2
+
+    def prompt_positions(
+        self, expanded_ids: Sequence[int], grids: Sequence[Sequence[int]], config: Any
+    ) -> tuple[Tensor, int]:
+        """Return M-RoPE positions [3, L] and the next position."""
+        merge = int(config.vision_config.spatial_merge_size)
+        return mrope_positions(expanded_ids, int(config.image_token_id), grids, merge)
+
+    def component(self, parameter: str) -> Component:
+        """Return the component; `visual.pos_embed` is vision, deepstack mergers are mergers."""
+        if ".visual." in parameter or parameter.startswith("visual."):
+            return "merger" if "merger" in parameter else "vision"
+        return "language"
+
+    def to_checkpoint_layout(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the tensor unchanged: modules and checkpoints agree."""
+        del name
+        return tensor
+
+    def patch_embedding(self, model: Any) -> nn.Module:
+        """Return `model.visual.patch_embed`."""
+        return model.get_submodule("model.visual.patch_embed")
+
+    def encode_images(self, base: Any, pixel_values: Tensor, grid_thw: Tensor) -> Any:
+        """Return the tower's output: `pooler_output` holds [S, D] per picture."""
+        return base.get_image_features(pixel_values, grid_thw, return_dict=True)
+
+    def sum_features(self, features: Any) -> Tensor:
+        """Return the sum of the pooled features."""
+        return torch.stack([f.float().sum() for f in features.pooler_output]).sum()
+
+    def processor_kwargs(self, min_pixels: int, max_pixels: int) -> dict[str, Any]:
+        """Return the pixel budget under the names of Qwen's image processor (areas, not edges)."""
+        return {
+            "do_resize": False,
+            "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
+        }
+
+
+def mrope_positions(
+    expanded_ids: Sequence[int], image_id: int, grids: Sequence[Sequence[int]], merge: int
+) -> tuple[Tensor, int]:
+    """Return M-RoPE positions [3, L] of an expanded prompt and the position that follows it.
+
+    Text advances all three axes together. An image that starts at p has time p, height p..p+h-1
+    and width p..p+w-1 (h, w after the merge), and the text after it continues at p + max(h, w), so
+    that N image tokens advance the position by far less than N. Equal to `get_rope_index` of
+    transformers' Qwen2.5-VL and Qwen3-VL for still pictures.
+    """
+    parts, position, i, remaining = [], 0, 0, iter(grids)
+    while i < len(expanded_ids):
+        if expanded_ids[i] == image_id:
+            t, h, w = next(remaining)
+            h, w = h // merge, w // merge
+            axes = torch.stack(
+                torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
+            )
+            parts.append(axes.reshape(3, -1) + position)
+            i, position = i + t * h * w, position + max(h, w)
+        else:
+            end = i
+            while end < len(expanded_ids) and expanded_ids[end] != image_id:
+                end += 1
+            parts.append(torch.arange(position, position + end - i).expand(3, -1))
+            i, position = end, position + end - i
+    return torch.cat(parts, dim=1), position
