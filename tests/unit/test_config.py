@@ -81,6 +81,8 @@ def test_values_in_yaml_notation():
         ("sapo.tau_ngeative=1", "sapo.tau_ngeative", "sapo.tau_neg"),
         ("learner.zero_stgae=1", "learner.zero_stgae", "learner.zero_stage"),
         ("lerner.lr=1", "lerner", "learner"),
+        ("spao.tau_neg=1", "spao", "sapo"),
+        ("grop.high=1", "grop", "grpo"),
         ("temperature=1", "temperature", "rollout.temperature"),
         ("learner.group_size=4", "learner.group_size", "rollout.group_size"),
         ("rewards=[{fun: boxed}]", "rewards[0].fun", "rewards[0].fn"),
@@ -257,3 +259,9 @@ def test_a_section_is_parsed_by_its_own_class():
         parse_section(model, {"high": "x"}, "grpo")
     with pytest.raises(ConfigError, match=r"unknown key 'grpo\.hig'; did you mean 'grpo\.high'"):
         parse_section(model, {"hig": 1}, "grpo")
+
+
+def test_what_is_known_leaves_out_where_options_are_kept():
+    with pytest.raises(ConfigError, match="known here: objective, run, model") as caught:
+        load(None, ["zzzz=1"])
+    assert "objective_options" not in str(caught.value)
