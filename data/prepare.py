@@ -181,17 +181,18 @@ def given_options(options: PrepareOptions, synthetic: SyntheticOptions | None) -
 
 def refuse_inapplicable(name: str, given: Iterable[str]) -> None:
     """Raise ConfigError for the first option in `given` that the source does not take."""
-    drawn = [f.name for f in fields(SyntheticOptions)]
+    drawing = [field.name for field in fields(SyntheticOptions)]
     for option in given:
+        key = "map" if option == "columns" else option
         if name == "synthetic" and option in ("source", "columns", "holdout", "split", "limit"):
             raise ConfigError(
-                f"{option}: synthetic draws its records and does not take it; it takes "
-                f"{', '.join(drawn)}"
+                f"{key}: synthetic draws its records and does not take it; it takes "
+                f"{', '.join(drawing)}"
             )
-        if name != "synthetic" and option in drawn:
-            raise ConfigError(f"{option}: only synthetic takes it, not {name}")
+        if name != "synthetic" and option in drawing:
+            raise ConfigError(f"{key}: only synthetic takes it, not {name}")
         if name != "generic" and option == "columns":
-            raise ConfigError(f"map: only generic takes a map; the columns of {name} are fixed")
+            raise ConfigError(f"{key}: only generic takes it; the columns of {name} are fixed")
 
 
 def _is_of_split(split: str | None, record: Record) -> bool:

@@ -17,8 +17,8 @@ from sapo_vl.config import Config
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.system import distributed
+from sapo_vl.training.monitor import open_metrics
 from sapo_vl.training.report import write_report
-from sapo_vl.training.resume import open_metrics
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
 from sapo_vl.training.trainer import Step, Trainer
 

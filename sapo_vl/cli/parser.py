@@ -1,7 +1,7 @@
 """The command line: `sapo-vl COMMAND`. Modules that take long to import follow after parsing.
 
-Exit codes: 0 success; 1 a bug, or a run that can't go on (RunError), with its traceback; 2 the
-user's mistake (UserError), in one line; 130 or 143 ended by a signal, after a checkpoint; 141
+Exit codes: 0 success; 1 a run that can't continue (RunError), in one line, or a bug, with its
+traceback; 2 the user's mistake (UserError), in one line; 130 or 143 ended by a signal, after a checkpoint; 141
 stdout was closed.
 """
 
@@ -15,7 +15,7 @@ from functools import partial
 
 from sapo_vl.cli import config_reference, data, evaluation, training
 from sapo_vl.cli.options import add_config
-from sapo_vl.errors import UserError, nearest
+from sapo_vl.errors import RunError, UserError, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"sapo-vl: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"sapo-vl: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
     except KeyboardInterrupt:

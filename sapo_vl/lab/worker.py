@@ -56,7 +56,7 @@ def warm_up(cell: Cell, out: Path) -> None:
     """Generate the seed's data and warm up the model its cells start from; resumes if begun."""
     from sapo_vl import sft
     from sapo_vl.runs.folder import Run
-    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.monitor import open_metrics
     from sapo_vl.training.setup import policy_assets
 
     folder = cell.warm_up(out)
@@ -128,7 +128,7 @@ def _train(config: Config) -> tuple[float, float]:
     from sapo_vl.runs.folder import Run
     from sapo_vl.system import distributed
     from sapo_vl.train import train_loop
-    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.monitor import open_metrics
     from sapo_vl.training.setup import load_inputs
     from sapo_vl.training.trainer import Trainer
 

@@ -11,6 +11,7 @@ import time
 import pytest
 from helpers import cli, environment, picture
 
+from sapo_vl.cli.parser import main
 from sapo_vl.data import store
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.readers.source_rows import to_samples
@@ -162,3 +163,20 @@ def test_a_broken_picture_cell_of_a_source_is_one_record(tmp_path):
     )
     assert report.kept == {"train": 2}
     assert sum(d.count for d in report.dropped.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["mathvision", "--source", "x", "--level", "1"], "level"),  # even at its default
+        (["generic", "--source", "x", "--test-count", "480"], "test_count"),
+        (["synthetic", "--holdout", "0.15"], "holdout"),
+        (["synthetic", "--map", "answer=gold"], "map"),
+        (["geometry3k", "--source", "x", "--map", "answer=gold"], "map"),
+    ],
+)
+def test_options_of_other_sources_are_refused(arguments, option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["prepare", *arguments, "--out", str(tmp_path / "set")])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith(f"sapo-vl: {option}: ")

@@ -212,7 +212,7 @@ def test_wrong_arguments(tmp_path):
     ("name", "options", "synthetic", "option"),
     [
         ("synthetic", {"source": "x"}, None, "source"),
-        ("synthetic", {"columns": "answer=y"}, None, "columns"),
+        ("synthetic", {"columns": "answer=y"}, None, "map"),
         ("synthetic", {"holdout": 0.15}, None, "holdout"),
         ("synthetic", {"split": "train"}, None, "split"),
         ("synthetic", {"limit": 3}, None, "limit"),
