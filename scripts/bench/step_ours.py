@@ -1,6 +1,6 @@
-"""Our side of the comparison of whole steps: `train_step` of train.py, with a clock at each phase.
+"""Our side of the whole-step benchmark: `train_step` of train.py with a clock around each phase.
 
-The clock stops before the trainer records the step's metrics, which TRL's does not count either.
+The clock stops before the trainer logs the step's metrics, which is not timed for TRL either.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sapo_vl.training.trainer import Trainer
 
 
 class SequentialSampler:
-    """Takes the problems in their order, each once, as TRL does without shuffling."""
+    """Draws the problems in order, each once, as TRL does without shuffling."""
 
     def __init__(self, prompts: int) -> None:
-        """`prompts` is the number of problems a step, over all ranks."""
+        """`prompts` is the number of problems per step over all ranks."""
         self._prompts = prompts
 
     def step(self, step: int, cursor: int, rank: int, ranks: int) -> list[Draw]:
@@ -39,24 +39,24 @@ class SequentialSampler:
 
 
 def main(options: dict[str, Any]) -> None:
-    """Take the steps, one at the parent's word."""
+    """Take the steps, each when the parent signals it."""
     distributed.init()
     run = Run(pace.configuration(options), resume=False)
     trainer = build_trainer(run, options)
-    book = pace.Book()
-    clock_phases(trainer, book)
+    clock = pace.PhaseClock()
+    clock_phases(trainer, clock)
     trainer.generator.update_weights(trainer.learner.weights())
-    pace.say({})
+    pace.report_to_parent({})
     for _ in range(options["steps"]):
-        pace.wait()
+        pace.wait_for_parent()
         with trainer.step() as step:
-            book.start()
+            clock.start()
             train_step(trainer, step)
-            figures: dict[str, Any] = book.figures()
+            measured: dict[str, Any] = clock.seconds()
         assert step.batch is not None, "a step without rollouts"
         lengths = [len(r.token_ids) for group in step.batch.groups for r in group.rollouts]
-        figures |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
-        pace.say(figures | {"updates": step.batch.num_mini_batches})
+        measured |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
+        pace.report_to_parent(measured | {"updates": step.batch.num_mini_batches})
     trainer.inputs.rubric.close()
     trainer.generator.close()
 
@@ -69,7 +69,7 @@ def build_trainer(run: Run, options: dict[str, Any]) -> Trainer:
         assets=assets,
         renderer=PromptRenderer(assets, config.data),
         rubric=build_rubric(config),
-        train_set=pace.samples(options, Path(options["place"]) / "data-ours"),  # type: ignore[arg-type]
+        train_set=pace.samples(options, Path(options["work_dir"]) / "data-ours"),  # type: ignore[arg-type]
         test_set=[],
         prompt_sampler=SequentialSampler(options["prompts"]),  # type: ignore[arg-type]
         benchmarks={},
@@ -77,9 +77,9 @@ def build_trainer(run: Run, options: dict[str, Any]) -> Trainer:
     return Trainer(run, inputs, assets, writer=None)
 
 
-def clock_phases(trainer: Trainer, book: pace.Book) -> None:
-    """Book the phases of the trainer's steps, and replace rewards by a coin's."""
-    parts: Any = trainer  # methods are replaced on the objects
+def clock_phases(trainer: Trainer, clock: pace.PhaseClock) -> None:
+    """Time the phases of the trainer's steps, and replace rewards by `pace.coin`."""
+    parts: Any = trainer  # Any: methods are replaced on the instances
     grade = trainer.inputs.rubric.grade
 
     def graded(pairs: Sequence[tuple[Sample, str]], *rest: Any, **named: Any) -> list[Reward]:
@@ -89,11 +89,11 @@ def clock_phases(trainer: Trainer, book: pace.Book) -> None:
             for reward, (_, text) in zip(rewards, pairs, strict=True)
         ]
 
-    parts.inputs.rubric.grade = book.phase("verify", graded)
-    parts.inputs.renderer.render = book.phase("prepare", trainer.inputs.renderer.render)
-    parts.generator.generate = book.phase("generate", trainer.generator.generate)
-    parts.generator.update_weights = book.phase("sync", trainer.generator.update_weights)
-    parts.learner.fill_old_logprobs = book.phase("old_logprobs", trainer.learner.fill_old_logprobs)
+    parts.inputs.rubric.grade = clock.phase("verify", graded)
+    parts.inputs.renderer.render = clock.phase("prepare", trainer.inputs.renderer.render)
+    parts.generator.generate = clock.phase("generate", trainer.generator.generate)
+    parts.generator.update_weights = clock.phase("sync", trainer.generator.update_weights)
+    parts.learner.fill_old_logprobs = clock.phase("old_logprobs", trainer.learner.fill_old_logprobs)
 
 
 if __name__ == "__main__":

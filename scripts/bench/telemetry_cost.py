@@ -1,8 +1,8 @@
-"""What telemetry costs: `python -m bench.telemetry_cost`.
+"""Cost of telemetry: `PYTHONPATH=scripts python -m bench.telemetry_cost`.
 
-Made-up mini-batches with the main job's shape (128 responses of about 14 tokens, four a step) and
-with long responses, in milliseconds of one core, the median of several calls. Nothing but numpy is
-timed: the arrays it reads come from the loss (learner/engine.py), with telemetry or without.
+Synthetic mini-batches in the main job's shape (128 responses of about 14 tokens, four per step) and
+with long responses; milliseconds of one core, median of several calls. Only the numpy part is
+timed: the loss computes the arrays it reads in any case (learner/engine.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEMPERATURES = (1.0, 1.05)
 
 
 class FakePrompt:
-    """As much of a prompt as telemetry asks for."""
+    """The part of a Prompt that telemetry reads."""
 
     images = (b"",)
 
@@ -74,13 +74,13 @@ def groups(responses: int, length: int, seed: int = 0) -> list[RolloutGroup]:
 
 
 def milliseconds(work: Callable[[], Any], repeats: int = 9) -> float:
-    """Return the median CPU time of a call after a first one."""
+    """Return the median CPU time of a call, after one warm-up call."""
     work()
     return 1e3 * median(timed(work).cpu for _ in range(repeats))
 
 
 def main() -> None:
-    """Print a line for each shape: a call, and all of a step of four mini-batches."""
+    """Print per shape the time of each call, and of a step with four mini-batches."""
     for name, (responses, length) in SHAPES.items():
         update = report(responses, length)
         one = milliseconds(partial(telemetry.mini_batch_stats, update, TEMPERATURES))

@@ -1,11 +1,11 @@
-"""The contestants: each takes the same rollouts and does forward, SAPO loss and backward.
+"""The variants compared: each runs forward, SAPO loss and backward on the same rollouts.
 
-- `shared`: this learner, a prompt and its picture once per group.
-- `padded`: its reference layout, each response with its own prompt and picture.
-- `trl`: TRL's GRPOTrainer as it is, `compute_loss` on a batch in its own format.
-- `trl-compact`: the same with its head on response positions alone, which TRL does on GPUs only.
-- `trl-logits`: the same with whole logits of the responses, as TRL did before its chunked head,
-  made of its own functions.
+- `shared`: this learner, with a prompt and its image once per group.
+- `padded`: its reference layout, with a prompt and image per response.
+- `trl`: TRL's GRPOTrainer unchanged, `compute_loss` on a batch in its format.
+- `trl-compact`: the same with the head on response positions only, as TRL does on GPUs.
+- `trl-logits`: the same with full logits of the responses, built from TRL's functions, as TRL did
+  before its chunked head.
 
 Left out: the optimizer, which is the same for all.
 """
@@ -32,21 +32,21 @@ from sapo_vl.model.assets import ModelAssets
 from sapo_vl.schema import Rollout
 
 OPTIONS = sapo.Options(tau_pos=1.0, tau_neg=1.05)
-"""Of both toolkits' loss."""
+"""Temperatures of both toolkits' loss."""
 
 Step = Callable[[], Tensor]
-"""Computes the loss and its gradients, and returns the loss."""
+"""Computes loss and gradients; returns the loss."""
 
 
 class Variant:
-    """One contestant: its own copy of the model, and a step on the batch."""
+    """A copy of the model and a step on the batch."""
 
     def __init__(self, model: Any, step: Step) -> None:
         self.model = model
         self.step = step
 
     def run(self) -> float:
-        """Take one step from empty gradients; return the loss."""
+        """Clear the gradients and take one step; return the loss."""
         self.model.zero_grad(set_to_none=True)
         return float(self.step().detach())
 
@@ -59,7 +59,7 @@ class Variant:
 def build(
     name: str, model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]
 ) -> Variant:
-    """Return the contestant `name` of VARIANTS on a copy of `model`, given old log-probs."""
+    """Build a variant of VARIANTS on a copy of `model`; rollouts have old log-probs."""
     return VARIANTS[name](copy.deepcopy(model), assets, case, rollouts)
 
 
@@ -197,7 +197,7 @@ def _trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> An
 
 
 def trl_batch(rollouts: Sequence[Rollout], assets: ModelAssets) -> dict[str, Any]:
-    """Return TRL's format: prompts padded left, completions right, pictures once per response."""
+    """Convert to TRL's format: prompts padded left, completions right, images per response."""
     from trl.trainer.utils import pad
 
     pad_id = assets.tokenizer.pad_token_id

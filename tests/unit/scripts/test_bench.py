@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic: what a batch needs, what was measured, and who agrees with whom."""
+"""The benchmarks' arithmetic: operation counts, measurements, agreement checks and tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_lengths_are_spread_evenly_around_the_mean():
         assert max(case.lengths()) == case.longest
 
 
-def test_prompts_hold_one_picture_and_the_wanted_tokens(batch, assets):
+def test_prompts_have_one_image_and_the_requested_tokens(batch, assets):
     _, rollouts = batch
     assert len(rollouts) == 6
     for rollout in rollouts:
@@ -37,7 +37,7 @@ def test_prompts_hold_one_picture_and_the_wanted_tokens(batch, assets):
         assert ids.count(assets.image_token_id) == 4
         assert rollout.prompt.grid_thw.tolist() == [[1, 4, 4]]
         assert rollout.prompt.position_ids.shape == (3, 12)
-        assert rollout.prompt.next_position == 10  # 8 tokens of text, and the picture's side of 2
+        assert rollout.prompt.next_position == 10  # 8 tokens of text, and the image's side of 2
 
 
 def test_tokens_packed_and_padded(batch):
@@ -75,15 +75,15 @@ def test_both_layouts_agree_and_sharing_saves_operations(batch, assets):
     random = np.random.default_rng(0)
     for rollout in rollouts:
         rollout.old_logprobs = random.normal(-6, 0.5, len(rollout.token_ids)).astype(np.float32)
-    contestants = [build(n, model, no_bans(assets), SMALL, rollouts) for n in ("shared", "padded")]
-    (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in contestants)
-    norms = [c.grad_norm() for c in contestants]
+    variants = [build(n, model, no_bans(assets), SMALL, rollouts) for n in ("shared", "padded")]
+    (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in variants)
+    norms = [c.grad_norm() for c in variants]
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     assert needs.flops(model, rollouts) <= shared < padded
 
 
-def test_disagreement_is_loud():
+def test_disagreement_raises():
     learner._check({"shared": 1.0, "trl": 1.00001}, "losses")
     with pytest.raises(RuntimeError, match=r"losses differ: trl has 1\.001"):
         learner._check({"shared": 1.0, "trl": 1.001}, "losses")
@@ -97,7 +97,7 @@ def test_a_fork_returns_its_result_and_its_failure(capfd):
     def fails() -> None:
         raise ValueError("not this")
 
-    with pytest.raises(RuntimeError, match="fails failed"):
+    with pytest.raises(RuntimeError, match="fails"):
         measure.in_fork(fails)
     assert "not this" in capfd.readouterr().err
 
@@ -115,28 +115,28 @@ def test_timed_knows_sleep_from_work():
     assert seconds.cpu < 0.04
 
 
-def test_inner_phases_are_taken_out_of_outer_ones(monkeypatch):
+def test_nested_phases_do_not_count_in_the_outer_one(monkeypatch):
     now = [0.0]
-    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0] / 2)
-    monkeypatch.setattr(pace, "time", clock)
+    fake_time = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0] / 2)
+    monkeypatch.setattr(pace, "time", fake_time)
 
     def passes(seconds: float) -> None:
         now[0] += seconds
 
-    book = pace.Book()
-    inner = book.phase("generate", lambda: passes(40))
-    outer = book.phase("prepare", lambda: (passes(20), inner(), passes(1)))
+    clock = pace.PhaseClock()
+    inner = clock.phase("generate", lambda: passes(40))
+    outer = clock.phase("prepare", lambda: (passes(20), inner(), passes(1)))
     passes(1000)
-    book.start()
+    clock.start()
     passes(30)
     outer()
     passes(3)
-    assert book.figures() == {
+    assert clock.seconds() == {
         "wall": {"update": 33.0, "prepare": 21.0, "generate": 40.0},
         "cpu": {"update": 16.5, "prepare": 10.5, "generate": 20.0},
     }
-    book.start()
-    assert book.figures()["wall"] == {"update": 0.0}
+    clock.start()
+    assert clock.seconds()["wall"] == {"update": 0.0}
 
 
 def test_the_coin_is_fair_and_fixed():
@@ -193,7 +193,7 @@ def test_the_table_of_whole_steps_leaves_out_the_first():
     ("arguments", "message"),
     [(["--cases", "g9"], "g9 is none of g4, g8"), (["--variants", "shared,x"], "x is none of")],
 )
-def test_unknown_names_are_said(arguments, message, capsys):
+def test_unknown_names_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         learner.main(arguments)
     assert message in capsys.readouterr().err
