@@ -24,7 +24,7 @@ from typing import Literal
 
 from sapo_vl.data import DATASETS, Dropped, images
 from sapo_vl.data.readers import generic
-from sapo_vl.data.records import fault, picture_name
+from sapo_vl.data.records import fault, image_name
 from sapo_vl.data.report import Report
 from sapo_vl.data.shards import DatasetWriter, fingerprint
 from sapo_vl.data.source_loader import Record, source_function
@@ -252,7 +252,7 @@ def _fit_images(sample: Sample, options: PrepareOptions, report: Report) -> tupl
                 images.open_image(data)
             images.count_tokens([image], factor=factor)
         except DataError as error:
-            file = picture_name(sample, number)
+            file = image_name(sample, number)
             raise DataError(f"an image cannot be read: {file}: {error}") from error
         if image is not data:
             report.change(f"over {budget} pixels, scaled down")

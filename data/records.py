@@ -77,11 +77,11 @@ def _image_fault(sample: Sample) -> str | None:
         try:
             header_size(data)
         except DataError as error:
-            return f"an image cannot be read: {picture_name(sample, number)}: {error}"
+            return f"an image cannot be read: {image_name(sample, number)}: {error}"
     return None
 
 
-def picture_name(sample: Sample, number: int) -> str:
+def image_name(sample: Sample, number: int) -> str:
     """Return the file name of a sample's image (from 1) if it is known, else "image 1"."""
     files = sample.metadata.get("files") or ()
     return files[number - 1] if len(files) == len(sample.images) else f"image {number}"

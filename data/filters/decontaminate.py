@@ -68,7 +68,7 @@ class Match:
     @property
     def reason(self) -> str:
         """The evidence in words."""
-        bits = "no picture" if self.image is None else f"{self.image} bits"
+        bits = "no similar image" if self.image is None else f"{self.image} bits"
         return f"{self.other} (text {self.text:.2f}, {bits})"
 
 

@@ -215,7 +215,7 @@ def _problem(value: Any) -> tuple[str, list[Any]]:
     if isinstance(value, dict):
         raise DataError("the problem is an object; map a key of it: --map problem=COLUMN.KEY")
     turn = chat.last_user_turn(value if isinstance(value, list) else cell_text(value))
-    return chat.text(turn).strip(), chat.pictures(turn)
+    return chat.text(turn).strip(), chat.image_refs(turn)
 
 
 def _answer(value: Any, choices: tuple[str, ...]) -> tuple[str, str]:

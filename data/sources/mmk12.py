@@ -55,7 +55,7 @@ def _name(row: Row) -> str:
 def _sample(row: Row) -> Sample:
     if "message" in row:
         turn = chat.last_user_turn(row["message"])
-        row = row | {"question": chat.text(turn), "image": chat.pictures(turn)}
+        row = row | {"question": chat.text(turn), "image": chat.image_refs(turn)}
     images = load_images(row["image"], row.get("folder", Path()))
     answer = strip_answer(cell_text(row["answer"]))
     published: Published = {

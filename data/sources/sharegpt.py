@@ -40,7 +40,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 def _first_exchange(row: Row) -> Row:
     turns = row["messages"] if "messages" in row else row["conversations"]
     exchange = chat.first_exchange(turns)
-    images = split_refs(row.get("images") or row.get("image")) or exchange.pictures
+    images = split_refs(row.get("images") or row.get("image")) or exchange.image_refs
     marks = exchange.question.count(IMAGE_MARK)
     if exchange.later and len(images) == marks + exchange.later:
         images = images[:marks]

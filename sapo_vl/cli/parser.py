@@ -1,8 +1,8 @@
 """The command line: `sapo-vl COMMAND`. Modules that take long to import follow after parsing.
 
 Exit codes: 0 success; 1 a run that can't continue (RunError), in one line, or a bug, with its
-traceback; 2 the user's mistake (UserError), in one line; 130 or 143 ended by a signal, after a checkpoint; 141
-stdout was closed.
+traceback; 2 the user's mistake (UserError), in one line; 130 or 143 ended by a signal, after a
+checkpoint; 141 stdout was closed.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def find(source: Path, benchmark: Benchmark) -> Path:
 
 
 def _with_prompt(benchmark: Benchmark, sample: Sample) -> Sample:
-    published: Published = sample.metadata.get("published") or {
+    fallback: Published = {
         "problem_id": sample.id,
         "answer": sample.answer,
         "question": sample.problem.replace(IMAGE_MARK, ""),
@@ -71,6 +71,7 @@ def _with_prompt(benchmark: Benchmark, sample: Sample) -> Sample:
         "unit": sample.unit,
         "tables": {"task": sample.task},
     }
+    published: Published = sample.metadata.get("published") or fallback
     key = problem_key(published["problem_id"], published.get("variant"))
     try:
         prompt = benchmark.prompt(sample)

@@ -156,5 +156,6 @@ def test_mixtures_that_cannot_be():
         TaskMixture({"a": range(9)}, {"b": 1}, size=8)
     with pytest.raises(ConfigError, match="b has 0 records"):
         TaskMixture({"a": range(9), "b": []}, {"a": 1, "b": 1}, size=8)
-    with pytest.raises(ConfigError, match="b has 9 records and ratio 0"):
-        TaskMixture({"a": range(9), "b": range(9)}, {"a": 1, "b": 0}, size=8)
+    for ratio in (0, -1):
+        with pytest.raises(ConfigError, match=rf"data\.ratio: b has 9 records and ratio {ratio}"):
+            TaskMixture({"a": range(9), "b": range(9)}, {"a": 1, "b": ratio}, size=8)
