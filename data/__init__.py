@@ -1,11 +1,18 @@
-"""Data pipelines: from a source's own files to parquet with embedded pictures.
+"""Data pipelines: from a data set's original files to parquet with embedded images.
 
     source --rows--> Sample | Dropped --prepare--> store: train-*.parquet, test-*.parquet
 
-Every source is one module with a function `rows` that yields `Sample`s in a stable order, and a
-`Dropped` for each record it cannot use. `prepare.prepare` runs one of them once, offline;
-training and evaluation read the result with `store.load`. Importing this package is cheap: a
-source's module is imported when it is asked for.
+A source is one module with a function `rows` that yields `Sample`s in a stable order, and a
+`Dropped` for each record it cannot use. `prepare.prepare` runs it once, offline; training and
+evaluation read the result with `store.load`. Source modules are imported on use, so that importing
+this package is cheap.
+
+    prepare  rewrite           make a data set from a source, or from a data set and a filter
+    store  shards  records     read it, write it, its schema and checks
+    images  split  report      decoding and sizes, train or test, counts of kept and dropped records
+    stats  show  export        statistics, contact sheet, formats of other trainers
+    readers/  sources/         shared readers, one file per data set
+    filters/  synthetic/       record filters and decontamination, drawn problems
 """
 
 from __future__ import annotations
@@ -40,13 +47,13 @@ DATASETS: dict[str, str] = {
     "virl39k": "sapo_vl.data.sources.virl39k",
     "wemath": "sapo_vl.data.sources.wemath",
 }
-"""Name of a source -> the module that has its `rows`. A user's own is `my/source.py:rows`."""
+"""Source name -> module with its `rows`. Users name their own as `my/source.py:rows`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A record that a source cannot turn into a `Sample`; it is counted in the report."""
+    """A record that cannot become a `Sample`; the report counts it."""
 
-    id: str  # the id that the sample would have had
-    reason: str  # "cause" or "cause: detail"; the cause is the same for every record like it
-    by_rule: bool = False  # left out by a rule, not for a fault: it never stops a preparation
+    id: str  # the id the sample would have had
+    reason: str  # "cause" or "cause: detail"; the cause is the same text for all such records
+    by_rule: bool = False  # dropped by a rule, not as invalid: it never stops a preparation

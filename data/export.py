@@ -1,17 +1,15 @@
-"""A prepared data set in the format of another trainer: EasyR1, TRL or verl.
+"""Export a prepared data set in the format of another trainer: EasyR1, TRL or verl.
 
     export("runs/geometry", "runs/geometry-trl", "trl")
 
-Each split becomes one parquet file with embedded pictures (train.parquet, test.parquet). The
-sources of the same names read the folder back: problem, pictures, answer and split survive; of the
-rest, verl's keeps the id. The rows are shown in data/sources/ by the sources.
+Each split becomes one parquet file with embedded images (train.parquet, test.parquet). The sources
+of the same names read the folder back: problem, images, answer and split survive; of the other
+fields, verl keeps the id. The sources in data/sources/ document the row layouts.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,72 +19,67 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapo_vl.data import store
+from sapo_vl.data.atomic import atomic_path
 from sapo_vl.errors import ConfigError, DataError, nearest
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 ROWS = 16
-"""Rows written at a time; few, because they carry pictures."""
+"""Rows written at a time; small, because each row carries images."""
 
 Row = dict[str, Any]
 
 _TEXT = pa.string()
-_PICTURES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", _TEXT)]))
+_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", _TEXT)]))
 _PART = pa.struct([("type", _TEXT), ("text", _TEXT)])
 
 
 def export(
     source: str | Path, out: str | Path, form: str, tick: Callable[[], None] | None = None
 ) -> dict[str, int]:
-    """Write a data set in another trainer's format and return its rows by split.
+    """Write a data set in another trainer's format; return the row count of each split.
 
     `tick` is called after each record.
 
     Raises:
         ConfigError: the format is unknown.
-        DataError: `source` is no data set, or `out` exists.
+        DataError: `source` is not a data set, or `out` exists.
     """
     if form not in FORMS:
         raise ConfigError(f"to: {form!r}; allowed: {', '.join(FORMS)}{nearest(form, FORMS)}")
-    row, schema = FORMS[form]
+    to_row, schema = FORMS[form]
     target = Path(out)
     if target.exists():
-        raise DataError(f"{target} exists already; choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        counts = {}
+        raise DataError(f"{target} already exists; choose another folder")
+    counts = {}
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
         for split in store.splits(source):
             samples = store.load(source, split)
-            rows = map(row, _ticking(samples, tick))
-            _write(temporary / f"{split}.parquet", rows, schema)
+            rows = _convert(samples, to_row, tick)
+            with pq.ParquetWriter(
+                temporary / f"{split}.parquet", schema, compression="NONE"
+            ) as writer:
+                while batch := list(islice(rows, ROWS)):
+                    writer.write_table(pa.Table.from_pylist(batch, schema=schema))
             counts[split] = len(samples)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return counts
 
 
-def _ticking(samples: Iterable[Sample], tick: Callable[[], None] | None) -> Iterator[Sample]:
+def _convert(
+    samples: Iterable[Sample], to_row: Callable[[Sample], Row], tick: Callable[[], None] | None
+) -> Iterator[Row]:
     for sample in samples:
-        yield sample
+        yield to_row(sample)
         if tick is not None:
             tick()
 
 
-def _write(file: Path, rows: Iterable[Row], schema: pa.Schema) -> None:
-    remaining = iter(rows)
-    with pq.ParquetWriter(file, schema, compression="NONE") as writer:
-        while some := list(islice(remaining, ROWS)):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
-
-
-def _pictures(sample: Sample) -> list[Row]:
+def _images(sample: Sample) -> list[Row]:
     return [{"bytes": data, "path": None} for data in sample.images]
 
 
 def _easyr1(sample: Sample) -> Row:
-    return {"images": _pictures(sample), "problem": sample.problem, "answer": sample.answer}
+    return {"images": _images(sample), "problem": sample.problem, "answer": sample.answer}
 
 
 def _trl(sample: Sample) -> Row:
@@ -96,7 +89,7 @@ def _trl(sample: Sample) -> Row:
         parts += [{"type": "text", "text": text}] if text else []
     return {
         "prompt": [{"role": "user", "content": parts}],
-        "images": _pictures(sample),
+        "images": _images(sample),
         "solution": sample.answer,
     }
 
@@ -105,7 +98,7 @@ def _verl(sample: Sample) -> Row:
     return {
         "data_source": sample.dataset,
         "prompt": [{"role": "user", "content": sample.problem}],
-        "images": _pictures(sample),
+        "images": _images(sample),
         "ability": sample.task,
         "reward_model": {"style": "rule", "ground_truth": sample.answer},
         "extra_info": {
@@ -118,11 +111,12 @@ def _verl(sample: Sample) -> Row:
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
-    """Return the columns with what makes `datasets` show their pictures."""
+    """Return the parquet schema with the feature metadata by which `datasets` decodes images."""
     features = {"images": {"feature": {"_type": "Image"}, "_type": "List"}}
     info = {"info": {"features": features | {n: _feature(c) for n, c in columns.items()}}}
-    found = [("images", _PICTURES), *columns.items()]
-    return pa.schema(found, metadata={"huggingface": json.dumps(info)})
+    return pa.schema(
+        [("images", _IMAGES), *columns.items()], metadata={"huggingface": json.dumps(info)}
+    )
 
 
 def _feature(kind: pa.DataType) -> Any:
@@ -151,4 +145,4 @@ FORMS: dict[str, tuple[Callable[[Sample], Row], pa.Schema]] = {
         ),
     ),
 }
-"""Trainer -> the row of a sample, and the columns of its parquet."""
+"""Trainer -> (sample to row, parquet schema)."""

@@ -1,9 +1,9 @@
-"""The one way from an encoded image to pixels, used by preparation, training and rollout alike.
+"""Decode and resize images; shared by preparation, training, rollout and evaluation.
 
-Both the sampler and the learner must see identical pixels, so decoding, the background under
-transparent parts and the resize are decided here and nowhere else. The size rule is Qwen's
-`smart_resize`: rendering passes the one of qwen-vl-utils, which imports torch; preparation, which
-must not, uses the copy here. A test holds them equal.
+Generator and learner must see identical pixels, so decoding, the background of transparent images
+and the resize are defined here only. The size rule is Qwen's `smart_resize`: rendering passes the
+one of qwen_vl_utils, which imports torch; preparation, which must not, uses the copy here. A test
+holds the two equal.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from PIL import Image, UnidentifiedImageError
 from sapo_vl.errors import ConfigError, DataError
 
 MAX_ASPECT = 200
-"""Longer side over shorter side; Qwen's rule refuses more."""
+"""Limit on longer side / shorter side, from Qwen's rule."""
 
-FACTOR = 32
-"""Pixels of a visual token's side in Qwen3-VL: patches of 16, merged 2 x 2."""
+QWEN3_VL_FACTOR = 32
+"""Side of one visual token in pixels: 32 for Qwen3-VL (patch 16, merged 2 x 2), 28 for Qwen2.5-VL
+(patch 14). Preparation and filters count visual tokens with the former unless told otherwise."""
 
 MAX_DECODED_PIXELS = 2**26
 """8192 x 8192, 200 MB as RGB. A small file that claims more is a decompression bomb."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-"""What is read. Pillow knows more, but some of it runs other programs (EPS) or is no picture."""
+"""Formats to decode. Pillow's others run external programs (EPS) or are no raster images."""
 
 _ORIENTATION_TAG = 0x0112
-_TURNS = {
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,14 +49,14 @@ _UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, OverflowError),
     *(AssertionError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-"""What Pillow's parsers raise on broken files; found by damaging files of every format."""
+"""Raised by Pillow's parsers on damaged files; collected by fuzzing every format."""
 
-# Pillow warns of pictures that are over our own limit, and are refused, anyway.
+# These images exceed MAX_DECODED_PIXELS and are refused in `_open` anyway.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Size(NamedTuple):
-    """Pixels, in Pillow's order."""
+    """Image size in pixels, in Pillow's order."""
 
     width: int
     height: int
@@ -64,11 +65,11 @@ class Size(NamedTuple):
 def open_image(data: bytes) -> Image.Image:
     """Decode an image file to upright RGB.
 
-    EXIF orientation is applied, transparent parts are laid on white, 16-bit grey keeps its upper
-    eight bits, an animation gives its first frame.
+    EXIF orientation is applied, transparency is composited on white, 16-bit grey is cut to its
+    upper 8 bits, and an animation gives its first frame.
 
     Raises:
-        DataError: the bytes are no readable image, or claim over `MAX_DECODED_PIXELS` pixels.
+        DataError: the bytes cannot be decoded, or claim over `MAX_DECODED_PIXELS` pixels.
     """
     image = _open(data)
     try:
@@ -77,22 +78,24 @@ def open_image(data: bytes) -> Image.Image:
         rgb = _to_rgb(image)
     except _UNREADABLE as error:
         raise DataError(f"image of {len(data)} bytes cannot be decoded: {error}") from error
-    return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
+    return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
 
 
 def header_size(data: bytes) -> Size:
-    """Return the size that `open_image` would give, read from the header without decoding.
+    """Return the size of the decoded image, from the header alone.
 
     Raises:
-        DataError: the bytes are no image, or claim over `MAX_DECODED_PIXELS` pixels.
+        DataError: the bytes are not an image, or claim over `MAX_DECODED_PIXELS` pixels.
     """
     image = _open(data)
     width, height = image.size
     return Size(height, width) if _orientation(image) in _SWAPS_SIDES else Size(width, height)
 
 
-def changes(data: bytes) -> list[str]:
-    """Name what `open_image` does to a picture beyond decoding it, from its header.
+def decode_changes(data: bytes, factor: int = QWEN3_VL_FACTOR) -> list[str]:
+    """Return what decoding and rendering do to an image besides decompressing it, from the header.
+
+    Rendering with `factor` scales up a side that is shorter.
 
     Raises:
         DataError: as `header_size`.
@@ -103,20 +106,20 @@ def changes(data: bytes) -> list[str]:
         transparent = image.has_transparency_data
     except _UNREADABLE as error:
         raise DataError(f"an image file with a broken header: {error}") from error
-    found = {
-        "transparent, laid on white": transparent,
-        "turned upright (EXIF)": _orientation(image) in _TURNS,
+    changes = {
+        "transparent, composited on white": transparent,
+        "rotated upright (EXIF)": _orientation(image) in _TRANSPOSE,
         "16-bit grey, cut to 8 bits": image.mode.startswith("I"),
-        "palette, spelt out": image.mode == "P" and not transparent,
-        "CMYK, turned into RGB": image.mode == "CMYK",
-        "an animation, first frame kept": animated,
-        f"a side under {FACTOR} pixels, scaled up when rendered": min(image.size) < FACTOR,
+        "palette, expanded to RGB": image.mode == "P" and not transparent,
+        "CMYK, converted to RGB": image.mode == "CMYK",
+        "animation, first frame only": animated,
+        f"a side under {factor} pixels, scaled up when rendered": min(image.size) < factor,
     }
-    return [name for name, applies in found.items() if applies]
+    return [change for change, applies in changes.items() if applies]
 
 
-def kind(data: bytes) -> str:
-    """Return the format of an image file as Pillow names it ("PNG", "JPEG"), from its header.
+def file_format(data: bytes) -> str:
+    """Return Pillow's name of an image file's format ("PNG", "JPEG"), from the header.
 
     Raises:
         DataError: as `header_size`.
@@ -127,9 +130,9 @@ def kind(data: bytes) -> str:
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """Return Qwen's target (height, width): multiples of `factor`, near the pixel budget.
+    """Return Qwen's target (height, width): multiples of `factor` near the pixel budget.
 
-    Sides are rounded; outside the budget both are scaled by the square root of the ratio and
+    Both sides are rounded; outside the budget they are scaled by the square root of the ratio and
     rounded towards it. A side may come out as 0 (see `target_size`).
     """
     h = max(factor, round(height / factor) * factor)
@@ -154,30 +157,29 @@ def target_size(
     max_pixels: int,
     rule: Callable[[int, int, int, int, int], tuple[int, int]] = smart_resize,
 ) -> Size:
-    """Return the size that a picture is scaled to before it is cut into patches.
+    """Return the size an image is resized to before it is cut into patches.
 
-    The rule exceeds the budget for long thin pictures and for narrow budgets; the longer side then
-    shrinks, so that width * height <= max_pixels always (and min_pixels loses where both can't
-    hold).
+    The rule exceeds the budget for long thin images and for narrow budgets. The longer side is then
+    cut, so that width * height <= max_pixels always holds, if need be at the cost of min_pixels.
 
     Args:
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
-        factor: side of a visual token in pixels (32 for Qwen3-VL).
-        min_pixels: smaller pictures are scaled up.
-        max_pixels: larger pictures are scaled down.
-        rule: `smart_resize`, or qwen-vl-utils' own function of that name.
+        width: pixels.
+        height: pixels.
+        factor: side of one visual token in pixels, see `QWEN3_VL_FACTOR`.
+        min_pixels: smaller images are scaled up to this area.
+        max_pixels: larger images are scaled down to this area.
+        rule: `smart_resize`, or the function of that name in qwen_vl_utils.
 
     Raises:
-        DataError: a side is not positive, or the aspect ratio is over `MAX_ASPECT`.
-        ConfigError: `max_pixels` does not hold one square of `factor`.
+        DataError: a side is not positive, or the aspect ratio exceeds `MAX_ASPECT`.
+        ConfigError: `max_pixels` is less than `factor` squared.
     """
     if max_pixels < factor * factor:
         raise ConfigError(f"max_pixels: {max_pixels} is less than one {factor}x{factor} square")
     if min(width, height) <= 0:
         raise DataError(f"an image of {width}x{height} pixels has no area")
     if max(width, height) / min(width, height) > MAX_ASPECT:
-        raise DataError(f"an image of {width}x{height} pixels is longer than {MAX_ASPECT}:1")
+        raise DataError(f"an image of {width}x{height} exceeds the aspect ratio {MAX_ASPECT}:1")
     h, w = (max(factor, side) for side in rule(height, width, factor, min_pixels, max_pixels))
     while w * h > max_pixels:
         w, h = (w - factor, h) if w >= h else (w, h - factor)
@@ -185,15 +187,16 @@ def target_size(
 
 
 def resize(image: Image.Image, size: Size) -> Image.Image:
-    """Scale to `size` with the bicubic filter; an image of that size is returned as it is."""
+    """Resize with the bicubic filter; an image that already has `size` is returned unchanged."""
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def within(data: bytes, max_pixels: int) -> bytes:
-    """Return the file, or a PNG of it scaled into the budget when it is over `max_pixels`.
+def fit_to_budget(data: bytes, max_pixels: int, factor: int = QWEN3_VL_FACTOR) -> bytes:
+    """Return the file unchanged, or a PNG scaled down to at most `max_pixels`.
 
-    The scaled picture has the pixels that rendering gives under the same budget, and rendering it
-    again changes nothing, because its sides are multiples of `FACTOR`.
+    The PNG has the pixels that a renderer with the same budget and `factor` produces: its sides are
+    multiples of `factor`, so that rendering does not resample it. A renderer with another factor
+    does, see `QWEN3_VL_FACTOR`.
 
     Raises:
         DataError: as `open_image` and `target_size`.
@@ -201,28 +204,31 @@ def within(data: bytes, max_pixels: int) -> bytes:
     size = header_size(data)
     if size.width * size.height <= max_pixels:
         return data
-    target = target_size(*size, factor=FACTOR, min_pixels=FACTOR**2, max_pixels=max_pixels)
+    target = target_size(*size, factor=factor, min_pixels=factor**2, max_pixels=max_pixels)
     png = BytesIO()
     resize(open_image(data), target).save(png, "PNG")
     return png.getvalue()
 
 
-def tokens(images: Iterable[bytes], max_pixels: int = MAX_DECODED_PIXELS) -> int:
-    """Return the visual tokens of a record's pictures for Qwen3-VL, from their headers alone.
+def count_tokens(
+    images: Iterable[bytes],
+    max_pixels: int = MAX_DECODED_PIXELS,
+    factor: int = QWEN3_VL_FACTOR,
+) -> int:
+    """Return the visual tokens of a record's images under a pixel budget, from their headers.
 
     Raises:
         DataError: as `header_size` and `target_size`.
     """
-    sizes = map(header_size, images)
-    targets = (
-        target_size(*size, factor=FACTOR, min_pixels=FACTOR**2, max_pixels=max_pixels)
-        for size in sizes
-    )
-    return sum(visual_tokens(size, FACTOR) for size in targets)
+    tokens = 0
+    for size in map(header_size, images):
+        target = target_size(*size, factor=factor, min_pixels=factor**2, max_pixels=max_pixels)
+        tokens += visual_tokens(target, factor)
+    return tokens
 
 
 def visual_tokens(size: Size, factor: int) -> int:
-    """Return how many tokens the language model sees for a picture of `size` (a target size)."""
+    """Return the number of visual tokens of an image of `size`, a result of `target_size`."""
     assert not any(side % factor for side in size), (size, factor)
     return (size.width // factor) * (size.height // factor)
 
@@ -232,7 +238,7 @@ def _open(data: bytes) -> Image.Image:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{len(data)} bytes that are no image file ({', '.join(FORMATS)})"
+            f"not an image file ({len(data)} bytes); supported: {', '.join(FORMATS)}"
         ) from error
     except _UNREADABLE as error:
         raise DataError(f"an image file with a broken header: {error}") from error
@@ -244,16 +250,16 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8 as the header has it.
+    """Return the EXIF orientation, 1 to 8, from the header; 1 if the EXIF data is broken.
 
-    `Image.getexif` is not used: on a PNG it decodes the picture.
+    `Image.getexif` is not used because it decodes a PNG.
     """
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
         return int(exif.get(_ORIENTATION_TAG, 1))
     except _UNREADABLE:
-        return 1  # every viewer shows a picture with broken EXIF as it lies
+        return 1  # as image viewers do
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -265,7 +271,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             rgb.paste((255, 255, 255), mask=Image.fromarray(clear_HW))
         return rgb
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white")
+        raise ValueError("floating-point pixels have no defined white level")
     if not image.has_transparency_data:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))

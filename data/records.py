@@ -1,4 +1,4 @@
-"""A sample as a row of parquet, and what must hold for a sample that is written."""
+"""The parquet schema of a sample, and the checks a sample passes before it is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sapo_vl.errors import DataError
 from sapo_vl.schema import ANSWER_TYPES, IMAGE_MARK, Sample
 
 SPLITS = ("train", "test")
-"""What `Sample.split` may be."""
+"""Values of `Sample.split`."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS: dict[str, pa.DataType] = {
@@ -33,9 +33,9 @@ COLUMNS: dict[str, pa.DataType] = {
 
 
 def fault(sample: Sample) -> str | None:
-    """Return what is wrong with a sample as "cause" or "cause: detail", or None.
+    """Return why a sample is invalid, as "cause" or "cause: detail"; None when it is valid.
 
-    The cause is the same text for every record with the same fault, so that causes can be counted.
+    The cause is the same text for all records with the same fault, so that causes can be counted.
     """
     marks = sample.problem.count(IMAGE_MARK)
     letters = [chr(ord("A") + i) for i in range(len(sample.choices))]
@@ -53,41 +53,41 @@ def fault(sample: Sample) -> str | None:
         allowed = ", ".join(ANSWER_TYPES)
         return f"the answer_type is unknown: {sample.answer_type!r}; allowed: {allowed}"
     if sample.answer_type == "choice" and letters and sample.answer not in letters:
-        return f"the gold answer is no letter of a choice: {sample.answer!r}; {', '.join(letters)}"
+        return f"the gold answer is not a choice's letter: {sample.answer!r}; {', '.join(letters)}"
     if sample.answer_type == "multi_choice" and letters:
         unknown = sorted(set(sample.answer.split(", ")) - set(letters))
         if unknown:
-            return f"the gold answer has letters of no choice: {', '.join(unknown)}"
-    return _unstorable(sample) or _bad_image(sample)
+            return f"the gold answer has letters without a choice: {', '.join(unknown)}"
+    return _storage_fault(sample) or _image_fault(sample)
 
 
 def validate(sample: Sample) -> None:
-    """Check what every later stage relies on; images are checked by their header only.
+    """Check what later stages rely on; of images only the headers are read.
 
     Raises:
-        DataError: names the record's id and what is wrong with it.
+        DataError: names the record and its fault.
     """
-    wrong = fault(sample)
-    if wrong:
-        raise DataError(f"{sample.dataset} record {sample.id!r}: {wrong}")
+    reason = fault(sample)
+    if reason:
+        raise DataError(f"{sample.dataset} record {sample.id!r}: {reason}")
 
 
-def _bad_image(sample: Sample) -> str | None:
+def _image_fault(sample: Sample) -> str | None:
     for number, data in enumerate(sample.images, start=1):
         try:
             header_size(data)
         except DataError as error:
-            return f"an image cannot be read: {picture_name(sample, number)}: {error}"
+            return f"an image cannot be read: {image_name(sample, number)}: {error}"
     return None
 
 
-def picture_name(sample: Sample, number: int) -> str:
-    """Return the file name of a sample's picture (from 1) where it is known, else "image 1"."""
+def image_name(sample: Sample, number: int) -> str:
+    """Return the file name of a sample's image (from 1) if it is known, else "image 1"."""
     files = sample.metadata.get("files") or ()
     return files[number - 1] if len(files) == len(sample.images) else f"image {number}"
 
 
-def _unstorable(sample: Sample) -> str | None:
+def _storage_fault(sample: Sample) -> str | None:
     try:
         row = {k: v for k, v in to_row(sample).items() if k != "images"}
         json.dumps(row, ensure_ascii=False).encode()
@@ -97,7 +97,7 @@ def _unstorable(sample: Sample) -> str | None:
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
-    """Return the columns of a sample."""
+    """Return a sample as a parquet row, a dict by `COLUMNS`."""
     row = {name: getattr(sample, name) for name in COLUMNS}
     row["images"] = [{"bytes": data, "path": None} for data in sample.images]
     row["choices"] = list(sample.choices)
@@ -106,7 +106,7 @@ def to_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_row(row: dict[str, Any]) -> Sample:
-    """Return the sample of a row."""
+    """Return the sample stored in a parquet row."""
     fields = dict(row)
     fields["images"] = tuple(image["bytes"] for image in row["images"] or ())
     fields["choices"] = tuple(row["choices"] or ())
@@ -115,7 +115,7 @@ def from_row(row: dict[str, Any]) -> Sample:
 
 
 def schema() -> pa.Schema:
-    """Return the columns, with the metadata by which `datasets` recognises pictures."""
+    """Return the parquet schema, with the feature metadata by which `datasets` finds images."""
     features: dict[str, Any] = {
         name: {"dtype": str(kind), "_type": "Value"} for name, kind in COLUMNS.items()
     }

@@ -1,4 +1,4 @@
-"""What became of a source's records; printed, and stored beside the shards as report.json."""
+"""Counts of kept and dropped records; printed, and stored beside the shards as report.json."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.data import Dropped, images
+from sapo_vl.data import Dropped
+from sapo_vl.data.images import (
+    MAX_DECODED_PIXELS,
+    QWEN3_VL_FACTOR,
+    count_tokens,
+    decode_changes,
+    file_format,
+)
+from sapo_vl.data.shards import Counts
 from sapo_vl.schema import Sample
 
 EXAMPLES = 3
-"""Dropped records that the report names for each reason."""
+"""Dropped records named per cause."""
 
 _JPEG = (".jpg", ".jpeg", ".jfif")
 _SUFFIXES = {"PNG": (".png",), "JPEG": _JPEG, "MPO": _JPEG, "GIF": (".gif",)}
@@ -27,22 +35,22 @@ class Drops:
 
 @dataclass(slots=True)
 class Report:
-    """How a data set came about. Every record read is either kept or under `dropped`."""
+    """The outcome of one preparation. Every record read is either in `kept` or in `dropped`."""
 
-    name: str  # the source, as `prepare` was asked for it
+    name: str  # the source, as passed to `prepare`
     out: str  # folder of the data set
-    read: int = 0  # records the source gave
+    read: int = 0  # records the source yielded
     kept: dict[str, int] = field(default_factory=dict)  # split -> samples
     dropped: dict[str, Drops] = field(default_factory=dict)  # cause -> records
-    images: int = 0  # pictures stored, byte for byte as the source has them unless scaled
+    images: int = 0  # images stored, byte for byte as in the source unless scaled
     image_bytes: int = 0  # their encoded size
-    changed: dict[str, int] = field(default_factory=dict)  # what was or will be done -> pictures
-    visual_tokens: int = 0  # of all kept records, as Qwen3-VL sees them
-    most_visual_tokens: int = 0  # of one record
-    seconds: float = 0.0  # it took, with the interrupted parts
+    changed: dict[str, int] = field(default_factory=dict)  # change on decoding -> images
+    visual_tokens: int = 0  # of all kept records
+    most_visual_tokens: int = 0  # maximum of a record
+    seconds: float = 0.0  # wall time, interrupted attempts up to their checkpoint included
 
     def table(self) -> str:
-        """Return the report as lines for the terminal."""
+        """Format the report for the terminal."""
         lines = [f"{self.name} -> {self.out}", f"  {'read':<10}{self.read:>9,}"]
         lines += [f"  {split:<10}{rows:>9,}" for split, rows in sorted(self.kept.items())]
         lines.append(f"  {'images':<10}{self.images:>9,}  {self.image_bytes / 2**20:.1f} MiB")
@@ -55,13 +63,18 @@ class Report:
         ]
         return "\n".join(lines)
 
+    def count_written(self, counts: Counts) -> None:
+        """Take over the writer's counts of samples and images."""
+        self.kept, self.images = counts.rows, counts.images
+        self.image_bytes = counts.image_bytes
+
     def losses(self) -> str:
-        """Return the causes of the drops in one line."""
+        """Summarize the causes of drops in one line."""
         causes = [f"{d.count:,} {cause} ({d.examples[0]})" for cause, d in self.dropped.items()]
-        return f"{self.read:,} records were read; " + ("; ".join(causes) or "none was left out")
+        return f"{self.read:,} records were read; " + ("; ".join(causes) or "none was dropped")
 
     def drop(self, record: Dropped) -> None:
-        """Count a dropped record under its cause, the part of the reason before a colon."""
+        """Count a dropped record under its cause, the part of the reason before the colon."""
         cause, _, detail = record.reason.partition(": ")
         drops = self.dropped.setdefault(cause, Drops())
         drops.count += 1
@@ -69,28 +82,42 @@ class Report:
             drops.examples.append(f"{record.id} ({detail})" if detail else record.id)
 
     def change(self, what: str) -> None:
-        """Count one picture under what is done to it."""
+        """Count one image under a change."""
         self.changed[what] = self.changed.get(what, 0) + 1
 
-    def keep(self, sample: Sample, tokens: int) -> None:
-        """Count a kept sample's tokens, and what is special about its pictures."""
+    def keep(
+        self,
+        sample: Sample,
+        max_pixels: int = MAX_DECODED_PIXELS,
+        factor: int = QWEN3_VL_FACTOR,
+    ) -> None:
+        """Count a kept sample's visual tokens, and its images that decoding changes.
+
+        Raises:
+            DataError: an image has no legal size, as `target_size`.
+        """
+        tokens = count_tokens(sample.images, max_pixels, factor)
         self.visual_tokens += tokens
         self.most_visual_tokens = max(self.most_visual_tokens, tokens)
         files = sample.metadata.get("files") or []
         for i, data in enumerate(sample.images):
-            for what in images.changes(data):
+            for what in decode_changes(data, factor):
                 self.change(what)
             suffix = Path(files[i]).suffix.lower() if i < len(files) else ""
-            kind = images.kind(data)
+            kind = file_format(data)
             if suffix in sum(_SUFFIXES.values(), ()) and suffix not in _SUFFIXES.get(kind, ()):
                 self.change(f"{kind} data in a {suffix} file")
 
+    def dropped_records(self) -> int:
+        """Return the number of records dropped, over all causes."""
+        return sum(drops.count for drops in self.dropped.values())
+
     def to_json(self) -> str:
-        """Return the report as the text of report.json."""
+        """Return the content of report.json."""
         return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Report:
-        """Return the report that `asdict` gave."""
+        """Restore a report from `dataclasses.asdict`."""
         drops = {cause: Drops(**d) for cause, d in content["dropped"].items()}
         return cls(**(content | {"dropped": drops}))

@@ -1,86 +1,84 @@
-"""One pass over a prepared data set into a new one: what the filters and decontamination share.
+"""Copy a prepared data set through a record filter; used by the filters and decontamination.
 
-    report = rewrite("runs/all", "runs/clean", "dedupe", judge)
+    report = rewrite("runs/all", "runs/clean", record_filter, RewriteOptions("dedupe"))
 
-The pass can be interrupted: the same call goes on at its last checkpoint.
+An interrupted pass resumes from its last checkpoint when it is started again with the same
+arguments.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from itertools import chain
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sapo_vl.data import Dropped, images, store
+from sapo_vl.data import Dropped
 from sapo_vl.data.report import Report
-from sapo_vl.data.shards import Building, fingerprint
+from sapo_vl.data.shards import DatasetWriter, fingerprint
+from sapo_vl.data.store import iter_samples
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
 CHECKPOINT_RECORDS = 2000
 
-Judge = Callable[[Sample], str | None]
-"""Returns why a sample is left out, as "cause" or "cause: detail", or None to keep it."""
+RecordFilter = Callable[[Sample], str | None]
+"""Returns why a sample is dropped, as "cause" or "cause: detail", or None to keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteOptions:
+    """How `rewrite` runs."""
+
+    name: str  # the filter with its settings; a pass with another name is not resumed
+    stateful: bool = False  # the filter remembers samples: on resume it sees all of them again
+    overwrite: bool = False  # replace a data set in `out`
 
 
 def rewrite(
     source: str | Path,
     out: str | Path,
-    name: str,
-    judge: Judge,
+    record_filter: RecordFilter,
+    options: RewriteOptions,
     *,
-    remembers: bool = False,
-    overwrite: bool = False,
     tick: Callable[[Report], None] | None = None,
 ) -> Report:
-    """Copy the samples of `source` that `judge` keeps to `out`, and report the others.
+    """Copy the samples of `source` that pass `record_filter` to `out`; report the dropped ones.
 
     Args:
-        source: a prepared data set; all of its splits are read, test before train.
-        out: the folder to write; it appears only when everything is written.
-        name: what is done, with its settings: a pass with another name is never continued.
-        judge: the rule.
-        remembers: the judge needs to see every sample again when the pass is continued.
-        overwrite: replace a data set that is in `out`.
+        source: a prepared data set; all splits are read, test before train.
+        out: the folder to write; it appears only when it is complete.
+        record_filter: called once per sample, in order.
+        options: name, statefulness and overwriting.
         tick: called with the report so far after each record.
 
     Raises:
-        DataError: `source` is no data set, nothing is left, or `out` is occupied.
+        DataError: `source` is not a data set, no sample is left, or `out` is not empty.
     """
-    key = f"{name} {Path(source).resolve()} {fingerprint(source)}"
-    with Building(out, key, overwrite=overwrite) as building:
-        saved = building.state
-        report = Report.from_dict(saved) if saved else Report(f"{source}: {name}", str(out))
+    key = f"{options.name} {Path(source).resolve()} {fingerprint(source)}"
+    with DatasetWriter(out, key, overwrite=options.overwrite) as writer:
+        saved = writer.state
+        report = Report.from_dict(saved) if saved else Report(f"{source}: {options.name}", str(out))
         done, started = report.read, time.monotonic() - report.seconds
-        for number, sample in enumerate(every(source)):
+        for number, sample in enumerate(iter_samples(source)):
             if number < done:
-                if remembers:
-                    judge(sample)
+                if options.stateful:
+                    record_filter(sample)
                 continue
             if report.read and report.read % CHECKPOINT_RECORDS == 0:
-                building.checkpoint(asdict(report))
+                writer.checkpoint(asdict(report))
             report.read += 1
-            reason = judge(sample)
+            reason = record_filter(sample)
             if reason is None:
-                report.keep(sample, images.tokens(sample.images))
-                building.add(sample)
+                report.keep(sample)
+                writer.add(sample)
             else:
                 report.drop(Dropped(sample.id, reason, by_rule=True))
             report.seconds = round(time.monotonic() - started, 3)
             if tick is not None:
                 tick(report)
-        if not building.ids:
-            raise DataError(f"nothing is left of {source}: {report.losses()}")
-        counts = building.counts
-        report.kept, report.images = counts.rows, counts.images
-        report.image_bytes = counts.image_bytes
-        building.finish(report.to_json())
+        if not writer.ids:
+            raise DataError(f"no record of {source} is left: {report.losses()}")
+        report.count_written(writer.counts)
+        writer.finish(report.to_json())
     return report
-
-
-def every(source: str | Path) -> Iterator[Sample]:
-    """Yield the samples of all splits, test first: of two copies the held-out one is kept."""
-    splits = [split for split in reversed(store.SPLITS) if split in store.splits(source)]
-    return chain.from_iterable(store.load(source, split) for split in splits)

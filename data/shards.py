@@ -1,12 +1,12 @@
-"""Writing a data set's shards into a folder that takes its name only when it is whole.
+"""Write a data set's shards into a hidden folder that is renamed when it is complete.
 
-    with Building("runs/data", key="geometry3k ...") as building:
-        for sample in islice(samples, building.state.get("read", 0), None):
-            building.add(sample)
-        building.finish(report_json)
+    with DatasetWriter("runs/data", key="geometry3k ...") as writer:
+        for sample in islice(samples, writer.state.get("read", 0), None):
+            writer.add(sample)
+        writer.finish(report_json)
 
-What is written so far lies in a hidden folder beside the target. A checkpoint there says which
-shards are whole; a later `Building` with the same key goes on behind it, any other starts anew.
+The hidden folder lies beside the target. Its checkpoint lists the complete shards; a later
+`DatasetWriter` with the same key resumes from it, one with another key starts over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,56 +24,60 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sapo_vl.data.atomic import atomic_path, replace_folder
 from sapo_vl.data.records import schema, to_row, validate
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
 REPORT_NAME = "report.json"
-"""Lies beside the shards; says how the data set came about (see prepare.py)."""
+"""Beside the shards; how the data set was prepared (see report.py)."""
 
 ROW_GROUP_ROWS = 16
-"""One random read costs one row group: few rows, so that 16 big pictures are the most it reads."""
+"""A random read loads one row group; small, so that it loads at most 16 large images."""
 
 CHECKPOINT_NAME = "checkpoint.json"
-"""Lies in the hidden folder: which shards are whole, and the caller's state at that point."""
+"""In the hidden folder; the complete shards, and the caller's state at that point."""
+
+LOCK_NAME = "lock"
+"""In the hidden folder; locked by the process that writes it."""
 
 SHARD = re.compile(r"(?P<split>\w+)-\d{5}\.parquet")
 
 
 @dataclass(slots=True)
 class Counts:
-    """What `write` put on disk."""
+    """What a `DatasetWriter` has written."""
 
     rows: dict[str, int] = field(default_factory=dict)  # split -> samples
-    images: int = 0  # pictures in all splits
+    images: int = 0  # in all splits
     image_bytes: int = 0  # their encoded size
     files: int = 0  # parquet shards
 
 
-class Building:
-    """A data set being written; a context manager. An error keeps the last checkpoint."""
+class DatasetWriter:
+    """Writes a data set; a context manager. After an error the last checkpoint is kept."""
 
     def __init__(
         self, target: str | Path, key: str, shard_rows: int = 1000, *, overwrite: bool = False
     ) -> None:
-        """Find a checkpoint of `key` to go on from, or start anew.
+        """Resume from a checkpoint with the same `key`, or start over.
 
         Raises:
-            DataError: the target is occupied, or another process is writing it.
+            DataError: the target is not empty, or another process is writing it.
         """
         self._target, self._shard_rows = Path(target).absolute(), shard_rows
         refuse_occupied(self._target, overwrite)
         self._key = key
         self.folder = self._target.parent / f".{self._target.name}.partial"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = self._locked()
+        self._lock = self._acquire_lock()
         self._writers: dict[str, _ShardWriter] = {}
-        self.ids: set[str] = set()  # of the samples so far
+        self.ids: set[str] = set()  # of the samples written so far
         self.counts = Counts()
-        self.state: dict[str, Any] = {}  # the caller's, as of the checkpoint; empty when new
-        self._saved = self._recover()
+        self.state: dict[str, Any] = {}  # the caller's state at the checkpoint; {} without one
+        self._has_checkpoint = self._recover()
 
-    def __enter__(self) -> Building:
+    def __enter__(self) -> DatasetWriter:
         return self
 
     def __exit__(
@@ -84,18 +87,18 @@ class Building:
         trace: TracebackType | None,
     ) -> None:
         self._lock.close()
-        if not self._saved and self.folder.exists():
+        if not self._has_checkpoint and self.folder.exists():
             shutil.rmtree(self.folder)
 
     def add(self, sample: Sample) -> None:
         """Write one sample.
 
         Raises:
-            DataError: it is not valid, or its id comes twice.
+            DataError: the sample is invalid, or its id is repeated.
         """
         validate(sample)
         if sample.id in self.ids:
-            raise DataError(f"{sample.dataset} record {sample.id!r}: the id comes twice")
+            raise DataError(f"{sample.dataset} record {sample.id!r}: the id is repeated")
         self.ids.add(sample.id)
         if sample.split not in self._writers:
             self._writers[sample.split] = _ShardWriter(self.folder, sample.split, self._shard_rows)
@@ -105,7 +108,7 @@ class Building:
         self.counts.image_bytes += sum(map(len, sample.images))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        """Close the shards and note that everything up to here is written."""
+        """Close the open shards and save the progress, with the caller's `state`."""
         self._close_shards()
         note = {
             "key": self._key,
@@ -113,13 +116,12 @@ class Building:
             "files": {split: writer.files for split, writer in self._writers.items()},
             "state": state,
         }
-        new = self.folder / f"{CHECKPOINT_NAME}.new"
-        new.write_text(json.dumps(note), encoding="utf-8")
-        new.replace(self.folder / CHECKPOINT_NAME)
-        self._saved = True
+        with atomic_path(self.folder / CHECKPOINT_NAME) as temporary:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+        self._has_checkpoint = True
 
     def finish(self, report: str | None = None) -> Counts:
-        """Give the data set its name and return what is in it.
+        """Rename the hidden folder to the target and return the counts.
 
         Raises:
             DataError: there are no samples.
@@ -127,15 +129,15 @@ class Building:
         if not self.ids:
             raise DataError("there are no samples to write")
         self._close_shards()
-        for name in (CHECKPOINT_NAME, _LOCK):
+        for name in (CHECKPOINT_NAME, LOCK_NAME):
             (self.folder / name).unlink(missing_ok=True)
         if report is not None:
             (self.folder / REPORT_NAME).write_text(report, encoding="utf-8")
-        _replace(self.folder, self._target)
+        replace_folder(self.folder, self._target)
         return self.counts
 
-    def _locked(self) -> IO[str]:
-        lock = (self.folder / _LOCK).open("w")
+    def _acquire_lock(self) -> IO[str]:
+        lock = (self.folder / LOCK_NAME).open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -144,22 +146,27 @@ class Building:
         return lock
 
     def _recover(self) -> bool:
-        """Take up the checkpoint of the same key, and remove whatever is not behind it."""
-        note = self.folder / CHECKPOINT_NAME
-        found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-        mine = found.get("key") == self._key
-        files = found["files"] if mine else {}
-        whole = [self.folder / _name(split, n) for split, m in files.items() for n in range(m)]
-        for file in self.folder.iterdir():
-            if file not in whole and file.name != _LOCK and not (mine and file == note):
-                file.unlink()
-        if not mine:
+        """Load the checkpoint if its key matches; delete all files that it does not list."""
+        file = self.folder / CHECKPOINT_NAME
+        note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        resumable = note.get("key") == self._key
+        files = note["files"] if resumable else {}
+        complete = [
+            self.folder / _shard_name(split, number)
+            for split, count in files.items()
+            for number in range(count)
+        ]
+        for path in self.folder.iterdir():
+            is_checkpoint = resumable and path == file
+            if path not in complete and path.name != LOCK_NAME and not is_checkpoint:
+                path.unlink()
+        if not resumable:
             return False
-        for split, number in files.items():
-            self._writers[split] = _ShardWriter(self.folder, split, self._shard_rows, number)
-        for file in whole:
-            self.ids.update(pq.read_table(file, columns=["id"])["id"].to_pylist())
-        self.counts, self.state = Counts(**found["counts"]), found["state"]
+        for split, count in files.items():
+            self._writers[split] = _ShardWriter(self.folder, split, self._shard_rows, count)
+        for path in complete:
+            self.ids.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        self.counts, self.state = Counts(**note["counts"]), note["state"]
         return True
 
     def _close_shards(self) -> None:
@@ -169,7 +176,7 @@ class Building:
 
 
 class _ShardWriter:
-    """Writes one split's samples into numbered files of `shard_rows` rows."""
+    """Writes one split into numbered files of `shard_rows` rows."""
 
     def __init__(self, folder: Path, split: str, shard_rows: int, files: int = 0) -> None:
         self._folder, self._split, self._shard_rows = folder, split, shard_rows
@@ -196,8 +203,8 @@ class _ShardWriter:
         if not self._pending:
             return
         if self._writer is None:
-            name = self._folder / _name(self._split, self.files)
-            # Pictures are compressed already; a dictionary of unique values only costs.
+            name = self._folder / _shard_name(self._split, self.files)
+            # Images are compressed already, and a dictionary of unique values only adds cost.
             self._writer = pq.ParquetWriter(
                 name, schema(), compression="NONE", use_dictionary=False
             )
@@ -208,17 +215,14 @@ class _ShardWriter:
         self._pending = []
 
 
-_LOCK = "lock"
-
-
-def _name(split: str, number: int) -> str:
+def _shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.parquet"
 
 
 def fingerprint(source: object) -> list[int]:
-    """Return a file's or folder's number of files, bytes and newest change; [] where it is none.
+    """Return [files, bytes, latest mtime in ns] of a file or folder; [] if it does not exist.
 
-    What was written of a source that has changed since then is not gone on with.
+    Part of a writer's key, so that partial output is discarded when the source has changed.
     """
     path = str(source)
     files = [path] if os.path.isfile(path) else []
@@ -231,22 +235,12 @@ def fingerprint(source: object) -> list[int]:
 
 
 def refuse_occupied(target: Path, overwrite: bool) -> None:
-    """Raise DataError when `target` is taken by anything but a data set that may be replaced."""
+    """Raise DataError unless `target` is free, or a data set that `overwrite` allows to replace."""
     if target.exists() and not target.is_dir():
-        raise DataError(f"{target} is a file, not a folder for a data set")
+        raise DataError(f"{target} is a file; the data set needs a folder")
     entries = [entry.name for entry in target.iterdir()] if target.exists() else []
     foreign = [n for n in entries if n != REPORT_NAME and not SHARD.fullmatch(n)]
     if foreign:
         raise DataError(f"{target} holds other files ({foreign[0]}, ...); choose another folder")
     if entries and not overwrite:
         raise DataError(f"{target} holds a data set already; choose another folder, or --overwrite")
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.rename(target)
-        return
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(retired / target.name)
-    temporary.rename(target)
-    shutil.rmtree(retired)

@@ -35,7 +35,7 @@ def write(source: str | Path, file: Path, limit: int) -> int:
         share = max(1, round(limit * len(samples) / total))
         step = max(1, len(samples) // share)
         cards += [_card(samples[i]) for i in range(0, len(samples), step)[:share]]
-    # The base template is shared with the other rooms' pages; their renderer lies above this room.
+    # Same settings as runs/pages.py, which this room does not import: it knows only the schema.
     environment = Environment(
         loader=PackageLoader("sapo_vl.runs"),
         autoescape=True,
@@ -55,7 +55,7 @@ def _card(sample: Sample) -> dict[str, Any]:
     return {
         "sample": sample,
         "images": [_thumbnail(data) for data in sample.images],
-        "visual_tokens": images.tokens(sample.images),
+        "visual_tokens": images.count_tokens(sample.images),
         "metadata": str(sample.metadata)[:400],
     }
 

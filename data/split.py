@@ -1,7 +1,7 @@
-"""Which side of the split a record falls on: a pure function of its content.
+"""The split of a record as a pure function of its content.
 
-The same picture always lands on the same side, whatever its id, order, seed or data set size, so
-nothing that is tested was trained on.
+The same image always gets the same split, whatever the id, order, seed or size of the data set, so
+that no test image is ever trained on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 
-def side(content: bytes, holdout: float) -> str:
-    """Return "test" for a share `holdout` (0 to 1) of all contents and "train" for the others."""
+def split_of(content: bytes, holdout: float) -> str:
+    """Return "test" for a share `holdout` (0 to 1) of all contents, else "train"."""
     digest = hashlib.blake2b(content, digest_size=8).digest()
     return "test" if int.from_bytes(digest) < holdout * 2**64 else "train"

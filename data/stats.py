@@ -1,4 +1,4 @@
-"""What is in a prepared data set: counts by task and answer type, histograms of tokens.
+"""Statistics of a prepared data set: counts by task and answer type, token histograms.
 
 print(stats("runs/all").text())
 """
@@ -11,61 +11,60 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sapo_vl.data import images
-from sapo_vl.data.rewrite import every
-from sapo_vl.schema import Sample
+from sapo_vl.data.store import iter_samples
 
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-"""Lower ends of the histograms' bins."""
+"""Lower bounds of the histogram bins."""
 
 BAR = 40
-"""Characters of the longest bar."""
+"""Width of the longest bar in characters."""
 
 
 @dataclass(slots=True)
 class Stats:
-    """Counts of records."""
+    """Record counts by property."""
 
     splits: Counter[str] = field(default_factory=Counter)
     tasks: Counter[str] = field(default_factory=Counter)  # "dataset: task"
     answer_types: Counter[str] = field(default_factory=Counter)
-    images: Counter[int] = field(default_factory=Counter)  # pictures in a record
-    visual_tokens: Counter[int] = field(default_factory=Counter)  # by the lower end of the bin
-    characters: Counter[int] = field(default_factory=Counter)  # of the problem's text, as above
+    images: Counter[int] = field(default_factory=Counter)  # images per record
+    visual_tokens: Counter[int] = field(default_factory=Counter)  # by lower bound of the bin
+    characters: Counter[int] = field(
+        default_factory=Counter
+    )  # length of the problem's text, likewise
 
     def text(self) -> str:
-        """Return all of it as lines for the terminal."""
+        """Format the statistics for the terminal."""
         parts = [
             _counts("split", self.splits),
             _counts("task", self.tasks),
             _counts("answer type", self.answer_types),
-            _counts("images in a record", self.images),
-            _histogram("visual tokens of a record", self.visual_tokens),
-            _histogram("characters of a problem", self.characters),
+            _counts("images per record", self.images),
+            _histogram("visual tokens per record", self.visual_tokens),
+            _histogram("characters per problem", self.characters),
         ]
         return "\n\n".join(parts)
 
 
 def stats(source: str | Path, tick: Callable[[], None] | None = None) -> Stats:
-    """Count the records of all splits; pictures are read by their headers only.
+    """Count the records of all splits; of images only the headers are read.
+
+    `tick` is called after each record.
 
     Raises:
         DataError: `source` is no data set.
     """
-    found = Stats()
-    for sample in every(source):
-        _count(found, sample)
+    counts = Stats()
+    for sample in iter_samples(source):
+        counts.splits[sample.split] += 1
+        counts.tasks[f"{sample.dataset}: {sample.task}"] += 1
+        counts.answer_types[sample.answer_type] += 1
+        counts.images[len(sample.images)] += 1
+        counts.visual_tokens[_bin(images.count_tokens(sample.images))] += 1
+        counts.characters[_bin(len(sample.problem))] += 1
         if tick is not None:
             tick()
-    return found
-
-
-def _count(found: Stats, sample: Sample) -> None:
-    found.splits[sample.split] += 1
-    found.tasks[f"{sample.dataset}: {sample.task}"] += 1
-    found.answer_types[sample.answer_type] += 1
-    found.images[len(sample.images)] += 1
-    found.visual_tokens[_bin(images.tokens(sample.images))] += 1
-    found.characters[_bin(len(sample.problem))] += 1
+    return counts
 
 
 def _bin(value: int) -> int:

@@ -1,8 +1,8 @@
-"""Samples on disk: parquet with embedded pictures, written atomically, read lazily.
+"""Samples on disk: parquet shards with embedded images, written atomically, read lazily.
 
-A data set is a folder of `train-00000.parquet`, `test-00000.parquet`, ...; the files carry Hugging
-Face feature metadata, so `datasets.load_dataset("parquet", data_dir=FOLDER)` shows the pictures.
-Plain pyarrow is used because importing `datasets` takes over a second.
+A data set is a folder of `train-00000.parquet`, `test-00000.parquet`, ...; the shards carry Hugging
+Face feature metadata, so that `datasets.load_dataset("parquet", data_dir=FOLDER)` decodes the
+images. This module uses pyarrow because importing `datasets` takes over a second.
 
     counts = store.write("runs/data", samples)
     train = store.load("runs/data", "train")
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, overload
@@ -21,25 +22,13 @@ from typing import Any, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sapo_vl.data.records import COLUMNS, SPLITS, fault, from_row, validate
-from sapo_vl.data.shards import REPORT_NAME, SHARD, Building, Counts
+from sapo_vl.data.records import COLUMNS, SPLITS, from_row
+from sapo_vl.data.shards import SHARD, Counts, DatasetWriter
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
-__all__ = [
-    "REPORT_NAME",
-    "SPLITS",
-    "Counts",
-    "Samples",
-    "fault",
-    "load",
-    "splits",
-    "validate",
-    "write",
-]
-
 CACHED_GROUPS = 16
-"""Row groups kept in memory: a sequential reader hits them, a shuffled one does not need them."""
+"""Row groups cached: sequential reads hit the cache, shuffled reads do not profit from it."""
 
 
 def write(
@@ -49,26 +38,26 @@ def write(
     *,
     overwrite: bool = False,
 ) -> Counts:
-    """Write samples into `directory`, one series of shards for each `Sample.split`.
+    """Write samples into `directory`, one series of shards per `Sample.split`.
 
-    Memory stays flat: a row group at a time. Nothing is seen under `directory` before everything
-    is written, and an old data set is replaced only then.
+    Holds one row group in memory. `directory` appears, or is replaced, only after all samples are
+    written.
 
     Raises:
-        DataError: `directory` holds something already, a sample is not valid, an id comes twice,
-            or there are no samples.
+        DataError: `directory` is not empty, a sample is invalid, an id is repeated, or there are
+            no samples.
     """
-    with Building(directory, key="", shard_rows=shard_rows, overwrite=overwrite) as building:
+    with DatasetWriter(directory, key="", shard_rows=shard_rows, overwrite=overwrite) as writer:
         for sample in samples:
-            building.add(sample)
-        return building.finish()
+            writer.add(sample)
+        return writer.finish()
 
 
 def load(path: str | Path, split: str) -> Samples:
     """Open one split of a data set for random access.
 
     Raises:
-        DataError: the folder, its shards, the split or a column is missing.
+        DataError: the folder, its shards, the split or a column does not exist.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -78,7 +67,7 @@ def load(path: str | Path, split: str) -> Samples:
     shards = _shards(folder)
     if not shards:
         raise DataError(
-            f"data.path: {folder} holds no train-*.parquet or test-*.parquet files; "
+            f"data.path: {folder} holds no train-*.parquet or test-*.parquet; "
             f"run: sapo-vl prepare NAME --out {folder}"
         )
     if split not in shards:
@@ -89,24 +78,41 @@ def load(path: str | Path, split: str) -> Samples:
 def splits(path: str | Path) -> list[str]:
     """Return the names of a data set's splits. Raises DataError when there are none."""
     folder = Path(path)
-    found = list(_shards(folder)) if folder.is_dir() else []
-    if not found:
-        raise DataError(f"{folder} is no prepared data set: it has no train- or test-*.parquet")
-    return found
+    names = list(_shards(folder)) if folder.is_dir() else []
+    if not names:
+        raise DataError(
+            f"{folder} is not a prepared data set: no train-*.parquet or test-*.parquet"
+        )
+    return names
+
+
+def iter_samples(path: str | Path) -> Iterator[Sample]:
+    """Yield the samples of all splits, test before train, so that the first duplicate is held out.
+
+    Raises:
+        DataError: as `splits` and `load`.
+    """
+    names = [split for split in reversed(SPLITS) if split in splits(path)]
+    return chain.from_iterable(load(path, split) for split in names)
+
+
+def count_samples(path: str | Path) -> int:
+    """Return the number of samples in all splits. Raises DataError as `iter_samples`."""
+    return sum(len(load(path, split)) for split in splits(path))
 
 
 class Samples(Sequence[Sample]):
-    """The samples of one split, read from memory-mapped shards when they are asked for."""
+    """The samples of one split, read on access from memory-mapped shards."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Open the shards' footers and read the ids; no picture is read yet.
+        """Read the shards' footers and ids, but no images.
 
         Raises:
-            DataError: a file is no parquet or lacks a column.
+            DataError: a file is not parquet or lacks a column.
         """
         self._groups: list[tuple[pq.ParquetFile, int]] = []
         self._starts: list[int] = []
-        self.ids: list[str] = []  # in the order of the rows
+        self.ids: list[str] = []  # in row order
         for file in files:
             self._add_shard(file)
         self._cache: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
@@ -120,7 +126,7 @@ class Samples(Sequence[Sample]):
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Return one sample (negative indices count from the end) or a list of them."""
+        """Return one sample, or a list for a slice; negative indices count from the end."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
@@ -130,7 +136,7 @@ class Samples(Sequence[Sample]):
         return from_row(self._group(number)[position - self._starts[number]])
 
     def column(self, name: str) -> list[Any]:
-        """Return one column of all samples, in order, without reading their pictures."""
+        """Return one column of all samples in order, without reading the images."""
         files = dict.fromkeys(shard for shard, _ in self._groups)
         tables = (file.read(columns=[name], use_threads=False) for file in files)
         return [value for table in tables for value in table[name].to_pylist()]
@@ -160,7 +166,7 @@ class Samples(Sequence[Sample]):
                 table = shard.read_row_group(local, list(COLUMNS), use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 first = self.ids[self._starts[number]]
-                raise DataError(f"a shard is damaged from record {first!r} on: {error}") from error
+                raise DataError(f"damaged shard, from record {first!r} on: {error}") from error
             rows = table.to_pylist()
             self._cache[number] = rows
             if len(self._cache) > CACHED_GROUPS:
@@ -169,9 +175,9 @@ class Samples(Sequence[Sample]):
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    shards: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         match = SHARD.fullmatch(file.name)
         if match:
-            found.setdefault(match["split"], []).append(file)
-    return found
+            shards.setdefault(match["split"], []).append(file)
+    return shards

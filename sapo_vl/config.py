@@ -428,8 +428,10 @@ def _suggest(model: type[BaseModel], prefix: str, key: str) -> str:
         return f"; did you mean '{same_leaf[0]}'?"
     if prefix and nearest(key, model.model_fields):
         return nearest(f"{prefix}.{key}", [f"{prefix}.{name}" for name in model.model_fields])
-    return nearest(key, [*Config.model_fields, *everywhere]) or (
-        f"; known here: {', '.join(model.model_fields)}"
+    known = [name for name in model.model_fields if name != "objective_options"]
+    top_level = [name for name in Config.model_fields if name != "objective_options"]
+    return nearest(key, [*top_level, *BUILT_IN_OBJECTIVES, *everywhere]) or (
+        f"; known here: {', '.join(known)}"
     )
 
 

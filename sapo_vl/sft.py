@@ -85,8 +85,8 @@ def _train(
     state = checkpoint.load(newest, learner) if newest else TrainState()
     if newest:
         distributed.print0(f"warm-up: continuing at step {state.step} of {steps}")
-    console = None if distributed.rank() == 0 else False
-    with ProgressDisplay(console, steps, f"warm-up, {steps} steps") as display:
+    enabled = None if distributed.rank() == 0 else False
+    with ProgressDisplay(enabled, steps, f"warm-up, {steps} steps") as display:
         while state.step < steps:
             started = time.perf_counter()
             batch = shuffled_indices(len(samples), config.run.seed, state.cursor, config.sft.batch)

@@ -17,8 +17,8 @@ from sapo_vl.config import Config
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.system import distributed
+from sapo_vl.training.monitor import open_metrics
 from sapo_vl.training.report import write_report
-from sapo_vl.training.resume import open_metrics
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
 from sapo_vl.training.trainer import Step, Trainer
 
@@ -47,8 +47,8 @@ def train_step(trainer: Trainer, step: Step) -> None:
 def train_loop(trainer: Trainer) -> None:
     """Take the remaining steps of the run."""
     steps = trainer.config.rollout.steps
-    console = None if distributed.rank() == 0 else False
-    with ProgressDisplay(console, steps, "SAPO") as trainer.display:
+    enabled = None if distributed.rank() == 0 else False
+    with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
         while trainer.state.step < steps:
             with trainer.step() as step:
                 train_step(trainer, step)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Measure the learner against TRL 1.16, on one thread; further arguments go to the benchmark.
-#   bash scripts/bench_learner.sh                      policy update alone, all cases
+# Benchmark the learner against TRL 1.16, on one thread; arguments are passed on to the benchmark.
+#   bash scripts/bench_learner.sh                      policy update only, all cases
 #   bash scripts/bench_learner.sh --cases g8,g8-real --json OUT
-#   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight push
+#   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight sync
 #   bash scripts/bench_learner.sh --memory             peak memory by vocabulary and tokens
-# TRL lives in an environment of its own, .venv-bench beside the main one, which it builds on: only
-# what the main environment lacks is installed there, and no package of it is replaced.
+# TRL is installed in .venv-bench, which builds on the main environment: only packages that the main
+# environment lacks are installed there, and none of its packages is replaced.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
@@ -35,16 +35,16 @@ with environment.locked(bench):
     if environment.read_stamp(bench) == stamp:
         sys.exit()
     environment.make_environment(bench)
-    base, own = packages(venv), packages(bench)
-    # addsitedir and not a bare path, so that the main environment's own .pth files act too
-    (own / "main_environment.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")
+    base, site = packages(venv), packages(bench)
+    # addsitedir instead of a bare path, so that the main environment's .pth files are read too
+    (site / "main_environment.pth").write_text(f"import site; site.addsitedir({str(base)!r})\n")
     constraints = bench / "constraints.txt"
     constraints.write_text("\n".join(pins) + "\n")
     environment.say(f"installing {WANTED} into {bench}")
     python = environment.python_of(bench)
     command = [python, "-m", "pip", "install", "-qq", "--constraint", constraints, WANTED]
     run = subprocess.run(command, check=False, capture_output=True, text=True)
-    if run.returncode:  # else pip only complains of what setup.sh left out on purpose
+    if run.returncode:  # on success pip's stderr only lists packages that setup.sh omits on purpose
         environment.say(f"error: {WANTED} could not be installed: {run.stderr.strip()}")
         sys.exit(2)
     version = "from importlib.metadata import version; print(version('torch'))"
@@ -66,6 +66,6 @@ for argument in "$@"; do
     *) arguments+=("$argument") ;;
   esac
 done
-# Both toolkits on one thread: small matrices are slower on several, and ratios stay comparable.
+# One thread for both: small matrices are slower on several, and ratios stay comparable.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$bench/bin/python" -W "ignore:TRL currently supports vLLM" -m "$module" "${arguments[@]}"

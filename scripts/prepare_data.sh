@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up what is missing and run `sapo-vl prepare` with the same arguments.
+# Create the environment if needed and run `sapo-vl prepare` with the given arguments.
 #   bash scripts/prepare_data.sh mathvision --source FOLDER --out FOLDER
 set -euo pipefail
 # shellcheck source=scripts/env.sh

@@ -19,6 +19,9 @@ from sapo_vl.schema import IMAGE_MARK, Prompt, Rollout, Sample
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+DUAL_CLIP = f"{ROOT / 'tests' / 'plugins' / 'dual_clip.py'}:loss"
+"""An objective by path, with the option `loss.delta`."""
+
 SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
     (),
     ((64, 64),),
@@ -100,6 +103,22 @@ def make_rollouts(prompts: Sequence[Prompt], seed: int = 0, responses: int = 3) 
                 )
             )
     return rollouts
+
+
+def bare_prompt(length: int = 3, images: int = 0, name: str = "bare") -> Prompt:
+    """Return a prompt of `length` tokens that no model rendered, with blank images."""
+    import torch
+
+    return Prompt(
+        sample=make_sample([(8, 8)] * images, name=name),
+        token_ids=[0] * length,
+        expanded_ids=[0] * length,
+        images=[Image.new("RGB", (8, 8)) for _ in range(images)],
+        pixel_values=None,
+        grid_thw=None,
+        position_ids=torch.arange(length).expand(3, -1),
+        next_position=length,
+    )
 
 
 def environment(**changes: str) -> dict[str, str]:

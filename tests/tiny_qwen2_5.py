@@ -41,15 +41,15 @@ def config(tokenizer: Any, **text: Any) -> Any:
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
+            "hidden_size": 128,  # heads of 32, the smallest that vLLM has on a CPU
+            "intermediate_size": 256,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e4,
-                "mrope_section": [2, 3, 3],
+                "mrope_section": [6, 5, 5],
             },
             **text,
         },
@@ -61,7 +61,7 @@ def config(tokenizer: Any, **text: Any) -> Any:
             "patch_size": 8,
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
-            "out_hidden_size": 64,
+            "out_hidden_size": 128,
             "window_size": 32,
             "fullatt_block_indexes": [1],
         },

@@ -1,1 +1,1 @@
-"""Filters of prepared records: rules on single records, and decontamination."""
+"""Filters of prepared records: rules on single records, duplicates, and decontamination."""

@@ -1,149 +1,192 @@
-"""Find training records that are copies of evaluation records, by their text and their pictures.
+"""Drop training records that are copies of evaluation records, compared by text and images.
 
     index = Index(store.load("runs/mathvision", "test"))
     match = index.match(sample)        # None, or Match(id, other, text, image)
+    decontaminate("runs/all", "runs/clean", index, RewriteOptions("decontaminate .."))
 
-Texts are compared by the share of common word triples, pictures by a perceptual hash (imagehash's
-phash, 256 bits) after white margins are trimmed. A copy may be resized, compressed again, cut by a
-few per cent and reworded: every evaluation picture is also hashed with its sides cut. A match is a
-picture that is nearly the same, or one that is similar under a similar text, or the same long text.
-docs/data.md has the measurement that the thresholds come from.
+Texts are compared by their shared word trigrams (Dice), images by a perceptual hash (imagehash's
+phash, 256 bits) after trimming white margins. A copy may be resized, recompressed, cropped by a few
+per cent and reworded: every evaluation image is also hashed with its sides cut. A match is an
+almost identical image, a similar image with a similar text, or the same long text. docs/data.md has
+the measurement behind the thresholds.
 
-Left out: mirrored, rotated and recoloured copies, and translated texts.
+Not detected: mirrored, rotated and recoloured copies, and translated texts.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops
 
 from sapo_vl.data import images
+from sapo_vl.data.atomic import atomic_path
+from sapo_vl.data.report import Report
+from sapo_vl.data.rewrite import RewriteOptions, rewrite
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 HASH_SIDE = 16
-"""The hash has 16 x 16 bits: 8 x 8 confuse line drawings."""
+"""The hash has 16 x 16 bits; 8 x 8 bits confuse line drawings."""
 
-SAME_PICTURE = 32
-"""Bits of 256 that may differ when the picture alone decides."""
+SAME_IMAGE = 32
+"""Hash bits of 256 that may differ for a match by image alone."""
 
-SIMILAR_PICTURE = 92
-"""Bits that may differ under a text of at least `SIMILAR_TEXT`."""
+SIMILAR_IMAGE = 92
+"""Hash bits that may differ for a match with a text similarity of `SIMILAR_TEXT`."""
 
 SIMILAR_TEXT, SAME_TEXT = 0.5, 0.75
-"""Common word triples over all of them (Dice)."""
+"""Text similarity: Dice coefficient of the word trigrams, 0 to 1."""
 
 LONG_TEXT = 15
-"""Words; shorter texts ("Find x.") are the same in many problems, and never decide alone."""
+"""Words. Shorter texts ("Find x.") recur in many problems and never make a match alone."""
 
 CUTS = (0.0, 0.02)
-"""Shares of a side that a copy may have lost, at each end."""
+"""Shares of a side that a copy may have been cropped by, at each end."""
 
 MARGIN = 64
-"""Grey levels below white that still count as margin: compression leaves a veil around lines."""
+"""Grey levels below white that count as margin; JPEG leaves artefacts around lines."""
 
 _WORD = re.compile(r"[^\W\d_]+|\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A record and the evaluation record it is a copy of."""
+    """A training record and the evaluation record it copies."""
 
-    id: str  # of the record that was asked about
-    other: str  # of the evaluation record, its data set before it
-    text: float  # share of common word triples, 0 to 1
-    image: int | None  # bits of 256 that differ in the nearest pictures, None without pictures
+    id: str  # of the training record
+    other: str  # "dataset/id" of the evaluation record
+    text: float  # Dice coefficient of the word trigrams, 0 to 1
+    image: int | None  # differing hash bits (of 256) of the closest images; None: none is similar
 
     @property
     def reason(self) -> str:
-        """Both pieces of evidence in words."""
-        bits = "no picture" if self.image is None else f"{self.image} bits"
+        """The evidence in words."""
+        bits = "no similar image" if self.image is None else f"{self.image} bits"
         return f"{self.other} (text {self.text:.2f}, {bits})"
 
 
 class Index:
-    """The evaluation records to keep out, prepared for comparison."""
+    """Trigrams and image hashes of the evaluation records."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
-        """Hash every text and picture. Raises DataError for a picture that cannot be read."""
-        self.names: list[str] = []
-        self._sizes: list[int] = []  # word triples of each record
-        self._words: list[int] = []
-        self._holders: dict[tuple[str, ...], list[int]] = {}
-        owners: list[int] = []
+        """Index every text and image. Raises DataError for an image that cannot be decoded."""
+        self.names: list[str] = []  # "dataset/id" of record n
+        self._num_trigrams: list[int] = []
+        self._num_words: list[int] = []
+        self._records_with: dict[tuple[str, ...], list[int]] = {}  # trigram -> records
+        hash_records: list[int] = []
         hashes: list[np.ndarray] = []
         for number, sample in enumerate(samples):
             self.names.append(f"{sample.dataset}/{sample.id}")
-            own = words(sample)
-            triples = _triples(own)
-            self._sizes.append(len(triples))
-            self._words.append(len(own))
-            for triple in triples:
-                self._holders.setdefault(triple, []).append(number)
+            text = words(sample)
+            trigrams = _trigrams(text)
+            self._num_trigrams.append(len(trigrams))
+            self._num_words.append(len(text))
+            for trigram in trigrams:
+                self._records_with.setdefault(trigram, []).append(number)
             for data in sample.images:
-                found = list(_variants(images.open_image(data)))
-                hashes += found
-                owners += [number] * len(found)
-        self._owners = np.array(owners, dtype=np.int64)
+                variants = list(_variants(images.open_image(data)))
+                hashes += variants
+                hash_records += [number] * len(variants)
+        self._hash_records = np.array(hash_records, dtype=np.int64)
         self._hashes = np.array(hashes, dtype=np.uint64).reshape(len(hashes), HASH_SIDE**2 // 64)
 
     def match(self, sample: Sample) -> Match | None:
-        """Return the evaluation record that `sample` is a copy of, the likeliest one, or None.
+        """Return the most similar evaluation record that `sample` copies, or None.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: an image cannot be decoded.
         """
-        own = words(sample)
-        texts = self._texts(own)
-        bits = self._bits(sample)
+        text = words(sample)
+        similarities = self._text_similarities(text)
+        distances = self._image_distances(sample)
         best: Match | None = None
-        for number in {*texts, *bits}:
-            text, image = texts.get(number, 0.0), bits.get(number)
-            if not self._is_copy(number, text, image, len(own)):
+        for number in {*similarities, *distances}:
+            similarity, distance = similarities.get(number, 0.0), distances.get(number)
+            if not self._is_copy(number, similarity, distance, len(text)):
                 continue
-            found = Match(sample.id, self.names[number], text, image)
-            if best is None or _weight(found) > _weight(best):
-                best = found
+            match = Match(sample.id, self.names[number], similarity, distance)
+            if best is None or _strength(match) > _strength(best):
+                best = match
         return best
 
-    def _is_copy(self, number: int, text: float, image: int | None, length: int) -> bool:
-        if image is not None and image <= SAME_PICTURE:
+    def _is_copy(
+        self, number: int, similarity: float, distance: int | None, num_words: int
+    ) -> bool:
+        if distance is not None and distance <= SAME_IMAGE:
             return True
-        if image is not None and image <= SIMILAR_PICTURE and text >= SIMILAR_TEXT:
+        if distance is not None and distance <= SIMILAR_IMAGE and similarity >= SIMILAR_TEXT:
             return True
-        return text >= SAME_TEXT and min(length, self._words[number]) >= LONG_TEXT
+        return similarity >= SAME_TEXT and min(num_words, self._num_words[number]) >= LONG_TEXT
 
-    def _texts(self, found: list[str]) -> dict[int, float]:
-        """Return the Dice share of each record that has a word triple in common."""
-        own = _triples(found)
-        common = Counter(n for triple in own for n in self._holders.get(triple, ()))
-        return {n: 2 * c / (len(own) + self._sizes[n]) for n, c in common.items()}
+    def _text_similarities(self, text: list[str]) -> dict[int, float]:
+        """Return the Dice coefficient of each record that shares a trigram."""
+        trigrams = _trigrams(text)
+        shared = Counter(n for trigram in trigrams for n in self._records_with.get(trigram, ()))
+        return {n: 2 * c / (len(trigrams) + self._num_trigrams[n]) for n, c in shared.items()}
 
-    def _bits(self, sample: Sample) -> dict[int, int]:
-        """Return the differing bits of each record with a similar picture."""
+    def _image_distances(self, sample: Sample) -> dict[int, int]:
+        """Return the fewest differing hash bits of each record with a similar image."""
         nearest: dict[int, int] = {}
-        for data in sample.images if len(self._owners) else ():
-            own = picture_hash(images.open_image(data))
-            bits = np.bitwise_count(self._hashes ^ own).sum(axis=1)
-            for row in np.flatnonzero(bits <= SIMILAR_PICTURE):
-                number = int(self._owners[row])
+        for data in sample.images if len(self._hash_records) else ():
+            bits = np.bitwise_count(self._hashes ^ image_hash(images.open_image(data))).sum(axis=1)
+            for row in np.flatnonzero(bits <= SIMILAR_IMAGE):
+                number = int(self._hash_records[row])
                 nearest[number] = min(nearest.get(number, HASH_SIDE**2), int(bits[row]))
         return nearest
 
 
-def picture_hash(image: Image.Image) -> np.ndarray:
-    """Return the perceptual hash of a picture without its white margins: uint64 [4]."""
+def matches_file(out: Path) -> Path:
+    """Return the file beside `out` that `decontaminate` writes the matches to."""
+    return out.with_name(f"{out.name}.matches.jsonl")
+
+
+def decontaminate(
+    source: Path,
+    out: Path,
+    index: Index,
+    options: RewriteOptions,
+    *,
+    tick: Callable[[Report], None] | None = None,
+) -> Report:
+    """Copy `source` to `out` without the records that match `index`; list the matches as JSONL.
+
+    `options.stateful` must be True, so that a resumed pass lists all matches.
+
+    Raises:
+        DataError: as `rewrite`, or an image cannot be decoded.
+    """
+    assert options.stateful, options
+    with (
+        atomic_path(matches_file(out)) as temporary,
+        temporary.open("w", encoding="utf-8") as lines,
+    ):
+
+        def drop_reason(sample: Sample) -> str | None:
+            match = index.match(sample)
+            if match is None:
+                return None
+            lines.write(json.dumps(asdict(match)) + "\n")
+            return f"a copy of an evaluation record: {match.reason}"
+
+        return rewrite(source, out, drop_reason, options, tick=tick)
+
+
+def image_hash(image: Image.Image) -> np.ndarray:
+    """Return the perceptual hash of an image without its white margins: uint64 [4]."""
     bits = _phash()(trimmed(image), hash_size=HASH_SIDE).hash
     return np.packbits(bits.reshape(-1)).view(np.uint64)
 
 
 def trimmed(image: Image.Image) -> Image.Image:
-    """Return a picture as grey, without the margins that are as white as paper."""
+    """Return an image in grey without its white margins."""
     grey = image.convert("L")
     ink = ImageChops.invert(grey).point(lambda level: 255 if level > MARGIN else 0)
     box = ink.getbbox()
@@ -151,7 +194,7 @@ def trimmed(image: Image.Image) -> Image.Image:
 
 
 def _variants(image: Image.Image) -> Iterator[np.ndarray]:
-    """Yield the hashes of a picture and of itself with its sides cut."""
+    """Yield the hashes of an image and of its crops by `CUTS`."""
     width, height = image.size
     seen: set[tuple[int, int, int, int]] = set()
     for x in CUTS:
@@ -165,27 +208,27 @@ def _variants(image: Image.Image) -> Iterator[np.ndarray]:
                 )
                 if box not in seen and box[2] > box[0] and box[3] > box[1]:
                     seen.add(box)
-                    yield picture_hash(image.crop(box))
+                    yield image_hash(image.crop(box))
 
 
 def words(sample: Sample) -> list[str]:
-    """Return the words and numbers of a problem in lower case."""
+    """Return the words and numbers of a problem, case-folded."""
     return [w.casefold() for w in _WORD.findall(sample.problem.replace(IMAGE_MARK, " "))]
 
 
-def _triples(found: list[str]) -> set[tuple[str, ...]]:
-    """Return the word triples; a text of one or two words is one shorter tuple."""
-    if len(found) < 3:
-        return {tuple(found)} if found else set()
-    return set(zip(found, found[1:], found[2:], strict=False))
+def _trigrams(text: list[str]) -> set[tuple[str, ...]]:
+    """Return the word trigrams; a text of one or two words gives one shorter tuple."""
+    if len(text) < 3:
+        return {tuple(text)} if text else set()
+    return set(zip(text, text[1:], text[2:], strict=False))
 
 
-def _weight(match: Match) -> float:
+def _strength(match: Match) -> float:
     return match.text + (0 if match.image is None else 1 - match.image / HASH_SIDE**2)
 
 
 @cache
 def _phash():  # type: ignore[no-untyped-def]  # noqa: ANN202
-    import imagehash  # over half a second, and only needed here
+    import imagehash  # takes over half a second to import
 
     return imagehash.phash

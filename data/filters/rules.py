@@ -1,9 +1,9 @@
-"""Rules that need no model: limits on length and pictures, kinds of answers, duplicates.
+"""Record filters without a model: limits on text and images, answer types, duplicates.
 
-    judge = together([at_most_tokens(1024), answer_types(["number", "choice"]), Duplicates()])
-    rewrite("runs/all", "runs/clean", "...", judge)
+    keep = all_of([at_most_visual_tokens(1024), answer_types(["number", "choice"]), Duplicates()])
+    rewrite("runs/all", "runs/clean", keep, RewriteOptions("..", stateful=True))
 
-The filters that ask a model (pass rate, needs-image) are in sapo_vl/solve_filters.py.
+The filters that need a model (pass rate, needs-image) are in sapo_vl/evaluation/pass_rate.py.
 """
 
 from __future__ import annotations
@@ -13,61 +13,61 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo_vl.data import images
-from sapo_vl.data.filters.decontaminate import picture_hash, words
-from sapo_vl.data.rewrite import Judge
+from sapo_vl.data.filters.decontaminate import image_hash, words
+from sapo_vl.data.rewrite import RecordFilter
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.schema import ANSWER_TYPES, Sample
 
 SAME_BITS = 16
-"""Bits that may differ between all pictures of two copies: as much as compressing again changes."""
+"""Hash bits that may differ over all images of two duplicates: the effect of recompression."""
 
 
-def together(judges: Sequence[Judge]) -> Judge:
-    """Return a judge that gives the first reason that any of `judges` gives."""
+def all_of(filters: Sequence[RecordFilter]) -> RecordFilter:
+    """Return a filter that drops what any of `filters` drops, for the first one's reason."""
 
-    def judge(sample: Sample) -> str | None:
-        return next((reason for one in judges if (reason := one(sample))), None)
+    def drop_reason(sample: Sample) -> str | None:
+        return next((reason for one in filters if (reason := one(sample))), None)
 
-    return judge
+    return drop_reason
 
 
-def at_most_characters(limit: int) -> Judge:
+def at_most_characters(limit: int) -> RecordFilter:
     """Drop problems whose text is longer than `limit` characters."""
 
-    def judge(sample: Sample) -> str | None:
+    def drop_reason(sample: Sample) -> str | None:
         length = len(sample.problem)
         return f"the text is over {limit} characters: {length}" if length > limit else None
 
-    return judge
+    return drop_reason
 
 
-def at_most_visual_tokens(limit: int) -> Judge:
-    """Drop records whose pictures cost more than `limit` tokens, counted from their headers."""
+def at_most_visual_tokens(limit: int) -> RecordFilter:
+    """Drop records whose images take more than `limit` visual tokens, counted from headers."""
 
-    def judge(sample: Sample) -> str | None:
-        tokens = images.tokens(sample.images)
+    def drop_reason(sample: Sample) -> str | None:
+        tokens = images.count_tokens(sample.images)
         return f"the images are over {limit} tokens: {tokens}" if tokens > limit else None
 
-    return judge
+    return drop_reason
 
 
-def at_least_pixels(limit: int) -> Judge:
-    """Drop records with a picture of fewer than `limit` pixels: there is little to see in it."""
+def at_least_pixels(limit: int) -> RecordFilter:
+    """Drop records with an image of fewer than `limit` pixels."""
 
-    def judge(sample: Sample) -> str | None:
+    def drop_reason(sample: Sample) -> str | None:
         for size in map(images.header_size, sample.images):
             if size.width * size.height < limit:
                 return f"an image is under {limit} pixels: {size.width}x{size.height}"
         return None
 
-    return judge
+    return drop_reason
 
 
-def answer_types(kinds: Sequence[str]) -> Judge:
-    """Keep these kinds of answers only.
+def answer_types(kinds: Sequence[str]) -> RecordFilter:
+    """Drop records whose answer type is not one of `kinds`.
 
     Raises:
-        ConfigError: one of them is unknown.
+        ConfigError: a type is unknown.
     """
     for kind in kinds:
         if kind not in ANSWER_TYPES:
@@ -76,30 +76,31 @@ def answer_types(kinds: Sequence[str]) -> Judge:
                 f"answer-types: {kind!r} is unknown; allowed: {', '.join(ANSWER_TYPES)}{hint}"
             )
 
-    def judge(sample: Sample) -> str | None:
+    def drop_reason(sample: Sample) -> str | None:
         kind = sample.answer_type
         return None if kind in kinds else f"the answer is not {', '.join(kinds)}: {kind}"
 
-    return judge
+    return drop_reason
 
 
 class Duplicates:
-    """Drop a record whose words, answer and pictures (nearly) came before."""
+    """Drop a record if an earlier one has the same words and answer and nearly the same images.
+
+    Stateful: it remembers every record it keeps.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, ...], list[tuple[str, np.ndarray]]] = {}
 
     def __call__(self, sample: Sample) -> str | None:
-        """Return the reason that names the first copy, or None; remembers the sample."""
-        found = [picture_hash(images.open_image(data)) for data in sample.images]
-        hashes = np.concatenate(found) if found else np.zeros(0, np.uint64)
-        before = self._seen.setdefault((sample.answer, *words(sample)), [])
-        for first, other in before:
-            if len(other) == len(hashes) and _apart(other, hashes) <= SAME_BITS:
-                return f"a duplicate: of {first}"
-        before.append((sample.id, hashes))
+        """Return the reason, which names the first copy, or None; remember the sample."""
+        image_hashes = [image_hash(images.open_image(data)) for data in sample.images]
+        hashes = np.concatenate(image_hashes) if image_hashes else np.zeros(0, np.uint64)
+        candidates = self._seen.setdefault((sample.answer, *words(sample)), [])
+        for first_id, first_hashes in candidates:
+            if len(first_hashes) != len(hashes):
+                continue
+            if np.bitwise_count(first_hashes ^ hashes).sum() <= SAME_BITS:
+                return f"a duplicate: of {first_id}"
+        candidates.append((sample.id, hashes))
         return None
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> int:
-    return int(np.bitwise_count(one ^ other).sum())

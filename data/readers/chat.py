@@ -24,7 +24,7 @@ class Exchange(NamedTuple):
 
     question: str  # with image marks
     answer: str
-    pictures: list[Any]  # image references in the question's parts, not loaded
+    image_refs: list[Any]  # image references in the question's parts, not loaded
     later: int  # image marks in all other turns
 
 
@@ -52,7 +52,7 @@ def first_exchange(chat: Any) -> Exchange:
     for turn, following in pairwise(turns):
         if _role(turn) in _USER_ROLES and _role(following) in _ASSISTANT_ROLES:
             later = sum(text(t).count(IMAGE_MARK) for t in turns if t is not turn)
-            return Exchange(text(turn), text(following), pictures(turn), later)
+            return Exchange(text(turn), text(following), image_refs(turn), later)
     raise DataError(f"the chat has no question followed by an answer: {chat!r:.200}")
 
 
@@ -63,7 +63,7 @@ def text(turn: dict[str, Any]) -> str:
     )
 
 
-def pictures(turn: dict[str, Any]) -> list[Any]:
+def image_refs(turn: dict[str, Any]) -> list[Any]:
     """Return the image references in a turn's parts, not loaded."""
     refs = (part.get("image") or part.get("image_url") for part in _parts(turn) if _is_image(part))
     return [ref for ref in refs if ref]

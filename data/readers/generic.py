@@ -215,7 +215,7 @@ def _problem(value: Any) -> tuple[str, list[Any]]:
     if isinstance(value, dict):
         raise DataError("the problem is an object; map a key of it: --map problem=COLUMN.KEY")
     turn = chat.last_user_turn(value if isinstance(value, list) else cell_text(value))
-    return chat.text(turn).strip(), chat.pictures(turn)
+    return chat.text(turn).strip(), chat.image_refs(turn)
 
 
 def _answer(value: Any, choices: tuple[str, ...]) -> tuple[str, str]:
@@ -306,7 +306,7 @@ def _refuse_unmapped_images(
     for column, value in chain.from_iterable(row.items() for row in rows):
         for ref in split_refs(value)[:1] if column not in field_columns.values() else ():
             try:
-                images.kind(load_image(ref, file.folder))
+                images.file_format(load_image(ref, file.folder))
             except DataError:
                 continue
             raise DataError(f"{file.name}: {column!r} holds images: say --map images={column}")

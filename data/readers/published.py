@@ -27,7 +27,7 @@ class Published(TypedDict):
     answer_type: NotRequired[str | None]
     precision: NotRequired[int | None]  # decimals that count
     unit: NotRequired[str | None]
-    query: NotRequired[str]  # the whole prompt, where the data set prescribes it
+    query: NotRequired[str | None]  # the whole prompt, where the data set prescribes it
     context: NotRequired[str | None]  # text that goes before the question
     instruction: NotRequired[str | None]  # prompt of a contest
     image_numbers: NotRequired[list[int]]  # numbers of the images that tags <image 1> refer to

@@ -103,14 +103,14 @@ def _local(contest: Path) -> Iterator[Row]:
     for file in sorted((contest / "problems").glob("*.tex"), key=lambda p: int(p.stem)):
         if file.stem not in answers:
             raise DataError(f"{contest / 'answers.csv'}: no answer to problem {file.stem}")
-        picture = contest / "images" / f"problem_{file.stem}.png"
+        figure = contest / "images" / f"problem_{file.stem}.png"
         yield {
             "contest": contest.name,
             "problem_idx": file.stem,
             "problem": file.read_text(encoding="utf-8"),
             "answer": answers[file.stem],
             "instruction": instruction,
-            "image": picture if picture.is_file() else None,
+            "image": figure if figure.is_file() else None,
         }
 
 

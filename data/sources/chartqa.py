@@ -38,13 +38,13 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield the questions of train, val and test; val and test are held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     folder = Path(source)
     files = [folder / split / f"{split}_{kind}.json" for split in SPLITS for kind in _KINDS]
     files = [file for file in files if file.is_file()]
-    found = chain.from_iterable(map(_local, files)) if files else hub.rows(source, SPLITS)
-    numbered = (row | {"number": number} for number, row in enumerate(found))
+    records = chain.from_iterable(map(_local, files)) if files else hub.rows(source, SPLITS)
+    numbered = (row | {"number": number} for number, row in enumerate(records))
     yield from to_samples(numbered, _name, _sample)
 
 

@@ -40,26 +40,26 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every scene's question.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     yield from answered(source, "clevr_count", task="count", answer_type="count")
 
 
 def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample | Dropped]:
-    """Yield the samples of rows with a picture, a problem and a solution in answer tags.
+    """Yield the samples of rows with an image, a problem and a solution in answer tags.
 
-    `fields` are the sample's fields that are the same for every row. Rows have no ids: they are
+    `fields` are fields of Sample with the same value for every row. Rows have no ids and are
     numbered.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
 
     def sample(row: Row) -> Sample:
         images = load_images(row["images"] if "images" in row else row["image"], Path())
-        gold = row["solution"] if "solution" in row else row["answer"]
-        answer = strip_answer(answer_in_tags(cell_text(gold)))
-        made = {"answer_type": guess_answer_type(answer)} | fields
+        solution = row["solution"] if "solution" in row else row["answer"]
+        answer = strip_answer(answer_in_tags(cell_text(solution)))
+        constant = {"answer_type": guess_answer_type(answer)} | fields
         return Sample(
             id=row["name"],
             dataset=dataset,
@@ -67,7 +67,7 @@ def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample
             images=images,
             answer=answer,
             metadata={key: row[key] for key in ("original_question",) if key in row},
-            **made,
+            **constant,
         )
 
     numbered = (

@@ -10,7 +10,7 @@ One row:
      "subject": "Math", "task": "", "category": "2D Transformation", "source": "..",
      "type": "Multiple Choice", "context": "You are given .."}
 
-`context`, when there is one, stands before the question. Left out: the human `solution`.
+`context`, where present, precedes the question. Left out: the human `solution`.
 """
 
 from __future__ import annotations

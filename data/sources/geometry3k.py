@@ -11,7 +11,7 @@ One data.json, and the row that the hub has of the same problem:
     {"images": [{"bytes": .., "path": None}], "problem": "<image>Find $x$.", "answer": "3", ...}
 
 The answer is the value of the right choice, as in the hub's version; the choices are not shown to
-the model and lie in the metadata. Left out: logic forms and point annotations.
+the model and are in the metadata. Left out: logic forms and point annotations.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ One row, and one line of the test set's 754:
     {"image_path": "./Geo170K/images/test/0.png", "question": "As shown in the figure, ..",
      "ground_truth": "140°"}
 
-Left out: GeoQA's options, which this set doesn't have.
+Left out: GeoQA's choices, which this set does not have.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every problem.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     yield from answered(source, "geoqa", task="plane geometry")
 

@@ -1,4 +1,4 @@
-"""LogicVista: 448 logical reasoning problems in pictures (Xiao et al., 2407.04973; Apache-2.0).
+"""LogicVista: 448 logical reasoning problems in images (Xiao et al., 2407.04973; Apache-2.0).
 
     original layout: SOURCE/data/dataset.json, SOURCE/data/images/v1_287.png
     Hugging Face:    SOURCE = lscpku/LogicVista
@@ -9,7 +9,7 @@ One row, an entry of an object by "v1_287":
      Information", "answer": "A", "reasoning": "Here are ..", "skill": ["deductive"],
      "broad_capability": ["ocr"], "specific_capability": ["common sense ocr"], "liscenced": "true"}
 
-The question lists its options, or the picture does. A few answers are several letters ("A, C"). One
+The question lists its choices, or the image does. A few answers have several letters ("A, C"). One
 record of the original has no answer: it is left out unless `unanswered` is set. Left out too:
 `reasoning` and links.
 """

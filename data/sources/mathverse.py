@@ -12,7 +12,7 @@ One row of testmini.json, and one of the website's public subset:
     {"pid": "33", "question": "On the following unit circle, ..", "image": "33.png",
      "choices": ["A:$\\tan (\\pi+\\theta)$", ..], "answer": "C\\nD", "metadata": {..}, ..}
 
-A row of version "Vision Only" has its whole question in the picture. Left out:
+A row of version "Vision Only" has its whole question in the image. Left out:
 output_templates/, which holds model outputs for rows of testmini.json.
 """
 

@@ -1,4 +1,4 @@
-"""MathVision: 3,040 competition problems with pictures (Wang et al., 2402.14804; MIT licence).
+"""MathVision: 3,040 competition problems with images (Wang et al., 2402.14804; MIT licence).
 
     original layout: SOURCE/data/testmini.jsonl, SOURCE/data/test.jsonl, SOURCE/images/5.jpg
     Hugging Face:    SOURCE = MathLLMs/MathVision
@@ -9,9 +9,9 @@ One row:
      "options": ["A", "B", "C", "D", "E"], "answer": "D", "solution": null, "level": 3,
      "subject": "logic", "image": "images/6.jpg"}
 
-Several pictures of one problem are merged into one file: the first `<image1>` says where it goes,
-`<image2>` and later marks stay in the text as names of its parts. Left out: the human `solution`,
-which is no response in our format. The source has no training split of its own.
+Several images of a problem are merged into one file: the first `<image1>` is its place, `<image2>`
+and later tags stay in the text as names of its parts. Left out: the human `solution`, which is not
+a response in our format. The source has no training split of its own.
 """
 
 from __future__ import annotations

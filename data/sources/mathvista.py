@@ -38,7 +38,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield the problems of testmini, which are all held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     records = hub.rows(source, SPLITS)
     for folder in (Path(source), Path(source) / "data"):

@@ -36,7 +36,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every problem; those of eval/k12 and of the split test are held out.
 
     Raises:
-        DataError: `source` has none of the forms.
+        DataError: `source` has none of the layouts.
     """
     path = Path(source)
     if (path / "eval" / "k12" / "k12.json").is_file():
@@ -55,7 +55,7 @@ def _name(row: Row) -> str:
 def _sample(row: Row) -> Sample:
     if "message" in row:
         turn = chat.last_user_turn(row["message"])
-        row = row | {"question": chat.text(turn), "image": chat.pictures(turn)}
+        row = row | {"question": chat.text(turn), "image": chat.image_refs(turn)}
     images = load_images(row["image"], row.get("folder", Path()))
     answer = strip_answer(cell_text(row["answer"]))
     published: Published = {

@@ -10,7 +10,7 @@ One row of each configuration:
     {"id": "test_History_1", "image": {..}, "options": "['..', '..', ...]", "answer": "C",
      "subject": "History"}
 
-A row of "vision" has its whole question and its options in the picture. Left out: "standard (4
+A row of "vision" has its question and choices in the image. Left out: "standard (4
 options)", the same problems with fewer options.
 """
 
@@ -37,7 +37,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield the problems with ten options, then the screenshots; all are held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     parts = mmmu.configurations(source, (STANDARD, VISION))
     yield from to_samples(chain.from_iterable(_part(source, p) for p in parts), _name, _sample)

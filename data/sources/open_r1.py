@@ -9,7 +9,7 @@ One row:
      "original_question": "Find x.", "original_answer": "B"}
 
 An answer that opens with a letter and a stop ("B. 4") is a choice, its options are read from the
-problem. Left out: the model-written thinking, which is no response in our format.
+problem. Left out: the model-written thinking, which is not a response in our format.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every problem.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     for record in answered(source, "open_r1", task="mixed"):
         yield _lettered(record) if isinstance(record, Sample) else record

@@ -1,4 +1,4 @@
-"""ShareGPT and LLaVA's chat JSON: a human turn, then the model's turn, which is the gold answer.
+"""ShareGPT and LLaVA's chat JSON: a human turn, then the model's turn, which is the answer.
 
     SOURCE = a JSON, JSONL or parquet file or a folder of them
 
@@ -9,8 +9,8 @@ One row, and the form with `messages`:
     {"images": ["images/7.png"], "messages": [
         {"role": "user", "content": "<image>How many?"}, {"role": "assistant", "content": "3"}]}
 
-Only the first exchange counts, with the pictures that its marks stand for; they may also be in its
-parts. A gold in answer tags or in a box is taken out of them.
+Only the first exchange is used, with the images that its marks stand for; they may also be in its
+parts. An answer in answer tags or in a box is unwrapped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sapo_vl.data.readers.tables import Row
 from sapo_vl.data.readers.text import answer_in_tags
 from sapo_vl.schema import IMAGE_MARK, Sample
 
-COLUMNS = {"problem": "problem", "answer": "gold", "images": "pictures"}
+COLUMNS = {"problem": "problem", "answer": "published_answer", "images": "exchange_images"}
 
 
 def rows(source: str | Path) -> Iterator[Sample | Dropped]:
@@ -40,12 +40,12 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 def _first_exchange(row: Row) -> Row:
     turns = row["messages"] if "messages" in row else row["conversations"]
     exchange = chat.first_exchange(turns)
-    found = split_refs(row.get("images") or row.get("image")) or exchange.pictures
+    images = split_refs(row.get("images") or row.get("image")) or exchange.image_refs
     marks = exchange.question.count(IMAGE_MARK)
-    if exchange.later and len(found) == marks + exchange.later:
-        found = found[:marks]
+    if exchange.later and len(images) == marks + exchange.later:
+        images = images[:marks]
     return row | {
         "problem": exchange.question,
-        "gold": answer_in_tags(exchange.answer),
-        "pictures": found,
+        "published_answer": answer_in_tags(exchange.answer),
+        "exchange_images": images,
     }

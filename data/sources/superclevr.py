@@ -121,13 +121,13 @@ def _sample(row: Row) -> Sample:
         dataset="superclevr",
         task=Path(row["template_filename"]).stem,
         problem=prepend_marks(row["question"], 1),
-        images=(load_image(row["picture"], Path()),),
+        images=(load_image(row["image"], Path()),),
         answer=str(answer),
         answer_type="count" if isinstance(answer, int) else "text",
         metadata={
             "family": row["question_family_index"],
             "published": published,
-            "files": file_names(row["picture"]),
+            "files": file_names(row["image"]),
         },
     )
 
@@ -136,5 +136,5 @@ def _local(files: list[Path]) -> Iterator[Row]:
     for file in files:
         part = file.stem.removeprefix("superCLEVR_questions").strip("_")
         for row in read_rows(file):
-            picture = file.parent / "images" / row["image_filename"]
-            yield row | {"part": part, "picture": picture}
+            image = file.parent / "images" / row["image_filename"]
+            yield row | {"part": part, "image": image}

@@ -1,4 +1,4 @@
-"""TabMWP: 38,431 word problems on tables, which are pictures here (2209.14610; CC BY-NC-SA 4.0).
+"""TabMWP: 38,431 word problems on tables, read as images (2209.14610; CC BY-NC-SA 4.0).
 
     original layout: SOURCE/data/tabmwp/problems_train.json (also dev, test, test1k),
                      SOURCE/data/tabmwp/tables/16.png
@@ -11,8 +11,8 @@ One row, an entry of an object by "462":
      "solution": "Find the cost ..", "ques_type": "free_text", "ans_type": "decimal_number",
      "grade": 6, "split": "test"}
 
-test1k is a part of test: a problem that is in both comes once. Left out: the table as text, which
-would make the picture needless, and the human solution. It is on no hub in this form.
+test1k is a part of test; a problem that is in both is read once. Left out: the table as text, which
+would make the image redundant, and the human solution. No hub has the data set in this form.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _sample(row: Row) -> Sample:
         dataset="tabmwp",
         task=row["ans_type"],
         problem=prepend_marks(question, 1),
-        images=(load_image(row["picture"], Path()),),
+        images=(load_image(row["image"], Path()),),
         answer=answer,
         answer_type=kind,
         choices=choices,
@@ -88,7 +88,7 @@ def _sample(row: Row) -> Sample:
         metadata={
             "split": row["split"],
             "published": published,
-            "files": file_names(row["picture"]),
+            "files": file_names(row["image"]),
         },
     )
 
@@ -99,4 +99,4 @@ def _local(files: list[Path]) -> Iterator[Row]:
         for row in read_rows(file):
             if row["id"] not in seen:
                 seen.add(row["id"])
-                yield row | {"picture": file.parent / "tables" / f"{row['id']}.png"}
+                yield row | {"image": file.parent / "tables" / f"{row['id']}.png"}

@@ -1,4 +1,4 @@
-"""TRL's format for GRPO on pictures: prompt (a chat), image or images, and the gold in solution.
+"""TRL's format for GRPO on images: prompt (a chat), image or images, and the answer in solution.
 
     SOURCE = a parquet, JSON or JSONL file or a folder of them, or a hub name
 
@@ -8,7 +8,7 @@ One row:
      "images": [{"bytes": .., "path": None}], "solution": "3"}
 
 It is the generic reader with this column: the prompt may also be a plain string, its parts may hold
-the pictures, and the gold may be in `answer`; one in answer tags or in a box is taken out of them.
+the images, and the answer may be in `answer`; answer tags or a box around it are stripped.
 Left out: system turns and completions.
 """
 

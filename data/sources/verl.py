@@ -1,4 +1,4 @@
-"""verl's training format: a chat prompt, the gold in reward_model.ground_truth.
+"""verl's training format: a chat prompt, the answer in reward_model.ground_truth.
 
     SOURCE = a parquet, JSON or JSONL file or a folder of them, or a hub name
 

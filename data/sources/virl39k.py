@@ -1,7 +1,7 @@
 """ViRL39K: 38,870 image-text problems with verified answers, for training (VL-Rethinker, MIT).
 
     Hugging Face:    SOURCE = TIGER-Lab/ViRL39K as a folder: its parquet file, and its images
-                     unpacked beside it (images/..); or a re-upload with embedded pictures
+                     unpacked beside it (images/..); or a re-upload with embedded images
 
 One row:
 
@@ -27,18 +27,18 @@ from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_mark
 from sapo_vl.schema import Sample
 
 SPLITS = ("train",)
-_KEPT = ("PassRate_32BTrained", "PassRate_7BBase", "category", "source")
+_METADATA = ("PassRate_32BTrained", "PassRate_7BBase", "category", "source")
 
 
 def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every problem, in the order of the files.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     path = Path(source)
-    found = _local(path) if path.exists() else hub.rows(source, SPLITS)
-    yield from to_samples(found, _name, _sample)
+    records = _local(path) if path.exists() else hub.rows(source, SPLITS)
+    yield from to_samples(records, _name, _sample)
 
 
 def _name(row: Row) -> str:
@@ -57,7 +57,7 @@ def _sample(row: Row) -> Sample:
         images=images,
         answer=answer,
         answer_type=guess_answer_type(answer),
-        metadata={key: row[key] for key in _KEPT if key in row}
+        metadata={key: row[key] for key in _METADATA if key in row}
         | {"published_answer": row["answer"], "files": file_names(cell)},
     )
 

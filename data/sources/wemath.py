@@ -1,7 +1,7 @@
 """We-Math: 1,740 problems, multi-step ones with their sub-steps (2407.01284; CC BY-NC 4.0).
 
     original layout: SOURCE/data/testmini.json, SOURCE/data/2steps/image/1-1.png
-    Hugging Face:    SOURCE = We-Math/We-Math (there `image_path` is the picture itself)
+    Hugging Face:    SOURCE = We-Math/We-Math (there `image_path` is the image itself)
 
 One row:
 
@@ -37,7 +37,7 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     """Yield every step of every group; all are held out.
 
     Raises:
-        DataError: `source` has neither form.
+        DataError: `source` has neither layout.
     """
     file = Path(source) / "data" / "testmini.json"
     if file.is_file():

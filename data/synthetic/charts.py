@@ -1,9 +1,9 @@
-"""Drawings of data, levels 2 and 3: scenes to count, charts and tables, read and combined.
+"""Level 2 and 3 tasks on data: scenes, charts and tables to read and combine.
 
-Each is a function of a random stream and the level; the level sets how much there is to read. The
-picture's side is `side(level)` pixels. Answers are whole numbers, exact by construction.
+A task maps a random stream and the level to a `Puzzle`; the level sets how much there is to read.
+Images are `side(level)` pixels square. Answers are integers, exact by construction.
 
-    task        what is seen                                level 2           level 3
+    task        image                                       level 2           level 3
     scene       shapes of 3 kinds in 4 colours on a grid    6 to 12           12 to 24
     bar_chart   labelled bars over a scale                  4, to 20 by 2     6, to 60 by 5
     line_chart  a line through months over a scale          5, to 20 by 2     7, to 60 by 5
@@ -36,21 +36,21 @@ Draw = ImageDraw.ImageDraw
 
 
 def side(level: int) -> int:
-    """Return the picture's side in pixels."""
+    """Return the side of an image in pixels."""
     return {2: 192, 3: 288}[level]
 
 
-def write(draw: Draw, place: tuple[float, float], text: str, size: int, anchor: str = "mm") -> None:
-    """Print a text in the ink's colour; `anchor` says which point of it `place` is."""
-    draw.text(place, text, fill=INK, font=font(size), anchor=anchor)
+def write(draw: Draw, point: tuple[float, float], text: str, size: int, anchor: str = "mm") -> None:
+    """Print a text with its Pillow `anchor` at `point`, `size` pixels high."""
+    draw.text(point, text, fill=INK, font=font(size), anchor=anchor)
 
 
 def scene(rng: Random, level: int) -> Puzzle:
-    """Shapes to count by colour, by kind, by both, or by what they are not."""
+    """Count shapes by colour, by kind, by both, or by exclusion."""
     cells = 5 if level == 2 else 6
     number = rng.randint(*((6, 12) if level == 2 else (12, 24)))
     shapes = [(rng.choice(list(COLOURS)), rng.choice(SHAPES)) for _ in range(number)]
-    places = rng.sample(range(cells * cells), number)
+    positions = rng.sample(range(cells * cells), number)
     colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
     of_colour = sum(c == colour for c, _ in shapes)
     of_shape = sum(s == shape for _, s in shapes)
@@ -66,9 +66,9 @@ def scene(rng: Random, level: int) -> Puzzle:
     def paint(draw: Draw, rng: Random) -> None:
         cell = side(level) // cells
         size = cell * 2 // 3
-        for (colour, shape), place in zip(shapes, places, strict=True):
-            x = place % cells * cell + rng.randint(2, cell - size - 2)
-            y = place // cells * cell + rng.randint(2, cell - size - 2)
+        for (colour, shape), position in zip(shapes, positions, strict=True):
+            x = position % cells * cell + rng.randint(2, cell - size - 2)
+            y = position // cells * cell + rng.randint(2, cell - size - 2)
             ink = tuple(channel + rng.randint(-15, 15) for channel in COLOURS[colour])
             box = (x, y, x + size, y + size)
             if shape == "circle":
@@ -79,14 +79,14 @@ def scene(rng: Random, level: int) -> Puzzle:
                 draw.polygon([(x, y + size), (x + size, y + size), (x + size // 2, y)], fill=ink)
 
     question, answer = kinds[kind]
-    drawn = sorted([place, *pair] for place, pair in zip(places, shapes, strict=True))
+    drawn = sorted([position, *pair] for position, pair in zip(positions, shapes, strict=True))
     facts = {"kind": kind, "asked": [colour, shape], "shapes": drawn}
     trace = f"all {number} {colour} {of_colour} {shape} {of_shape} both {both}"
     return Puzzle(question, trace, answer, facts, paint)
 
 
 def bar_chart(rng: Random, level: int) -> Puzzle:
-    """Labelled bars: a value, a sum, a difference, the range, or how many are over a line."""
+    """Labelled bars: a value, a sum, a difference, the range, or how many exceed a value."""
     labels = rng.sample(NAMES, 4 if level == 2 else 6)
     step, most = (2, 20) if level == 2 else (5, 60)
     values = {label: rng.randrange(step, most + 1, step) for label in labels}
@@ -105,18 +105,18 @@ def bar_chart(rng: Random, level: int) -> Puzzle:
 
 
 def line_chart(rng: Random, level: int) -> Puzzle:
-    """A line through months: a value, a rise, the largest rise, or the total."""
+    """A line over months: a value, a change, the range, or the total of the first three."""
     months = MONTHS[: 5 if level == 2 else 7]
     step, most = (2, 20) if level == 2 else (5, 60)
     values = {month: rng.randrange(0, most + 1, step) for month in months}
     series = list(values.values())
-    place = rng.randrange(len(months) - 1)
-    change = series[place + 1] - series[place]
+    month = rng.randrange(len(months) - 1)
+    change = series[month + 1] - series[month]
     word = "rise" if change >= 0 else "fall"
     kinds = {
-        "value": (f"What is the value in {months[place]}?", series[place]),
+        "value": (f"What is the value in {months[month]}?", series[month]),
         "change": (
-            f"By how much does the value {word} from {months[place]} to {months[place + 1]}?",
+            f"By how much does the value {word} from {months[month]} to {months[month + 1]}?",
             abs(change),
         ),
         "range": ("What is the highest value minus the lowest?", max(series) - min(series)),
@@ -129,12 +129,12 @@ def line_chart(rng: Random, level: int) -> Puzzle:
         gap = frame.width / len(values)
         points = [(frame.left + (i + 0.5) * gap, frame.y(v)) for i, v in enumerate(series)]
         draw.line(points, fill=rng.choice(list(COLOURS.values())), width=2)
-        for (x, y), month in zip(points, months, strict=True):
+        for (x, y), label in zip(points, months, strict=True):
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=INK)
-            write(draw, (x, frame.floor + 10), month, 11)
+            write(draw, (x, frame.floor + 10), label, 11)
 
     question, answer = kinds[kind]
-    facts = {"kind": kind, "place": place, "values": series}
+    facts = {"kind": kind, "place": month, "values": series}
     return Puzzle(question, _listed(values), answer, facts, paint, slips=(1, step))
 
 
@@ -167,7 +167,7 @@ def table(rng: Random, level: int) -> Puzzle:
 def _asked(
     rng: Random, values: dict[str, int], what: str, step: int
 ) -> tuple[str, int, dict[str, Any]]:
-    """Return a question about named values, its answer and its facts."""
+    """Return (question, answer, facts) of a random question about named values."""
     first, second = rng.sample(list(values), 2)
     line = rng.randrange(step, max(values.values()) + 1, step)
     of = f" of {what}" if what != "bar" else ""
@@ -198,7 +198,7 @@ def _listed(values: dict[str, int]) -> str:
 
 
 class _Frame:
-    """The axes of a chart: labelled lines from 0 to `most`."""
+    """The axes of a chart, with labelled grid lines from 0 to `most`."""
 
     def __init__(self, draw: Draw, level: int, most: int, step: int) -> None:
         edge = side(level)
@@ -212,5 +212,5 @@ class _Frame:
                 write(draw, (self.left - 4, y), str(value), 10, "rm")
 
     def y(self, value: int) -> float:
-        """Return the height of a value in the picture."""
+        """Return the y coordinate of a value."""
         return self.floor - (self.floor - self._top) * value / self._most

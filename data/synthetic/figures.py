@@ -1,9 +1,9 @@
-"""Drawings of geometry and numbers, levels 2 and 3.
+"""Level 2 and 3 tasks on geometry and numbers.
 
-Each is a function of a random stream and the level; the picture's side is `side(level)` pixels.
-Answers are whole numbers, exact by construction.
+A task maps a random stream and the level to a `Puzzle`. Images are `side(level)` pixels square.
+Answers are integers, exact by construction.
 
-    task         what is seen                                  level 2            level 3
+    task         image                                         level 2            level 3
     clock        a clock face with two hands                   by 5 minutes       to the minute
     number_line  a labelled line with points A and B           ticks of 1 or 2    ticks of 5 or 10
     angles       angles that make up 180 degrees or a triangle by 10 degrees      by 1 degree
@@ -25,7 +25,7 @@ from sapo_vl.data.synthetic.tasks import Puzzle
 Draw = ImageDraw.ImageDraw
 
 TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25), (20, 21, 29), (9, 40, 41))
-"""Right triangles with whole sides."""
+"""Pythagorean triples."""
 
 
 def clock(rng: Random, level: int) -> Puzzle:
@@ -123,7 +123,7 @@ def angles(rng: Random, level: int) -> Puzzle:
 
 
 def grid_area(rng: Random, level: int) -> Puzzle:
-    """Columns of squares side by side on a grid: area or perimeter of the whole."""
+    """Adjacent columns of squares on a grid: area or perimeter of the union."""
     widths = [rng.randint(1, 3) for _ in range(level)]
     heights = sorted((rng.sample(range(1, 9), level)), reverse=True)
     area = sum(w * h for w, h in zip(widths, heights, strict=True))
@@ -174,8 +174,8 @@ def printed(rng: Random, level: int) -> Puzzle:
 
     def paint(draw: Draw, rng: Random) -> None:
         middle = side(level) / 2
-        place = (middle + rng.randint(-8, 8), middle + rng.randint(-30, 30))
-        write(draw, place, text, rng.randint(20, 24))
+        centre = (middle + rng.randint(-8, 8), middle + rng.randint(-30, 30))
+        write(draw, centre, text, rng.randint(20, 24))
 
     facts = {"kind": kind, "text": text}
     return Puzzle("What is the result?", text, answer, facts, paint, slips=(1, 2, 10))
@@ -234,19 +234,19 @@ def _right_triangle(rng: Random, level: int) -> Puzzle:
 
 
 def _at(middle: float, radius: float, degrees: float) -> tuple[float, float]:
-    """Return a point on a clock's circle, degrees clockwise from the top."""
+    """Return a point on a clock face, at `degrees` clockwise from the top."""
     turn = math.radians(degrees)
     return middle + radius * math.sin(turn), middle - radius * math.cos(turn)
 
 
 def _polar(x: float, y: float, radius: float, degrees: float) -> tuple[float, float]:
-    """Return a point, degrees counter-clockwise from the right."""
+    """Return the point at `radius` and `degrees` counter-clockwise from the right of (x, y)."""
     turn = math.radians(degrees)
     return x + radius * math.cos(turn), y - radius * math.sin(turn)
 
 
 def _triangle(first: int, second: int, edge: int) -> list[tuple[float, float]]:
-    """Return corners with the angles `first` (left), `second` (right) and the rest (top)."""
+    """Return a triangle's corners; its angles are `first` (left), `second` (right) and the rest."""
     turn_a, turn_b = math.radians(first), math.radians(second)
     third = math.sin(turn_a + turn_b)
     up = math.sin(turn_a) * math.sin(turn_b) / third

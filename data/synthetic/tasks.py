@@ -1,10 +1,10 @@
-"""The six drawing tasks of the synthetic source, level 1: 64x64 pictures with exact answers.
+"""The six level 1 tasks of the synthetic source: 64x64 images with exact answers.
 
-A task is a function from a random stream to a `Puzzle`; drawing is left to `Puzzle.paint`, so an
-answer can be had without its picture. Colours, sizes and positions jitter; nothing that the answer
-depends on ever overlaps or leaves the picture.
+A task maps a random stream to a `Puzzle`. `Puzzle.paint` does the drawing, so that answers are
+available without images. Colours, sizes and positions jitter; nothing the answer depends on ever
+overlaps or leaves the image.
 
-    task   what is seen                                       answers            hit by a guess
+    task   image                                              answers            random guess
     count  2 to 5 red, green, blue shapes on a 4x4 grid       0 to 5             0.29
     bars   three bars of height 1 to 5 over grid lines        0 to 10            0.13
     angle  a red hand in 30 degree steps, a blue at 0 or 90   0 to 180, by 30    0.17
@@ -12,7 +12,7 @@ depends on ever overlaps or leaves the picture.
     arith  a sum of two digits 1 to 6, printed                2 to 12            0.11
     rect   a rectangle on an 8x8 grid, sides 1 to 4           1 to 16            0.11
 
-The last column is the chance that an answer drawn from the task's own answers is right.
+The last column is the accuracy of guessing an answer from the task's own answer distribution.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 64
-"""Pixels of each picture's side."""
+"""Side of each image in pixels."""
 
 COLOURS = {"red": (216, 36, 36), "green": (28, 150, 40), "blue": (36, 72, 216)}
-"""Far enough apart that the jitter of `_tint` never confuses two of them."""
+"""Far enough apart that the jitter of `_tint` never makes two of them look alike."""
 
 Paint = Callable[[ImageDraw.ImageDraw, Random], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Puzzle:
-    """One problem before it is drawn.
+    """One problem, not drawn yet.
 
     Puzzle("How many red shapes?", "red 3 green 1 blue 0", 3, {"kind": "one", ...}, paint)
     """
 
     question: str  # without the image mark
-    trace: str  # what a reader of the picture notes down before the last step
+    trace: str  # what the image shows, as noted before the last step
     answer: int
-    facts: dict[str, Any]  # what is in the picture and which question is asked
-    paint: Paint  # draws it; the random stream moves and tints only
-    slips: tuple[int, ...] = (1, 2, 3)  # how far off a slip in the last step may be
+    facts: dict[str, Any]  # parameters of image and question; Sample.metadata
+    paint: Paint  # draws it; its random stream only moves and tints
+    slips: tuple[int, ...] = (1, 2, 3)  # possible errors of a slip in the last step
 
 
 def render(puzzle: Puzzle, rng: Random, side: int = SIDE) -> Image.Image:
-    """Draw a puzzle on a nearly white ground: RGB, `side` x `side` pixels."""
+    """Draw a puzzle on a nearly white background: RGB, `side` x `side` pixels."""
     shade = rng.randint(249, 255)
     image = Image.new("RGB", (side, side), (shade, shade, shade))
     puzzle.paint(ImageDraw.Draw(image), rng)
@@ -59,7 +59,7 @@ def render(puzzle: Puzzle, rng: Random, side: int = SIDE) -> Image.Image:
 
 
 def count(rng: Random) -> Puzzle:
-    """Coloured shapes to count: one colour, two colours, or how many more of one."""
+    """Count coloured shapes: one colour, two colours, or how many more of one."""
     shapes = [
         (rng.choice(list(COLOURS)), rng.choice(("circle", "square", "triangle")))
         for _ in range(rng.randint(2, 5))
@@ -92,7 +92,7 @@ def count(rng: Random) -> Puzzle:
 
 
 def bars(rng: Random) -> Puzzle:
-    """Three bars to read: a sum, a difference, or the tallest."""
+    """Read three bars: a sum, a difference, or the tallest."""
     height = {colour: rng.randint(1, 5) for colour in COLOURS}
     first, second = rng.sample(list(COLOURS), 2)
     kinds = {
@@ -111,8 +111,8 @@ def bars(rng: Random) -> Puzzle:
         for level in range(6):
             y = floor - level * unit
             draw.line((0, y, SIDE - 1, y), fill=(225, 225, 225) if level else (60, 60, 60))
-        for place, (colour, units) in enumerate(height.items()):
-            x = left + place * (width + 5)
+        for index, (colour, units) in enumerate(height.items()):
+            x = left + index * (width + 5)
             draw.rectangle((x, floor - units * unit, x + width, floor), fill=_tint(colour, rng))
 
     facts = {"kind": kind, "colours": [first, second], "heights": height}
@@ -121,9 +121,9 @@ def bars(rng: Random) -> Puzzle:
 
 
 def angle(rng: Random) -> Puzzle:
-    """Two hands from one centre: the angle between them (30 to 180), or what it lacks of 180.
+    """Two hands from one centre: the angle between them (30 to 180), or its supplement.
 
-    Directions are degrees counter-clockwise from the right, as in mathematics.
+    Directions are degrees counter-clockwise from the right.
     """
     blue = rng.choice((0, 90))
     red = (blue + rng.randrange(30, 360, 30)) % 360
@@ -148,7 +148,7 @@ def angle(rng: Random) -> Puzzle:
 
 
 def line(rng: Random) -> Puzzle:
-    """A number line from 0 to 6: the red point's value, or its distance from the right end."""
+    """A number line from 0 to 6: the red point's value, or its distance to the right end."""
     tick = rng.randint(0, 6)
     kinds = {
         "value": ("What number is the red point at?", tick),
@@ -181,8 +181,8 @@ def arith(rng: Random) -> Puzzle:
 
     def paint(draw: ImageDraw.ImageDraw, rng: Random) -> None:
         ink = tuple(rng.randint(0, 60) for _ in range(3))
-        place = (32 + rng.randint(-1, 1), 32 + rng.randint(-2, 2))
-        draw.text(place, f"{a} + {b}", fill=ink, font=font(22), anchor="mm")
+        centre = (32 + rng.randint(-1, 1), 32 + rng.randint(-2, 2))
+        draw.text(centre, f"{a} + {b}", fill=ink, font=font(22), anchor="mm")
 
     facts = {"kind": "sum", "a": a, "b": b}
     return Puzzle("What is the sum?", f"{a} + {b}", a + b, facts, paint)
@@ -223,7 +223,7 @@ TASKS: dict[str, Callable[[Random], Puzzle]] = {
     "arith": arith,
     "rect": rect,
 }
-"""Task name (`Sample.task`) -> its puzzle maker."""
+"""Task name (`Sample.task`) -> its puzzle function."""
 
 
 def _by_colour(number: dict[str, int]) -> str:
@@ -248,5 +248,5 @@ def _shape(
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font, `size` pixels high."""
+    """Return Pillow's built-in font, `size` pixels high."""
     return ImageFont.load_default(size=size)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 MAX_ITEMS = 256  # a longer list is compared as text only
 MAX_NESTING = 12
 
-Verdict3 = bool | None
+Tristate = bool | None
 """True, False, or None: undecided."""
 
 

@@ -24,8 +24,8 @@ from sapo_vl.rewards.parsing.answer_tree import (
     Leaf,
     Matrix,
     Relation,
+    Tristate,
     Value,
-    Verdict3,
     Words,
     fold_words,
     is_name,
@@ -44,14 +44,14 @@ _FUNCTION_OF = re.compile(r"([a-zA-Z]+)\(([a-zA-Z])\)")
 class Decider(Protocol):
     """Decides whether two leaves are equal."""
 
-    def number(self, gold: str, answer: str) -> Verdict3:
+    def number(self, gold: str, answer: str) -> Tristate:
         """Compare two expressions without units."""
 
-    def relation(self, gold: Relation, answer: Relation) -> Verdict3:
+    def relation(self, gold: Relation, answer: Relation) -> Tristate:
         """Compare two equations or inequalities that are not plain assignments."""
 
 
-def same(gold: str, answer: str, decider: Decider) -> Verdict3:
+def same(gold: str, answer: str, decider: Decider) -> Tristate:
     """Whether two cleaned texts are the same answer; None when the decider can't tell."""
     if not answer.strip() or not gold.strip():
         return False
@@ -68,7 +68,7 @@ def same(gold: str, answer: str, decider: Decider) -> Verdict3:
     return result
 
 
-def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Decider) -> Verdict3:
+def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Decider) -> Tristate:
     """Compare again with other meanings of the comma, when one side is a leaf and one a list.
 
     `100,200` may be one number or two; `1,22` may be a decimal.
@@ -85,7 +85,7 @@ def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Dec
     return None
 
 
-def _same(gold: Value, answer: Value, decider: Decider) -> Verdict3:
+def _same(gold: Value, answer: Value, decider: Decider) -> Tristate:
     gold, answer = _as_interval(gold, answer), _as_interval(answer, gold)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _same_relations(gold, answer, decider)
@@ -103,7 +103,7 @@ def _same(gold: Value, answer: Value, decider: Decider) -> Verdict3:
     return _same_groups(gold_group, answer_group, decider)
 
 
-def _same_groups(gold: Group, answer: Group, decider: Decider) -> Verdict3:
+def _same_groups(gold: Group, answer: Group, decider: Decider) -> Tristate:
     if gold.is_ordered and answer.is_ordered:
         if len(gold.items) != len(answer.items):
             return False
@@ -124,7 +124,7 @@ def _same_groups(gold: Group, answer: Group, decider: Decider) -> Verdict3:
     return _same_lists(gold.items, answer.items, decider)
 
 
-def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decider: Decider) -> Verdict3:
+def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decider: Decider) -> Tristate:
     """Match the items one to one, in any order; where the lengths differ, without duplicates."""
     gold, answer = _drop_names(gold), _drop_names(answer)
     if len(gold) != len(answer):
@@ -146,7 +146,7 @@ def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decider: Decider
     return None if undecided else True
 
 
-def _same_item(gold: Value, answer: Value, decider: Decider) -> Verdict3:
+def _same_item(gold: Value, answer: Value, decider: Decider) -> Tristate:
     """Compare two items of lists, in which a bare list (`p=5, q=2`) is a tuple."""
     if isinstance(gold, Group) and isinstance(answer, Group):
         if not gold.opening:
@@ -165,7 +165,7 @@ def _is_assignment(value: Value) -> TypeGuard[Relation]:
     return isinstance(value, Relation) and set(value.operators) == {"="} and is_name(value.sides[0])
 
 
-def _all(results: Iterable[Verdict3]) -> Verdict3:
+def _all(results: Iterable[Tristate]) -> Tristate:
     """Three-valued `all`."""
     undecided = False
     for result in results:
@@ -175,7 +175,7 @@ def _all(results: Iterable[Verdict3]) -> Verdict3:
     return None if undecided else True
 
 
-def _same_words(gold: Value, answer: Value) -> Verdict3:
+def _same_words(gold: Value, answer: Value) -> Tristate:
     gold_words, answer_words = _plain_words(gold), _plain_words(answer)
     if gold_words == answer_words:
         return bool(gold_words)
@@ -196,7 +196,7 @@ def _plain_words(value: Value) -> str:
     return ""
 
 
-def _same_matrices(gold: Value, answer: Value, decider: Decider) -> Verdict3:
+def _same_matrices(gold: Value, answer: Value, decider: Decider) -> Tristate:
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(r) for r in gold.rows] != [len(r) for r in answer.rows]:
             return False
@@ -254,7 +254,7 @@ def _is_numeric(text: str) -> bool:
     return bool(text.strip()) and not any(c.isalpha() for c in _COMMAND.sub("", text))
 
 
-def _same_relations(gold: Value, answer: Value, decider: Decider) -> Verdict3:
+def _same_relations(gold: Value, answer: Value, decider: Decider) -> Tristate:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _two_relations(gold, answer, decider)
     if isinstance(gold, Relation):
@@ -269,7 +269,7 @@ def _same_relations(gold: Value, answer: Value, decider: Decider) -> Verdict3:
     return _same(gold, parse(answer.sides[-1]), decider)
 
 
-def _two_relations(gold: Relation, answer: Relation, decider: Decider) -> Verdict3:
+def _two_relations(gold: Relation, answer: Relation, decider: Decider) -> Tristate:
     if _is_assignment(gold) and _is_assignment(answer):
         renamed = _with_argument_of(gold.sides[0], answer)
         if renamed is None:
@@ -300,7 +300,7 @@ def _with_argument_of(gold_name: str, answer: Relation) -> str | None:
     return None
 
 
-def _same_leaves(gold: str, answer: str, decider: Decider) -> Verdict3:
+def _same_leaves(gold: str, answer: str, decider: Decider) -> Tristate:
     """Compare two expressions with their units, percent signs and bases."""
     if gold == answer:
         return bool(gold)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sapo_vl.rewards.parsing.answer_tree import Relation, Verdict3
+from sapo_vl.rewards.parsing.answer_tree import Relation, Tristate
 from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
@@ -44,7 +44,7 @@ class ExactDecider:
         self.tolerance = tolerance
         self.over_limit = ""  # reason, if a leaf was too large to compute
 
-    def number(self, gold: str, answer: str) -> Verdict3:
+    def number(self, gold: str, answer: str) -> Tristate:
         """Compare two expressions without units; None when one is not a plain number."""
         try:
             left, right = to_fraction(gold), to_fraction(answer)
@@ -69,7 +69,7 @@ class ExactDecider:
                 return False
         return None
 
-    def relation(self, gold: Relation, answer: Relation) -> Verdict3:
+    def relation(self, gold: Relation, answer: Relation) -> Tristate:
         """Relations with the same text are equal; anything else needs algebra."""
         return True if gold == answer else None
 

@@ -66,7 +66,7 @@ def to_fraction(text: str) -> Fraction | None:
     if text.replace("-", "").isalpha() and text[0] != "-":
         return number_word(text)
     try:
-        return _Reader(text).value()
+        return _Parser(text).value()
     except (_Unreadable, ZeroDivisionError):
         return None
 
@@ -141,7 +141,7 @@ def _root(value: Fraction, degree: int) -> Fraction:
     return sign * Fraction(parts[0], parts[1])
 
 
-class _Reader:
+class _Parser:
     """A recursive-descent parser: sum, product, power, atom. Raises _Unreadable on other input."""
 
     def __init__(self, text: str) -> None:

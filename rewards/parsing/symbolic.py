@@ -22,7 +22,7 @@ from math_verify.grader import should_treat_as_complex
 from sympy.core.function import AppliedUndef
 
 from sapo_vl.rewards.parsing import equality
-from sapo_vl.rewards.parsing.answer_tree import Relation, Verdict3
+from sapo_vl.rewards.parsing.answer_tree import Relation, Tristate
 from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
 from sapo_vl.rewards.parsing.guards import check
 from sapo_vl.rewards.parsing.rationals import OverLimitError
@@ -63,7 +63,7 @@ class SymbolicDecider(ExactDecider):
         self.fold_case = fold_case
         self.unreadable = ""
 
-    def number(self, gold: str, answer: str) -> Verdict3:
+    def number(self, gold: str, answer: str) -> Tristate:
         """Compare two expressions; None when one can't be parsed."""
         result = super().number(gold, answer)
         if result is not None or self.over_limit:
@@ -75,7 +75,7 @@ class SymbolicDecider(ExactDecider):
             return None
         return compare(left, right, self.tolerance)
 
-    def relation(self, gold: Relation, answer: Relation) -> Verdict3:
+    def relation(self, gold: Relation, answer: Relation) -> Tristate:
         """Compare two relations: equal when left - right of one is a multiple of the other's."""
         if gold == answer:
             return True
@@ -139,7 +139,7 @@ def parse_latex(text: str, fold_case: bool = True) -> Any:
     return expression.xreplace(exact) if exact else expression
 
 
-def compare(gold: Any, answer: Any, tolerance: Tolerance) -> Verdict3:
+def compare(gold: Any, answer: Any, tolerance: Tolerance) -> Tristate:
     """Compare two sympy objects at three points, or else with math-verify."""
     answer = _with_integer_names(gold, answer)
     verdicts = [_at_point(gold, answer, i, tolerance) for i in range(3)]
@@ -197,7 +197,7 @@ def _coordinate(name: str, point: int) -> sympy.Rational:
     ][point]
 
 
-def _at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> Verdict3:
+def _at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> Tristate:
     left, right = _value_at(gold, point), _value_at(answer, point)
     if left is None or right is None:
         return None

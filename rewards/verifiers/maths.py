@@ -98,8 +98,8 @@ def _unboxed(text: str, every: bool = False) -> str:
         return text
     if not every:
         box = last_box(text)
-        place = box if box.marked else last_tag(text)
-        return text if place is None else place.answer or ""
+        marked = box if box.marked else last_tag(text)
+        return text if marked is None else marked.answer or ""
     contents = []
     for match in _BOX.finditer(text):
         closing = closing_brace(text, match.end())

@@ -1,20 +1,20 @@
-"""What an optimizer step did, in numbers: gate, staleness, mismatch, rewards. Pure numpy.
+"""Statistics of optimizer steps and rollouts: gate, staleness, mismatch, rewards. Pure numpy.
 
-`minibatch` describes one optimizer step, `by_mini_batch` and `averaged` those of a rollout batch,
-`group_sums` and `group_rates` what was sampled. Names with `_pos` and `_neg` are split by the sign
-of the advantage, names with `_text` and `_image` by the prompt. With several ranks `minibatch` and
-`mismatch` see this rank's tokens alone (each rank has an even share of the prompts); the groups'
-sums are added over all ranks by the caller.
+`mini_batch_stats` describes one optimizer step; `by_mini_batch` and `averaged` collect those of a
+rollout batch; `group_sums` and `group_rates` describe the rollouts. Names ending in `_pos` and
+`_neg` are split by the sign of the advantage, `_text` and `_image` by the prompt. With several
+ranks `mini_batch_stats` and `mismatch` cover this rank's tokens only (prompts are spread evenly);
+the caller all-reduces the groups' sums.
 
-How the gate's theory is checked on the run's own tokens (arXiv 2511.20347, the comparison with
-GSPO). For a response with z_t = log r_t and s = exp(mean_t z_t) the paper replaces the mean of the
-tokens' gates by one gate of the response, sech^2(tau/2 * log s), in two steps: r - 1 is about log r
-(A1: small steps), and the z_t differ little (A2), with an error of at most tau^2/4 * Var_t(z_t).
-`gate/gap_*` is the measured distance between both ends, `gate/bound_*` the bound for A2. A2's bound
-always holds for its own part, so a response whose gap is above its bound (`gate/bound_broken_*`)
-has left A1: its ratios are too far from 1.
+How the gate's theory is checked on the run's tokens (arXiv 2511.20347, comparison with GSPO): for a
+response with z_t = log r_t and s = exp(mean_t z_t) the paper replaces the mean of the token gates
+by one response gate, sech^2(tau/2 * log s), under two assumptions: r - 1 is about log r (A1: small
+steps), and the z_t vary little (A2), with an error of at most tau^2/4 * Var_t(z_t). `gate/gap_*` is
+the measured difference of the two gates, `gate/bound_*` the bound of A2. The bound always holds for
+A2's part of the error, so a response whose gap exceeds its bound (`gate/bound_broken_*`) violates
+A1: its ratios are too far from 1.
 
-Legend: B responses, T their tokens one after the other.
+Legend: B responses, T their tokens, concatenated.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 ACTIVE_BELOW = 0.999
-"""The gate counts as active where a token's weight is below this."""
+"""A token's gate is active if its weight is below this."""
 
 LOG_RATIO_LIMIT = 20.0
-"""|log r| is clipped here as in the loss (sapo.py, which needs torch); `ratio/clamped` counts."""
+"""|log r| is clipped here as in the loss (surrogate.py, which needs torch), see `ratio/clamped`."""
 
 PERCENTILES = (1, 5, 25, 50, 75)
-"""Of the tokens' weights; the largest is 1 or next to it."""
+"""Percentiles of the token weights; the upper ones are close to 1."""
 
 BROKEN_BY = 1e-6
-"""A gap counts as above its bound beyond this: the weights are float32."""
+"""Tolerance for a gap above its bound: the weights are float32."""
 
 NGRAM = 4
-"""Tokens in a row that count as repeated."""
+"""Length of the n-grams that `repetition` counts."""
 
 LENGTH_BINS = 100
-"""Bins of the response lengths, each 1 % of max_new_tokens."""
+"""Bins of the response-length histogram, each 1 % of max_new_tokens."""
 
 
 def _empty() -> np.ndarray:
@@ -57,14 +57,14 @@ def _empty() -> np.ndarray:
 
 @dataclass(slots=True)
 class UpdateReport:
-    """One optimizer step on this rank. T: tokens of `rollouts`, one response after the other."""
+    """One optimizer step on this rank. T: the tokens of `rollouts`, concatenated."""
 
     rollouts: list[Rollout] = field(default_factory=list)  # in micro-batch order, without fillers
     loss: float = 0.0  # this rank's share of the global loss
     loss_centered: float = 0.0  # this rank's share of the centered objective
     clamped: float = 0.0  # this rank's tokens beyond the log-ratio limit
     grad_norm: float = 0.0  # over all ranks, before clipping
-    skipped: bool = False  # the gradient was not finite: no weight has changed
+    skipped: bool = False  # the gradient was not finite and the weights are unchanged
     log_ratio_T: np.ndarray = field(default_factory=_empty)
     gate_weight_T: np.ndarray = field(default_factory=_empty)
     grad_coefficient_T: np.ndarray = field(default_factory=_empty)
@@ -73,7 +73,7 @@ class UpdateReport:
 
 
 class Tokens(NamedTuple):
-    """An optimizer step's tokens and what each response's tokens have in common."""
+    """An optimizer step's tokens, with means and variances per response."""
 
     lengths_B: NDArray[np.intp]
     weight_T: Floats  # w, float32
@@ -83,21 +83,21 @@ class Tokens(NamedTuple):
     mean_log_ratio_B: Floats  # log s, s the geometric mean of the ratios
     variance_B: Floats  # of log r within the response
 
-    def of(self, chosen_B: Flags) -> Flags | slice:
-        """Return what picks the tokens of the chosen responses out of the _T fields."""
-        return slice(None) if chosen_B.all() else np.repeat(chosen_B, self.lengths_B)
+    def index(self, selected_B: Flags) -> Flags | slice:
+        """Return an index into the _T arrays for the selected responses."""
+        return slice(None) if selected_B.all() else np.repeat(selected_B, self.lengths_B)
 
 
 def mini_batch_stats(
     report: UpdateReport, temperatures: tuple[float, float] | None
 ) -> dict[str, float]:
-    """Return the statistics of one optimizer step; only the loss where nothing was trained on.
+    """Return the statistics of one optimizer step; only the loss if no response was trained on.
 
-    `temperatures` are SAPO's tau_pos and tau_neg, None for an objective without its gate: gap and
-    bound are left out then. A name ending in a sign or kind that no response has is left
-    out. `gate/max_wr_*` is the largest factor that A * grad log pi had (for SAPO w * r),
-    `ratio/ess` the effective sample size (sum r)^2 / (T * sum r^2), in (0, 1], and `ratio/kl` the
-    mean of r - 1 - log r, an estimate of KL(pi_old || pi_theta) from pi_old's own samples.
+    `temperatures` are SAPO's tau_pos and tau_neg; None, for an objective without its gate, leaves
+    out gap and bound. Names of a sign or kind that no response has are left out. `gate/max_wr_*`
+    is the largest factor of A * grad log pi (for SAPO w * r), `ratio/ess` the effective sample size
+    (sum r)^2 / (T * sum r^2), in (0, 1], and `ratio/kl` the mean of r - 1 - log r, an estimate of
+    KL(pi_old || pi_theta) from samples of pi_old.
     """
     if not report.rollouts:
         return {"loss": 0.0}
@@ -108,15 +108,15 @@ def mini_batch_stats(
     r_T = np.exp(tokens.log_ratio_T)
     kl_T = r_T - 1.0 - tokens.log_ratio_T
     values: dict[str, float] = {}
-    for sign, chosen_B, tau in (("pos", positive_B, tau_pos), ("neg", ~positive_B, tau_neg)):
-        if chosen_B.any():
-            found = _gate(tokens, chosen_B) | _theory(tokens, chosen_B, tau)
-            values |= {f"{name}_{sign}": value for name, value in found.items()}
-    for kind, chosen_B in (("text", ~image_B), ("image", image_B)):
-        if chosen_B.any():
-            own = tokens.of(chosen_B)
-            values[f"gate/mean_{kind}"] = float(tokens.weight_T[own].mean(dtype=np.float64))
-            values[f"ratio/kl_{kind}"] = float(kl_T[own].mean())
+    for sign, selected_B, tau in (("pos", positive_B, tau_pos), ("neg", ~positive_B, tau_neg)):
+        if selected_B.any():
+            gate = _gate(tokens, selected_B) | _theory(tokens, selected_B, tau)
+            values |= {f"{name}_{sign}": value for name, value in gate.items()}
+    for kind, selected_B in (("text", ~image_B), ("image", image_B)):
+        if selected_B.any():
+            index = tokens.index(selected_B)
+            values[f"gate/mean_{kind}"] = float(tokens.weight_T[index].mean(dtype=np.float64))
+            values[f"ratio/kl_{kind}"] = float(kl_T[index].mean())
     return values | {
         "gate/mean": float(tokens.weight_T.mean(dtype=np.float64)),
         "gate/p01": float(np.percentile(tokens.weight_T, 1)),
@@ -132,7 +132,7 @@ def mini_batch_stats(
 
 
 def _tokens(report: UpdateReport) -> Tokens:
-    """Compute the per-response statistics; every response has a token (its end, at least)."""
+    """Compute the per-response statistics; every response has at least its end token."""
     lengths_B = np.array([len(rollout.token_ids) for rollout in report.rollouts])
     assert lengths_B.all(), "a response without tokens"
     log_ratio_T = report.log_ratio_T.astype(np.float64)
@@ -143,41 +143,41 @@ def _tokens(report: UpdateReport) -> Tokens:
     def mean_B(values_T: Floats) -> Floats:
         return np.add.reduceat(values_T, starts_B, dtype=np.float64) / lengths_B
 
-    centre_B = mean_B(log_ratio_T)
-    variance_B = mean_B((log_ratio_T - np.repeat(centre_B, lengths_B)) ** 2)
+    mean_log_ratio_B = mean_B(log_ratio_T)
+    variance_B = mean_B((log_ratio_T - np.repeat(mean_log_ratio_B, lengths_B)) ** 2)
     return Tokens(
         lengths_B,
         weight_T,
         log_ratio_T,
         report.grad_coefficient_T,
         mean_B(weight_T),
-        centre_B,
+        mean_log_ratio_B,
         variance_B,
     )
 
 
-def _gate(tokens: Tokens, chosen_B: Flags) -> dict[str, float]:
-    """Return how the chosen responses' tokens were weighed."""
-    own = tokens.of(chosen_B)
-    weight_T = tokens.weight_T[own]
+def _gate(tokens: Tokens, selected_B: Flags) -> dict[str, float]:
+    """Return the distribution of the selected responses' token weights."""
+    index = tokens.index(selected_B)
+    weight_T = tokens.weight_T[index]
     percentiles = np.percentile(weight_T, PERCENTILES)
     return {
         "gate/mean": float(weight_T.mean(dtype=np.float64)),
         **{f"gate/p{p:02d}": float(v) for p, v in zip(PERCENTILES, percentiles, strict=True)},
         "gate/below_0.9": float((weight_T < 0.9).mean()),
         "gate/below_0.5": float((weight_T < 0.5).mean()),
-        "gate/max_wr": float(tokens.coefficient_T[own].max()),
-        "ratio/var": float(tokens.variance_B[chosen_B].mean()),
+        "gate/max_wr": float(tokens.coefficient_T[index].max()),
+        "ratio/var": float(tokens.variance_B[selected_B].mean()),
     }
 
 
-def _theory(tokens: Tokens, chosen_B: Flags, tau: float | None) -> dict[str, float]:
-    """Return the gap, its bound and the share of the chosen responses beyond their own bound."""
+def _theory(tokens: Tokens, selected_B: Flags, tau: float | None) -> dict[str, float]:
+    """Return the mean gap, its mean bound, and the share of responses whose gap exceeds it."""
     if tau is None:
         return {}
-    whole_B = sech_squared(tau / 2 * tokens.mean_log_ratio_B[chosen_B])
-    gap_B = np.abs(tokens.mean_weight_B[chosen_B] - whole_B)
-    bound_B = tau**2 / 4 * tokens.variance_B[chosen_B]
+    response_gate_B = sech_squared(tau / 2 * tokens.mean_log_ratio_B[selected_B])
+    gap_B = np.abs(tokens.mean_weight_B[selected_B] - response_gate_B)
+    bound_B = tau**2 / 4 * tokens.variance_B[selected_B]
     return {
         "gate/gap": float(gap_B.mean()),
         "gate/bound": float(bound_B.mean()),
@@ -191,37 +191,39 @@ def sech_squared(x: Floats) -> Floats:
     return 4.0 * small / (1.0 + small) ** 2
 
 
-def by_mini_batch(statistics: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """Return each name's values in the order of the mini-batches, for one key of a metrics row.
+def by_mini_batch(step_stats: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Return each statistic's list of values by mini-batch, for the metrics row's `mini_batches`.
 
-    None where a mini-batch has no such value or it is not finite: JSON has no NaN.
+    None stands for a missing or non-finite value: JSON has no NaN.
     """
 
-    def plain(value: float | None) -> float | None:
+    def finite_or_none(value: float | None) -> float | None:
         return value if value is not None and math.isfinite(value) else None
 
-    return {name: [plain(values.get(name)) for values in statistics] for name in _names(statistics)}
+    return {
+        name: [finite_or_none(values.get(name)) for values in step_stats]
+        for name in _names(step_stats)
+    }
 
 
-def averaged(statistics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return each name's mean over the mini-batches that have it; of a maximum too."""
+def averaged(step_stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return each statistic's mean over the mini-batches that have it, also of maxima."""
     result = {}
-    for name in _names(statistics):
-        own = [values[name] for values in statistics if name in values]
-        result[name] = sum(own) / len(own)
+    for name in _names(step_stats):
+        recorded = [values[name] for values in step_stats if name in values]
+        result[name] = sum(recorded) / len(recorded)
     return result
 
 
-def _names(statistics: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return all names that any mini-batch has, sorted."""
-    return sorted({name for values in statistics for name in values})
+def _names(step_stats: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the names of all mini-batches' statistics, sorted."""
+    return sorted({name for values in step_stats for name in values})
 
 
 def mismatch(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Return how far the sampler's log-probs are from the learner's (log mu - log pi_old), by
-    token.
+    """Return statistics of log mu - log pi_old, the sampler's log-probs minus the learner's.
 
-    `kl` estimates KL(mu || pi_old) from mu's own samples.
+    `kl` estimates KL(mu || pi_old) from samples of mu.
     """
     values: dict[str, float] = {}
     kinds: dict[str, list[np.ndarray]] = {"": [], "_text": [], "_image": []}
@@ -245,11 +247,10 @@ def mismatch(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def group_sums(groups: Sequence[RolloutGroup], max_new_tokens: int) -> dict[str, float]:
-    """Return sums over this rank's groups, to be added over ranks and given to `group_rates`.
+    """Return sums over this rank's groups, to be all-reduced and passed to `group_rates`.
 
-    Every rank has the same names in the same order. `length_NN` counts the responses of more than
-    NN and at most NN + 1 percent of `max_new_tokens`; `budget` is what all responses together could
-    have had, in tokens.
+    Every rank has the same names in the same order. `length_NN` counts responses longer than NN and
+    up to NN + 1 percent of `max_new_tokens`; `budget` is the token limit of all responses together.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = [rollout.verdict for rollout in rollouts]
@@ -279,19 +280,19 @@ def group_sums(groups: Sequence[RolloutGroup], max_new_tokens: int) -> dict[str,
 
 
 def repetition(token_ids: Sequence[int]) -> float:
-    """Return the share of token 4-grams that the response had before; 0 below 5 tokens."""
+    """Return the share of token 4-grams that are repeats; 0 for less than 5 tokens."""
     grams = list(zip(*(token_ids[i:] for i in range(NGRAM)), strict=False))
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def group_rates(sums: Mapping[str, float]) -> dict[str, float]:
-    """Turn the sums over all ranks into the rates of a metrics row.
+    """Turn the all-reduced sums into the rates of a metrics row.
 
-    A mean over nothing is left out: the length of right responses where none was right, the reward
-    where no response has a verdict. Lengths are in tokens; `length_max` and `length_p95` (95 % of
-    the responses are at most so long) are exact up to max_new_tokens = 100, else the upper end of
-    their bin of 1 % of max_new_tokens. `resample/drawn` is how many groups dynamic sampling drew
-    per group of the batch, `resample/kept` how many of these it used.
+    Means over nothing are left out, such as the length of right responses when there are none.
+    Lengths are in tokens; `length_max` and `length_p95` (95th percentile) are exact up to
+    max_new_tokens = 100, otherwise the upper end of their bin of 1 % of max_new_tokens.
+    `resample/drawn` is the number of groups that dynamic sampling drew per group of the batch,
+    `resample/kept` the number of these it used.
     """
     responses, groups = max(sums["responses"], 1.0), max(sums["groups"], 1.0)
     rates = {
@@ -324,15 +325,15 @@ def group_rates(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def _length(sums: Mapping[str, float], share: float) -> float:
-    """Return the length that `share` of the responses do not exceed, as far as bins tell."""
+    """Return the quantile `share` of response length, at the resolution of the bins."""
     counts = np.cumsum([sums[f"length_{i:02d}"] for i in range(LENGTH_BINS)])
-    found = int(np.searchsorted(counts, share * counts[-1]))
+    bin_index = int(np.searchsorted(counts, share * counts[-1]))
     limit = sums["budget"] / sums["responses"]
-    return math.floor((found + 1) * limit / LENGTH_BINS + 1e-9)
+    return math.floor((bin_index + 1) * limit / LENGTH_BINS + 1e-9)
 
 
 def explain_gate(rows: Sequence[Mapping[str, Any]], mini_batches: int) -> str | None:
-    """Return one line when the gate was never active over a run's rows, with the reason."""
+    """Return a one-line reason if the gate was never active over a run's rows, else None."""
     if not rows or any((row.get("gate/active") or 0.0) > 0 for row in rows):
         return None
     if mini_batches == 1:
@@ -340,10 +341,10 @@ def explain_gate(rows: Sequence[Mapping[str, Any]], mini_batches: int) -> str | 
             "the gate was never active: with algorithm.num_mini_batches=1 every ratio is 1 and "
             "SAPO is REINFORCE with group advantages"
         )
-    largest = max((row.get("ratio/kl") or 0.0) for row in rows)
-    if largest > 0:
+    max_kl = max((row.get("ratio/kl") or 0.0) for row in rows)
+    if max_kl > 0:
         return (
-            f"the gate was never active: the ratios stayed so near 1 (KL at most {largest:.1e}) "
-            f"that no weight fell below {ACTIVE_BELOW}; the learning rate keeps the steps small"
+            f"the gate was never active: the ratios stayed so close to 1 (KL at most {max_kl:.1e}) "
+            f"that no weight fell below {ACTIVE_BELOW}, as the learning rate keeps steps small"
         )
     return "the gate was never active: no token's ratio moved; is the learning rate too small?"

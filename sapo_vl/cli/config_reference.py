@@ -203,7 +203,7 @@ def type_name(node: Schema, definitions: Schema) -> str:
     if node.get("format") in ("path", "file-path", "directory-path"):
         return "path"
     bounds = [f"{sign} {node[key]:g}" for key, sign in BOUNDS.items() if key in node]
-    return " ".join([TYPES.get(kind, kind), " and ".join(bounds)]).strip()
+    return f"{TYPES.get(str(kind), str(kind))} {' and '.join(bounds)}".strip()
 
 
 def notation(value: Any) -> str:

@@ -66,8 +66,8 @@ def _check_rows(rows: Iterator[VerifyRow], rubric: Rubric) -> int:
         count += 1
         if row.verifier not in checked:
             if row.verifier in JUDGED and rubric.judge is None:
-                raise DataError(f"{row.place}: verifier {row.verifier!r} needs --judge")
-            rubric.check_verifier(row.verifier, f"{row.place}: verifier")
+                raise DataError(f"{row.location}: verifier {row.verifier!r} needs --judge")
+            rubric.check_verifier(row.verifier, f"{row.location}: verifier")
             checked.add(row.verifier)
     return count
 

@@ -53,7 +53,7 @@ class VerifyRow:
     response: str
     verifier: str  # a name of VERIFIERS or path/to/file.py:function
     bare: bool  # the response is the answer itself
-    place: str  # file:line, for error messages
+    location: str  # file:line, for error messages
 
 
 def read_rows(path: Path, default_verifier: str) -> Iterator[VerifyRow]:
@@ -67,55 +67,55 @@ def read_rows(path: Path, default_verifier: str) -> Iterator[VerifyRow]:
                 yield parse_row(line, f"{path}:{number}", default_verifier)
 
 
-def parse_row(line: str, place: str, default_verifier: str) -> VerifyRow:
-    """Return one row of the input. Raises DataError that starts with `place`."""
+def parse_row(line: str, location: str, default_verifier: str) -> VerifyRow:
+    """Return one row of the input. Raises DataError that starts with `location`."""
     try:
         raw = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{place}: not JSON: {error}") from error
+        raise DataError(f"{location}: not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise DataError(f"{place}: not a JSON object")
+        raise DataError(f"{location}: not a JSON object")
     mode = raw.get("mode")
     if mode is not None and mode not in MODES:
         raise DataError(
-            f"{place}: mode {mode!r} is unknown; allowed: {', '.join(MODES)}"
+            f"{location}: mode {mode!r} is unknown; allowed: {', '.join(MODES)}"
             f"{nearest(str(mode), MODES)}"
         )
     options = raw if mode is None else MODES[mode]
     answer_type = options.get("answer_type", "number")
     if answer_type not in ANSWER_TYPES:
         raise DataError(
-            f"{place}: answer_type {answer_type!r} is unknown; allowed: {', '.join(ANSWER_TYPES)}"
-            f"{nearest(str(answer_type), ANSWER_TYPES)}"
+            f"{location}: answer_type {answer_type!r} is unknown; allowed: "
+            f"{', '.join(ANSWER_TYPES)}{nearest(str(answer_type), ANSWER_TYPES)}"
         )
     verifier, bare = options.get("verifier", default_verifier), options.get("bare", False)
     if not isinstance(verifier, str) or not isinstance(bare, bool):
-        raise DataError(f"{place}: 'verifier' must be a string and 'bare' true or false")
+        raise DataError(f"{location}: 'verifier' must be a string and 'bare' true or false")
     is_mathematical = verifier == "math" or (
         verifier in ("answer", "answer_or_judge") and answer_type in MATHEMATICAL
     )
     if bare and not is_mathematical:
         raise DataError(
-            f"{place}: 'bare' is for mathematical answers, not for verifier {verifier!r} with "
+            f"{location}: 'bare' is for mathematical answers, not for verifier {verifier!r} with "
             f"answer_type {answer_type!r}"
         )
     choices = raw.get("choices") or ()
     if not isinstance(choices, list | tuple) or not all(isinstance(c, str) for c in choices):
-        raise DataError(f"{place}: 'choices' must be a list of strings")
+        raise DataError(f"{location}: 'choices' must be a list of strings")
     sample = Sample(
-        id=_string(raw, "id", place),
+        id=_string(raw, "id", location),
         dataset="pairs",
         task=mode or verifier,
         problem=str(raw.get("question", "")),
         images=(),
-        answer=_string(raw, "gold" if "gold" in raw else "answer", place),
+        answer=_string(raw, "gold" if "gold" in raw else "answer", location),
         answer_type=answer_type,
         choices=tuple(choices),
-        precision=_number(raw, "precision", place, int),
+        precision=_number(raw, "precision", location, int),
         unit=raw.get("unit"),
-        metadata={"rel_tol": _number(raw, "rel_tol", place, float)},
+        metadata={"rel_tol": _number(raw, "rel_tol", location, float)},
     )
-    return VerifyRow(sample, _response(raw, place), verifier, bare, place)
+    return VerifyRow(sample, _response(raw, location), verifier, bare, location)
 
 
 def open_text(path: Path, mode: str) -> IO[str]:
@@ -125,27 +125,27 @@ def open_text(path: Path, mode: str) -> IO[str]:
     return path.open(mode, encoding="utf-8")
 
 
-def _string(raw: dict[str, Any], key: str, place: str) -> str:
+def _string(raw: dict[str, Any], key: str, location: str) -> str:
     value = raw.get(key)
     if not isinstance(value, str):
-        raise DataError(f"{place}: {key!r} must be a string, not {value!r}")
+        raise DataError(f"{location}: {key!r} must be a string, not {value!r}")
     return value
 
 
-def _response(raw: dict[str, Any], place: str) -> str:
+def _response(raw: dict[str, Any], location: str) -> str:
     if (repeat := raw.get("response_repeat")) is not None:
         if not isinstance(repeat, list) or [type(part) for part in repeat] != [str, str, int, str]:
-            raise DataError(f"{place}: 'response_repeat' must be [prefix, unit, n, suffix]")
+            raise DataError(f"{location}: 'response_repeat' must be [prefix, unit, n, suffix]")
         prefix, unit, count, suffix = repeat
         return prefix + unit * count + suffix
     key = "response_or_answer" if isinstance(raw.get("response_or_answer"), str) else "response"
-    return _string(raw, key, place)
+    return _string(raw, key, location)
 
 
-def _number(raw: dict[str, Any], key: str, place: str, kind: type) -> Any:
+def _number(raw: dict[str, Any], key: str, location: str, kind: type) -> Any:
     value = raw.get(key)
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise DataError(f"{place}: {key!r} must be a number of at least 0, not {value!r}")
+        raise DataError(f"{location}: {key!r} must be a number of at least 0, not {value!r}")
     return kind(value)

@@ -22,7 +22,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from sapo_vl.config import Config
-from sapo_vl.data.prepare import prepare
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.evaluation.stats import interval
 from sapo_vl.generator.base import SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine, problem_seed, rendered_chunks
@@ -104,7 +105,8 @@ def main(config: Config, out: Path | None) -> None:
         if path is None:
             path = Path(scratch) / "data"
             count = config.evaluation.problems
-            prepare("synthetic", out=path, seed=config.run.seed, count=1, test_count=count)
+            drawing = SyntheticOptions(seed=config.run.seed, count=1, test_count=count)
+            prepare("synthetic", PrepareOptions(path), drawing)
         held_out = usable_samples(config, renderer, path, config.data.eval_split, "data.path")
         generator = build(config, assets, seed=config.run.seed)
         result = evaluate(

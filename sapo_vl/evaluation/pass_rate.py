@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from sapo_vl.config import Config
-from sapo_vl.data.rewrite import Judge
+from sapo_vl.data.rewrite import RecordFilter
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.generator.base import SamplingParams, build
 from sapo_vl.generator.sampling import CHUNK, SampleEngine, problem_seed, sample_and_grade
@@ -131,7 +131,7 @@ def parse_range(text: str) -> tuple[float, float]:
     return bounds
 
 
-def within(rates: dict[str, PassRate], low: float, high: float) -> Judge:
+def within(rates: dict[str, PassRate], low: float, high: float) -> RecordFilter:
     """Keep problems with low < pass rate <= high; one without any verdict is dropped."""
 
     def judge(sample: Sample) -> str | None:
@@ -145,7 +145,7 @@ def within(rates: dict[str, PassRate], low: float, high: float) -> Judge:
     return judge
 
 
-def needs_image(rates: dict[str, PassRate]) -> Judge:
+def needs_image(rates: dict[str, PassRate]) -> RecordFilter:
     """Drop problems that are solved blind. Records without images count as blind as they are."""
 
     def judge(sample: Sample) -> str | None:

@@ -48,8 +48,10 @@ def find(source: Path, benchmark: Benchmark) -> Path:
         DataError: neither does; names the files and where they can be downloaded.
     """
     name = benchmark.folder or benchmark.name
+    if not benchmark.files:
+        return source / name if (source / name).is_dir() else source
     for folder in (source / name, source):
-        if any(next(folder.glob(pattern), None) for pattern in benchmark.files or ("*",)):
+        if any(next(folder.glob(pattern), None) for pattern in benchmark.files):
             return folder
     hub = f"; `hf download {benchmark.hub} --repo-type dataset --local-dir DIR` downloads them"
     raise DataError(
@@ -59,7 +61,7 @@ def find(source: Path, benchmark: Benchmark) -> Path:
 
 
 def _with_prompt(benchmark: Benchmark, sample: Sample) -> Sample:
-    published: Published = sample.metadata.get("published") or {
+    fallback: Published = {
         "problem_id": sample.id,
         "answer": sample.answer,
         "question": sample.problem.replace(IMAGE_MARK, ""),
@@ -69,6 +71,7 @@ def _with_prompt(benchmark: Benchmark, sample: Sample) -> Sample:
         "unit": sample.unit,
         "tables": {"task": sample.task},
     }
+    published: Published = sample.metadata.get("published") or fallback
     key = problem_key(published["problem_id"], published.get("variant"))
     try:
         prompt = benchmark.prompt(sample)

@@ -1,8 +1,8 @@
-"""One process of the laboratory: runs cells one after the other with one sampler.
+"""A worker process of the lab: runs cells one after another with one sampler.
 
-The sampler is started once for a seed's model and given each cell's weights; the learner is new for
-each cell. What a cell did is OUT/cells/NAME/result.json, written when the cell is over: a cell that
-was killed has none and is run again from its start.
+The sampler is started once per seed's model and is sent each cell's weights; the learner is new for
+each cell. OUT/cells/NAME/result.json is written when the cell has finished: a killed cell has none
+and is run again from the start.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sapo_vl import config as configs
+from sapo_vl.config import CONFIGS, Config, load
 from sapo_vl.lab.grids import SIZES, Cell
 from sapo_vl.system.machine import prepare_environment
 
-MAIN = configs.CONFIGS / "train" / "main.yaml"
+MAIN = CONFIGS / "train" / "main.yaml"
 _overrides: list[str] = []
-"""What the user sets for every cell of this process."""
+"""The user's `key=value` overrides, applied to every cell of this process."""
 
 KEPT = (
     "step", "accuracy", "reward/mean", "entropy", "gate/mean", "gate/p01", "gate/active",
@@ -31,14 +31,14 @@ KEPT = (
     "gate/bound_neg", "gate/bound_broken_pos", "gate/bound_broken_neg", "ratio/kl", "ratio/ess",
     "mismatch/kl", "mismatch/mean_abs", "grad_norm", "response/length", "groups/zero_std",
 )  # fmt: skip
-"""What result.json keeps of each metrics row."""
+"""Keys of the metrics rows that result.json keeps."""
 
 _sampler: dict[Path, Any] = {}
 
 
 def start(parent: int, cores: Any, overrides: list[str]) -> None:
-    """Prepare a new process: one core, and no longer than `parent` lives."""
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    """Initialise a worker: pin it to one core, and exit when the process `parent` dies."""
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     prepare_environment()
     _overrides.extend(overrides)
     core = cores.get()
@@ -46,46 +46,48 @@ def start(parent: int, cores: Any, overrides: list[str]) -> None:
         os.sched_setaffinity(0, {core})
 
 
-def _follow(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)  # an orphan would go on training for nobody
+    os._exit(1)  # an orphan would train on without a use
 
 
 def warm_up(cell: Cell, out: Path) -> None:
-    """Draw the seed's data and train the model that its cells start from; go on where it stood."""
+    """Generate the seed's data and warm up the model its cells start from; resumes if begun."""
     from sapo_vl import sft
     from sapo_vl.runs.folder import Run
-    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.monitor import open_metrics
     from sapo_vl.training.setup import policy_assets
 
-    place = cell.warm_up(out)
-    fixed = {"run.seed": cell.seed, "run.dir": place, "model.path": "tiny"}
-    config = configs.load(MAIN, _overrides + _pairs(fixed))
-    resume = (place / "metrics.jsonl").exists()
+    folder = cell.warm_up(out)
+    fixed = {"run.seed": cell.seed, "run.dir": folder, "model.path": "tiny"}
+    config = load(MAIN, _overrides + _pairs(fixed))
+    resume = (folder / "metrics.jsonl").exists()
     run = Run(config, resume=resume)
     with open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
 
 
 def run_cell(cell: Cell, out: Path, steps: int) -> str:
-    """Run a cell and write its result; return a line that says how it went."""
+    """Run a cell and write its result; return a one-line summary."""
     from sapo_vl.algorithm import collapse
     from sapo_vl.runs import metrics
     from sapo_vl.runs.files import write_json
     from sapo_vl.training.monitor import NonFiniteGradientError
 
     began = time.perf_counter()
-    place = out / "cells" / cell.name
-    shutil.rmtree(place, ignore_errors=True)  # what a killed start left
-    config = configs.load(MAIN, cell_overrides(cell, out, steps))
+    folder = out / "cells" / cell.name
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed attempt
+    config = load(MAIN, cell_overrides(cell, out, steps))
     try:
         before, after = _train(config)
         error = None
-    except NonFiniteGradientError as problem:  # the cell diverged for good, which is a result
-        before, after, error = math.nan, math.nan, str(problem)
+    except NonFiniteGradientError as divergence:  # a result too
+        before, after, error = math.nan, math.nan, str(divergence)
     rows = [row for row in metrics.read(config.run.dir) if row.get("phase") == "train"]
-    alarm = collapse.first_alarm(rows, config.collapse, gated=False)  # the same for all
+    alarm = collapse.first_alarm(
+        rows, config.collapse, gated=False
+    )  # one set of rules for all arms
     result = {
         "cell": cell.describe(),
         "seconds": round(time.perf_counter() - began, 1),
@@ -95,14 +97,14 @@ def run_cell(cell: Cell, out: Path, steps: int) -> str:
         "alarm": alarm and {"rule": alarm.rule, "step": alarm.step, "message": alarm.message},
         "rows": [{key: _short(row[key]) for key in KEPT if key in row} for row in rows],
     }
-    write_json(place / "result.json", result)
+    write_json(folder / "result.json", result)
     shutil.rmtree(config.run.dir)
     ended = f"ended by {error}" if error else f"{100 * before:.1f} -> {100 * after:.1f} %"
     return f"{cell.name}: {ended}, {result['seconds']:.0f} s"
 
 
 def cell_overrides(cell: Cell, out: Path, steps: int) -> list[str]:
-    """Return what is set over the main job's configuration, the cell's own keys last."""
+    """Return the overrides of the main job's configuration; the cell's own keys come last."""
     warm = cell.warm_up(out)
     fixed = {
         **cell.setting.overrides(),
@@ -116,7 +118,7 @@ def cell_overrides(cell: Cell, out: Path, steps: int) -> list[str]:
     return _pairs(SIZES) + _overrides + _pairs(fixed)
 
 
-def _train(config: configs.Config) -> tuple[float, float]:
+def _train(config: Config) -> tuple[float, float]:
     """Train the cell; return held-out accuracy before and after training."""
     import torch
 
@@ -126,7 +128,7 @@ def _train(config: configs.Config) -> tuple[float, float]:
     from sapo_vl.runs.folder import Run
     from sapo_vl.system import distributed
     from sapo_vl.train import train_loop
-    from sapo_vl.training.resume import open_metrics
+    from sapo_vl.training.monitor import open_metrics
     from sapo_vl.training.setup import load_inputs
     from sapo_vl.training.trainer import Trainer
 

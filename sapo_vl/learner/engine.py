@@ -92,7 +92,7 @@ class Learner:
         )
         freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         self.assets = assets
         self._policy = Policy(model, assets, config.rollout.temperature, config.learner.layout)
         if config.learner.zero_stage == 3:

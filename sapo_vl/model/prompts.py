@@ -14,18 +14,24 @@ Left out: video; references to pictures (a sample holds the bytes).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from sapo_vl.config import DataConfig
-from sapo_vl.data import images as image_tools
+from sapo_vl.data.images import Size, header_size, open_image, resize, target_size, visual_tokens
 from sapo_vl.errors import DataError
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.schema import IMAGE_MARK, Prompt, Sample
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+
+class Patches(NamedTuple):
+    """What the image processor makes of one picture."""
+
+    values: Tensor  # [k, channels * temporal * patch^2]
+    grid_thw: Tensor  # [3] patches in time, height, width; their product is k
 
 
 class PromptRenderer:
@@ -54,10 +60,8 @@ class PromptRenderer:
         texts, visual = [], []
         for sample in samples:
             texts.append(self._text(sample))
-            sizes = [self._target(sample, image_tools.header_size(data)) for data in sample.images]
-            visual.append(
-                sum(image_tools.visual_tokens(size, self._assets.factor) - 1 for size in sizes)
-            )
+            sizes = [self._target(sample, header_size(data)) for data in sample.images]
+            visual.append(sum(visual_tokens(size, self._assets.factor) - 1 for size in sizes))
         if not texts:
             return []
         ids = self._assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -76,9 +80,9 @@ class PromptRenderer:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
 
-    def _target(self, sample: Sample, size: image_tools.Size) -> image_tools.Size:
+    def _target(self, sample: Sample, size: Size) -> Size:
         try:
-            return image_tools.target_size(
+            return target_size(
                 *size,
                 factor=self._assets.factor,
                 min_pixels=self._data.min_pixels,
@@ -88,20 +92,18 @@ class PromptRenderer:
         except DataError as error:
             raise DataError(f"record {sample.id}: {error}") from error
 
-    def _picture(self, sample: Sample, data: bytes) -> Image:
+    def _picture(self, sample: Sample, data: bytes) -> Image.Image:
         try:
-            image = image_tools.open_image(data)
+            image = open_image(data)
         except DataError as error:
             raise DataError(f"record {sample.id}: {error}") from error
-        size = self._target(sample, image_tools.Size(image.width, image.height))
+        size = self._target(sample, Size(image.width, image.height))
         if self._blank:
-            from PIL import Image as pil
+            return Image.new("RGB", size, "white")
+        return resize(image, size)
 
-            return pil.new("RGB", size, "white")
-        return image_tools.resize(image, size)
-
-    def _patches(self, pictures: list[Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return (patches [k, D], grid [3]) of each picture, from one call of the processor."""
+    def _patches(self, pictures: list[Image.Image]) -> list[Patches]:
+        """Return the patches of each picture, from one call of the image processor."""
         if not pictures:
             return []
         out = self._assets.processor.image_processor(
@@ -109,22 +111,19 @@ class PromptRenderer:
         )
         grids = out["image_grid_thw"]
         values = torch.split(out["pixel_values"], grids.prod(-1).tolist())
-        return list(zip(values, grids, strict=True))
+        return [Patches(*pair) for pair in zip(values, grids, strict=True)]
 
-    def _prompt(
-        self, sample: Sample, images: list[Image], patches: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> Prompt:
+    def _prompt(self, sample: Sample, images: list[Image.Image], patches: list[Patches]) -> Prompt:
         family, config = self._assets.family, self._assets.config
-        token_ids = self._assets.tokenizer(self._text(sample), add_special_tokens=False)[
-            "input_ids"
-        ]
+        text = self._text(sample)
+        token_ids = self._assets.tokenizer(text, add_special_tokens=False)["input_ids"]
         image_id = self._assets.image_token_id
         if token_ids.count(image_id) != len(images):
             raise DataError(
                 f"record {sample.id}: the text holds {token_ids.count(image_id)} image tokens and "
                 f"the record {len(images)} images; remove vision tokens from the problem's text"
             )
-        grids = [grid.tolist() for _, grid in patches]
+        grids = [p.grid_thw.tolist() for p in patches]
         expanded = expand(token_ids, image_id, [family.visual_tokens(g, config) for g in grids])
         positions, next_position = family.prompt_positions(expanded, grids, config)
         return Prompt(
@@ -132,8 +131,8 @@ class PromptRenderer:
             token_ids=token_ids,
             expanded_ids=expanded,
             images=images,
-            pixel_values=torch.cat([values for values, _ in patches]) if patches else None,
-            grid_thw=torch.stack([grid for _, grid in patches]) if patches else None,
+            pixel_values=torch.cat([p.values for p in patches]) if patches else None,
+            grid_thw=torch.stack([p.grid_thw for p in patches]) if patches else None,
             position_ids=positions,
             next_position=next_position,
         )

@@ -25,8 +25,8 @@ from sapo_vl.model.families import family_of
 
 if TYPE_CHECKING:
     from transformers import (
+        PretrainedConfig,
         PreTrainedTokenizerFast,
-        Qwen3VLConfig,
         Qwen3VLForConditionalGeneration,
         Qwen3VLProcessor,
     )
@@ -190,7 +190,7 @@ def _model(
     return model
 
 
-def _config(vocabulary: int, tokenizer: PreTrainedTokenizerFast, experts: int) -> Qwen3VLConfig:
+def _config(vocabulary: int, tokenizer: PreTrainedTokenizerFast, experts: int) -> PretrainedConfig:
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
     token_id: Any = tokenizer.convert_tokens_to_ids

@@ -1,17 +1,22 @@
-"""What watches over a run: metrics rows, sampler-learner parity, non-finite gradients, collapse."""
+"""What watches over a run: metrics, sampler-learner parity, non-finite gradients, collapse."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sapo_vl.algorithm import telemetry
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import Config
+from sapo_vl.config import Config, dump
 from sapo_vl.errors import RunError
+from sapo_vl.runs import metrics
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
+from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
 from sapo_vl.training.rollouts import write_parquet
@@ -30,6 +35,51 @@ class NonFiniteGradientError(RunError):
 
 class CollapseError(RunError):
     """The collapse detector fired and collapse.action is stop."""
+
+
+@contextmanager
+def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
+    """Open RUN/metrics.jsonl and its mirrors on rank 0; yield None on other ranks.
+
+    On resume, rows that the checkpoints do not cover are dropped.
+    """
+    if distributed.rank() != 0:
+        yield None
+        return
+    if resume:
+        metrics.truncate(run.dir, _covered_steps(run))
+        metrics.drop(run.dir, lambda row: _lacks_summary(run, row))
+    options = run.config.run
+    writer = MetricsWriter(
+        run.dir,
+        tensorboard=options.tensorboard,
+        wandb=options.wandb,
+        wandb_project=os.environ.get("WANDB_PROJECT", "sapo_vl"),
+        config=dump(run.config),
+    )
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
+    """Whether an evaluation's row was written, but not its file, which is written next."""
+    name = row.get("name")
+    return row.get("phase") == "eval" and not (run.dir / "eval" / f"{name}.json").exists()
+
+
+def _covered_steps(run: Run) -> dict[str, int]:
+    """Return the last step of each phase that a checkpoint holds."""
+
+    def last_step(root: Path) -> int:
+        newest = checkpoint.latest(root)
+        return int(newest.name.removeprefix("step_").split("+")[0]) if newest else 0
+
+    warmup = run.dir / "warmup"
+    sft = run.config.sft.steps if (warmup / "final").exists() else last_step(warmup / "checkpoints")
+    train = last_step(run.dir / "checkpoints")
+    return {"sft": sft, "train": train, "eval": train}
 
 
 def check_finite(run: Run, report: UpdateReport, bad_steps: int) -> int:

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.config import Config
-from sapo_vl.data import prepare as preparation
 from sapo_vl.data import store, synthetic
+from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import ConfigError, SetupError
-from sapo_vl.evaluation.benchmark import chosen_sets
-from sapo_vl.evaluation.benchmarks.base import Problem
+from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
 from sapo_vl.generator.base import NO_VLLM, check_backend
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -76,7 +75,7 @@ class RunInputs:
     train_set: UsableSamples
     test_set: Sequence[Sample]
     prompt_sampler: PromptSampler
-    benchmarks: dict[str, list[Problem]]  # evaluation.benchmarks
+    benchmarks: dict[str, LoadedBenchmark]  # evaluation.benchmarks
 
 
 def load_inputs(run: Run) -> RunInputs:
@@ -129,12 +128,14 @@ def data_folder(run: Run, path: Path | None) -> Path:
     sizes = f"{options.synthetic_train}-{options.synthetic_test}"
     folder = run.dir / f"data-seed{run.config.run.seed}-{sizes}"
     if distributed.rank() == 0 and not folder.exists():
-        preparation.prepare(
+        prepare(
             "synthetic",
-            out=folder,
-            seed=run.config.run.seed,
-            count=options.synthetic_train,
-            test_count=options.synthetic_test,
+            PrepareOptions(folder),
+            synthetic.SyntheticOptions(
+                seed=run.config.run.seed,
+                count=options.synthetic_train,
+                test_count=options.synthetic_test,
+            ),
         )
         distributed.print0(
             f"drew {options.synthetic_train} training and {options.synthetic_test} held-out "

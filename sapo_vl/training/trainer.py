@@ -15,9 +15,8 @@ from sapo_vl.algorithm import collapse, objectives, telemetry
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import LearnerConfig
 from sapo_vl.evaluation.benchmark import in_training
-from sapo_vl.evaluation.heldout import Accuracy, evaluate
-from sapo_vl.generator import base as generator_base
-from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate
+from sapo_vl.generator.base import Generator, SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
@@ -65,7 +64,7 @@ class Trainer:
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
             seed = self.config.run.seed
-            self.generator = generator or generator_base.build(self.config, assets, seed=seed)
+            self.generator = generator or build(self.config, assets, seed=seed)
         self.engine = SampleEngine(self.generator, inputs.renderer, inputs.rubric)
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
@@ -185,18 +184,8 @@ class Trainer:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
         config = self.config
         with self.run.phase("evaluation"), self.run.stop.interruptible():
-            result = evaluate(
-                self.generator,
-                self.inputs.renderer,
-                self.inputs.rubric,
-                self.inputs.test_set,
-                n=config.evaluation.samples,
-                temperature=1.0,
-                max_new_tokens=config.rollout.max_new_tokens,
-                greedy=config.evaluation.greedy,
-                seed=config.run.seed,
-                out=self.run.dir / "eval" / f"{name}.jsonl",
-            )
+            out = self.run.dir / "eval" / f"{name}.jsonl"
+            result = evaluate(self.engine, self.inputs.test_set, EvalSpec.of(config), out)
             scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)
         if self.writer is not None:
             self.writer.write(

@@ -1,4 +1,5 @@
-"""Measurements against TRL; nothing here is imported by a training run.
+"""Benchmarks of this toolkit against TRL, and of its data pipelines; not part of the wheel.
 
-cases.py says what is measured, learner.py measures the policy update, whole_step.py all of a step.
+learner.py times the policy update on the batches of cases.py, whole_step.py whole training steps,
+memory.py peak memory, telemetry_cost.py the telemetry and data_speed.py the data pipelines.
 """

@@ -1,11 +1,11 @@
-"""What the learner's benchmark runs on: shapes of a batch, a small Qwen3-VL, made-up rows.
+"""Inputs of the learner benchmark: batch shapes, a small Qwen3-VL, and synthetic rollouts.
 
-The model has random weights, 6 text layers of width 256 (all of Qwen3-VL-2B's divided by eight) and
-a vision tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default, where a visual
-token costs the tower 3.8 times what it costs the text layers; at 128 (again an eighth) it costs
-the same, as in Qwen3-VL-2B itself (4B and 8B: less). The narrower, the less there is to share.
-Prompts hold one picture of noise and random text; responses are random ids whose lengths are spread
-evenly around their mean, from 2 * mean - longest to longest.
+The model has random weights, 6 text layers of width 256 (an eighth of Qwen3-VL-2B's) and a vision
+tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default; a visual token then
+costs the tower 3.8 times what it costs the text layers. At width 128 (an eighth again) both cost
+the same, as in Qwen3-VL-2B itself (4B and 8B: less). The narrower the tower, the less there is to
+share. Prompts are one noise image and random text; responses are random ids whose lengths are
+spaced evenly from 2 * mean - longest to longest.
 
 Legend: G responses of a group, V vocabulary.
 """
@@ -18,36 +18,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sapo_vl.learner.rows import TrainRow
 
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.prompts import Prompt
-from sapo_vl.schema import Sample
+from sapo_vl.schema import Prompt, Rollout, Sample
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration
 
 SPECIAL_IDS = 32
-"""Ids below this one are the tokenizer's special tokens and stand in no random text."""
+"""Ids below this are the tokenizer's special tokens; random text has none of them."""
 
 REAL_VOCABULARY = 151_936
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One shape of a batch, and what was asked of it (times and memory of TRL over ours)."""
+    """One batch shape and its targets, as ratios of TRL's time and memory to ours."""
 
     name: str
     group: int  # G
-    image: int  # visual tokens of the picture, a square number
-    prompt: int  # tokens of the prompt, the picture's among them
-    mean: int  # tokens of a response, the mean
+    image: int  # visual tokens of the image, a square number
+    prompt: int  # tokens of the prompt, visual tokens included
+    mean: int  # mean tokens of a response
     longest: int  # tokens of the longest response
     vocabulary: int = 512
     prompts: int = 2  # groups in the batch
-    least: float | None = None  # time ratio that must be reached
-    aim: float | None = None  # time ratio that is hoped for
-    least_memory: float | None = None  # peak memory ratio that must be reached
+    least: float | None = None  # required time ratio
+    aim: float | None = None  # time ratio aimed at
+    least_memory: float | None = None  # required peak memory ratio
 
     def lengths(self) -> list[int]:
         """Return the G response lengths."""
@@ -70,13 +68,13 @@ CASES = {
         Case("g8-256-real", 8, 256, 294, 162, 230, REAL_VOCABULARY, 1),
     )
 }
-"""The measured shapes by name. `least` is what a prototype of this learner reached."""
+"""The shapes by name. `least` is the ratio that a prototype of this learner reached."""
 
 
 def build_model(
     assets: ModelAssets, vocabulary: int, vision_width: int
 ) -> Qwen3VLForConditionalGeneration:
-    """Return the small model with random weights, in training mode; special ids as in `assets`."""
+    """Return the randomly initialised model in training mode, with the special ids of `assets`."""
     from transformers import Qwen3VLConfig
     from transformers.models.auto import AutoModelForImageTextToText
 
@@ -128,21 +126,22 @@ def build_model(
 
 
 def no_bans(assets: ModelAssets) -> ModelAssets:
-    """Return the assets without banned ids: TRL adds no bias to logits, and losses must agree."""
+    """Return the assets without banned ids: TRL does not bias logits, and losses must agree."""
     return dataclasses.replace(assets, banned_ids=())
 
 
-def build_rows(case: Case, assets: ModelAssets, seed: int = 0) -> list[TrainRow]:
-    """Return the batch's rows, advantages of both signs, no old log-probs yet."""
+def build_rollouts(case: Case, assets: ModelAssets, seed: int = 0) -> list[Rollout]:
+    """Return the batch: advantages of both signs, no old log-probs."""
     random = np.random.default_rng(seed)
-    rows = []
+    rollouts = []
     for number in range(case.prompts):
         prompt = _prompt(case, assets, random, f"noise-{number}")
         advantages = random.normal(size=case.group)
         advantages = (advantages - advantages.mean()) / advantages.std()
         for length, advantage in zip(case.lengths(), advantages, strict=True):
-            rows.append(TrainRow(prompt, _text(random, length), float(advantage)))
-    return rows
+            token_ids = _text(random, length)
+            rollouts.append(Rollout(prompt, token_ids, advantage=float(advantage)))
+    return rollouts
 
 
 def _text(random: np.random.Generator, length: int) -> list[int]:
@@ -156,13 +155,13 @@ def _prompt(case: Case, assets: ModelAssets, random: np.random.Generator, name: 
     width = 3 * vision.temporal_patch_size * vision.patch_size**2
     pixels = torch.from_numpy(random.normal(size=(side * side, width)).astype(np.float32))
     before = case.prompt - case.image - 2
-    picture = [assets.config.vision_start_token_id, assets.config.vision_end_token_id]
+    markers = [assets.config.vision_start_token_id, assets.config.vision_end_token_id]
     head, tail = _text(random, before // 2), _text(random, before - before // 2)
     expanded = [
-        *head, picture[0], *[assets.image_token_id] * case.image, picture[1], *tail
+        *head, markers[0], *[assets.image_token_id] * case.image, markers[1], *tail
     ]  # fmt: skip
     grid = [1, side, side]
-    positions, following = assets.family.prompt_positions(expanded, [grid], assets.config)
+    positions, next_position = assets.family.prompt_positions(expanded, [grid], assets.config)
     return Prompt(
         sample=Sample(name, "noise", "none", "", (), ""),
         token_ids=[],
@@ -171,5 +170,5 @@ def _prompt(case: Case, assets: ModelAssets, random: np.random.Generator, name: 
         pixel_values=pixels,
         grid_thw=torch.tensor([grid]),
         position_ids=positions,
-        next_position=following,
+        next_position=next_position,
     )

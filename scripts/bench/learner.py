@@ -1,8 +1,8 @@
 """The policy update against TRL: `bash scripts/bench_learner.sh [--cases g8,g8-real] [--json OUT]`.
 
-Forward, SAPO loss and backward on identical batches, float32, one thread, one process a case; the
-contestants of variants.py take turns. Loss and gradient norm must agree, or it fails. Peak memory
-is measured in a fresh process per contestant, on its first step, above model and batch.
+Forward, SAPO loss and backward on identical batches, float32, one thread, one process per case; the
+variants of variants.py take turns. The benchmark fails if losses or gradient norms differ. Peak
+memory is that of the first step in a fresh process per variant, above model and batch.
 
 Left out: the optimizer (the same for all) and GPUs (see docs/gpu.md).
 """
@@ -20,21 +20,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sapo_vl.learner.rows import TrainRow
-
 from bench import report
-from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rows, no_bans
+from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rollouts, no_bans
+from sapo_vl.schema import Rollout
 from sapo_vl.system.machine import prepare_environment
 
 AGREE = 2e-5
-"""Largest relative difference of losses and of gradient norms: rounding of float32 sums."""
+"""Relative tolerance of losses and gradient norms: rounding of float32 sums."""
 
 OLD_NOISE = 0.3
-"""Standard deviation of log r: the gate then works on both sides of 1."""
+"""Standard deviation of log r, so that the gate is active on both sides of 1."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print the tables, write the JSON."""
+    """Run the benchmark, print its tables and write the JSON file."""
     arguments = _parse(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     prepare_environment()
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     import trl.trainer.grpo_trainer  # noqa: F401
 
-    # All that is measured is imported before the forks: a run measures one state of the code.
+    # Imported before the forks, so that a run measures one state of the code.
     from bench import measure, needs, variants  # noqa: F401
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -87,11 +86,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", type=names(CASES), default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--variants", type=names(VARIANTS), help=", ".join(VARIANTS))
     parser.add_argument(
-        "--vision-width", type=int, default=256, help="of the tower: 256 or 128 (see cases.py)"
+        "--vision-width",
+        type=int,
+        default=256,
+        help="width of the vision tower: 256 or 128 (see cases.py)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each (default: 5)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="timed steps per variant (default: 5)"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="skip peak memory")
+    parser.add_argument("--json", type=Path, help="output file for all results")
     return parser.parse_args(argv)
 
 
@@ -101,69 +105,70 @@ def _default_variants(case: Case) -> list[str]:
 
 
 def tiny_assets() -> Any:
-    """Return the tiny model's assets (tokenizer and processor), built in a temporary place."""
+    """Return the tiny model's tokenizer and processor, built in a temporary folder."""
     from sapo_vl.data import synthetic
     from sapo_vl.model import tiny
     from sapo_vl.model.assets import open_assets
 
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "tiny"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny"
         tiny.build(path, corpus=synthetic.corpus(0, 400), seed=0)
         return no_bans(open_assets(path))
 
 
 @dataclass(slots=True)
 class Batch:
-    """What the measuring processes are given; each builds model and rows anew from it."""
+    """Recipe of a batch; each measuring process builds model and rollouts from it."""
 
     case: Case
     assets: Any
     vision_width: int
-    old: list[Any] | None = None  # log-probs of each row
+    old: list[Any] | None = None  # log-probs of each rollout
 
-    def build(self) -> tuple[Any, list[TrainRow]]:
-        """Return model and rows."""
-        rows = build_rows(self.case, self.assets)
-        for row, values in zip(rows, self.old or [None] * len(rows), strict=True):
-            row.old_logprobs = values
-        return build_model(self.assets, self.case.vocabulary, self.vision_width), rows
+    def build(self) -> tuple[Any, list[Rollout]]:
+        """Return model and rollouts."""
+        rollouts = build_rollouts(self.case, self.assets)
+        for rollout, values in zip(rollouts, self.old or [None] * len(rollouts), strict=True):
+            rollout.old_logprobs = values
+        return build_model(self.assets, self.case.vocabulary, self.vision_width), rollouts
 
 
 def _old_logprobs(batch: Batch) -> list[Any]:
-    """Return old log-probs of each row: the model's own with noise, so that r is not 1."""
+    """Return each rollout's old log-probs: the model's plus noise, so that r differs from 1."""
     import numpy as np
     import torch
 
     from sapo_vl.learner.policy import Policy
 
-    model, rows = batch.build()
+    model, rollouts = batch.build()
     with torch.no_grad():
-        values = Policy(model, batch.assets, 1.0, "shared_prefix")(rows).out.logprobs_N.numpy()
+        policy = Policy(model, batch.assets, 1.0, "shared_prefix")
+        values = policy(rollouts).out.logprobs_N.numpy()
     noise = np.random.default_rng(1).normal(scale=OLD_NOISE, size=len(values))
-    ends = np.cumsum([len(row.token_ids) for row in rows])[:-1]
+    ends = np.cumsum([len(rollout.token_ids) for rollout in rollouts])[:-1]
     return np.split((values + noise).astype(np.float32), ends)
 
 
 def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
-    """Let the contestants take turns; return seconds, operations, tokens. Raises if they differ."""
+    """Time the variants in turns; return seconds, operations, tokens. Raises if they disagree."""
     from bench import measure, needs
     from bench.variants import build
 
-    model, rows = batch.build()
-    contestants = {n: build(n, model, batch.assets, batch.case, rows) for n in names}
+    model, rollouts = batch.build()
+    built = {n: build(n, model, batch.assets, batch.case, rollouts) for n in names}
     losses, norms, used = {}, {}, {}
-    for name, contestant in contestants.items():  # this warms up too
-        used[name], losses[name] = measure.flops(contestant.run)
-        norms[name] = contestant.grad_norm()
-        contestant.model.zero_grad(set_to_none=True)
+    for name, variant in built.items():  # also the warm-up
+        used[name], losses[name] = measure.flops(variant.run)
+        norms[name] = variant.grad_norm()
+        variant.model.zero_grad(set_to_none=True)
     _check(losses, "losses")
     _check(norms, "gradient norms")
     seconds: dict[str, list[measure.Seconds]] = {name: [] for name in names}
     for _ in range(repeats):
-        for name, contestant in contestants.items():
-            seconds[name].append(measure.timed(contestant.run))
-            contestant.model.zero_grad(set_to_none=True)
-    packed, padded = needs.tokens(rows)
+        for name, variant in built.items():
+            seconds[name].append(measure.timed(variant.run))
+            variant.model.zero_grad(set_to_none=True)
+    packed, padded = needs.tokens(rollouts)
     variants = {
         name: {
             "loss": losses[name],
@@ -179,21 +184,21 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
         "variants": variants,
         "tokens_packed": packed,
         "tokens_padded": padded,
-        "flops_needed": needs.flops(model, rows),
+        "flops_needed": needs.flops(model, rollouts),
     }
 
 
 def peak(batch: Batch, name: str) -> float:
-    """Return the peak of one contestant's first step, in MB above model and batch."""
+    """Return the peak memory of a variant's first step, in MB above model and batch."""
     from bench import measure
     from bench.variants import build
 
-    model, rows = batch.build()
-    return measure.peak_memory(build(name, model, batch.assets, batch.case, rows).run)
+    model, rollouts = batch.build()
+    return measure.peak_memory(build(name, model, batch.assets, batch.case, rollouts).run)
 
 
 def _check(values: dict[str, float], what: str) -> None:
-    """Raise RuntimeError when one differs from the first by more than AGREE, relatively."""
+    """Raise RuntimeError if a value differs from the first by more than AGREE, relatively."""
     reference = next(iter(values.values()))
     for name, value in values.items():
         if not abs(value - reference) <= AGREE * abs(reference):

@@ -1,8 +1,8 @@
-"""Time, memory and arithmetic of a piece of work on a CPU.
+"""Time, peak memory and floating-point operations of a function on a CPU.
 
-Times are CPU seconds of the process beside wall seconds: with one thread the former hardly depend
-on what else the machine does. Peak memory is the kernel's own high-water mark, which is reset first
-(Linux only). Arithmetic is counted in floating-point operations, a multiply-add as two.
+Both CPU and wall seconds are measured: with one thread, CPU time hardly depends on other load. Peak
+memory is the kernel's high-water mark, reset first (Linux only). A multiply-add counts as two
+operations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 GEMM_SIDE = 1024
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
-RETURNED_AT_ONCE = 2**18  # bytes; smaller blocks are no matter here
+RETURNED_AT_ONCE = 2**18  # bytes; smaller blocks don't matter here
 
 
 class Seconds(NamedTuple):
@@ -40,9 +40,9 @@ def timed(work: Callable[[], Any]) -> Seconds:
 
 
 def in_fork(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Return what `work` returns in a forked process, so that nothing of it stays in this one.
+    """Return the result of `work` run in a forked process, so that this one's memory is unchanged.
 
-    Raises RuntimeError when it fails there; its traceback is on stderr.
+    Raises RuntimeError if it fails; the child's traceback is on stderr.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -57,16 +57,16 @@ def in_fork(work: Callable[..., Result], *arguments: Any) -> Result:
         result = receiver.recv()
     except EOFError:
         process.join()
-        raise RuntimeError(f"{work.__name__} failed, see above") from None
+        raise RuntimeError(f"{work.__name__} failed, see the traceback above") from None
     process.join()
     return result
 
 
 def peak_memory(work: Callable[[], Any]) -> float:
-    """Return by how many MB the resident memory rises above the present while `work` runs.
+    """Return by how many MB resident memory rises above the current value while `work` runs.
 
-    The C library is told to give freed blocks back at once, or what it keeps of them, which depends
-    on all that ran before, would be counted too.
+    malloc is told to return freed blocks to the system at once; otherwise blocks it caches, which
+    depend on everything that ran before, would be counted too.
     """
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, RETURNED_AT_ONCE)
     with open("/proc/self/clear_refs", "w") as reset:
@@ -82,16 +82,16 @@ def _status(name: str) -> float:
 
 
 def gemm_rate(repeats: int = 7) -> float:
-    """Return the GFLOP/s per CPU second of a float32 product of two square matrices."""
+    """Return the GFLOP per CPU second of a float32 product of two square matrices."""
     a, b = torch.rand(2, GEMM_SIDE, GEMM_SIDE).unbind()
     times = [timed(lambda: a @ b).cpu for _ in range(repeats)]
     return 2 * GEMM_SIDE**3 / median(times[1:]) / 1e9
 
 
 def flops(work: Callable[[], Result]) -> tuple[float, Result]:
-    """Return the operations of all matrix products, convolutions and attention calls, and a result.
+    """Return the operations of all matrix products, convolutions and attention, and the result.
 
-    A causal attention call counts whole, though its kernel leaves out half.
+    Causal attention is counted in full, although its kernel skips half.
     """
     from torch.utils import flop_counter
 
@@ -101,14 +101,14 @@ def flops(work: Callable[[], Result]) -> tuple[float, Result]:
     def attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
         return flop_counter.sdpa_backward_flop_count(grad, q, k, v)
 
-    def product_added(own: Any, a: Any, b: Any, **_: Any) -> int:
+    def addmm(accumulator: Any, a: Any, b: Any, **_: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
 
     aten = torch.ops.aten
-    mapping = {  # what the counter does not know by itself
+    mapping = {  # operators that FlopCounterMode does not cover
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
-        aten.addmm_: product_added,
+        aten.addmm_: addmm,
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         result = work()
@@ -116,5 +116,5 @@ def flops(work: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def load_average() -> float:
-    """Return the machine's load of the last minute."""
+    """Return the machine's one-minute load average."""
     return os.getloadavg()[0]

@@ -1,8 +1,8 @@
-"""What the learner's peak memory grows with: `bash scripts/bench_learner.sh --memory`.
+"""How the learner's peak memory scales: `bash scripts/bench_learner.sh --memory`.
 
-The shape of case g8-real at three vocabularies and three numbers of prompts; each peak is that of a
-fresh process's first step, above model and batch. The gradients of all parameters, which any
-learner holds, are shown apart: what remains must not grow with the vocabulary.
+The shape of case g8-real at three vocabulary sizes and three numbers of prompts. A peak is that of
+the first step in a fresh process, above model and batch. Parameter gradients, which any learner
+holds, are shown separately: the remainder must not grow with the vocabulary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             peak = measure.in_fork(learner.peak, batch, "shared")
             figures = (vocabulary, packed, peak, gradients, peak - gradients)
             rows.append([f"{figure:,.0f}" for figure in figures])
-    columns = ["vocabulary", "packed tokens", "peak, MB", "gradients, MB", "the rest, MB"]
+    columns = ["vocabulary", "packed tokens", "peak, MB", "gradients, MB", "remainder, MB"]
     print(report.markdown(columns, rows), flush=True)
 
 

@@ -1,7 +1,8 @@
-"""The benchmark's figures as Markdown."""
+"""Formats the benchmarks' results as Markdown tables."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -16,9 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def machine() -> dict[str, Any]:
-    """Return commit, date and what the machine is."""
-    import os
-
+    """Return commit, date and a description of the machine."""
     import torch
 
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
@@ -41,13 +40,13 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ratio(result: dict[str, Any], name: str, key: str) -> float:
-    """Return the median over rounds of `name`'s seconds over ours in the same round."""
-    own, other = result["variants"]["shared"][key], result["variants"][name][key]
-    return median(b / a for a, b in zip(own, other, strict=True))
+    """Return the median over rounds of `name`'s seconds divided by ours in the same round."""
+    ours, theirs = result["variants"]["shared"][key], result["variants"][name][key]
+    return median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def case_lines(case: Case, result: dict[str, Any]) -> list[str]:
-    """Return a line per contestant of one case."""
+    """Return one line per variant of a case."""
     lines = []
     for name, values in result["variants"].items():
         peak = f"{values['peak_mb']:.0f} MB" if "peak_mb" in values else "-"
@@ -61,49 +60,49 @@ def case_lines(case: Case, result: dict[str, Any]) -> list[str]:
 
 
 def learner_tables(results: dict[str, Any]) -> str:
-    """Return the ratios of every case, and our use of the machine."""
+    """Return two tables: time and memory ratios by case, and our hardware utilisation."""
     ratios, use = [], []
     for name, result in results["cases"].items():
         case, variants = CASES[name], result["variants"]
         if "shared" not in variants:
             continue
         saved = result["tokens_padded"] / result["tokens_packed"]
-        for other in [n for n in variants if n != "shared"]:
-            wanted = f">= {case.least}" if case.least and other == "trl" else ""
+        for variant in [n for n in variants if n != "shared"]:
+            target = f">= {case.least}" if case.least and variant == "trl" else ""
             ratios.append(
                 [
                     name,
-                    other,
+                    variant,
                     f"{saved:.2f}",
-                    f"{ratio(result, other, 'cpu'):.2f}",
-                    f"{ratio(result, other, 'wall'):.2f}",
-                    wanted,
-                    _memory(variants, other),
+                    f"{ratio(result, variant, 'cpu'):.2f}",
+                    f"{ratio(result, variant, 'wall'):.2f}",
+                    target,
+                    _memory(variants, variant),
                 ]
             )
-        own = variants["shared"]
+        ours = variants["shared"]
         rate = results["gemm_gflops"]
         needed = result["flops_needed"]
         use.append(
             [
                 name,
-                f"{own['cpu_median']:.3f}",
+                f"{ours['cpu_median']:.3f}",
                 f"{needed / 1e9:.0f}",
-                f"{own['flops'] / needed:.2f}",
+                f"{ours['flops'] / needed:.2f}",
                 f"{variants['trl']['flops'] / needed:.2f}" if "trl" in variants else "-",
-                f"{own['flops'] / own['cpu_median'] / 1e9:.0f}",
-                f"{100 * needed / own['cpu_median'] / 1e9 / rate:.0f} %",
+                f"{ours['flops'] / ours['cpu_median'] / 1e9:.0f}",
+                f"{100 * needed / ours['cpu_median'] / 1e9 / rate:.0f} %",
             ]
         )
-    columns = ["case", "against", "tokens, padded / packed", "CPU time, it / ours"]
-    columns += ["wall time, it / ours", "wanted", "peak memory, it / ours"]
+    columns = ["case", "variant", "tokens, padded / packed", "CPU time, its / ours"]
+    columns += ["wall time, its / ours", "target", "peak memory, its / ours"]
     second = ["case", "our CPU s", "GFLOP needed", "ours / needed", "TRL / needed", "our GFLOP/s"]
     second += [f"needed, of the {results['gemm_gflops']:.0f} GFLOP/s of a GEMM"]
     return markdown(columns, ratios) + "\n\n" + markdown(second, use)
 
 
-def _memory(variants: dict[str, Any], other: str) -> str:
-    if "peak_mb" not in variants[other]:
+def _memory(variants: dict[str, Any], variant: str) -> str:
+    if "peak_mb" not in variants[variant]:
         return "-"
-    theirs, ours = variants[other]["peak_mb"], variants["shared"]["peak_mb"]
+    theirs, ours = variants[variant]["peak_mb"], variants["shared"]["peak_mb"]
     return f"{theirs:.0f} / {ours:.0f} MB = {theirs / ours:.1f}"

@@ -1,4 +1,7 @@
-"""Our side of the comparison of whole steps: the loop of train.py with a clock at each phase."""
+"""Our side of the whole-step benchmark: `train_step` of train.py with a clock around each phase.
+
+The clock stops before the trainer logs the step's metrics, which is not timed for TRL either.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,74 @@ from pathlib import Path
 from typing import Any
 
 from bench import pace
-from sapo_vl.algorithm import objectives
-from sapo_vl.generator import base as generators
-from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.rewards.rubric import build_rubric
+from sapo_vl.runs.folder import Run
 from sapo_vl.schema import Reward, Sample
 from sapo_vl.system import distributed
-from sapo_vl.training import rollouts
-from sapo_vl.training import setup as stages
+from sapo_vl.train import train_step
+from sapo_vl.training.prompt_sampler import Draw
+from sapo_vl.training.setup import RunInputs
+from sapo_vl.training.trainer import Trainer
+
+
+class SequentialSampler:
+    """Draws the problems in order, each once, as TRL does without shuffling."""
+
+    def __init__(self, prompts: int) -> None:
+        """`prompts` is the number of problems per step over all ranks."""
+        self._prompts = prompts
+
+    def step(self, step: int, cursor: int, rank: int, ranks: int) -> list[Draw]:
+        """Return a rank's problems of a training step; see PromptSampler."""
+        indices = range(cursor, cursor + self._prompts)
+        return [Draw(index, "", None) for index in indices[rank::ranks]]
 
 
 def main(options: dict[str, Any]) -> None:
-    """Take the steps, one at the parent's word."""
-    config = pace.configuration(options)
+    """Take the steps, each when the parent signals it."""
     distributed.init()
+    run = Run(pace.configuration(options), resume=False)
+    trainer = build_trainer(run, options)
+    clock = pace.PhaseClock()
+    clock_phases(trainer, clock)
+    trainer.generator.update_weights(trainer.learner.weights())
+    pace.report_to_parent({})
+    for _ in range(options["steps"]):
+        pace.wait_for_parent()
+        with trainer.step() as step:
+            clock.start()
+            train_step(trainer, step)
+            measured: dict[str, Any] = clock.seconds()
+        assert step.batch is not None, "a step without rollouts"
+        lengths = [len(r.token_ids) for group in step.batch.groups for r in group.rollouts]
+        measured |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
+        pace.report_to_parent(measured | {"updates": step.batch.num_mini_batches})
+    trainer.inputs.rubric.close()
+    trainer.generator.close()
+
+
+def build_trainer(run: Run, options: dict[str, Any]) -> Trainer:
+    """Return the main job's trainer, without warm-up or evaluation."""
+    config = run.config
     assets = open_assets(options["model"])
-    problems = pace.samples(options, Path(options["place"]) / "data-ours")
-    book, rubric = pace.Book(), stages.rubric(config)
-    renderer = PromptRenderer(assets, config.data)
-    learner = Learner(config, assets)
-    generator = generators.build(config, assets, seed=config.run.seed)
-    grade = rubric.grade
+    inputs = RunInputs(
+        assets=assets,
+        renderer=PromptRenderer(assets, config.data),
+        rubric=build_rubric(config),
+        train_set=pace.samples(options, Path(options["work_dir"]) / "data-ours"),  # type: ignore[arg-type]
+        test_set=[],
+        prompt_sampler=SequentialSampler(options["prompts"]),  # type: ignore[arg-type]
+        benchmarks={},
+    )
+    return Trainer(run, inputs, assets, writer=None)
+
+
+def clock_phases(trainer: Trainer, clock: pace.PhaseClock) -> None:
+    """Time the phases of the trainer's steps, and replace rewards by `pace.coin`."""
+    parts: Any = trainer  # Any: methods are replaced on the instances
+    grade = trainer.inputs.rubric.grade
 
     def graded(pairs: Sequence[tuple[Sample, str]], *rest: Any, **named: Any) -> list[Reward]:
         rewards = grade(pairs, *rest, **named)
@@ -40,34 +89,11 @@ def main(options: dict[str, Any]) -> None:
             for reward, (_, text) in zip(rewards, pairs, strict=True)
         ]
 
-    timed: Any = rubric
-    timed.grade = book.phase("verify", graded)
-    timed = renderer
-    timed.render = book.phase("prepare", renderer.render)
-    timed = generator
-    timed.generate = book.phase("generate", generator.generate)
-    old_logprobs = book.phase("old_logprobs", learner.fill_old_logprobs)
-    sync = book.phase("sync", generator.update_weights)
-    objective = objectives.build(config)
-    generator.update_weights(learner.weights())
-    pace.say({})
-    for step in range(options["steps"]):
-        pace.wait()
-        book.start()
-        own = problems[step * options["prompts"] : (step + 1) * options["prompts"]]
-        groups = rollouts.collect(generator, renderer, rubric, own, config, step)
-        batches = rollouts.mini_batches(groups, config.sapo.mini_batches)
-        for rows in batches[1:]:
-            old_logprobs(rows)
-        for rows in batches:
-            learner.update(rows, objective, config.learner.lr)
-        sync(learner.weights())
-        figures: dict[str, Any] = book.figures()
-        lengths = [len(c.token_ids) for group in groups for c in group.completions]
-        figures |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
-        pace.say(figures | {"updates": len(batches)})
-    rubric.close()
-    generator.close()
+    parts.inputs.rubric.grade = clock.phase("verify", graded)
+    parts.inputs.renderer.render = clock.phase("prepare", trainer.inputs.renderer.render)
+    parts.generator.generate = clock.phase("generate", trainer.generator.generate)
+    parts.generator.update_weights = clock.phase("sync", trainer.generator.update_weights)
+    parts.learner.fill_old_logprobs = clock.phase("old_logprobs", trainer.learner.fill_old_logprobs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""TRL's side of the comparison of whole steps: its GRPOTrainer with loss_type sapo.
+"""TRL's side of the whole-step benchmark: its GRPOTrainer with loss_type sapo.
 
-The largest batches it can take are given to it: one forward for each optimizer step. Phases are
-read by wrapping methods of the trainer; what is in none of them counts as the update.
+TRL gets the largest batches it supports: one forward per optimizer step. Phases are timed by
+wrapping methods of the trainer; time outside them counts as the update.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bench import pace
+from sapo_vl.algorithm import objectives
 from sapo_vl.config import Config
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -23,11 +24,11 @@ from sapo_vl.schema import IMAGE_MARK, Sample
 
 
 def main(options: dict[str, Any]) -> None:
-    """Train, each rollout batch at the parent's word."""
+    """Train; each rollout batch starts when the parent signals it."""
     config = pace.configuration(options)
-    problems = pace.samples(options, Path(options["place"]) / "data-trl")
+    problems = pace.samples(options, Path(options["work_dir"]) / "data-trl")
     rubric = build_rubric(config)
-    book = pace.Book()
+    clock = pace.PhaseClock()
 
     def reward(completions: list[Any], number: list[int], **_: Any) -> list[float]:
         texts = [completion[0]["content"] for completion in completions]
@@ -39,15 +40,15 @@ def main(options: dict[str, Any]) -> None:
 
     def finish() -> None:
         lengths = state["lengths"]
-        figures: dict[str, Any] = book.figures()
-        figures |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
-        pace.say(figures | {"updates": state["updates"]})
+        measured: dict[str, Any] = clock.seconds()
+        measured |= {"tokens": sum(lengths), "mean_length": sum(lengths) / len(lengths)}
+        pace.report_to_parent(measured | {"updates": state["updates"]})
 
     assets = open_assets(options["model"])
     renderer = PromptRenderer(assets, config.data)
     expected = [prompt.expanded_ids for prompt in renderer.render(problems[: options["prompts"]])]
-    _time(trainer, book, state, finish, expected)
-    pace.say({})
+    _time(trainer, clock, state, finish, expected)
+    pace.report_to_parent({})
     trainer.train()
     finish()
     rubric.close()
@@ -60,8 +61,10 @@ def _trainer(config: Config, options: dict[str, Any], problems: list[Sample], re
 
     responses = options["prompts"] * options["group"]
     updates = options["mini_batches"]
+    temperatures = objectives.build(config).temperatures
+    assert temperatures is not None, "the main job's objective is not SAPO"
     arguments = GRPOConfig(
-        output_dir=str(Path(options["place"]) / "trl"),
+        output_dir=str(Path(options["work_dir"]) / "trl"),
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
@@ -73,8 +76,8 @@ def _trainer(config: Config, options: dict[str, Any], problems: list[Sample], re
         max_steps=updates * options["steps"],
         learning_rate=config.learner.lr,
         loss_type="sapo",
-        sapo_temperature_pos=config.sapo.tau_pos,
-        sapo_temperature_neg=config.sapo.tau_neg,
+        sapo_temperature_pos=temperatures[0],
+        sapo_temperature_neg=temperatures[1],
         temperature=config.rollout.temperature,
         beta=0.0,
         shuffle_dataset=False,
@@ -98,7 +101,7 @@ def _record(number: int, sample: Sample, instruction: str) -> dict[str, Any]:
     from PIL import Image
 
     text = sample.problem + instruction
-    assert text.startswith(IMAGE_MARK), "TRL puts the picture in front of the text"
+    assert text.startswith(IMAGE_MARK), "TRL puts the image in front of the text"
     return {
         "prompt": [{"role": "user", "content": text.removeprefix(IMAGE_MARK)}],
         "image": Image.open(io.BytesIO(sample.images[0])).convert("RGB"),
@@ -107,31 +110,37 @@ def _record(number: int, sample: Sample, instruction: str) -> dict[str, Any]:
 
 
 def _time(
-    trainer: Any, book: pace.Book, state: dict[str, Any], finish: Any, expected: list[list[int]]
+    trainer: Any,
+    clock: pace.PhaseClock,
+    state: dict[str, Any],
+    finish: Any,
+    expected: list[list[int]],
 ) -> None:
-    """Book the trainer's phases, and make it wait for its turn before each rollout batch.
+    """Time the trainer's phases, and make it wait for its turn before each rollout batch.
 
-    `expected` are our prompts' ids of the first step: TRL's must be the same.
+    `expected` are our prompt ids of the first step; TRL's must be equal.
     """
-    roll_out = book.phase("prepare", trainer._generate_and_score_completions)
-    generate = book.phase("generate", trainer._generate_single_turn)
+    roll_out = clock.phase("prepare", trainer._generate_and_score_completions)
+    generate = clock.phase("generate", trainer._generate_single_turn)
     score = trainer._get_per_token_logps_and_entropies
-    old_logprobs = book.phase("old_logprobs", score)
+    old_logprobs = clock.phase("old_logprobs", score)
 
     def take_turn(*arguments: Any, **named: Any) -> Any:
         if state["step"]:
             finish()
-        pace.wait()
+        pace.wait_for_parent()
         state.update(step=state["step"] + 1, updates=0, lengths=[])
-        book.start()
+        clock.start()
         return roll_out(*arguments, **named)
 
     def generate_and_count(*arguments: Any, **named: Any) -> Any:
         if state["step"] == 1:
-            assert arguments[0][:: trainer.num_generations] == expected, "other prompts than ours"
-        found = generate(*arguments, **named)
-        state["lengths"] = [len(ids) for ids in found[0]]
-        return found
+            assert arguments[0][:: trainer.num_generations] == expected, (
+                "prompt ids differ from ours"
+            )
+        generated = generate(*arguments, **named)
+        state["lengths"] = [len(ids) for ids in generated[0]]
+        return generated
 
     def score_and_count(*arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -141,7 +150,7 @@ def _time(
 
     trainer._generate_and_score_completions = take_turn
     trainer._generate_single_turn = generate_and_count
-    trainer._calculate_rewards = book.phase("verify", trainer._calculate_rewards)
+    trainer._calculate_rewards = clock.phase("verify", trainer._calculate_rewards)
     trainer._get_per_token_logps_and_entropies = score_and_count
 
 

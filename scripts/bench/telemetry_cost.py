@@ -1,8 +1,8 @@
-"""What telemetry costs: `python -m bench.telemetry_cost`.
+"""Cost of telemetry: `PYTHONPATH=scripts python -m bench.telemetry_cost`.
 
-Made-up mini-batches with the main job's shape (128 responses of about 14 tokens, four a step) and
-with long responses, in milliseconds of one core, the median of several calls. Nothing but numpy is
-timed: the arrays it reads come from the loss (learner/engine.py), with telemetry or without.
+Synthetic mini-batches in the main job's shape (128 responses of about 14 tokens, four per step) and
+with long responses; milliseconds of one core, median of several calls. Only the numpy part is
+timed: the loss computes the arrays it reads in any case (learner/engine.py).
 """
 
 from __future__ import annotations
@@ -16,68 +16,78 @@ import numpy as np
 
 from bench.measure import timed
 from sapo_vl.algorithm import telemetry
-from sapo_vl.learner.engine import StepReport
-from sapo_vl.learner.rows import TrainRow
-from sapo_vl.schema import Completion, Reward, RolloutGroup
+from sapo_vl.algorithm.telemetry import UpdateReport
+from sapo_vl.schema import Reward, Rollout, RolloutGroup
 
 SHAPES = {"main job": (128, 14), "long responses": (128, 4096)}
 """Responses of a mini-batch and their mean length in tokens."""
 
 MINI_BATCHES = 4
 GROUP = 8
+TEMPERATURES = (1.0, 1.05)
 
 
 class FakePrompt:
-    """As much of a prompt as telemetry asks for."""
+    """The part of a Prompt that telemetry reads."""
 
     images = (b"",)
 
 
-def report(responses: int, length: int, seed: int = 0) -> StepReport:
-    """Return a step on random tokens, a little off policy, lengths within a third of the mean."""
+FAKE_PROMPT: Any = FakePrompt()
+
+
+def report(responses: int, length: int, seed: int = 0) -> UpdateReport:
+    """Return an optimizer step on random tokens, a little off policy.
+
+    Response lengths are within a third of `length`.
+    """
     random = np.random.default_rng(seed)
-    found = StepReport()
-    for _ in range(responses):
-        size = int(random.integers(length - length // 3, length + length // 3 + 1))
-        log_ratio = random.normal(0, 0.03, size).astype(np.float32)
-        weight = telemetry.sech_squared(np.expm1(log_ratio) / 2).astype(np.float32)
-        prompt: Any = FakePrompt
-        found.rows.append(TrainRow(prompt, [0] * size, advantage=float(random.normal())))
-        found.log_ratio.append(log_ratio)
-        found.gate_weight.append(weight)
-        found.coefficient.append(weight * np.exp(log_ratio))
-        found.entropy.append(random.random(size, dtype=np.float32))
-    return found
+    lengths = random.integers(length - length // 3, length + length // 3 + 1, responses)
+    log_ratio = random.normal(0, 0.03, lengths.sum()).astype(np.float32)
+    gate_weight = telemetry.sech_squared(np.expm1(log_ratio) / 2).astype(np.float32)
+    return UpdateReport(
+        rollouts=[
+            Rollout(FAKE_PROMPT, [0] * size, advantage=float(random.normal()))
+            for size in lengths.tolist()
+        ],
+        log_ratio_T=log_ratio,
+        gate_weight_T=gate_weight,
+        grad_coefficient_T=gate_weight * np.exp(log_ratio),
+        entropy_T=random.random(len(log_ratio), dtype=np.float32),
+        logprobs_T=-random.random(len(log_ratio), dtype=np.float32),
+    )
 
 
 def groups(responses: int, length: int, seed: int = 0) -> list[RolloutGroup]:
     """Return graded groups of random tokens."""
     random = np.random.default_rng(seed)
-    empty = np.zeros(0, dtype=np.float32)
 
-    def one() -> RolloutGroup:
-        drawn = [random.integers(0, 50_000, length).tolist() for _ in range(GROUP)]
-        completions = [Completion(ids, empty, "stop", "") for ids in drawn]
-        rewards = [Reward(1.0, i % 2 == 0, True) for i in range(GROUP)]
-        return RolloutGroup(FakePrompt, completions, rewards, np.ones(GROUP, np.float32))
+    def rollout(correct: bool) -> Rollout:
+        token_ids = random.integers(0, 50_000, length).tolist()
+        reward = Reward(float(correct), correct, valid=True)
+        return Rollout(FAKE_PROMPT, token_ids, reward=reward, advantage=1.0 if correct else -1.0)
 
-    return [one() for _ in range(responses // GROUP)]
+    return [
+        RolloutGroup(FAKE_PROMPT, [rollout(i % 2 == 0) for i in range(GROUP)])
+        for _ in range(responses // GROUP)
+    ]
 
 
 def milliseconds(work: Callable[[], Any], repeats: int = 9) -> float:
-    """Return the median CPU time of a call after a first one."""
+    """Return the median CPU time of a call, after one warm-up call."""
     work()
     return 1e3 * median(timed(work).cpu for _ in range(repeats))
 
 
 def main() -> None:
-    """Print a line for each shape: a call, and all of a step of four mini-batches."""
+    """Print per shape the time of each call, and of a step with four mini-batches."""
     for name, (responses, length) in SHAPES.items():
-        one = milliseconds(partial(telemetry.minibatch, report(responses, length), 1.0, 1.05))
+        update = report(responses, length)
+        one = milliseconds(partial(telemetry.mini_batch_stats, update, TEMPERATURES))
         drawn = groups(MINI_BATCHES * responses, length)
         sums = milliseconds(partial(telemetry.group_sums, drawn, 2 * length))
         print(
-            f"{name} ({responses} responses of {length} tokens): minibatch {one:.2f} ms, "
+            f"{name} ({responses} responses of {length} tokens): mini_batch_stats {one:.2f} ms, "
             f"group_sums of {MINI_BATCHES * responses} responses {sums:.2f} ms, "
             f"a step of {MINI_BATCHES} mini-batches {MINI_BATCHES * one + sums:.2f} ms"
         )

@@ -1,11 +1,11 @@
-"""The contestants: each takes the same rows and does forward, SAPO loss and backward.
+"""The variants compared: each runs forward, SAPO loss and backward on the same rollouts.
 
-- `shared`: this learner, a prompt and its picture once per group.
-- `padded`: its reference layout, each response with its own prompt and picture.
-- `trl`: TRL's GRPOTrainer as it is, `compute_loss` on a batch in its own format.
-- `trl-compact`: the same with its head on response positions alone, which TRL does on GPUs only.
-- `trl-logits`: the same with whole logits of the responses, as TRL did before its chunked head,
-  made of its own functions.
+- `shared`: this learner, with a prompt and its image once per group.
+- `padded`: its reference layout, with a prompt and image per response.
+- `trl`: TRL's GRPOTrainer unchanged, `compute_loss` on a batch in its format.
+- `trl-compact`: the same with the head on response positions only, as TRL does on GPUs.
+- `trl-logits`: the same with full logits of the responses, built from TRL's functions, as TRL did
+  before its chunked head.
 
 Left out: the optimizer, which is the same for all.
 """
@@ -19,31 +19,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sapo_vl.learner.rows import TrainRow
 from torch import Tensor
 
 from bench.cases import Case
-from sapo_vl.algorithm.sapo import Surrogate, sapo_loss
+from sapo_vl.algorithm import sapo
+from sapo_vl.algorithm.surrogate import Surrogate
 from sapo_vl.learner import patch_embedding
+from sapo_vl.learner.engine import TokenConstants
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import ModelAssets
+from sapo_vl.schema import Rollout
 
-TAU_POS, TAU_NEG = 1.0, 1.05
+OPTIONS = sapo.Options(tau_pos=1.0, tau_neg=1.05)
+"""Temperatures of both toolkits' loss."""
 
 Step = Callable[[], Tensor]
-"""Computes the loss and its gradients, and returns the loss."""
+"""Computes loss and gradients; returns the loss."""
 
 
 class Variant:
-    """One contestant: its own copy of the model, and a step on the batch."""
+    """A copy of the model and a step on the batch."""
 
     def __init__(self, model: Any, step: Step) -> None:
         self.model = model
         self.step = step
 
     def run(self) -> float:
-        """Take one step from empty gradients; return the loss."""
+        """Clear the gradients and take one step; return the loss."""
         self.model.zero_grad(set_to_none=True)
         return float(self.step().detach())
 
@@ -53,33 +56,40 @@ class Variant:
         return float(torch.nn.utils.get_total_norm(grads))
 
 
-def build(name: str, model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
-    """Return the contestant `name` of VARIANTS on a copy of `model`; rows hold old log-probs."""
-    return VARIANTS[name](copy.deepcopy(model), assets, case, rows)
+def build(
+    name: str, model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]
+) -> Variant:
+    """Build a variant of VARIANTS on a copy of `model`; rollouts have old log-probs."""
+    return VARIANTS[name](copy.deepcopy(model), assets, case, rollouts)
 
 
-def _shared(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
-    return _ours(model, assets, rows, "shared_prefix")
+def _shared(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
+    return _ours(model, assets, rollouts, "shared_prefix")
 
 
-def _padded(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
-    return _ours(model, assets, rows, "padded")
+def _padded(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
+    return _ours(model, assets, rollouts, "padded")
 
 
-def _ours(model: Any, assets: ModelAssets, rows: list[TrainRow], packing: str) -> Variant:
+def _ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) -> Variant:
     patch_embedding.use_faster(model, torch.device("cpu"), None)
-    policy = Policy(model, assets, temperature=1.0, packing=packing)
-    lengths = torch.tensor([len(row.token_ids) for row in rows])
-    advantages = torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths)
-    weights = (1.0 / (lengths * len(rows))).repeat_interleave(lengths)
-    old = torch.cat([torch.from_numpy(row.old_logprobs) for row in rows])
+    policy = Policy(model, assets, temperature=1.0, layout=layout)
+    lengths = torch.tensor([len(rollout.token_ids) for rollout in rollouts])
+    advantages = torch.tensor([rollout.advantage for rollout in rollouts])
+    constants = TokenConstants(
+        advantages_T=advantages.repeat_interleave(lengths),
+        weights_T=(1.0 / (lengths * len(rollouts))).repeat_interleave(lengths),
+        old_logprobs_T=torch.cat([torch.from_numpy(r.old_logprobs) for r in rollouts]),
+        generator_logprobs_T=None,
+        lengths_R=lengths,
+    )
 
-    def objective(out: ResponseLogprobs, own: slice) -> Surrogate:
-        constants = old[own], advantages[own], weights[own]
-        return sapo_loss(out.logprobs_N, *constants, tau_pos=TAU_POS, tau_neg=TAU_NEG)
+    def objective(out: ResponseLogprobs, chunk: slice) -> Surrogate:
+        inputs = constants.inputs(out.logprobs_N, chunk, importance_cap=None)
+        return sapo.loss(inputs, OPTIONS)
 
     def step() -> Tensor:
-        surrogate = policy(rows, objective).surrogate
+        surrogate = policy(rollouts, objective).surrogate
         assert surrogate is not None
         surrogate.loss.backward()
         return surrogate.loss
@@ -87,9 +97,9 @@ def _ours(model: Any, assets: ModelAssets, rows: list[TrainRow], packing: str) -
     return Variant(model, step)
 
 
-def _trl(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
-    trainer = _trainer(model, assets, case, len(rows))
-    batch = trl_batch(rows, assets)
+def _trl(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
+    trainer = _trainer(model, assets, case, len(rollouts))
+    batch = trl_batch(rollouts, assets)
 
     def step() -> Tensor:
         loss = trainer.compute_loss(trainer.model, batch)
@@ -99,10 +109,10 @@ def _trl(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> V
     return Variant(model, step)
 
 
-def _trl_compact(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
+def _trl_compact(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
     from trl.trainer import utils
 
-    plain = _trl(model, assets, case, rows)
+    plain = _trl(model, assets, case, rollouts)
 
     def step() -> Tensor:
         original, utils._use_triton = utils._use_triton, lambda device: True
@@ -114,11 +124,11 @@ def _trl_compact(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRo
     return Variant(model, step)
 
 
-def _trl_logits(model: Any, assets: ModelAssets, case: Case, rows: list[TrainRow]) -> Variant:
+def _trl_logits(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
-    trainer = _trainer(model, assets, case, len(rows))
-    batch = trl_batch(rows, assets)
+    trainer = _trainer(model, assets, case, len(rollouts))
+    batch = trl_batch(rollouts, assets)
 
     def from_logits(
         model: Any, input_ids: Tensor, attention_mask: Tensor, keep: int, **inputs: Any
@@ -151,10 +161,10 @@ VARIANTS = {
     "trl-compact": _trl_compact,
     "trl-logits": _trl_logits,
 }
-"""Name -> builder from model, folder, case and rows."""
+"""Name -> builder from model, assets, case and rollouts."""
 
 
-def _trainer(model: Any, assets: ModelAssets, case: Case, rows: int) -> Any:
+def _trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -163,12 +173,12 @@ def _trainer(model: Any, assets: ModelAssets, case: Case, rows: int) -> Any:
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
-        per_device_train_batch_size=rows,
+        per_device_train_batch_size=batch_size,
         num_generations=case.group,
         max_completion_length=case.longest,
         loss_type="sapo",
-        sapo_temperature_pos=TAU_POS,
-        sapo_temperature_neg=TAU_NEG,
+        sapo_temperature_pos=OPTIONS.tau_pos,
+        sapo_temperature_neg=OPTIONS.tau_neg,
         temperature=1.0,
         beta=0.0,
         save_strategy="no",
@@ -178,7 +188,7 @@ def _trainer(model: Any, assets: ModelAssets, case: Case, rows: int) -> Any:
         model=model,
         reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
         args=arguments,
-        train_dataset=Dataset.from_list([{"prompt": "none"}] * rows),
+        train_dataset=Dataset.from_list([{"prompt": "none"}] * batch_size),
         processing_class=assets.processor,
     )
     trainer.current_gradient_accumulation_steps = 1  # its training loop sets it
@@ -186,26 +196,26 @@ def _trainer(model: Any, assets: ModelAssets, case: Case, rows: int) -> Any:
     return trainer
 
 
-def trl_batch(rows: Sequence[TrainRow], assets: ModelAssets) -> dict[str, Any]:
-    """Return TRL's format: prompts padded left, completions right, pictures once per response."""
+def trl_batch(rollouts: Sequence[Rollout], assets: ModelAssets) -> dict[str, Any]:
+    """Convert to TRL's format: prompts padded left, completions right, images per response."""
     from trl.trainer.utils import pad
 
     pad_id = assets.tokenizer.pad_token_id
-    prompts = [torch.tensor(row.prompt.expanded_ids) for row in rows]
-    answers = [torch.tensor(row.token_ids) for row in rows]
+    prompts = [torch.tensor(rollout.prompt.expanded_ids) for rollout in rollouts]
+    answers = [torch.tensor(rollout.token_ids) for rollout in rollouts]
     prompt_ids = pad(prompts, padding_value=pad_id, padding_side="left")
     completion_ids = pad(answers, padding_value=pad_id, padding_side="right")
-    old = [torch.from_numpy(row.old_logprobs) for row in rows]
+    old = [torch.from_numpy(rollout.old_logprobs) for rollout in rollouts]
     types = (prompt_ids == assets.image_token_id).int()
     return {
         "prompt_ids": prompt_ids,
         "prompt_mask": pad([torch.ones_like(p) for p in prompts], 0, "left"),
         "completion_ids": completion_ids,
         "completion_mask": pad([torch.ones_like(a) for a in answers], 0, "right"),
-        "advantages": torch.tensor([row.advantage for row in rows]),
+        "advantages": torch.tensor([rollout.advantage for rollout in rollouts]),
         "old_per_token_logps": pad(old, 0.0, "right"),
-        "pixel_values": torch.cat([row.prompt.pixel_values for row in rows]),  # type: ignore[misc]
-        "image_grid_thw": torch.cat([row.prompt.grid_thw for row in rows]),  # type: ignore[misc]
-        "num_images": [1] * len(rows),
+        "pixel_values": torch.cat([r.prompt.pixel_values for r in rollouts]),  # type: ignore[misc]
+        "image_grid_thw": torch.cat([r.prompt.grid_thw for r in rollouts]),  # type: ignore[misc]
+        "num_images": [1] * len(rollouts),
         "mm_token_type_ids": torch.cat([types, torch.zeros_like(completion_ids).int()], dim=1),
     }

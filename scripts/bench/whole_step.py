@@ -1,13 +1,13 @@
 """A whole training step against TRL: `bash scripts/bench_learner.sh --whole-step`.
 
-The tiny model (or `--model FOLDER`) takes the same prompts with the same pictures, G, longest
-response and number of optimizer steps through both toolkits, each in a process of its own; they
-take turns, step by step. Ours is the main job's step: vLLM rollout, verification, SAPO update,
-weight push. TRL's is its GRPOTrainer with loss_type sapo in float32 without gradient checkpointing,
-its generation by transformers. Both call the same verifiers, and both are then given a coin flip on
-the response's text as the reward, so that every group carries a gradient.
+Both toolkits train the tiny model (or `--model FOLDER`) on the same prompts and images with the
+same group size, response limit and number of optimizer steps. Each runs in its own process, and
+they alternate step by step. Ours is the main job's step: vLLM rollout, verification, SAPO update,
+weight sync. TRL's is its GRPOTrainer with loss_type sapo in float32, without gradient checkpointing
+and with transformers' generation. Both call the same verifiers, and both then get a reward that is
+a coin flip on the response's text, so that every group has a gradient.
 
-Left out: the first step of each, in which both warm up.
+Left out: each toolkit's first step, which includes warm-up.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from sapo_vl.system.machine import prepare_environment
 
 PHASES = ("prepare", "generate", "verify", "old_logprobs", "update", "sync")
 TOOLKITS = {"ours": "bench.step_ours", "trl": "bench.step_trl"}
-"""Toolkit -> the module that trains with it."""
+"""Toolkit -> the module of its process."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print the table, write the JSON."""
+    """Run the benchmark, print its table and write the JSON file."""
     arguments = _parse(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     prepare_environment()
-    with tempfile.TemporaryDirectory() as place:
-        options = vars(arguments) | {"place": place}
-        options["model"] = str(arguments.model or _tiny(Path(place)))
+    with tempfile.TemporaryDirectory() as folder:
+        options = vars(arguments) | {"work_dir": folder}
+        options["model"] = str(arguments.model or _tiny(Path(folder)))
         options["json"] = str(arguments.json)
         children = {name: Child(module, options) for name, module in TOOLKITS.items()}
         for name, child in children.items():
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
             child.close()
     results = {
         "machine": report.machine(),
-        "options": {k: v for k, v in options.items() if k not in ("place", "json")},
+        "options": {k: v for k, v in options.items() if k not in ("work_dir", "json")},
         "load": os.getloadavg()[0],
         "steps": steps,
     }
@@ -70,28 +70,30 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, help="model folder (default: a new tiny one)")
     parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts a step")
-    parser.add_argument("--group", type=int, default=8, help="responses a prompt, G")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts per step")
+    parser.add_argument("--group", type=int, default=8, help="responses per prompt, G")
     parser.add_argument("--max-new-tokens", type=int, default=24, help="longest response")
-    parser.add_argument("--mini-batches", type=int, default=4, help="optimizer steps a step")
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument(
+        "--mini-batches", type=int, default=4, help="optimizer steps per rollout batch"
+    )
+    parser.add_argument("--json", type=Path, help="output file for all results")
     return parser.parse_args(argv)
 
 
-def _tiny(place: Path) -> Path:
+def _tiny(folder: Path) -> Path:
     from sapo_vl.data import synthetic
     from sapo_vl.model import tiny
     from sapo_vl.training.setup import TOKENIZER_TEXTS
 
-    tiny.build(place / "tiny", corpus=synthetic.corpus(0, TOKENIZER_TEXTS), seed=0)
-    return place / "tiny"
+    tiny.build(folder / "tiny", corpus=synthetic.corpus(0, TOKENIZER_TEXTS), seed=0)
+    return folder / "tiny"
 
 
 class Child:
-    """A toolkit's process: it says a line when it is ready, and one after each step."""
+    """A toolkit's process, which sends a line when it is ready and after each step."""
 
     def __init__(self, module: str, options: dict[str, Any]) -> None:
-        """Start it; it gets the options as JSON."""
+        """Start the process; it gets the options as JSON."""
         self._module = module
         command = [sys.executable, "-W", "ignore", "-m", module, json.dumps(options, default=str)]
         self._process = subprocess.Popen(
@@ -99,13 +101,13 @@ class Child:
         )
 
     def go(self) -> None:
-        """Let it take its next step."""
+        """Signal the next step."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def wait(self) -> dict[str, Any]:
-        """Return what it says next. Raises RuntimeError when it has ended instead."""
+        """Return the next message. Raises RuntimeError if the process has exited."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(MARK):
@@ -113,22 +115,22 @@ class Child:
         raise RuntimeError(f"{self._module} ended with code {self._process.wait()}")
 
     def close(self) -> None:
-        """Let it end."""
+        """Wait for the process to exit."""
         self._process.communicate()
 
 
 def table(steps: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the phases side by side, medians over the steps after the first."""
-    counted = {name: found[1:] or found for name, found in steps.items()}
+    """Return the table of phases: medians over the steps after the first."""
+    counted = {name: measured[1:] or measured for name, measured in steps.items()}
 
-    def middle(name: str, clock: str, phase: str | None) -> float:
+    def median_of(name: str, clock: str, phase: str | None) -> float:
         values = [s[clock] for s in counted[name]]
         return median(sum(v.values()) if phase is None else v.get(phase, 0.0) for v in values)
 
     rows = []
     for phase in (*PHASES, None):
-        ours, theirs = (middle(name, "wall", phase) for name in TOOLKITS)
-        cpu = [f"{middle(name, 'cpu', phase):.2f}" for name in TOOLKITS]
+        ours, theirs = (median_of(name, "wall", phase) for name in TOOLKITS)
+        cpu = [f"{median_of(name, 'cpu', phase):.2f}" for name in TOOLKITS]
         times = f"{theirs / ours:.2f}" if ours > 0 else "-"
         rows.append([phase or "whole step", f"{ours:.2f}", f"{theirs:.2f}", times, *cpu])
     for what, digits in (("tokens", 0), ("mean_length", 1), ("updates", 0)):

@@ -1,5 +1,4 @@
 """What only a GPU can show: FlexAttention backward, the colocated engine, bf16.
-bf16.
 
 Run by `bash scripts/gpu_check.sh`; skipped, with this reason, where there is no GPU.
 """
@@ -44,7 +43,6 @@ def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     from sapo_vl.learner.engine import Learner
     from sapo_vl.model.assets import open_assets
     from sapo_vl.model.prompts import PromptRenderer
-    from sapo_vl.training.rollouts import TrainRow
 
     config = tiny_config(tiny_folder, "model.dtype=bfloat16", "learner.zero_stage=2")
     assets = open_assets(tiny_folder)
@@ -54,15 +52,10 @@ def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     for _ in range(2):
         engine.sleep()
         engine.update_weights(learner.weights())
-        completions = engine.generate(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
-        rows = [
-            TrainRow(p, c.token_ids) for p, cs in zip(prompts, completions, strict=True) for c in cs
-        ]
-        learner.fill_old_logprobs(rows)
-        flat = [c for cs in completions for c in cs]
-        gaps = [
-            abs(r.old_logprobs - c.generator_logprobs).mean()
-            for r, c in zip(rows, flat, strict=True)
-        ]
+        groups = engine.generate(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
+        rollouts = [rollout for group in groups for rollout in group]
+        assert len(rollouts) == 4 * len(prompts)
+        learner.fill_old_logprobs(rollouts)
+        gaps = [abs(r.old_logprobs - r.generator_logprobs).mean() for r in rollouts]
         assert sum(gaps) / len(gaps) < 0.05  # bf16 on both sides
     engine.close()

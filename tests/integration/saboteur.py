@@ -17,7 +17,7 @@ from sapo_vl.cli import parser as cli
 from sapo_vl.schema import Outcome, Sample, Verdict
 from sapo_vl.system.machine import prepare_environment
 
-MOMENTS = {  # name -> module, class or nothing, function, whether the signal comes after it
+MOMENTS = {  # name -> module, class or "", function, whether the signal comes after the call
     "update": ("sapo_vl.learner.engine", "Learner", "update", False),
     "saving": ("sapo_vl.learner.engine", "Learner", "save", True),  # not renamed yet
     "saved": ("sapo_vl.training.checkpoint", "", "save", True),
@@ -28,18 +28,17 @@ MOMENTS = {  # name -> module, class or nothing, function, whether the signal co
 
 def score(sample: Sample, response: str) -> Verdict:
     """Half of all responses are right, always the same ones."""
-    right = zlib.crc32(f"{sample.id} {response}".encode()) % 2 == 1
-    gold = response == f"\\boxed{{{sample.answer}}}"
-    if right or gold:
+    lucky = zlib.crc32(f"{sample.id} {response}".encode()) % 2 == 1
+    if lucky or response == f"\\boxed{{{sample.answer}}}":
         return Verdict(Outcome.CORRECT, 1.0, "by chance")
     return Verdict(Outcome.WRONG, 0.0, "by chance")
 
 
 def _arm(moment: str, count: int, number: int) -> None:
-    module, holder, name, after = MOMENTS[moment]
-    place = importlib.import_module(module)
-    place = getattr(place, holder) if holder else place
-    original, calls = getattr(place, name), iter(range(1, 1_000_000))
+    module, class_name, name, after = MOMENTS[moment]
+    owner = importlib.import_module(module)
+    owner = getattr(owner, class_name) if class_name else owner
+    original, calls = getattr(owner, name), iter(range(1, 1_000_000))
 
     def wrapped(*args, **kwargs):
         due = next(calls) == count
@@ -50,7 +49,7 @@ def _arm(moment: str, count: int, number: int) -> None:
             os.kill(os.getpid(), number)
         return result
 
-    setattr(place, name, wrapped)
+    setattr(owner, name, wrapped)
 
 
 if __name__ == "__main__":

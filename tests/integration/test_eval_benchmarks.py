@@ -56,7 +56,7 @@ def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_pa
     assert len(lines) == 6
     file.write_text("".join(lines[:4]) + lines[4][:30])
     again = evaluate(tiny_folder, tmp_path / "whole", *options)
-    assert "6 responses, 4 of them are there" in again.stdout
+    assert "6 responses, 4 already stored" in again.stdout
     assert file.read_text().splitlines(keepends=True) == lines
     assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
     gain = json.loads(again.stdout.splitlines()[-1])["benchmarks"]["superclevr"]["vision_gain"]
@@ -68,6 +68,36 @@ def test_stopped_evaluations_go_on_and_controls_are_measured(tiny_folder, tmp_pa
         "score", "mathvision", "--responses", file, "--out", tmp_path / "again.jsonl"
     )  # fmt: skip
     assert json.loads(rescored.stdout.splitlines()[-1])["rows"] == 6
+
+
+OWN = """
+from sapo_vl.data import synthetic
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement
+
+BENCHMARK = Benchmark(
+    name="shapes",
+    title="Shapes",
+    rows=lambda folder: synthetic.rows(seed=0, split="test", count=4),
+    prompt=lambda sample: f"{sample.problem}\\nOne word.",
+    extract=lambda response, draw: ExtractedAnswer(response.text[:1]),
+    judge=lambda response, value: Judgement(value == response.answer, "by text"),
+    tables=("task",),
+)
+"""
+
+
+def test_a_benchmark_of_the_users_own(tiny_folder, tmp_path):
+    file, out = tmp_path / "bench.py", tmp_path / "out"
+    file.write_text(OWN)
+    run = cli(
+        "benchmark", "--model", tiny_folder, "--benchmarks", f"{file}:BENCHMARK", "--source",
+        tmp_path, "--out", out, "--limit", "3", *SMALL, timeout=600,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(run.stdout.splitlines()[-1])["benchmarks"]["shapes"]["problems"] == 3
+    rows = [json.loads(line) for line in (out / "shapes" / "responses.jsonl").open()]
+    assert [row["problem_id"] for row in rows] == [row["problem_id"] for row in rows if row["gold"]]
+    assert "Shapes" in (out / "report.md").read_text()
 
 
 @needs_raw
@@ -124,5 +154,5 @@ def test_a_missing_image_names_record_and_file(tiny_folder, tmp_path):
     )  # fmt: skip
     assert run.returncode == 2
     number = json.loads(lines[0])["id"]
-    assert f"mathvision {number}: the image" in run.stderr
+    assert f"mathvision-{number}: missing image file" in run.stderr
     assert not (tmp_path / "out").exists()

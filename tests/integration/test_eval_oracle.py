@@ -24,7 +24,9 @@ pytestmark = [
 
 
 @lru_cache(maxsize=2)
-def scored(name: str, file: str, from_extraction: bool = False) -> tuple[list[dict], list[ScoredResponse]]:
+def scored(
+    name: str, file: str, from_extraction: bool = False
+) -> tuple[list[dict], list[ScoredResponse]]:
     path = ORACLE / f"{file}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         published = [json.loads(line) for line in lines]
@@ -33,7 +35,9 @@ def scored(name: str, file: str, from_extraction: bool = False) -> tuple[list[di
     return published, found
 
 
-def disagreements(published: list[dict], found: list[ScoredResponse], key: str = "official_correct"):
+def disagreements(
+    published: list[dict], found: list[ScoredResponse], key: str = "official_correct"
+) -> list[tuple[str, str]]:
     pairs = zip(published, found, strict=True)
     return [(p["model"], p["problem_id"]) for p, f in pairs if p[key] is not f.correct]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import distance, make_rows, make_sample, make_samples, tiny_config
-from sapo_vl.learner.rows import PLANS
+from helpers import distance, make_rollouts, make_sample, make_samples, tiny_config
 
 from sapo_vl import sft
 from sapo_vl.algorithm import objectives
@@ -21,10 +20,12 @@ from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import BAN_BIAS, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import DTYPES, freeze, load_weights, trainable_rows
+from sapo_vl.schema import Rollout
 
 pytestmark = pytest.mark.slow
 
 STAGES, LR = [0, 1, 2, 3], 1e-3
+LAYOUTS = ["padded", "shared_prefix"]
 
 Weights = dict[str, torch.Tensor]
 
@@ -65,12 +66,12 @@ def moved(a: Weights, b: Weights) -> dict[str, float]:
     return {name: float((a[name].float() - b[name].float()).abs().max()) for name in a}
 
 
-def gradient(learner: Learner, rows, objective) -> Weights:
+def gradient(learner: Learner, rollouts, objective) -> Weights:
     """Return the gradient of one update without taking the step (ZeRO stage 0)."""
     step = learner._engine.step
     learner._engine.step = lambda: None
     try:
-        learner.update(rows, objective, LR)
+        learner.update(rollouts, objective, LR)
         named = learner.model.named_parameters()
         return {n: p.grad.clone() for n, p in named if p.grad is not None}
     finally:
@@ -78,10 +79,10 @@ def gradient(learner: Learner, rows, objective) -> Weights:
         learner._engine.zero_grad()
 
 
-def plain_logprobs(module, row, banned, temperature: float) -> torch.Tensor:
-    """Return a row's log-probs by transformers' own forward, positions inferred by it."""
-    prompt = row.prompt
-    ids = torch.tensor([prompt.expanded_ids + row.token_ids])
+def plain_logprobs(module, rollout: Rollout, banned, temperature: float) -> torch.Tensor:
+    """Return a rollout's log-probs by transformers' own forward, positions inferred by it."""
+    prompt = rollout.prompt
+    ids = torch.tensor([prompt.expanded_ids + rollout.token_ids])
     image = module.config.image_token_id
     types = (ids == image).int()
     out = module(
@@ -98,115 +99,130 @@ def plain_logprobs(module, row, banned, temperature: float) -> torch.Tensor:
     return logprobs.gather(-1, ids[0, start:, None])[:, 0]
 
 
-@pytest.mark.parametrize("packing", sorted(PLANS))
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_the_forward_path_equals_transformers(request, tiny_folder, kind, packing, prompts):
+def test_the_forward_path_equals_transformers(request, tiny_folder, kind, layout, prompts):
     name = {"dense": "tiny_folder", "moe": "tiny_moe_folder"}[kind]
     opened = open_assets(request.getfixturevalue(name))
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
-    rows = make_rows(rendered)
+    rollouts = make_rollouts(rendered)
     module = load_weights(opened, "float32")
     with torch.no_grad():
-        expected = torch.cat([plain_logprobs(module, r, opened.banned_ids, 0.7) for r in rows])
-        out = Policy(module, opened, 0.7, packing)(rows).out
+        expected = torch.cat([plain_logprobs(module, r, opened.banned_ids, 0.7) for r in rollouts])
+        out = Policy(module, opened, 0.7, layout)(rollouts).out
     assert out.logprobs_N.shape == expected.shape
     torch.testing.assert_close(out.logprobs_N, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("packing", sorted(PLANS))
-def test_gradient_does_not_depend_on_micro_batches_or_order(build, prompts, objective, packing):
-    rows = make_rows(prompts)
-    whole = build("learner.micro_batch_tokens=100000", f"learner.packing={packing}")
-    reference = gradient(whole, rows, objective)
-    assert len(whole._micro_batches(rows)) == 1
-    shuffled = [rows[i] for i in np.random.default_rng(3).permutation(len(rows))]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradient_does_not_depend_on_micro_batches_or_order(build, prompts, objective, layout):
+    rollouts = make_rollouts(prompts)
+    whole = build("learner.micro_batch_tokens=100000", f"learner.layout={layout}")
+    reference = gradient(whole, rollouts, objective)
+    assert len(whole._micro_batches(rollouts)) == 1
+    shuffled = [rollouts[i] for i in np.random.default_rng(3).permutation(len(rollouts))]
     for budget in (200, 150, 100):
-        learner = build(f"learner.micro_batch_tokens={budget}", f"learner.packing={packing}")
+        learner = build(f"learner.micro_batch_tokens={budget}", f"learner.layout={layout}")
         assert len(learner._micro_batches(shuffled)) > 1
         assert distance(gradient(learner, shuffled, objective), reference) < 1e-6
-    padding = [replace(rows[0], counts=False), replace(rows[5], counts=False, advantage=9.0)]
-    assert distance(gradient(whole, rows + padding, objective), reference) < 1e-6
-    fewer = gradient(whole, rows[1:], objective)
+    padding = [
+        replace(rollouts[0], is_filler=True),
+        replace(rollouts[5], is_filler=True, advantage=9.0),
+    ]
+    assert distance(gradient(whole, rollouts + padding, objective), reference) < 1e-6
+    fewer = gradient(whole, rollouts[1:], objective)
     assert distance(fewer, reference) > 1e-2  # the bound above has teeth
 
 
 def test_both_layouts_give_the_same_gradient(build, prompts, objective):
-    rows = make_rows(prompts)
-    padded, packed = (build(f"learner.packing={name}") for name in ("padded", "shared_prefix"))
-    reference = gradient(padded, rows, objective)
-    assert distance(gradient(packed, rows, objective), reference) < 2e-6
+    rollouts = make_rollouts(prompts)
+    padded, packed = (build(f"learner.layout={name}") for name in ("padded", "shared_prefix"))
+    reference = gradient(padded, rollouts, objective)
+    assert distance(gradient(packed, rollouts, objective), reference) < 2e-6
 
 
 def test_on_policy_update_is_reinforce(build, prompts, objective):
     """The gradient of the first mini-batch is the mean of means of A * grad log pi."""
-    rows = [replace(row, old_logprobs=None, generator_logprobs=None) for row in make_rows(prompts)]
-    learner = build("sapo.mismatch_cap=null")
-    config = tiny_config(Path(learner.assets.path), "sapo.mismatch_cap=null")
-    ours = gradient(learner, rows, objectives.build(config))
+    rollouts = [
+        replace(rollout, old_logprobs=None, generator_logprobs=None)
+        for rollout in make_rollouts(prompts)
+    ]
+    learner = build("algorithm.importance_cap=null")
+    config = tiny_config(Path(learner.assets.path), "algorithm.importance_cap=null")
+    ours = gradient(learner, rollouts, objectives.build(config))
     learner._engine.zero_grad()
-    out = learner._policy(rows).out
-    pieces = out.logprobs_N.split([len(row.token_ids) for row in rows])
-    means = [p.mean() * row.advantage for p, row in zip(pieces, rows, strict=True)]
+    out = learner._policy(rollouts).out
+    pieces = out.logprobs_N.split([len(rollout.token_ids) for rollout in rollouts])
+    means = [p.mean() * rollout.advantage for p, rollout in zip(pieces, rollouts, strict=True)]
     (-torch.stack(means).mean()).backward()
     reinforce = {
         n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None
     }
     assert distance(ours, reinforce) < 1e-6
-    for row, piece in zip(rows, pieces, strict=True):  # and its old log-probs are its own
-        np.testing.assert_allclose(row.old_logprobs, piece.detach().numpy(), atol=1e-5)
+    for rollout, piece in zip(rollouts, pieces, strict=True):  # and its old log-probs are its own
+        np.testing.assert_allclose(rollout.old_logprobs, piece.detach().numpy(), atol=1e-5)
 
 
 def test_a_report_says_what_was_done(build, prompts, objective):
-    rows = make_rows(prompts)
+    rollouts = make_rollouts(prompts)
     learner = build()
-    learner.fill_old_logprobs(rows)
-    spare = replace(rows[0], counts=False)
+    learner.fill_old_logprobs(rollouts)
+    spare = replace(rollouts[0], is_filler=True)
     before = weights(learner)
-    report = learner.update([*rows, spare], objective, LR)
-    assert len(report.rows) == len(rows)
-    assert {id(row) for row in report.rows} == {id(row) for row in rows}
-    for row, log_ratio, weight, logprobs in zip(
-        report.rows, report.log_ratio, report.gate_weight, report.logprobs, strict=True
+    report = learner.update([*rollouts, spare], objective, LR)
+    assert len(report.rollouts) == len(rollouts)
+    assert {id(rollout) for rollout in report.rollouts} == {id(rollout) for rollout in rollouts}
+    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    for values_T in (
+        report.log_ratio_T,
+        report.gate_weight_T,
+        report.grad_coefficient_T,
+        report.entropy_T,
+        report.logprobs_T,
     ):
-        np.testing.assert_allclose(log_ratio, 0, atol=1e-5)
-        np.testing.assert_allclose(weight, 1, atol=1e-5)
-        np.testing.assert_allclose(logprobs, row.old_logprobs, atol=1e-5)
+        assert (values_T.shape, values_T.dtype) == ((tokens,), np.float32)
+    np.testing.assert_allclose(report.log_ratio_T, 0, atol=1e-5)
+    np.testing.assert_allclose(report.gate_weight_T, 1, atol=1e-5)
+    np.testing.assert_allclose(report.grad_coefficient_T, 1, atol=2e-5)
+    old_T = np.concatenate([rollout.old_logprobs for rollout in report.rollouts])
+    np.testing.assert_allclose(report.logprobs_T, old_T, atol=1e-5)
+    assert (report.entropy_T > 0).all()
     assert report.grad_norm > 0
     assert not report.skipped
-    assert report.centred == pytest.approx(0, abs=1e-5)
+    assert report.clamped == 0
+    assert report.loss_centered == pytest.approx(0, abs=1e-5)
     assert not same(weights(learner), before)
-    again = learner.update(rows, objective, LR)
-    assert min(float(w.min()) for w in again.gate_weight) < 0.99999  # now the ratios have moved
+    again = learner.update(rollouts, objective, LR)
+    assert float(again.gate_weight_T.min()) < 0.99999  # now the ratios have moved
 
 
-def test_a_mini_batch_without_rows_that_count_changes_nothing(build, prompts, objective):
+def test_a_mini_batch_of_fillers_changes_nothing(build, prompts, objective):
     learner = build()
     before = weights(learner)
-    rows = [replace(make_rows(prompts)[0], counts=False)]
-    report = learner.update(rows, objective, LR)
-    assert report.rows == []
+    rollouts = [replace(make_rollouts(prompts)[0], is_filler=True)]
+    report = learner.update(rollouts, objective, LR)
+    assert report.rollouts == []
+    assert report.log_ratio_T.shape == (0,)
     assert same(weights(learner), before)
 
 
 def test_text_alone_leaves_the_vision_tower(build, renderer, objective):
-    rows = make_rows(renderer.render([make_sample()]))
+    rollouts = make_rollouts(renderer.render([make_sample()]))
     learner = build()
     before = weights(learner)
-    learner.update(rows, objective, LR)
+    learner.update(rollouts, objective, LR)
     changes = moved(weights(learner), before)
-    assert all(
-        v == 0 for n, v in changes.items() if learner.assets.family.component(n) != "language"
-    )
+    assert all(v == 0 for n, v in changes.items() if ".visual." in n)
     assert max(changes.values()) > LR / 2
 
 
 def test_the_learning_rate_is_the_steps_own(build, prompts, objective):
     learner = build()
     before = weights(learner)
-    learner.update(make_rows(prompts), objective, 0.0)
+    learner.update(make_rollouts(prompts), objective, 0.0)
     assert same(weights(learner), before)
-    learner.update(make_rows(prompts), objective, 1e-4)
+    learner.update(make_rollouts(prompts), objective, 1e-4)
     assert 0.5e-4 < max(moved(weights(learner), before).values()) < 1.5e-4
 
 
@@ -215,22 +231,22 @@ def test_the_learning_rate_is_the_steps_own(build, prompts, objective):
 def test_the_gradient_is_clipped(build, prompts, objective, stage, dtype):
     """Adam forgets the gradient's scale but for its epsilon, far above a norm of 1e-12."""
     options = (f"learner.zero_stage={stage}", f"model.dtype={dtype}", "learner.lr=1e-2")
-    learner = build(*options, "learner.clip=1e-12")
+    learner = build(*options, "learner.max_grad_norm=1e-12")
     before = weights(learner)
-    report = learner.update(make_rows(prompts), objective, 1e-2)
+    report = learner.update(make_rollouts(prompts), objective, 1e-2)
     assert report.grad_norm > 1e-3  # the norm before clipping
     assert max(moved(weights(learner), before).values()) < 1e-5
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_all_stages_take_the_same_step(build, prompts, objective, stage):
-    rows = make_rows(prompts)
+    rollouts = make_rollouts(prompts)
     reference, learner = build(), build(f"learner.zero_stage={stage}")
     start = weights(reference)
     assert same(weights(learner), start)
     for _ in range(2):
-        one = reference.update(rows, objective, LR)
-        two = learner.update(rows, objective, LR)
+        one = reference.update(rollouts, objective, LR)
+        two = learner.update(rollouts, objective, LR)
         # stage 3's head goes through its module: other rounding, which Adam's first step enlarges
         assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-4 if stage == 3 else 1e-5)
     end, other = weights(reference), weights(learner)
@@ -241,7 +257,7 @@ def test_all_stages_take_the_same_step(build, prompts, objective, stage):
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_saving_and_loading_is_exact(build, prompts, objective, stage, tmp_path):
     def update(learner: Learner, seed: int) -> None:
-        learner.update(make_rows(prompts, seed), objective, LR)
+        learner.update(make_rollouts(prompts, seed), objective, LR)
 
     first = build(f"learner.zero_stage={stage}")
     for seed in (1, 2):
@@ -268,20 +284,19 @@ def test_saving_and_loading_is_exact(build, prompts, objective, stage, tmp_path)
     ],
 )
 def test_a_step_that_is_not_finite_is_skipped(build, prompts, objective, stage, dtype, value):
-    def loss(out, tensors):
-        return objective.loss(out, tensors)._replace(loss=(out.logprobs_N * value).sum())
+    def loss(inputs):
+        return objective.loss(inputs)._replace(loss=(inputs.logprobs_T * value).sum())
 
-    broken = objective._replace(loss=loss)
-
+    broken = replace(objective, loss=loss)
     options = (f"learner.zero_stage={stage}", f"model.dtype={dtype}")
     learner, untouched = build(*options), build(*options)
     before = weights(learner)
     for _ in range(2):
-        report = learner.update(make_rows(prompts), broken, LR)
+        report = learner.update(make_rollouts(prompts), broken, LR)
         assert report.skipped
         assert same(weights(learner), before)
     for each in (learner, untouched):  # and it leaves no trace in what follows
-        assert not each.update(make_rows(prompts), objective, LR).skipped
+        assert not each.update(make_rollouts(prompts), objective, LR).skipped
     assert same(weights(learner), weights(untouched))
     assert not same(weights(learner), before)
 
@@ -291,7 +306,7 @@ def test_bfloat16_trains(build, prompts, objective, stage):
     learner = build(f"learner.zero_stage={stage}", "model.dtype=bfloat16")
     before = weights(learner)
     for seed in range(2):
-        report = learner.update(make_rows(prompts, seed), objective, 1e-2)
+        report = learner.update(make_rollouts(prompts, seed), objective, 1e-2)
         assert np.isfinite([report.loss, report.grad_norm]).all()
         assert not report.skipped
     after = weights(learner)
@@ -306,10 +321,10 @@ def test_small_steps_add_up_in_bfloat16(build, prompts, objective):
     for stage in (0, 2):
         learner = build(f"learner.zero_stage={stage}", "model.dtype=bfloat16")
         assert weights(learner)[name].unique().tolist() == [1.0]
-        learner.update(make_rows(prompts), objective, 5e-4)
+        learner.update(make_rollouts(prompts), objective, 5e-4)
         assert weights(learner)[name].unique().tolist() == [1.0]
         for _ in range(6):
-            learner.update(make_rows(prompts), objective, 5e-4)
+            learner.update(make_rollouts(prompts), objective, 5e-4)
         assert 0.9961 > float(weights(learner)[name].min()) > 0.99
 
 
@@ -329,19 +344,17 @@ def tower_sizes(vocabulary: int) -> dict[str, int]:
 def test_frozen_vision_stays(build, prompts, objective, stage, assets, tmp_path):
     learner = build(f"learner.zero_stage={stage}", "model.freeze=[vision]")
     sizes = tower_sizes(len(assets.tokenizer))
-    rows = {name: (total, trained) for name, total, trained in trainable_rows(learner.model)}
-    assert rows == {
+    table = {name: (total, trained) for name, total, trained in trainable_rows(learner.model)}
+    assert table == {
         "vision": (sizes["vision"], 0),
         "merger": (sizes["merger"], 0),
         "language": (sizes["language"], sizes["language"]),
         "all": (sum(sizes.values()), sizes["language"]),
     }
     before = weights(learner)
-    learner.update(make_rows(prompts), objective, LR)
+    learner.update(make_rollouts(prompts), objective, LR)
     changes = moved(weights(learner), before)
-    assert all(
-        (v == 0) == (learner.assets.family.component(n) != "language") for n, v in changes.items()
-    )
+    assert all((v == 0) == (".visual." in n) for n, v in changes.items())
     learner.export(tmp_path / "out")
 
 
@@ -383,7 +396,7 @@ def test_the_exported_folder_is_a_plain_one(
     build, prompts, objective, stage, dtype, tiny_folder, tmp_path
 ):
     learner = build(f"learner.zero_stage={stage}", f"model.dtype={dtype}")
-    learner.update(make_rows(prompts), objective, LR)
+    learner.update(make_rollouts(prompts), objective, LR)
     out = tmp_path / "out"
     learner.export(out)
     from transformers import AutoModelForImageTextToText
@@ -413,42 +426,25 @@ def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, object
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     learner = build(f"learner.zero_stage={stage}", of=opened)
     before = weights(learner)
-    report = learner.update(make_rows(rendered), objective, LR)
+    report = learner.update(make_rollouts(rendered), objective, LR)
     assert np.isfinite(report.grad_norm)
     changes = moved(weights(learner), before)
     assert all(v > 0 for n, v in changes.items() if "experts" in n or "gate" in n)
 
 
 def test_gradient_checkpointing_changes_nothing(build, prompts, objective):
-    rows = make_rows(prompts)
+    rollouts = make_rollouts(prompts)
     plain, saving = build(), build("model.gradient_checkpointing=true")
-    reference = gradient(plain, rows, objective)
-    assert distance(gradient(saving, rows, objective), reference) < 1e-6
-    assert any(m.gradient_checkpointing for m in saving.model.modules() if hasattr(
-        m, "gradient_checkpointing"))  # fmt: skip
+    reference = gradient(plain, rollouts, objective)
+    assert distance(gradient(saving, rollouts, objective), reference) < 1e-6
+    flags = [getattr(m, "gradient_checkpointing", None) for m in saving.model.modules()]
+    assert True in flags
 
 
 def test_token_mean_weighs_tokens_alike(build, prompts):
-    rows = make_rows(prompts)
+    rollouts = make_rollouts(prompts)
     learner = build()
     with torch.no_grad():
-        expected = -learner._policy(rows).out.logprobs_N.mean()
-    report = learner.update(rows, sft.OBJECTIVE, LR)
+        expected = -learner._policy(rollouts).out.logprobs_N.mean()
+    report = learner.update(rollouts, sft.OBJECTIVE, LR)
     assert report.loss == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_deepspeed_settings_can_be_changed_by_a_file(tiny_folder, tmp_path):
-    from sapo_vl.learner.engine import deepspeed_settings
-
-    path = tmp_path / "ds.json"
-    path.write_text(
-        json.dumps({"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True})
-    )
-    config = tiny_config(tiny_folder, f"learner.deepspeed={path}", "learner.zero_stage=2")
-    settings = deepspeed_settings(config)
-    assert settings["zero_optimization"]["stage"] == 2
-    assert settings["zero_optimization"]["reduce_bucket_size"] == 7
-    assert settings["dump_state"] is True
-    path.write_text("{")
-    with pytest.raises(ConfigError, match=r"learner\.deepspeed=.*ds\.json"):
-        deepspeed_settings(config)

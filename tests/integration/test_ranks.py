@@ -51,7 +51,7 @@ def exported(folder: Path) -> dict:
 
 @pytest.mark.parametrize("case", ["padded-0", "shared_prefix-0"])
 def test_the_gradient_does_not_depend_on_the_number_of_ranks(outputs, case):
-    """Ten rows on one rank and two on the other: more micro-batches here than there."""
+    """Ten rollouts on one rank and two on the other: more micro-batches here than there."""
     reference = torch.load(outputs[1] / "padded-0-gradient-0.pt")
     for rank in (0, 1):
         own = torch.load(outputs[2] / f"{case}-gradient-{rank}.pt")

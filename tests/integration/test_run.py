@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, cli, environment
+import yaml
+from helpers import DUAL_CLIP, ROOT, cli, environment
 
 pytestmark = pytest.mark.slow
 
@@ -142,10 +143,8 @@ def test_rollouts_hold_every_response(reference):
         for r in table:
             assert len(r["token_ids"]) == len(r["generator_logprobs"])
             if r["old_logprobs"] is not None:
-                assert max(
-                    abs(a - b)
-                    for a, b in zip(r["old_logprobs"], r["generator_logprobs"], strict=True)
-                ) < 1e-3  # fmt: skip
+                pairs = zip(r["old_logprobs"], r["generator_logprobs"], strict=True)
+                assert max(abs(a - b) for a, b in pairs) < 1e-3
     responses = [r["response"] for r in pq.read_table(files[0]).to_pylist()]
     assert len(set(responses)) > PROMPTS  # G different ones, not one answer G times
 
@@ -319,6 +318,32 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
     assert ".partial" not in done.stdout  # what was half written has given its space back
 
 
+def test_an_objective_by_path_trains_with_its_own_option(tmp_path):
+    run = tmp_path / "run"
+    keys = (
+        *OVERRIDES,
+        f"objective={DUAL_CLIP}",
+        "loss.delta=2.5",
+        "loss.high=0.3",
+        "rollout.steps=2",
+        "generator.backend=transformers",
+        f"run.dir={run}",
+    )
+    done = cli("train", "--config", SMOKE, *keys, timeout=400)
+    finished(done)
+    resolved = yaml.safe_load((run / "config.yaml").read_text())
+    assert resolved["objective"] == DUAL_CLIP
+    assert resolved["loss"] == {"low": 0.2, "high": 0.3, "delta": 2.5}
+    assert "sapo" not in resolved
+    trained = rows(run, "train")
+    assert [row["step"] for row in trained] == [1, 2]
+    for row in trained:
+        assert row["grad_norm"] > 0
+        assert 0 <= row["gate/mean"] <= 1
+        assert not [name for name in row if name.startswith("gate/gap")]  # SAPO's theory alone
+    assert "gate was never active" not in done.stdout  # a clip is no gate
+
+
 @pytest.mark.skipif(not MATHVISION.is_dir(), reason="no MathVision sample beside the repository")
 def test_real_pictures_take_the_same_way(tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
@@ -326,9 +351,8 @@ def test_real_pictures_take_the_same_way(tmp_path):
     finished(done)
     report = json.loads((data / "report.json").read_text())
     assert report["kept"]["train"] > 8
-    done = cli(
-        "train", "--config", SMOKE, f"data.path={data}", f"run.dir={run}", timeout=500
-    )  # fmt: skip
+    keys = (f"data.path={data}", f"run.dir={run}")
+    done = cli("train", "--config", SMOKE, *keys, timeout=500)
     finished(done)
     trained = rows(run, "train")
     assert [row["step"] for row in trained] == [1, 2]

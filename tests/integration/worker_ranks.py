@@ -13,35 +13,41 @@ from sapo_vl.system.machine import prepare_environment
 prepare_environment()
 
 import torch  # noqa: E402
-from helpers import make_rows, make_samples, tiny_config  # noqa: E402
+from helpers import make_rollouts, make_samples, tiny_config  # noqa: E402
 
 from sapo_vl.algorithm import objectives  # noqa: E402
 from sapo_vl.learner.engine import Learner  # noqa: E402
 from sapo_vl.model.assets import ModelAssets, open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
-from sapo_vl.runs.folder import StopSignal  # noqa: E402
+from sapo_vl.runs.signals import StopSignal  # noqa: E402
+from sapo_vl.schema import Rollout  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
 
-CASES = (("padded", 0), ("shared_prefix", 0), ("shared_prefix", 2), ("shared_prefix", 3),
-         ("padded", 3))  # fmt: skip
+CASES = (
+    ("padded", 0),
+    ("shared_prefix", 0),
+    ("shared_prefix", 2),
+    ("shared_prefix", 3),
+    ("padded", 3),
+)
 LR = 1e-3
 
 
-def shares(rows: list, step: int) -> list[list]:
-    """Return the rows of each rank: 10 to 2, then pictures to one and text alone to the other."""
+def shares(rollouts: list[Rollout], step: int) -> list[list[Rollout]]:
+    """Return each rank's rollouts: 10 and 2, then those with pictures and those without."""
     if step == 0:
-        return [rows[:10], rows[10:]]
+        return [rollouts[:10], rollouts[10:]]
     return [
-        [row for row in rows if row.prompt.images],
-        [row for row in rows if not row.prompt.images],
+        [rollout for rollout in rollouts if rollout.prompt.images],
+        [rollout for rollout in rollouts if not rollout.prompt.images],
     ]
 
 
-def train_case(assets: ModelAssets, packing: str, stage: int, out: Path) -> None:
+def train_case(assets: ModelAssets, layout: str, stage: int, out: Path) -> None:
     """Take two steps and export; keep the first gradient where a rank has all of it."""
     config = tiny_config(
         Path(assets.path),
-        f"learner.packing={packing}",
+        f"learner.layout={layout}",
         f"learner.zero_stage={stage}",
         "learner.micro_batch_tokens=200",
     )
@@ -49,8 +55,8 @@ def train_case(assets: ModelAssets, packing: str, stage: int, out: Path) -> None
     objective = objectives.build(config)
     learner = Learner(config, assets)
     for step in range(2):
-        rows = make_rows(rendered, seed=step)
-        parts = shares(rows, step) if distributed.world_size() == 2 else [rows]
+        rollouts = make_rollouts(rendered, seed=step)
+        parts = shares(rollouts, step) if distributed.world_size() == 2 else [rollouts]
         own = parts[distributed.rank()]
         if step == 0 and stage == 0:
             keep_gradient(learner, own, objective, out)
@@ -63,13 +69,13 @@ def train_case(assets: ModelAssets, packing: str, stage: int, out: Path) -> None
     learner.close()
 
 
-def keep_gradient(learner: Learner, rows: list, objective, out: Path) -> None:
+def keep_gradient(learner: Learner, rollouts: list[Rollout], objective, out: Path) -> None:
     """Write the gradient of one update, as every rank has it, without taking the step."""
     step, gradients = learner._optimizer.step, {}
     learner._optimizer.step = lambda: gradients.update(
         {n: p.grad.clone() for n, p in learner.model.named_parameters()}
     )
-    learner.update(rows, objective, LR)
+    learner.update(rollouts, objective, LR)
     learner._optimizer.step = step
     torch.save(gradients, out.with_name(f"{out.name}-gradient-{distributed.rank()}.pt"))
 
@@ -77,7 +83,7 @@ def keep_gradient(learner: Learner, rows: list, objective, out: Path) -> None:
 def check_resume(learner, config, assets, directory: Path, rendered) -> None:
     """Save, step, load into a new learner, step: the same bits on every rank."""
     objective = objectives.build(config)
-    own = make_rows(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
+    own = make_rollouts(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
     learner.save(directory)
     learner.update(own, objective, LR)
     again = Learner(config, assets)
@@ -89,7 +95,7 @@ def check_resume(learner, config, assets, directory: Path, rendered) -> None:
     distributed.print0("resume: exact")
 
 
-def check_shared() -> None:
+def check_all_gather_block() -> None:
     """Ranks of one engine see the requests of all of them, others their own."""
     rank, ranks = distributed.rank(), distributed.world_size()
     own = [f"{rank}:{i}" for i in range(rank + 1)]  # unequal shares
@@ -102,10 +108,10 @@ def main() -> None:
     """Run all cases into OUT."""
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
     distributed.init()
-    check_shared()
+    check_all_gather_block()
     assets = open_assets(dense)
-    for packing, stage in CASES:
-        train_case(assets, packing, stage, out / f"{packing}-{stage}")
+    for layout, stage in CASES:
+        train_case(assets, layout, stage, out / f"{layout}-{stage}")
     train_case(open_assets(moe), "shared_prefix", 3, out / "moe-3")
     stop = StopSignal()
     assert not stop.requested()

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import ROOT
 
-from sapo_vl.config import Config, load, save
+from sapo_vl.algorithm import objectives
+from sapo_vl.config import (
+    BUILT_IN_OBJECTIVES,
+    RENAMED,
+    Config,
+    dump,
+    load,
+    parse_section,
+    save,
+    section_of,
+)
 from sapo_vl.errors import ConfigError
 
 FILES = sorted(ROOT.glob("configs/train/*.yaml")) + sorted(ROOT.glob("configs/eval/*.yaml"))
@@ -20,15 +32,18 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_defaults_of_the_paper():
-    sapo = load(None, []).sapo
-    assert (sapo.tau_pos, sapo.tau_neg, sapo.mini_batches, sapo.mismatch_cap) == (1, 1.05, 4, 2)
+    config = objectives.resolve(load(None, []))
+    assert config.objective == "sapo"
+    assert config.objective_options == {"tau_pos": 1.0, "tau_neg": 1.05, "gate": "sigmoid"}
+    assert (config.algorithm.num_mini_batches, config.algorithm.importance_cap) == (4, 2)
 
 
 def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     path = written(tmp_path, "sapo: {tau_pos: 0.9, tau_neg: 1.2}\nrun: {seed: 3}\n")
     config = load(path, ["sapo.tau_neg=1.1", "run.dir=runs/x"])
-    assert (config.sapo.tau_pos, config.sapo.tau_neg) == (0.9, 1.1)
-    assert config.sapo.mini_batches == 4
+    assert config.objective_options == {"tau_pos": 0.9, "tau_neg": 1.1}
+    assert objectives.resolve(config).objective_options["gate"] == "sigmoid"
+    assert config.algorithm.num_mini_batches == 4
     assert (config.run.seed, config.run.dir) == (3, Path("runs/x"))
 
 
@@ -47,14 +62,14 @@ def test_values_in_yaml_notation():
         None,
         [
             "model.freeze=[vision]",
-            "sapo.mismatch_cap=null",
+            "algorithm.importance_cap=null",
             "run.tensorboard=false",
             "learner.betas=[0.9, 0.99]",
             "rewards=[{fn: boxed, weight: 0.5}, {fn: my/file.py:score}]",
         ],
     )
     assert config.model.freeze == ["vision"]
-    assert config.sapo.mismatch_cap is None
+    assert config.algorithm.importance_cap is None
     assert config.run.tensorboard is False
     assert config.learner.betas == (0.9, 0.99)
     assert [(t.fn, t.weight) for t in config.rewards] == [("boxed", 0.5), ("my/file.py:score", 1)]
@@ -64,23 +79,28 @@ def test_values_in_yaml_notation():
     ("override", "wrong", "right"),
     [
         ("sapo.tau_ngeative=1", "sapo.tau_ngeative", "sapo.tau_neg"),
+        ("learner.zero_stgae=1", "learner.zero_stgae", "learner.zero_stage"),
+        ("lerner.lr=1", "lerner", "learner"),
         ("spao.tau_neg=1", "spao", "sapo"),
-        ("tau_neg=1.1", "tau_neg", "sapo.tau_neg"),
+        ("grop.high=1", "grop", "grpo"),
+        ("temperature=1", "temperature", "rollout.temperature"),
         ("learner.group_size=4", "learner.group_size", "rollout.group_size"),
         ("rewards=[{fun: boxed}]", "rewards[0].fun", "rewards[0].fn"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override, wrong, right):
     with pytest.raises(ConfigError) as caught:
-        load(None, [override])
+        objectives.resolve(load(None, [override]))
     assert f"unknown key '{wrong}'" in str(caught.value)
     assert f"did you mean '{right}'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_key_in_a_file_names_the_file(tmp_path):
-    path = written(tmp_path, "sapo:\n  tau_negative: 1.1\n")
-    with pytest.raises(ConfigError, match=r"tau_negative.*did you mean 'sapo.tau_neg'") as caught:
+    path = written(tmp_path, "learner:\n  zero_stages: 1\n")
+    with pytest.raises(
+        ConfigError, match=r"zero_stages.*did you mean 'learner.zero_stage'"
+    ) as caught:
         load(path, [])
     assert str(path) in str(caught.value)
 
@@ -90,12 +110,13 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path):
     [
         ("run.seed", "not an override; write key=value"),
         ("sapo=3", "'sapo' holds a group of keys"),
+        ("learner=3", "'learner' holds a group of keys"),
         ("sapo.tau_neg=-1", "sapo.tau_neg=-1: Input should be greater than 0"),
         ("sapo.tau_neg=high", "sapo.tau_neg='high': Input should be a valid number"),
         ("learner.zero_stage=4", "learner.zero_stage=4: Input should be 0, 1, 2 or 3"),
         ("model.dtype=fp8", "model.dtype='fp8': Input should be 'float32' or 'bfloat16'"),
         ("rollout.group_size=1", "rollout.group_size=1"),
-        ("rollout.prompts=2", "rollout.prompts=2 is below sapo.mini_batches=4"),
+        ("rollout.prompts=2", "rollout.prompts=2 is below algorithm.num_mini_batches=4"),
         ("data.max_pixels=100", "data.min_pixels=4096 is above data.max_pixels=100"),
         ("rollout.max_new_tokens=9000", "leaves no room"),
         ("rewards=[]", "rewards is empty"),
@@ -105,7 +126,7 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path):
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_allowed(override, words):
     with pytest.raises(ConfigError) as caught:
-        load(None, [override])
+        objectives.resolve(load(None, [override]))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -142,7 +163,7 @@ def test_later_assignments_are_checked():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_file_parses_and_survives_saving(path, tmp_path):
-    config = load(path, [])
+    config = objectives.resolve(load(path, []))
     save(config, tmp_path / "saved.yaml")
     assert load(tmp_path / "saved.yaml", []) == config
 
@@ -164,14 +185,83 @@ def test_everything_survives_saving(tmp_path):
         None,
         [
             "data.path=a/b",
-            "sapo.mismatch_cap=null",
+            "algorithm.importance_cap=null",
             "model.freeze=[merger, vision]",
             "learner.betas=[0.8, 0.9]",
             "rewards=[{fn: format}, {fn: boxed, weight: 2}]",
             "generator.parity_max=1e-3",
         ],
     )
-    for number, own in enumerate((config, Config())):  # the default parity_max is infinite
+    for number, tree in enumerate((config, Config())):  # the default parity_max is infinite
         path = tmp_path / f"{number}.yaml"
-        save(own, path)
-        assert load(path, []) == own
+        save(tree, path)
+        assert load(path, []) == tree
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_names_the_new_one(old, new, tmp_path):
+    section, _, key = old.partition(".")
+    override = f"{old}=1" if key else f"{section}.low=1"
+    with pytest.raises(ConfigError, match=re.escape(f"'{old}'; it is now {new}")) as caught:
+        objectives.resolve(load(None, [override]))
+    assert "\n" not in str(caught.value)
+    text = f"{section}: {{{key or 'low'}: 1}}\n"
+    with pytest.raises(ConfigError, match=re.escape(new)):
+        objectives.resolve(load(written(tmp_path, text), []))
+
+
+def test_every_new_key_exists():
+    known = [
+        f"{s}.{k}"
+        for s, values in dump(Config()).items()
+        if isinstance(values, dict)
+        for k in values
+    ]
+    for new in RENAMED.values():
+        assert new in known or new.startswith(("a section", "the environment variable")), new
+
+
+def test_the_built_in_objectives_are_those_there_are():
+    assert set(objectives.OBJECTIVES) == set(BUILT_IN_OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("objective", "section"), [("grpo", "grpo"), ("my/loss.py:loss", "loss"), ("a:b/c.py:d", "d")]
+)
+def test_the_section_of_an_objective(objective, section):
+    assert section_of(objective) == section
+
+
+def test_options_of_the_file_belong_to_the_files_objective(tmp_path):
+    path = written(tmp_path, "objective: grpo\ngrpo: {high: 0.3}\n")
+    config = load(path, ["grpo.low=0.1"])
+    assert (config.objective, config.objective_options) == ("grpo", {"high": 0.3, "low": 0.1})
+    with pytest.raises(ConfigError, match="'grpo' holds options of objective=grpo") as caught:
+        load(path, ["objective=gspo"])
+    assert str(path) in str(caught.value)
+    with pytest.raises(ConfigError, match="the command line: 'cispo' holds options"):
+        load(path, ["cispo.low=1"])
+
+
+def test_the_resolved_config_shows_the_objectives_section(tmp_path):
+    config = objectives.resolve(load(None, ["objective=cispo", "cispo.high=3"]))
+    assert dump(config)["cispo"] == {"low": 1.0, "high": 3.0}
+    assert dump(config)["objective"] == "cispo"
+    save(config, tmp_path / "config.yaml")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == dump(config)
+    assert load(tmp_path / "config.yaml", []) == config
+
+
+def test_a_section_is_parsed_by_its_own_class():
+    model = objectives.OBJECTIVES["grpo"].options
+    assert parse_section(model, {"high": 0.5}, "grpo") == model(low=0.2, high=0.5)
+    with pytest.raises(ConfigError, match=r"grpo\.high='x'"):
+        parse_section(model, {"high": "x"}, "grpo")
+    with pytest.raises(ConfigError, match=r"unknown key 'grpo\.hig'; did you mean 'grpo\.high'"):
+        parse_section(model, {"hig": 1}, "grpo")
+
+
+def test_what_is_known_leaves_out_where_options_are_kept():
+    with pytest.raises(ConfigError, match="known here: objective, run, model") as caught:
+        load(None, ["zzzz=1"])
+    assert "objective_options" not in str(caught.value)

@@ -178,7 +178,9 @@ def test_the_map_in_contributing_names_each_module_and_no_other():
     for line in block.splitlines():
         if line and not line.startswith(" "):
             room = line.split()[0].rstrip("/")
-        elif line.startswith("  ") and not line.startswith("   "):
+        elif line.startswith("  * "):
+            listed |= {f"{room}/{name}" for name in line.split()[1:]}
+        elif line.startswith("  "):
             listed.add(f"{room}/{line.split()[0]}")
     modules = {
         str(path.with_suffix(""))

@@ -4,7 +4,7 @@ Prompt: the problem and the `instruction` of the contest's config.yaml. Extracti
 AIME answers are whole numbers and compared as such; HMMT answers as mathematics, lists in any
 order. The site reports the mean over four runs: `--samples 4`.
 
-Six problems of AIME 2024 come with a figure, as asy code in the text: it stays there.
+Six problems of AIME 2024 have a figure, which stays in the text as Asymptote code.
 """
 
 from __future__ import annotations
@@ -48,19 +48,17 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 
 def judge_integer(response: Response, value: Any) -> Judgement:
-    """Compare as whole numbers (the published golds have leading zeros)."""
-    found = whole_number(str(value)) if value else None
-    gold = integer_answer(response)
-    return Judgement(found is not None and found == gold, f"{value!r} against {gold}")
+    """Compare as integers: published answers have leading zeros."""
+    number = whole_number(str(value)) if value else None
+    expected = integer_answer(response)
+    return Judgement(number is not None and number == expected, f"{value!r} against {expected}")
 
 
 def judge_maths(response: Response, value: Any) -> Judgement:
     """Compare as mathematics."""
-    return (
-        from_verdict(training_verifier.equal(response, str(value)))
-        if value
-        else Judgement(False, "no box")
-    )
+    if not value:
+        return Judgement(False, "no box")
+    return from_verdict(training_verifier.equal(response, str(value)))
 
 
 def _benchmark(

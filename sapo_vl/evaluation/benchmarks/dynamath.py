@@ -1,13 +1,12 @@
 """DynaMath (Zou et al., 2411.00836): 501 seed questions in ten variants; DynaMath/DynaMath.
 
 Prompt: the question and a guide for JSON with "solution" and "short answer". Judged by type: a
-float within 0.001 (its first word, "x\u03c0" is x times pi), a one-letter choice by equality and a
-longer one as part of the first three characters, a text as part of the answer.
+float within 0.001 (its first word; "x\u03c0" is x times pi), a one-letter choice by equality, a
+longer one by whether its first three characters contain the letter, a text by containment.
 
-Oddities kept: a text gold inside a longer answer counts ("not white" holds "white"). Stricter and
-beside it: `exact_text`. The authors published verdicts without responses; rows that have only a
-label keep it. Metrics: average accuracy, and worst case, the share of seed questions whose ten
-variants are all right.
+Oddities kept: an answer inside a longer text counts ("not white" contains "white"). Stricter rule:
+`exact_text`. The authors published verdicts without responses; such rows keep their verdict.
+Metrics: average accuracy, and worst case, the share of seed questions with all ten variants right.
 """
 
 from __future__ import annotations
@@ -65,12 +64,12 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return "short answer", else (as no protocol says) what a person would take for it."""
+    """Return the key "short answer"; without it, which no protocol covers, the final answer."""
     text = answer_part(response.text) or ""
-    found = _SHORT.findall(text)
-    if not found:
+    matches = _SHORT.findall(text)
+    if not matches:
         return ExtractedAnswer(final_answer(response.text).answer, "no short answer key: own rule")
-    value = found[-1].strip()
+    value = matches[-1].strip()
     try:
         return ExtractedAnswer(str(json.loads(value)).strip())
     except ValueError:
@@ -78,20 +77,22 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Compare by the answer's type."""
+    """Compare by the type of the answer."""
     if not isinstance(value, str) or not value.strip():
         return Judgement(False, "no short answer")
-    gold, value = str(response.answer).strip(), value.strip()
+    expected, value = str(response.answer).strip(), value.strip()
     if response.answer_type == "float":
-        left, right = _number(gold), _number(value)
+        left, right = _number(expected), _number(value)
         close = left is not None and right is not None and abs(left - right) <= 0.001
-        return Judgement(close, f"{value[:80]!r} against {gold!r}")
-    low, want = value.lower(), gold.lower()
+        return Judgement(close, f"{value[:80]!r} against {expected!r}")
+    given, wanted = value.lower(), expected.lower()
     if response.answer_type == "multiple choice":
-        correct = low == want if len(value) == 1 else want in low[:3]
+        correct = given == wanted if len(value) == 1 else wanted in given[:3]
     else:
-        correct = want in low
-    return Judgement(correct, f"{value[:80]!r} against {gold!r}", {"exact_text": low == want})
+        correct = wanted in given
+    return Judgement(
+        correct, f"{value[:80]!r} against {expected!r}", {"exact_text": given == wanted}
+    )
 
 
 def _number(text: str) -> float | None:
@@ -105,9 +106,9 @@ def _number(text: str) -> float | None:
 
 
 def aggregate(scored: Sequence[ScoredResponse]) -> dict[str, Any]:
-    """Return worst-case accuracy, over all seed questions and by subject and level.
+    """Return worst-case accuracy over all seed questions, and by subject, level and answer type.
 
-    With several samples per variant each sample counts as a seed question of its own.
+    With several samples per variant, each sample index counts as a seed question of its own.
     """
     seeds: dict[tuple[str, int], list[ScoredResponse]] = defaultdict(list)
     for item in scored:

@@ -1,12 +1,13 @@
 """EMMA (Hao et al., 2501.05444): 2,788 multimodal reasoning problems, or EMMA-mini's 400.
 
-Prompt: the repository's chain-of-thought one with a box. Extraction: a lone letter, "X:", a
-number, the last box, or what follows "final answer is" and its kin. Equal as text, or as numbers
-with two decimals, to the answer or (multiple choice) to the option's text. Metric beside accuracy:
-maj@n, the most common extraction of a problem's n responses, ties drawn with seed 42.
+Prompt: the repository's, with a chain of thought and a box. Extraction: a lone letter, "X:", a
+number, the last box, or the text after "final answer is" and similar phrases. Equal as text, or as
+numbers with two decimals, to the answer or (multiple choice) to the text of its choice. Metric
+besides accuracy: maj@n, the most common extraction of a problem's n responses, ties drawn with
+seed 42.
 
-Oddities kept: two decimals, and the readable beginning as a number (latex_value.py). Stricter and
-beside it: `same_text`.
+Oddities kept: two decimals, and the readable beginning of a text as its number (latex_value.py).
+Stricter rule: `same_text`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the official answer string."""
+    """Return the official extraction."""
     text = response.text.strip()
     if re.fullmatch(r"[A-Za-z]", text) or _is_number(text):
         return ExtractedAnswer(text)
@@ -68,18 +69,18 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
         if flag in text:
             tail = text.split(flag)[-1].strip()
             return ExtractedAnswer(tail.split("\n")[0].split(". ")[0].strip().rstrip("."))
-    return ExtractedAnswer(text[-500:] or None, "no answer was marked: the response's end")
+    return ExtractedAnswer(text[-500:] or None, "no marked answer: the end of the response")
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Compare with the answer and with the gold option's text."""
-    gold, text = str(response.answer), str(value or "").strip()
-    option = response.choices.get(gold, "")
-    texts = [known.strip().lower() for known in (gold, option) if known.strip()]
+    """Compare with the answer and with the text of its choice."""
+    expected, text = str(response.answer), str(value or "").strip()
+    choice = response.choices.get(expected, "")
+    texts = [known.strip().lower() for known in (expected, choice) if known.strip()]
     same = text.lower() in texts
     number = rounded(text) if text else None
     close = number is not None and any(number == rounded(known) for known in texts)
-    return Judgement(same or close, f"{text[:80]!r} against {gold!r}", {"same_text": same})
+    return Judgement(same or close, f"{text[:80]!r} against {expected!r}", {"same_text": same})
 
 
 def aggregate(scored: Sequence[ScoredResponse]) -> dict[str, Any]:

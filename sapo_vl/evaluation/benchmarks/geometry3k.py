@@ -1,21 +1,19 @@
-"""Geometry3K (Lu et al., 2105.04165) as it is used for RL: typed answers, no options shown.
+"""Geometry3K (Lu et al., 2105.04165) as it is used for RL: typed answers, choices not shown.
 
-Prompt: the problem and a box. Extraction: the last box. Judged as mathematics by the training
-verifier against the value of the right choice (EasyR1 and verl use mathruler, which accepts less
-and also wrong things; shared figures are in docs/verifiers.md). Beside it: `math_verify`.
+Prompt and scoring are those of MMK12: the last box, judged as mathematics by the training
+verifier against the value of the right choice (EasyR1 and verl use mathruler, which rejects some
+right answers and accepts some wrong ones; figures in docs/verifiers.md). Other rule: `math_verify`.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.sources import geometry3k
-from sapo_vl.evaluation.benchmarks.mmk12 import extract_box, judge_maths, prompt
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.mmk12 import extract, judge, prompt
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark
 from sapo_vl.schema import Sample
 
 
@@ -24,16 +22,6 @@ def rows(folder: Path) -> Iterator[Sample | Dropped]:
     has_train = any(folder.glob("geometry3k/train/*/data.json"))
     has_test = any(folder.glob("geometry3k/test/*/data.json"))
     return geometry3k.rows(folder, ("train",) if has_train and not has_test else ("test",))
-
-
-def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the inside of the last box."""
-    return extract_box(response)
-
-
-def judge(response: Response, value: Any) -> Judgement:
-    """Compare as mathematics."""
-    return judge_maths(response, value)
 
 
 BENCHMARK = Benchmark(

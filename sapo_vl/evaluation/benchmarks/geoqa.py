@@ -1,12 +1,12 @@
 """GeoQA as R1-V evaluates it (Deep-Agent/R1-V, src/eval): 754 test problems, answers typed.
 
 Prompt: the question and R1-V's tags. Judged by math-verify: `verify(parse(response),
-parse(gold))`; the published labels are reproduced with math-verify 0.9.0 (docs/evaluation.md).
+parse(answer))`; the published labels are reproduced with math-verify 0.9.0 (docs/evaluation.md).
 
-Oddities kept: the whole response is parsed, so a number of the reasoning may be taken, and a number
-that stands right between the tags (`<answer>41</answer>`) is not even seen; units on the gold
-("140°", "8cm") are dropped by math-verify's normalisation. Stricter and beside it: `verified`, the
-answer that the training verifier extracts, compared with it.
+Oddities kept: the whole response is parsed, so that a number of the reasoning may be taken, and a
+number directly between the tags (`<answer>41</answer>`) is not recognised; math-verify's
+normalisation drops units of the answer ("140°", "8cm"). Stricter rule: `verified`, the training
+verifier's extraction and comparison.
 """
 
 from __future__ import annotations
@@ -37,18 +37,20 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the whole response: math-verify finds the answer itself."""
+    """Return the whole response, from which math-verify extracts the answer."""
     return ExtractedAnswer(response.text or None, is_response=True)
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Ask math-verify."""
+    """Judge by math-verify."""
     if not value:
         return Judgement(False, "empty response")
     verdict = training_verifier.math_verify(response, str(value))
-    mine = training_verifier.answer(response.text)
-    strict = training_verifier.equal(response, mine).outcome is Outcome.CORRECT if mine else False
-    return from_verdict(verdict, verified=strict)
+    answer = training_verifier.answer(response.text)
+    is_equal = False
+    if answer:
+        is_equal = training_verifier.equal(response, answer).outcome is Outcome.CORRECT
+    return from_verdict(verdict, verified=is_equal)
 
 
 BENCHMARK = Benchmark(

@@ -1,8 +1,8 @@
-"""The number a LaTeX answer stands for, as MathVision's and EMMA's official rules read it.
+"""Numeric value of a LaTeX answer, as the official rules of MathVision and EMMA read it.
 
-Their rule is `eval(str(latex2sympy(x)))` with latex2sympy2 1.9.1. That package pins antlr4 4.7.2,
-which cannot stand beside the 4.13 of math-verify, and `eval` on a model's text is no option here;
-so the rule is rebuilt from its behaviour. Oddities kept, because the published labels have them:
+The official rule is `eval(str(latex2sympy(x)))` with latex2sympy2 1.9.1. That package pins antlr4
+4.7.2, which conflicts with math-verify's 4.13, and `eval` on a model's text is ruled out here; so
+the rule is rebuilt from its behaviour. Oddities kept, because the published labels depend on them:
 
 - the longest readable beginning counts: `4\\sqrt{2}}.theansweris` is 4 sqrt(2);
 - `2:3` is a quotient, `6\\frac{1}{4}` and `37 25/27` are products (no mixed numbers);
@@ -46,11 +46,11 @@ _OVER = ("/", "\\div", ":")
 _CLOSING = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}
 _MATRIX_ENDS = ("\\end{matrix}", "\\end{bmatrix}", "\\end{pmatrix}", "\\end{vmatrix}")
 _ENDS = ("", "}", ")", "]", ".", "_", "&", "\\}", "\\to", "\\rightarrow", *_MATRIX_ENDS)
-"""What may follow the readable beginning."""
+"""Tokens that may follow the readable beginning."""
 
 
 class _UnreadableError(ValueError):
-    """The text is not a number in this rule's reading."""
+    """The text has no numeric value by this rule."""
 
 
 def value(text: str) -> Number | None:
@@ -58,7 +58,7 @@ def value(text: str) -> Number | None:
     if len(text) > MAX_CHARS:
         return None
     try:
-        found = _Reader(_BLANKS.sub(" ", text)).whole()
+        found = _ValueParser(_BLANKS.sub(" ", text)).whole()
         return found if math.isfinite(found) else None  # raises for an integer beyond a float
     except (_UnreadableError, ArithmeticError, ValueError):
         return None
@@ -70,7 +70,7 @@ def rounded(text: str) -> Number | None:
     return None if found is None else round(found, 2)
 
 
-class _Reader:
+class _ValueParser:
     """Recursive descent over the tokens of one answer."""
 
     def __init__(self, text: str) -> None:
@@ -84,7 +84,7 @@ class _Reader:
         return str(self.tokens[self.at].lastgroup) if self.at < len(self.tokens) else ""
 
     def is_joined(self) -> bool:
-        """Whether no blank stands before the next token."""
+        """Return whether no space precedes the next token."""
         return self.tokens[self.at].start() == self.tokens[self.at - 1].end()
 
     def take(self) -> str:
@@ -183,18 +183,18 @@ class _Reader:
         raise _UnreadableError(f"no number starts with {token!r}")
 
     def argument(self, depth: int) -> Number:
-        """Read `{...}`: `\\frac12` and `\\sqrt3` have no number in this rule."""
+        """Read `{...}`; `\\frac12` and `\\sqrt3` have no value by this rule."""
         self.expect("{")
         inner = self.sum(depth + 1)
         self.expect("}")
         return inner
 
     def exponent(self, depth: int) -> Number:
-        """Read what follows a power sign, in braces or not."""
+        """Read an exponent, in braces or not."""
         return self.argument(depth) if self.peek() == "{" else self.atom(depth + 1)
 
     def exponential(self, depth: int) -> Number:
-        """Read `e^x`; a lone e has no value in this rule."""
+        """Read `e^x`; a lone e has no value by this rule."""
         self.take()
         self.expect("^")
         return math.exp(self.exponent(depth))

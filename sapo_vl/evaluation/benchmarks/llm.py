@@ -1,12 +1,13 @@
-"""An OpenAI-compatible endpoint that extracts, and judges, where a protocol asks an LLM to.
+"""OpenAI-compatible endpoint for protocols whose extraction, or verdict, is an LLM's.
 
     endpoint = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen3-4B")
-    extractions = endpoint.extract(BENCHMARKS["mathvista"], rows)
+    extractions = endpoint.extract(BENCHMARKS["mathvista"], responses)
     scored = endpoint.judged(scored)                                # MathVerse's second step
 
-The short official rules come first; only what they leave is asked. The wording is ours (llm.txt,
-and rewards/judge.txt for verdicts): the published results are GPT-4's with the authors' examples,
-so ours carry the model's name. The response is data inside a fence with a random nonce.
+The short official rules are tried first; the LLM gets only what they leave open. The prompts are
+ours (llm.txt, and the judge's prompt in rewards/ for verdicts), while published results come from
+GPT-4 with the authors' examples: results are labelled with the model's name. The response is data
+inside a fence with a random nonce, never an instruction.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ MAX_REPLY_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the LLM is."""
+    """Address and limits of the LLM server."""
 
     url: str  # ends in /v1
-    model: str  # name that the server knows
+    model: str  # name under which the server offers it
     concurrency: int = 16  # requests in flight
     seconds: float = 60.0  # deadline of one request
     retries: int = 4
     api_key_variable: str = "OPENAI_API_KEY"
 
-    def extract(self, benchmark: Benchmark, rows: Sequence[Response]) -> list[ExtractedAnswer]:
-        """Return an extraction per response. Raises SetupError when the endpoint fails."""
+    def extract(self, benchmark: Benchmark, responses: Sequence[Response]) -> list[ExtractedAnswer]:
+        """Return an extraction per response, in order. Raises SetupError when a request fails."""
         import openai
 
         draw = random.Random(SEED)
-        ruled = [benchmark.extract(response, draw) for response in rows]
+        ruled = [benchmark.extract(response, draw) for response in responses]
         key = os.environ.get(self.api_key_variable) or "none"
         with (
             openai.OpenAI(
@@ -68,25 +69,33 @@ class Endpoint:
             ) as client,
             ThreadPoolExecutor(self.concurrency) as pool,
         ):
-            asked = pool.map(lambda pair: self._one(client, *pair), zip(rows, ruled, strict=True))
-            return list(asked)
+            pairs = zip(responses, ruled, strict=True)
+            return list(pool.map(lambda pair: self._extract_one(client, *pair), pairs))
 
     def judged(self, scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
-        """Return the rows with the LLM's verdicts; the rules' stay beside them as `by_rule`.
+        """Return the responses with the LLM's verdicts, and the rules' verdicts as `by_rule`.
 
-        It is asked once, as the protocol has it. A reply without a verdict is none, and so is a
-        response without a gold answer.
+        One request per response, as in the protocol. A reply without a verdict gives none; a
+        response to a problem without an answer keeps its own.
         """
-        asked = [item for item in scored if item.response.answer is not None]
+        judged = [item for item in scored if item.response.answer is not None]
         config = JudgeConfig(
-            self.url, self.model, self.concurrency, deadline=self.seconds, retries=self.retries,
-            both_orders=False, api_key_variable=self.api_key_variable,
-        )  # fmt: skip
-        answers = [(sample(i.response), str(i.extraction.value or "")) for i in asked]
+            self.url,
+            self.model,
+            self.concurrency,
+            deadline=self.seconds,
+            retries=self.retries,
+            both_orders=False,
+            api_key_variable=self.api_key_variable,
+        )
+        answers = [(sample(item.response), str(item.extraction.value or "")) for item in judged]
         verdicts = iter(Judge(config).verdicts(answers))
-        return [_judged(i, next(verdicts)) if i.response.answer is not None else i for i in scored]
+        return [
+            _with_verdict(item, next(verdicts)) if item.response.answer is not None else item
+            for item in scored
+        ]
 
-    def _one(
+    def _extract_one(
         self, client: openai.OpenAI, response: Response, ruled: ExtractedAnswer
     ) -> ExtractedAnswer:
         if ruled.note != IN_PLACE or not response.text.strip():
@@ -108,18 +117,18 @@ class Endpoint:
         return ExtractedAnswer(parse(response, text), f"extracted by {self.model}")
 
 
-def _judged(item: ScoredResponse, verdict: Verdict) -> ScoredResponse:
+def _with_verdict(item: ScoredResponse, verdict: Verdict) -> ScoredResponse:
     rules = item.judgement.rules | {"by_rule": item.correct is True}
     return replace(item, judgement=from_verdict(verdict, **rules))
 
 
 def render(response: Response) -> str:
-    """Return the prompt for a response."""
-    options = "\n".join(f"({letter}) {text}" for letter, text in response.choices.items())
+    """Return the extraction prompt for a response."""
+    choices = "\n".join(f"({letter}) {text}" for letter, text in response.choices.items())
     parts = {
         "fence": f"=== {secrets.token_hex(8)} ===",
         "type": response.answer_type or response.question_type or "short text",
-        "question": f"{response.question}\n{options}".strip(),
+        "question": f"{response.question}\n{choices}".strip(),
         "response": response.text[-MAX_RESPONSE_CHARS:],
     }
     data = {name: text.replace("<|", "<\u200b|") for name, text in parts.items()}
@@ -127,7 +136,7 @@ def render(response: Response) -> str:
 
 
 def parse(response: Response, reply: str) -> Any:
-    """Return the extraction in the form the benchmark's `judge` takes."""
+    """Return the extraction of a reply, in the form that the benchmark's `judge` takes."""
     line = reply.strip().split("\n")[-1].removeprefix("Extracted answer:").strip()
     if response.answer_type == "letters":
         return [c for c in line.replace(",", " ").split() if c] or ["ZZZZZ"]

@@ -1,11 +1,10 @@
 """LogicVista (Xiao et al., 2407.04973): 448 multiple-choice puzzles; Yijia-Xiao/LogicVista.
 
-Extraction: an LLM lists the letters ("ZZZZZ" for none); without an endpoint
-`rule_extraction.py` reads them, and the result says so. The sorted letters, in lower case, must be
-the answer's.
+Extraction: an LLM lists the letters ("ZZZZZ" for none), or rule_extraction.py when there is no
+endpoint; the result is labelled. The sorted lower-case letters must equal the answer's.
 
-Oddities kept: one gold is "3" and one is empty, so those two go by the same comparison. Stricter
-and beside it: `is_gold_usable`, which counts a response wrong where the gold is no letter.
+Oddities kept: one answer is "3" and one is empty; both are compared like letters. Stricter rule:
+`is_gold_usable`, which counts a response as wrong where the answer has no letter.
 """
 
 from __future__ import annotations
@@ -24,23 +23,22 @@ NONE = "ZZZZZ"
 
 
 def prompt(sample: Sample) -> str:
-    """Return the question behind the image."""
+    """Return the image and the question."""
     return IMAGE_MARK + sample.metadata["published"]["question"]
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the letters that the response claims, by our rule."""
+    """Return the letters that the response claims, by rule_extraction.py."""
     return ExtractedAnswer(rule_extraction.letters(response) or [NONE], rule_extraction.IN_PLACE)
 
 
 def judge(response: Response, value: Any) -> Judgement:
     """Compare the sorted letters."""
-    found = _letters(value)
-    gold = _letters(str(response.answer))
-    usable = bool(gold) and all(len(c) == 1 and c.isalpha() for c in gold)
-    return Judgement(
-        found == gold, f"{found} against {gold}", {"is_gold_usable": usable and found == gold}
-    )
+    letters, expected = _letters(value), _letters(str(response.answer))
+    correct = letters == expected
+    usable = bool(expected) and all(len(c) == 1 and c.isalpha() for c in expected)
+    rules = {"is_gold_usable": usable and correct}
+    return Judgement(correct, f"{letters} against {expected}", rules)
 
 
 def _letters(value: Any) -> list[str]:

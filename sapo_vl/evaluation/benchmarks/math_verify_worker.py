@@ -1,7 +1,7 @@
-"""R1-V's GeoQA rule, math-verify of the response against the gold. Runs in a pool worker only.
+"""R1-V's GeoQA rule: math-verify on the response and the answer. Runs in a pool worker only.
 
-`verify` gets the response's parse as its first argument (the gold's place) as R1-V has it.
-Timeouts are math-verify's own off: the pool kills a worker that takes too long.
+As in R1-V, `verify` gets the response's parse as its first argument, which is the answer's place.
+math-verify's own timeouts are off: the pool kills a worker that takes too long.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from math_verify import parse, verify
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 MAX_CHARS = 8000
-"""math-verify's expressions are quadratic in places; an answer stands near the end."""
+"""Characters parsed, from the end: math-verify's regular expressions are partly quadratic."""
 
 
 def verdict(sample: Sample, response: str) -> Verdict:
-    """Return math-verify's verdict, with its first reading of the response."""
-    found = _parse(response[-MAX_CHARS:])
-    correct = bool(verify(found, _parse(sample.answer), timeout_seconds=None)) if found else False
-    shown = str(found[0])[:200] if found else None
+    """Return math-verify's verdict; `extracted` is its first reading of the response."""
+    parsed = _parse(response[-MAX_CHARS:])
+    correct = bool(verify(parsed, _parse(sample.answer), timeout_seconds=None)) if parsed else False
+    shown = str(parsed[0])[:200] if parsed else None
     reason = f"math-verify: {shown!r} against {sample.answer!r}"
     return Verdict(Outcome.CORRECT if correct else Outcome.WRONG, float(correct), reason, shown)
 

@@ -1,13 +1,13 @@
 """MathVerse (Zhang et al., 2403.14624): 788 problems in six versions; ZrrSkywalker/MathVerse.
 
-Prompt: the data's own `query_cot`. An LLM extracts the answer and an LLM judges it; without an
-endpoint the training verifiers do both, and the result says so. Beside it: `quick_match`, the
-repository's own text equality, and with an endpoint `by_rule`, the verifiers' verdict. The site's
-explorer format is read too (its choices are listed).
+Prompt: the data set's own `query_cot`. An LLM extracts the answer and an LLM judges it; without an
+endpoint the training verifiers do both, and the result is labelled. Other rules: `quick_match`, the
+repository's own text equality, and with an endpoint `by_rule`, the verifiers' verdict. The format
+of the website's explorer is read too; its prompt lists the choices.
 
 Accuracy is the paper's "w/o" score; CoT-E, which needs GPT-4V, is left out. Five versions have an
-image, Text Only has none. Oddity: in 25 of the explorer's 121 problems gold texts differ between
-versions, and some choices have two letters.
+image, Text Only has none. Oddity: in 25 of the explorer's 121 problems the answer's text differs
+between versions, and some answers have two letters.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ASK = {  # by whether there are choices
 
 
 def prompt(sample: Sample) -> str:
-    """Return the data set's `query_cot`, or one like it for a problem of the site."""
+    """Return the data set's `query_cot`, or one like it for a problem of the website."""
     published: Published = sample.metadata["published"]
     marks = IMAGE_MARK * len(sample.images)
     if "choice_text" not in published:
@@ -49,7 +49,7 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return a letter or an answer by our rule."""
+    """Return letters or a short answer, by rule_extraction.py."""
     if response.question_type == "multi-choice":
         claimed = "\n".join(rule_extraction.letters(response))
         return ExtractedAnswer(claimed or None, rule_extraction.IN_PLACE)

@@ -1,11 +1,11 @@
 """MathVision (Wang et al., 2402.14804): 3,040 test problems; protocol of mathllm/MATH-V.
 
-Everything is a rule: `mathvision_answer.py` finds the answer, `equal` compares it with the gold
-letter and with the text of the gold option: as lower-case text, then tuples element by element,
-then as numbers with two decimals.
+Rules throughout: mathvision_answer.py extracts, `equal` compares with the answer's letter and with
+the text of its choice: as lower-case text, then tuples element by element, then as numbers with two
+decimals.
 
-Oddities kept: two decimals, so 1/9 equals 10/91; the readable beginning of a text is its number
-(latex_value.py). Stricter and beside it: `same_text`, equal as text.
+Oddities kept: two decimals, so that 1/9 equals 10/91; the readable beginning of a text is its
+number (latex_value.py). Stricter rule: `same_text`, equal as text.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ PROMPT = (
 
 
 def rows(folder: Path) -> Iterator[Sample | Dropped]:
-    """Yield test, which contains testmini, or testmini where test is not there."""
-    has_test = any(next(folder.glob(p), None) for p in ("data/test.jsonl", "**/test-*.parquet"))
+    """Yield test, which contains testmini, or testmini when test is missing."""
+    test = ("data/test.jsonl", "**/test-*.parquet", "**/test.parquet")
+    has_test = any(next(folder.glob(pattern), None) for pattern in test)
     return mathvision.rows(folder, ("test",) if has_test else ("testmini",))
 
 
@@ -49,33 +50,33 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the official answer string."""
+    """Return the official extraction."""
     return ExtractedAnswer(find_answer(response.text))
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Compare with the gold letter, then with the gold option's text."""
+    """Compare with the answer's letter, then with the text of its choice."""
     answer = "" if value is None else str(value).strip()
-    gold = str(response.answer)
-    option = response.choices.get(gold, "")
-    correct = equal(gold, answer) or equal(option, answer)
-    same_text = answer != "" and answer.lower() in (gold.lower(), option.lower().strip("$ "))
-    return Judgement(correct, f"{answer[:80]!r} against {gold!r}", {"same_text": same_text})
+    expected = str(response.answer)
+    choice = response.choices.get(expected, "")
+    correct = equal(expected, answer) or equal(choice, answer)
+    same_text = answer != "" and answer.lower() in (expected.lower(), choice.lower().strip("$ "))
+    return Judgement(correct, f"{answer[:80]!r} against {expected!r}", {"same_text": same_text})
 
 
-def equal(gold: str, answer: str) -> bool:
+def equal(expected: str, answer: str) -> bool:
     """Apply the official equality of two strings."""
-    gold, answer = gold.lower(), answer.lower()
-    if not gold.replace(" ", "") or not answer.replace(" ", ""):
+    expected, answer = expected.lower(), answer.lower()
+    if not expected.replace(" ", "") or not answer.replace(" ", ""):
         return False
-    if gold.strip() == answer.strip() or _elements(gold) == _elements(answer):
+    if expected.strip() == answer.strip() or _elements(expected) == _elements(answer):
         return True
-    left, right = rounded(gold), rounded(answer)
+    left, right = rounded(expected), rounded(answer)
     return left is not None and left == right
 
 
 def _elements(text: str) -> str:
-    """Return a tuple or a list with its elements as numbers of two decimals."""
+    """Return a tuple or a list with its elements rounded to two decimals, other text unchanged."""
     if len(text) < 2 or (text[0], text[-1]) not in (("(", ")"), ("[", "]")):
         return text
     parts = text[1:-1].split(",")
@@ -96,7 +97,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
-    files=("data/test.jsonl", "data/testmini.jsonl", "**/test-*.parquet", "**/testmini*.parquet"),
+    files=("data/test.jsonl", "data/testmini.jsonl", "**/test*.parquet"),
     hub="MathLLMs/MathVision",
     tables=("subject", "level", ("subject", "level")),
 )

@@ -1,13 +1,13 @@
 """MathVista (Lu et al., 2310.02255): 1,000 testmini problems; protocol of lupantech/MathVista.
 
-Prompt: the data's own `query`. Extraction: short rules, then an LLM reads the rest (GPT-4 in the
-published results); without an endpoint `rule_extraction.py` reads it, and the result says so. The
-extraction is then normalised by type and compared as text with the gold.
+Prompt: the data set's own `query`. Extraction: short rules, then an LLM for the rest (GPT-4 in the
+published results), or rule_extraction.py when there is no endpoint; the result is labelled. The
+extraction is normalised by type and compared as text with the answer.
 
-Oddities kept: the first "(x)" is taken for a letter; a choice that is no letter becomes the option
-with the least edit distance, so an empty extraction picks the shortest option; a list is compared
-as it is printed. The repository's code reads "5.0" as the integer 5 while most published labels
-did not: that rule is `published_integers`. Stricter and beside it: `exact_option`, no nearest one.
+Oddities kept: the first "(x)" counts as a letter; a text that is not a letter becomes the choice
+with the least edit distance, so that an empty extraction picks the shortest choice; a list is
+compared as printed. The repository's code reads "5.0" as the integer 5, most published labels did
+not: rule `published_integers`. Stricter rule: `exact_option`, without the nearest choice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _QUICK = re.compile(r'The answer is "(.*)"\.')
 
 
 def prompt(sample: Sample) -> str:
-    """Return the data set's own query behind the image."""
+    """Return the image and the data set's own query."""
     return IMAGE_MARK + sample.metadata["published"]["query"]
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Apply the official short rules in their order; what theirs asks GPT-4, a rule reads."""
+    """Apply the official short rules in order, then rule_extraction.py in place of GPT-4."""
     text = response.text
     if text == "":
         return ExtractedAnswer("", "empty response")
@@ -49,20 +49,20 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Normalise and compare with the gold, by the repository's integer rule."""
-    found = normalise(response, value)
-    correct = found is not None and found == str(response.answer)
+    """Normalise and compare with the answer, by the repository's integer rule."""
+    text = normalise(response, value)
+    correct = text is not None and text == str(response.answer)
     others = {"published_integers": correct, "exact_option": correct}
     if response.answer_type == "integer":
         old = _number(value, int)
         others["published_integers"] = old is not None and old == str(response.answer)
     if response.question_type == "multi_choice":
         others["exact_option"] = correct and _named(response, _choice_text(value)) is not None
-    return Judgement(correct, f"{found!r} against {str(response.answer)!r}", others)
+    return Judgement(correct, f"{text!r} against {str(response.answer)!r}", others)
 
 
 def normalise(response: Response, value: Any) -> str | None:
-    """Return the extraction as text in the answer's type, None when it has none."""
+    """Return the extraction as text of the answer's type, None when it cannot be read so."""
     if response.question_type == "multi_choice":
         text = _choice_text(value)
         named = _named(response, text)
@@ -80,14 +80,14 @@ def normalise(response: Response, value: Any) -> str | None:
 
 
 def _choice_text(value: Any) -> str:
-    """Return the first bracketed letter, whether an option has it or not, else the text."""
+    """Return the first letter in parentheses, whether it is a choice's or not, else the text."""
     text = "" if value is None else str(value).strip()
     letter = _LETTER.search(text)
     return letter[1].upper() if letter else text
 
 
 def _named(response: Response, text: str) -> str | None:
-    """Return the option of this letter or text."""
+    """Return the text of the choice with this letter or text."""
     if text in response.choices:
         return response.choices[text]
     return text if text in response.choices.values() else None

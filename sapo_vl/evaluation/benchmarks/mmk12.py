@@ -1,7 +1,7 @@
 """MMK12 (MM-Eureka, 2503.07365): 500 test problems of school mathematics and science.
 
 Prompt: the question and a box. Extraction: the last box, else the final answer in words. Judged
-as mathematics by the training verifier; beside it `math_verify`, which MM-Eureka calls on the
+as mathematics by the training verifier. Other rule: `math_verify`, which MM-Eureka calls on the
 whole response.
 """
 
@@ -30,17 +30,17 @@ def prompt(sample: Sample) -> str:
     return f"{IMAGE_MARK}{sample.metadata['published']['question']}{SUFFIX}"
 
 
-def extract_box(response: Response) -> ExtractedAnswer:
-    """Return the inside of the last box; without one, the final answer as in training."""
+def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
+    """Return the content of the last box; without one, the final answer as in training."""
     box = last_box(response.text)
     if box.marked:
         return ExtractedAnswer(box.answer, box.reason)
-    found = final_answer(response.text)
-    return ExtractedAnswer(found.answer, found.reason)
+    answer = final_answer(response.text)
+    return ExtractedAnswer(answer.answer, answer.reason)
 
 
-def judge_maths(response: Response, value: Any) -> Judgement:
-    """Compare with the gold as mathematics, and let math-verify read the response."""
+def judge(response: Response, value: Any) -> Judgement:
+    """Compare with the answer as mathematics; math-verify reads the whole response."""
     if not value:
         return Judgement(False, "no answer")
     other = (
@@ -48,16 +48,6 @@ def judge_maths(response: Response, value: Any) -> Judgement:
         is Outcome.CORRECT
     )
     return from_verdict(training_verifier.equal(response, str(value)), math_verify=other)
-
-
-def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the inside of the last box, else the final answer."""
-    return extract_box(response)
-
-
-def judge(response: Response, value: Any) -> Judgement:
-    """Compare as mathematics."""
-    return judge_maths(response, value)
 
 
 BENCHMARK = Benchmark(

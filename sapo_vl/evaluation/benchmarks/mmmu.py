@@ -1,7 +1,7 @@
 """MMMU (Yue et al., 2311.16502): 900 validation problems of college subjects; official rules.
 
-Prompt: the question, the options as `(A) ...`, and the repository's closing sentence. Oddities:
-mmmu_answer.py. Stricter and beside it: `no_random`, where a random choice is wrong.
+Prompt: the question, the choices as `(A) ...`, and the repository's closing sentence. Oddities:
+mmmu_answer.py. Stricter rule: `no_random`, by which a random choice is wrong.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _LETTER_FORMS = ("({})", " {} ")
 
 
 def prompt(sample: Sample) -> str:
-    """Return the question with its images, the choices, and the repository's closing sentence."""
+    """Return question, choices and the repository's closing sentence."""
     published: Published = sample.metadata["published"]
-    return asking(sample, MULTIPLE if published["choices"] else OPEN)
+    return choices_prompt(sample, MULTIPLE if published["choices"] else OPEN)
 
 
-def asking(sample: Sample, closing: str) -> str:
-    """Return the question and the choices, closed by the given sentence."""
+def choices_prompt(sample: Sample, closing: str) -> str:
+    """Return the question with its images, the choices, and the closing sentence."""
     published: Published = sample.metadata["published"]
     choices = choices_by_letter(published["choices"])
     listed = "".join(f"({letter}) {text}\n" for letter, text in choices.items())
@@ -50,7 +50,7 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Compare a letter with the gold letter, predictions with the gold answers."""
+    """Compare a letter with the answer's letter, predictions with the accepted answers."""
     if response.choices:
         return Judgement(value == response.answer, f"{value!r} against {response.answer!r}")
     if isinstance(value, str):

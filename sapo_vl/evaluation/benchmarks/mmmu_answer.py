@@ -1,8 +1,8 @@
-"""What the rules of MMMU and MMMU-Pro take for the answer (MMMU-Benchmark/MMMU, eval_utils.py).
+"""Answer extraction of MMMU and MMMU-Pro (MMMU-Benchmark/MMMU, eval_utils.py).
 
-Oddities kept: where nothing names an option, the rule draws one at random (seed 42, in the order
-of the rows; `is_random` marks it and the report counts it); MMMU-Pro takes "X " and "X." without a
-blank before the letter, so an ordinary capital counts.
+Oddities kept: where no choice is named, the rule draws one at random (seed 42, in the order of the
+responses; `is_random` marks it and the report counts it); MMMU-Pro accepts "X " and "X." without a
+space before the letter, so that an ordinary capital counts.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _NUMBERS = (
     re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+"),
     re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])"),
 )
-"""The rule's own, with a look behind each run of digits: the same matches in linear time."""
+"""The official patterns with a lookbehind before each run of digits: same matches, linear time."""
 MAX_OPEN_CHARS = 20_000
 
 
 def choice(response: Response, draw: random.Random, forms: Sequence[str]) -> ExtractedAnswer:
-    """Return the option that the response names last.
+    """Return the choice that the response names last.
 
     `forms` are ways to write the letter, e.g. "({})" and " {} ", tried in turn; then, in a
-    response of more than five words, the options' own texts.
+    response of more than five words, the texts of the choices.
     """
     text = response.text
     for sign in (",", ".", "!", "?", ";", ":", "'"):
@@ -91,10 +91,14 @@ def normalise(text: str) -> list[str | float]:
         return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-def open_correct(gold: str | Sequence[str], predictions: Sequence[str | float]) -> bool:
-    """Whether a prediction equals a gold number or contains a gold text."""
-    golds = [v for text in ([gold] if isinstance(gold, str) else gold) for v in normalise(text)]
-    texts = [g for g in golds if isinstance(g, str)]
+def open_correct(expected: str | Sequence[str], predictions: Sequence[str | float]) -> bool:
+    """Return whether a prediction equals an accepted number or contains an accepted text."""
+    answers = [expected] if isinstance(expected, str) else expected
+    accepted = [value for text in answers for value in normalise(text)]
+    texts = [value for value in accepted if isinstance(value, str)]
     return any(
-        any(g in p for g in texts) if isinstance(p, str) else p in golds for p in predictions
+        any(text in prediction for text in texts)
+        if isinstance(prediction, str)
+        else prediction in accepted
+        for prediction in predictions
     )

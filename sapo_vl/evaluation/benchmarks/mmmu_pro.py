@@ -1,11 +1,11 @@
 """MMMU-Pro (Yue et al., 2409.02813): 1,730 problems, up to ten options; official rules.
 
-Two configurations: standard (images in the text) and vision (the question is in the screenshot);
-each is read from its folder of the hub's layout. Prompt: the repository's chain-of-thought one.
-Extraction: what follows the last "Answer:" if it holds exactly one option's letter, then as MMMU.
+Two configurations: standard (images in the text) and vision (the question is a screenshot).
+Prompt: the repository's, with a chain of thought. Extraction: the text after the last "Answer:" if
+it contains the letter of exactly one choice, else as MMMU.
 
-Oddities kept: as in mmmu_answer.py; a capital letter anywhere in the text behind "Answer:" counts.
-Stricter and beside it: `no_random`, where a random choice is wrong.
+Oddities kept: those of mmmu_answer.py; a capital letter anywhere after "Answer:" counts. Stricter
+rule: `no_random`, by which a random choice is wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from sapo_vl.data.sources import mmmu_pro
 from sapo_vl.evaluation.benchmarks import mmmu_answer
-from sapo_vl.evaluation.benchmarks.mmmu import asking
+from sapo_vl.evaluation.benchmarks.mmmu import choices_prompt
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -32,22 +32,20 @@ def prompt(sample: Sample) -> str:
     """Return the repository's chain-of-thought prompt of the problem's configuration."""
     if sample.metadata["published"]["variant"] == "vision":
         return f"{IMAGE_MARK}\n{VISION}"
-    return asking(sample, STANDARD)
+    return choices_prompt(sample, STANDARD)
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
     """Return a letter."""
-    place = response.text.rfind("Answer:")
-    if place != -1:
-        tail = response.text[place + len("Answer:") :].strip()
-        found = [letter for letter in response.choices if letter in tail]
-        if len(found) == 1:
-            return ExtractedAnswer(found[0])
+    _, marker, tail = response.text.rpartition("Answer:")
+    letters = [letter for letter in response.choices if marker and letter in tail.strip()]
+    if len(letters) == 1:
+        return ExtractedAnswer(letters[0])
     return mmmu_answer.choice(response, draw, _FORMS)
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Compare a letter with the gold letter."""
+    """Compare a letter with the answer's letter."""
     return Judgement(value == response.answer, f"{value!r} against {response.answer!r}")
 
 

@@ -1,8 +1,8 @@
-"""OlympiadBench's rule judge (OpenBMB/OlympiadBench, auto_scoring_judge), rebuilt from its rule.
+"""OlympiadBench's rule judge (OpenBMB/OlympiadBench, auto_scoring_judge), rebuilt from its rules.
 
-Departure: theirs gives the model's LaTeX to sympy in its own process; here expressions and
+Departure: the original passes the model's LaTeX to sympy in its own process; here expressions and
 equations that exact arithmetic cannot decide go to the killable worker pool, where an equation
-equals a gold that is any constant multiple of it (theirs: a whole multiple).
+equals any constant multiple of it (original: an integer multiple).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _PERCENT = re.compile(r"\\?%")
 
 def precision(error: object) -> list[float]:
     """Return the tolerances of an item's `error` field ("1e-2", "0.1,0.2" or nothing)."""
-    found = []
+    tolerances = []
     for text in str(error or "").split(","):
         try:
-            found.append(float(text))
+            tolerances.append(float(text))
         except ValueError:
             continue
-    return found or [PRECISION]
+    return tolerances or [PRECISION]
 
 
-def equal(response: Response, gold: str, answer: str, tolerances: Sequence[float]) -> bool:
-    """Whether the answer's parts are the gold's, in any order."""
-    if _clean(gold) == _clean(answer):
+def equal(response: Response, expected: str, answer: str, tolerances: Sequence[float]) -> bool:
+    """Return whether the parts of the answer equal the expected parts, in any order."""
+    if _clean(expected) == _clean(answer):
         return True
-    golds, answers = _parts(gold), _parts(answer)
-    if len(golds) != len(answers) or len(golds) > MAX_PARTS:
+    accepted, answers = _parts(expected), _parts(answer)
+    if len(accepted) != len(answers) or len(accepted) > MAX_PARTS:
         return False
-    steps = tolerances if len(tolerances) == len(golds) else [tolerances[0]] * len(golds)
+    steps = tolerances if len(tolerances) == len(accepted) else [tolerances[0]] * len(accepted)
     left = list(answers)
-    for part, step in zip(golds, steps, strict=True):
+    for part, step in zip(accepted, steps, strict=True):
         match = next((a for a in left if _same(response, part, a, step)), None)
         if match is None:
             return False
@@ -50,20 +50,20 @@ def equal(response: Response, gold: str, answer: str, tolerances: Sequence[float
     return True
 
 
-def _same(response: Response, gold: str, answer: str, step: float) -> bool:
-    if _clean(gold) == _clean(answer):
+def _same(response: Response, expected: str, answer: str, step: float) -> bool:
+    if _clean(expected) == _clean(answer):
         return True
-    if gold[:1] in "([" and answer[:1] in "([" and "," in gold and "," in answer:
-        ends = (gold[0], gold[-1]) == (answer[0], answer[-1])
-        inside = split(gold[1:-1]), split(answer[1:-1])
+    if expected[:1] in "([" and answer[:1] in "([" and "," in expected and "," in answer:
+        ends = (expected[0], expected[-1]) == (answer[0], answer[-1])
+        inside = split(expected[1:-1]), split(answer[1:-1])
         return ends and len(inside[0]) == len(inside[1]) and all(
             _same(response, g, a, step) for g, a in zip(*inside, strict=True)
         )  # fmt: skip
-    number, other = value(_PERCENT.sub("", gold)), value(_PERCENT.sub("", answer))
+    number, other = value(_PERCENT.sub("", expected)), value(_PERCENT.sub("", answer))
     if number is not None and other is not None:
-        scales = (1, 0.01, 100) if "%" in gold + answer else (1,)
+        scales = (1, 0.01, 100) if "%" in expected + answer else (1,)
         return any(abs(number * s - other) <= SLACK * step for s in scales)
-    return training_verifier.equal_texts(response, gold, answer).outcome is Outcome.CORRECT
+    return training_verifier.equal_texts(response, expected, answer).outcome is Outcome.CORRECT
 
 
 def _parts(text: str) -> list[str]:

@@ -1,11 +1,11 @@
 """OlympiadBench (He et al., 2402.14008): open-ended olympiad problems; rule judge of OpenBMB.
 
-Prompt: the repository's, with the sentence for the answer's type and the box. The judge
-(olympiad_judge.py) splits gold and answer at top-level commas, writes out \\pm and matches the
-parts in any order: as text, numbers within the item's precision, intervals, expressions, equations.
+Prompt: the repository's, with a sentence for the answer's type and the box. The judge
+(olympiad_judge.py) splits both answers at top-level commas, expands \\pm and matches the parts in
+any order: as text, numbers within the item's precision, intervals, expressions, equations.
 
-Oddities kept: a percentage may be written as its hundredth or its hundredfold. Stricter and beside
-it: `verified`, the training verifier. Left out: theorem proofs, which have no final answer.
+Oddities kept: a percentage may also be a hundredth or a hundred times its value. Stricter rule:
+`verified`, the training verifier. Left out: theorem proofs, which have no final answer.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ _TYPES = {
 
 
 def prompt(sample: Sample) -> str:
-    """Return the repository's introduction, with the sentence for the answer's type, and the text.
-
-    The images are where the text names them.
-    """
+    """Return the repository's introduction, context and question, with the images they name."""
     published: Published = sample.metadata["published"]
     kind = published["answer_type"]
     ask = f"The answer of The problem should be {_TYPES[kind]}. " if kind in _TYPES else ""
@@ -58,20 +55,24 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the inside of the last box, or of several boxes of the last line."""
+    """Return the content of the last box, or of all boxes of the last line."""
     return ExtractedAnswer(joined_boxes(response.text) or last_box(response.text).answer)
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Apply the rule judge against each accepted gold."""
+    """Apply the rule judge to the accepted answers."""
     if not value:
         return Judgement(False, "no box")
-    golds = response.answer if isinstance(response.answer, list) else [response.answer]
-    gold = ", ".join(str(part).strip("$ ") for part in golds)
+    accepted = response.answer if isinstance(response.answer, list) else [response.answer]
+    expected = ", ".join(str(part).strip("$ ") for part in accepted)
     precision = olympiad_judge.precision(response.meta.get("error"))
-    correct = olympiad_judge.equal(response, gold, str(value), precision)
-    strict = training_verifier.equal_texts(response, gold, str(value)).outcome is Outcome.CORRECT
-    return Judgement(correct, f"{str(value)[:80]!r} against {gold[:80]!r}", {"verified": strict})
+    correct = olympiad_judge.equal(response, expected, str(value), precision)
+    strict = (
+        training_verifier.equal_texts(response, expected, str(value)).outcome is Outcome.CORRECT
+    )
+    return Judgement(
+        correct, f"{str(value)[:80]!r} against {expected[:80]!r}", {"verified": strict}
+    )
 
 
 BENCHMARK = Benchmark(

@@ -119,7 +119,7 @@ class Benchmark:
     prompt: Callable[[Sample], str]  # with one IMAGE_MARK per image, in the order of the images
     extract: Callable[[Response, random.Random], ExtractedAnswer]
     judge: Callable[[Response, Any], Judgement]
-    files: tuple[str, ...] = ()  # patterns; the benchmark's folder has a match of one of them
+    files: tuple[str, ...] = ()  # patterns: a folder with a match of any is the benchmark's
     folder: str = ""  # usual name of that folder; empty: the benchmark's
     hub: str = ""  # where the files can be downloaded
     tables: tuple[str | tuple[str, str], ...] = ()  # keys of Response.meta, or fields of Response

@@ -1,7 +1,7 @@
-"""Our own extraction where a protocol asks an LLM and none is given, and text tools.
+"""Rule-based extraction for protocols that ask an LLM, when no endpoint is given.
 
-It uses the training verifiers' extraction (rewards/), so a number or a letter is found where a
-person would look: a box, a tag, a stated answer, the end. Results made with it are labelled.
+Based on the training verifiers' extraction (rewards/): a box, a tag, a stated answer, the end of
+the response. Results are labelled accordingly.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?|[-+]?\.\d+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
 MAX_DISTANCE_CHARS = 2000
 IN_PLACE = "rule in place of the LLM"
-"""The note of an extraction that the protocol asks an LLM for."""
+"""Note of an extraction that the protocol asks an LLM for."""
 
 
 def letters(response: Response) -> list[str]:
-    """Return the option letters that the response claims, sorted; empty when it claims none."""
+    """Return the choice letters that the response claims, sorted; empty when it claims none."""
     known = "".join(response.choices) or "ABCDEFGH"
     claimed, _ = choice.claim(response.text, known, tuple(response.choices.values()))
     return sorted(claimed)
 
 
 def short_answer(response: Response) -> str:
-    """Return an option as `(X)`, a number, a list or words; empty when there is none."""
+    """Return a choice as `(X)`, a number, a list or words; empty when there is none."""
     if response.question_type in ("multi_choice", "multi-choice"):
         claimed = letters(response)
         if len(claimed) == 1:
@@ -38,11 +38,12 @@ def short_answer(response: Response) -> str:
     if response.answer_type == "list":
         lists = _LIST.findall(answer_part(response.text) or "")
         return lists[-1] if lists else ""
-    found = final_answer(response.text).answer or ""
+    answer = final_answer(response.text).answer or ""
     if response.answer_type in ("integer", "float"):
-        numbers = _NUMBER.findall(clean(found)) or _NUMBER.findall(answer_part(response.text) or "")
-        return numbers[-1].replace(",", "") if numbers else found
-    return found
+        tail = answer_part(response.text) or ""
+        numbers = _NUMBER.findall(clean(answer)) or _NUMBER.findall(tail)
+        return numbers[-1].replace(",", "") if numbers else answer
+    return answer
 
 
 def edit_distance(left: str, right: str) -> int:

@@ -2,7 +2,7 @@
 
 Prompt: the question and R1-V's tags. Extraction: the first `<answer>` with digits alone.
 
-Oddity kept: the first tag counts, not the last. Stricter and beside it: `last_tag`.
+Oddity kept: the first tag counts, not the last. Other rule: `last_tag`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
 from sapo_vl.rewards.verifiers.count import whole_number
 from sapo_vl.schema import Sample
 
-MAX_DIGITS = 4000  # Python reads no longer integer
+MAX_DIGITS = 4000  # of the longest integer that Python parses
 _TAG = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 _R1V_FILES = tuple(f"{folder}/{superclevr.R1V_FILE}" for folder in superclevr.R1V_FOLDERS)
 _QUESTIONS = "superCLEVR_questions_5.json"
@@ -43,17 +43,17 @@ def rows(folder: Path) -> Iterator[Sample | Dropped]:
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
     """Return the first tagged whole number."""
-    found = _TAG.search(response.text)
-    return ExtractedAnswer(int(found[1][:MAX_DIGITS]) if found else None)
+    match = _TAG.search(response.text)
+    return ExtractedAnswer(int(match[1][:MAX_DIGITS]) if match else None)
 
 
 def judge(response: Response, value: Any) -> Judgement:
     """Compare as whole numbers."""
-    gold = integer_answer(response)
+    expected = integer_answer(response)
     tags = _TAG.findall(response.text)
-    last = bool(tags) and int(tags[-1][:MAX_DIGITS]) == gold
-    found = None if value is None else whole_number(str(value))
-    return Judgement(found == gold, f"{value} against {gold}", {"last_tag": last})
+    last = bool(tags) and int(tags[-1][:MAX_DIGITS]) == expected
+    number = None if value is None else whole_number(str(value))
+    return Judgement(number == expected, f"{value} against {expected}", {"last_tag": last})
 
 
 BENCHMARK = Benchmark(

@@ -1,12 +1,12 @@
 """TabMWP (Lu et al., 2209.14610): tables and word problems; rules of lupantech/PromptPG.
 
-Prompt: the table as a picture, the question with unit or options, a box for the answer (the
-repository prompts text models with the table in words). Extraction: regular expressions, the first
-that matches; options by letter, else by shared words. Both sides are normalised and compared.
+Prompt: the table as an image, the question with unit or choices, and a box for the answer (the
+repository prompts text models with the table as text). Extraction: the first regular expression
+that matches; choices by letter, else by shared words. Both answers are normalised and compared.
 
-Oddities kept: a letter beyond the options draws one at random (`is_random`); a letter with any
-sign and a blank behind it counts, whatever follows. Unit and choices decide the rule, so a response
-without its question type has no verdict. Stricter and beside it: `no_random`.
+Oddities kept: a letter beyond the choices draws one at random (`is_random`); a letter followed by
+any sign and a space counts, whatever follows. Unit and choices decide the rule, so that a response
+without its question type has no verdict. Stricter rule: `no_random`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def judge(response: Response, value: Any) -> Judgement:
     if value is None:
         return Judgement(False, "no answer")
     found = tabmwp_answer.normalise(str(value), response.unit)
-    gold = tabmwp_answer.normalise(str(response.answer), response.unit)
-    return Judgement(found.lower() == gold.lower(), f"{found[:80]!r} against {gold!r}")
+    expected = tabmwp_answer.normalise(str(response.answer), response.unit)
+    return Judgement(found.lower() == expected.lower(), f"{found[:80]!r} against {expected!r}")
 
 
 BENCHMARK = Benchmark(

@@ -1,7 +1,7 @@
 """TabMWP's official extraction and normalisation (lupantech/PromptPG, utilities).
 
-Oddity kept: behind "(A) " the text counts and the letter does not, so "(A) the bromine mixture" is
-not the option "bromine mixture".
+Oddity kept: after "(A) " the text counts, not the letter, so that "(A) the bromine mixture" is not
+the choice "bromine mixture".
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     equal(response, "\\\\frac{1}{2}")           # a bare answer against the problem's answer
     math_verify(response, response.text)       # the whole response, in a worker that can be killed
 
-Nothing a model wrote is evaluated in this process: what exact arithmetic cannot decide is asked of
-the worker pool.
+Text written by a model is never evaluated in this process: what exact arithmetic cannot decide goes
+to the worker pool.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _WORKER = Path(__file__).with_name("math_verify_worker.py")
 
 
 def sample(response: Response) -> Sample:
-    """Return the verifier's view of a response: gold and options."""
+    """Return the problem of a response as the verifiers read it: answer and choices."""
     return Sample(
         id=response.problem_id,
         dataset="",
         task="",
         problem=response.question,
         images=(),
-        answer=", ".join(str(response.answer).split("\n")),  # MMK12: an answer per line
+        answer=", ".join(str(response.answer).split("\n")),  # MMK12 has an answer per line
         choices=tuple(response.choices.values()),
     )
 
 
 def answer(response: str) -> str | None:
-    """Return the final answer of a response, as in training."""
+    """Return the final answer of a response, extracted as in training."""
     return final_answer(response).answer
 
 
 def equal(response: Response, value: str) -> Verdict:
-    """Compare a bare answer with the response's gold as mathematics.
+    """Compare a bare answer with the problem's answer as mathematics.
 
-    A gold without a letter or a digit (MMK12 has "<") is no mathematics: its text is compared.
+    An answer without a letter or a digit (MMK12 has "<") is compared as text.
     """
     try:
         return resolve(maths.compare(sample(response), Extraction(value, "given")))
@@ -57,15 +57,15 @@ def _bare(text: str) -> str:
     return "".join(text.split()).strip("$.")
 
 
-def equal_texts(response: Response, gold: str, value: str) -> Verdict:
-    """Compare a bare answer with `gold`, which takes the place of the response's own."""
-    return equal(replace(response, answer=gold), value)
+def equal_texts(response: Response, expected: str, value: str) -> Verdict:
+    """Compare a bare answer with `expected` instead of the problem's answer."""
+    return equal(replace(response, answer=expected), value)
 
 
 def math_verify(response: Response, value: str) -> Verdict:
-    """Return what `verify(parse(value), parse(gold))` says, from a worker of the pool.
+    """Return the verdict of `verify(parse(value), parse(answer))`, run in a worker of the pool.
 
-    What the worker doesn't finish is wrong: math-verify's own limit of 5 s gives "not equal".
+    A timeout is a wrong answer: math-verify's own limit of 5 s gives "not equal".
     """
     found = shared().call_user(f"{_WORKER}:verdict", [(sample(response), value)])[0]
     if found.outcome is Outcome.NO_VERDICT and found.reason.startswith("timeout"):

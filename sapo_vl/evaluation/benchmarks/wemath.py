@@ -1,11 +1,11 @@
 """We-Math (Qiao et al., 2407.01284): 1,740 questions in 525 groups; protocol of We-Math/We-Math.
 
-Prompt: question, options and the format `<Thought process>: .. <Answer>: ..`. Answer: behind the
-last "Answer", the first character when it is one of A to H. Metrics (wemath_metrics.py): accuracy
-by number of knowledge points, and the four-dimensional IK, IG, CM, RM, strict and loose.
+Prompt: question, choices and the format `<Thought process>: .. <Answer>: ..`. Extraction: the first
+character after the last "Answer" if it is one of A to H. Metrics (wemath_metrics.py): accuracy by
+number of knowledge points, and the four-dimensional IK, IG, CM, RM, strict and loose.
 
-Oddity kept: no other way of naming a letter counts. Stricter is not offered, but beside it
-`any_form`: the letter a person would take for the answer.
+Oddity kept: no other form of naming a letter counts. Looser rule: `any_form`, the letter that the
+response claims in any form.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 
 def judge(response: Response, value: Any) -> Judgement:
-    """Compare with the gold letter."""
+    """Compare with the answer's letter."""
     anywhere = rule_extraction.letters(response) == [response.answer]
     return Judgement(
         value == response.answer, f"{value!r} against {response.answer!r}", {"any_form": anywhere}

@@ -19,7 +19,12 @@ class QwenVL:
     """Base class of the two families; see base.Family for what each method promises."""
 
     name: str
-    vision_tokens = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    vision_tokens: tuple[str, ...] = (
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    )
 
     def check(self, config: Any) -> None:
         """Raise DataError when a text layer's attention is not full.

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sapo_vl.algorithm.advantages import group_advantages
 
 
-def advantages(rewards, valid=None, std="group"):
+def advantages(rewards, valid=None, *, normalize=True):
     rewards = np.array(rewards, dtype=float)
     valid = np.ones(len(rewards), bool) if valid is None else np.array(valid)
-    return group_advantages(rewards, valid, std)
+    return group_advantages(rewards, valid, normalize=normalize)
 
 
 def test_half_right():
@@ -28,7 +28,7 @@ def test_one_of_four_right():
 
 
 def test_without_std_only_the_mean_is_subtracted():
-    assert advantages([1, 0, 0, 0], std="none").tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert advantages([1, 0, 0, 0], normalize=False).tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
 def test_a_response_without_verdict_counts_nowhere():
@@ -50,7 +50,7 @@ def test_fewer_than_two_verdicts_give_zero(valid):
     st.floats(0.1, 10),
     st.floats(-5, 5),
 )
-def test_centred_scaled_and_blind_to_the_scale_of_rewards(rewards, scale, shift):
+def test_centered_scaled_and_blind_to_the_scale_of_rewards(rewards, scale, shift):
     out = advantages(rewards)
     assert out.dtype == np.float32
     assert out.sum() == pytest.approx(0, abs=1e-4)

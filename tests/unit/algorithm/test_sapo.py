@@ -11,26 +11,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapo_vl.algorithm.sapo import (
-    LOG_RATIO_LIMIT,
-    gate,
-    gate_weight,
-    mismatch_weight,
-    sapo_loss,
-)
-
-TAUS = {"tau_pos": 1.0, "tau_neg": 1.05}
+from sapo_vl.algorithm.gates import GATES
+from sapo_vl.algorithm.sapo import Options, gate, gate_weight, loss
+from sapo_vl.algorithm.surrogate import LOG_RATIO_LIMIT, LossInputs, Surrogate
 
 
 def tensor(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def loss_and_gradient(logprobs, old, advantages, weights, **taus):
+def surrogate(logprobs, old, advantages, weights, **options) -> Surrogate:
+    lengths_R = torch.tensor([len(logprobs)])
+    return loss(LossInputs(logprobs, old, advantages, weights, lengths_R), Options(**options))
+
+
+def loss_and_gradient(logprobs, old, advantages, weights, **options):
+    """Return the surrogate and d loss / d logprobs; the options' defaults are the paper's."""
     logprobs = logprobs.clone().requires_grad_()
-    out = sapo_loss(logprobs, old, advantages, weights, **(TAUS | taus))
+    out = surrogate(logprobs, old, advantages, weights, **options)
     out.loss.backward()
     return out, logprobs.grad
+
+
+def test_the_defaults_are_the_papers():
+    assert Options().model_dump() == {"tau_pos": 1.0, "tau_neg": 1.05, "gate": "sigmoid"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_loss_by_hand():
     out, _ = loss_and_gradient(logprobs, old, tensor(1.0, -2.0), tensor(0.5, 0.25))
     assert out.loss.item() == pytest.approx(-(0.5 * 2.924234 - 0.25 * 2 * 2 / 1.05), abs=1e-5)
     # f - f(1) is 0.924234 for the first and 0 for the second
-    assert out.centred.item() == pytest.approx(0.5 * 0.924234, abs=1e-5)
+    assert out.loss_centered.item() == pytest.approx(0.5 * 0.924234, abs=1e-5)
     assert out.gate_weight_T.tolist() == pytest.approx([0.786448, 1.0], abs=1e-5)
     assert out.log_ratio_T.tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
 
@@ -116,10 +120,10 @@ def test_on_policy_gradient_is_reinforce_exactly():
     torch.testing.assert_close(any_tau, reinforce.grad, rtol=1e-6, atol=0)
 
 
-def test_centred_surrogate_is_zero_on_policy_though_the_loss_is_not():
+def test_centered_surrogate_is_zero_on_policy_though_the_loss_is_not():
     old = tensor(-1.0, -2.0, -3.0)
     out, _ = loss_and_gradient(old, old, tensor(1.0, -1.0, 0.5), torch.ones(3))
-    assert out.centred.item() == pytest.approx(0.0, abs=1e-6)
+    assert out.loss_centered.item() == pytest.approx(0.0, abs=1e-6)
     assert out.loss.item() == pytest.approx(-(2 - 2 / 1.05 + 1), abs=1e-6)
 
 
@@ -153,7 +157,7 @@ def test_clamp_count():
 def test_an_empty_mask_gives_zero_with_a_graph(length):
     logprobs = torch.full((length,), -1.0, requires_grad=True)
     zeros = torch.zeros(length)
-    out = sapo_loss(logprobs, logprobs.detach() - 1, zeros + 1, zeros, **TAUS)
+    out = surrogate(logprobs, logprobs.detach() - 1, zeros + 1, zeros)
     assert out.loss.item() == 0.0
     out.loss.backward()
     assert logprobs.grad.tolist() == [0.0] * length
@@ -166,7 +170,7 @@ def test_a_token_without_advantage_gives_no_gradient():
 
 def test_half_precision_logprobs_are_lifted_to_float32():
     logprobs = torch.tensor([-1.0], dtype=torch.bfloat16, requires_grad=True)
-    out = sapo_loss(logprobs, tensor(-1.001), tensor(1.0), tensor(1.0), **TAUS)
+    out = surrogate(logprobs, tensor(-1.001), tensor(1.0), tensor(1.0))
     assert out.loss.dtype is torch.float32
     assert out.log_ratio_T.item() == pytest.approx(0.001, rel=1e-3)
 
@@ -219,13 +223,23 @@ def test_aggregation_does_not_depend_on_micro_batches(case):
     assert whole[0] == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
 
 
-def test_mismatch_weight_by_hand():
-    old = torch.tensor([-1.0, -1.0, -1.5, -1.0], requires_grad=True)
-    weight = mismatch_weight(old, tensor(-1.0, -1.5, -1.0, -3.0), cap=2.0)
-    assert weight.tolist() == pytest.approx([1.0, 1.648721, 0.606531, 2.0], abs=1e-6)
-    assert not weight.requires_grad
+@pytest.mark.parametrize("name", GATES)
+def test_any_gate_in_sapo(name):
+    logprobs = tensor(math.log(1.5), math.log(0.6)).requires_grad_()
+    out = surrogate(
+        logprobs, tensor(0, 0), tensor(1, -1), tensor(0.5, 0.5), tau_pos=1, tau_neg=2, gate=name
+    )
+    out.loss.backward()
+    weight = GATES[name].weight(tensor(0.5, 2 * -0.4))
+    torch.testing.assert_close(out.gate_weight_T, weight)
+    torch.testing.assert_close(out.grad_coefficient_T, weight * tensor(1.5, 0.6))
+    torch.testing.assert_close(
+        logprobs.grad, -0.5 * tensor(1, -1) * weight * tensor(1.5, 0.6), rtol=1e-5, atol=1e-6
+    )
 
 
-def test_mismatch_weight_is_finite_at_the_extremes():
-    weight = mismatch_weight(tensor(0.0, -1e4), tensor(-1e4, 0.0), cap=5.0)
-    assert weight.tolist() == [5.0, 0.0]
+@pytest.mark.parametrize("options", [{"tau_pos": 0}, {"tau_neg": -1}, {"gate": "erf"}])
+def test_wrong_options_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        Options(**options)

@@ -4,45 +4,58 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bench import telemetry_cost
+from helpers import bare_prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.algorithm import telemetry
-from sapo_vl.schema import Completion, Reward, RolloutGroup
+from sapo_vl.algorithm.telemetry import UpdateReport
+from sapo_vl.schema import Reward, Rollout, RolloutGroup
+
+TEMPERATURES = (1.0, 1.05)
+TEXT, IMAGE = bare_prompt(), bare_prompt(images=1)
 
 
 def array(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def train_row(advantage: float, *, image: bool = False):
-    return SimpleNamespace(
-        advantage=advantage, prompt=SimpleNamespace(images=(b"png",) if image else ())
+def report(**changes) -> UpdateReport:
+    fields = {
+        "rollouts": [
+            Rollout(IMAGE, [5, 6], advantage=1.0),
+            Rollout(TEXT, [5, 6, 7], advantage=-0.5),
+            Rollout(TEXT, [5], advantage=0.25),
+        ],
+        "log_ratio_T": array(0.0, math.log(2), math.log(3), 0.0, 0.0, 0.0),
+        "gate_weight_T": array(1.0, 0.786448, 0.4, 1.0, 1.0, 1.0),
+        "grad_coefficient_T": array(1.0, 1.572896, 1.2, 1.0, 1.0, 1.0),
+        "entropy_T": array(1.0, 2.0, 3.0, 4.0, 5.0, 3.0),
+        "clamped": 2.0,
+        "loss": -0.25,
+        "loss_centered": 0.125,
+        "grad_norm": 0.5,
+    }
+    return UpdateReport(**(fields | changes))
+
+
+def one_response(advantage, log_ratio_T, weight_T, coefficient_T=None) -> UpdateReport:
+    """Return the report of a single response; without coefficients they are the weights."""
+    log_ratio_T, weight_T = np.asarray(log_ratio_T), np.asarray(weight_T)
+    return report(
+        rollouts=[Rollout(TEXT, [5] * len(log_ratio_T), advantage=advantage)],
+        log_ratio_T=log_ratio_T,
+        gate_weight_T=weight_T,
+        grad_coefficient_T=weight_T if coefficient_T is None else coefficient_T,
+        entropy_T=np.ones_like(log_ratio_T),
     )
 
 
-def report(**changes):
-    fields = {
-        "rows": [train_row(1.0, image=True), train_row(-0.5), train_row(0.25)],
-        "log_ratio": [array(0.0, math.log(2)), array(math.log(3), 0.0, 0.0), array(0.0)],
-        "gate_weight": [array(1.0, 0.786448), array(0.4, 1.0, 1.0), array(1.0)],
-        "coefficient": [array(1.0, 1.572896), array(1.2, 1.0, 1.0), array(1.0)],
-        "entropy": [array(1.0, 2.0), array(3.0, 4.0, 5.0), array(3.0)],
-        "clamped": 2.0,
-        "loss": -0.25,
-        "centred": 0.125,
-        "grad_norm": 0.5,
-    }
-    return SimpleNamespace(**(fields | changes))
-
-
-def test_minibatch_by_hand():
-    values = telemetry.minibatch(report(), 1.0, 1.05)
+def test_mini_batch_by_hand():
+    values = telemetry.mini_batch_stats(report(), TEMPERATURES)
     expected = {
         "gate/mean": (1 + 0.786448 + 0.4 + 1 + 1 + 1) / 6,
         "gate/mean_pos": (1 + 0.786448 + 1) / 3,
@@ -83,17 +96,8 @@ def test_minibatch_by_hand():
 
 def test_gap_and_bound_by_hand():
     """One response, ratios 1 and 2, tau 1: log s = log(2)/2, sech^2(log(2)/4) = 0.9705628."""
-    values = telemetry.minibatch(
-        report(
-            rows=[train_row(1.0)],
-            log_ratio=[array(0.0, math.log(2))],
-            gate_weight=[array(1.0, 0.786448)],
-            coefficient=[array(1.0, 1.572896)],
-            entropy=[array(1.0, 1.0)],
-        ),
-        1.0,
-        1.05,
-    )
+    one = one_response(1.0, array(0.0, math.log(2)), array(1.0, 0.786448), array(1.0, 1.572896))
+    values = telemetry.mini_batch_stats(one, TEMPERATURES)
     assert values["gate/gap_pos"] == pytest.approx(0.9705628 - 0.893224, abs=1e-6)
     assert values["gate/bound_pos"] == pytest.approx(0.1201133 / 4, abs=1e-6)  # 0.0300283
     assert values["gate/bound_broken_pos"] == 1  # r = 2 is no small step
@@ -104,26 +108,19 @@ def test_a_bound_broken_by_a_little():
     log_ratio = array(0.1, -0.1)
     weight = telemetry.sech_squared(np.expm1(log_ratio.astype(np.float64)) / 2)
     assert weight == pytest.approx([0.9972399, 0.9977394], abs=1e-6)
-    values = telemetry.minibatch(
-        report(
-            rows=[train_row(1.0)],
-            log_ratio=[log_ratio],
-            gate_weight=[weight],
-            coefficient=[weight],
-            entropy=[array(1.0, 1.0)],
-        ),
-        1.0,
-        1.05,
-    )
+    values = telemetry.mini_batch_stats(one_response(1.0, log_ratio, weight), TEMPERATURES)
     assert values["gate/gap_pos"] == pytest.approx(0.0025104, abs=1e-6)
     assert values["gate/bound_pos"] == pytest.approx(0.0025, abs=1e-6)
     assert values["gate/bound_broken_pos"] == 1  # by 1e-5: r - 1 is not quite log r
 
 
 def test_an_objective_without_temperatures_has_no_theory():
-    values = telemetry.minibatch(report(), None, None)
+    values = telemetry.mini_batch_stats(report(), None)
     assert not [name for name in values if "gap" in name or "bound" in name]
-    assert values["gate/mean_pos"] == telemetry.minibatch(report(), 1.0, 1.05)["gate/mean_pos"]
+    assert (
+        values["gate/mean_pos"]
+        == telemetry.mini_batch_stats(report(), TEMPERATURES)["gate/mean_pos"]
+    )
 
 
 def test_sech_squared_far_out():
@@ -134,36 +131,21 @@ def test_sech_squared_far_out():
 
 def test_a_ratio_beyond_the_limit_is_clipped():
     """exp(1000) has no number; one token at e^20 outweighs three at 1."""
-    values = telemetry.minibatch(
-        report(
-            rows=[train_row(1.0)],
-            log_ratio=[array(1000.0, 0.0, 0.0, 0.0)],
-            gate_weight=[array(0.0, 1.0, 1.0, 1.0)],
-            coefficient=[array(0.0, 1.0, 1.0, 1.0)],
-            entropy=[array(1.0, 1.0, 1.0, 1.0)],
-        ),
-        1.0,
-        1.05,
-    )
+    one = one_response(1.0, array(1000.0, 0.0, 0.0, 0.0), array(0.0, 1.0, 1.0, 1.0))
+    values = telemetry.mini_batch_stats(one, TEMPERATURES)
     assert values["ratio/ess"] == pytest.approx(0.25)
     assert values["ratio/kl"] == pytest.approx((math.exp(20) - 21) / 4)
 
 
-def test_minibatch_of_one_sign_has_no_other():
-    one = report(
-        rows=[train_row(1.0)],
-        log_ratio=[array(0.0)],
-        gate_weight=[array(1.0)],
-        coefficient=[array(1.0)],
-        entropy=[array(1.0)],
-    )
-    values = telemetry.minibatch(one, 1.0, 1.05)
+def test_mini_batch_of_one_sign_has_no_other():
+    one = one_response(1.0, array(0.0), array(1.0))
+    values = telemetry.mini_batch_stats(one, TEMPERATURES)
     assert values["gate/mean_pos"] == 1
     assert not [name for name in values if name.endswith("_neg")]
 
 
-def test_minibatch_without_rows():
-    assert telemetry.minibatch(report(rows=[]), 1.0, 1.05) == {"loss": 0.0}
+def test_mini_batch_without_rollouts():
+    assert telemetry.mini_batch_stats(UpdateReport(), TEMPERATURES) == {"loss": 0.0}
 
 
 @settings(deadline=None)
@@ -172,17 +154,7 @@ def test_the_theorem_behind_the_bound(log_ratios):
     """With the gate at log r in place of r - 1 (A1) no response breaks A2's bound."""
     z = np.array(log_ratios, dtype=np.float64)
     weight = telemetry.sech_squared(1.05 / 2 * z)
-    values = telemetry.minibatch(
-        report(
-            rows=[train_row(-1.0)],
-            log_ratio=[z],
-            gate_weight=[weight],
-            coefficient=[weight],
-            entropy=[z],
-        ),
-        1.0,
-        1.05,
-    )
+    values = telemetry.mini_batch_stats(one_response(-1.0, z, weight), TEMPERATURES)
     assert values["gate/bound_broken_neg"] == 0
     assert values["gate/gap_neg"] <= values["gate/bound_neg"] + 1e-9
 
@@ -201,27 +173,29 @@ def test_mini_batches_side_by_side():
     assert telemetry.averaged([]) == telemetry.by_mini_batch([]) == {}
 
 
-def test_the_cost_is_measured_on_what_the_loss_gives():
-    """A made-up step has every field that a real one has."""
-    values = telemetry.minibatch(telemetry_cost.report(8, 14), 1.0, 1.05)
-    assert 0.99 < values["gate/mean"] <= 1
-    assert telemetry.group_sums(telemetry_cost.groups(16, 14), 28)["responses"] == 16
-
-
-def group(mu, old, images=(), rewards=(1, 0), valid=(True, True), advantages=(1, -1)):
+def group(mu, old, prompt=TEXT, rewards=(1, 0), valid=(True, True), advantages=(1, -1)):
+    """Return a group of two; `old` is None for a group that was not trained on."""
     return RolloutGroup(
-        SimpleNamespace(images=images),
-        [Completion([1] * len(m), array(*m), "length", "") for m in mu],
-        [Reward(float(r), r > 0, v) for r, v in zip(rewards, valid, strict=True)],
-        array(*advantages),
-        None if old is None else [array(*o) for o in old],
+        prompt,
+        [
+            Rollout(
+                prompt,
+                [1] * len(mu[i]),
+                finish_reason="length",
+                generator_logprobs=array(*mu[i]),
+                reward=Reward(float(rewards[i]), rewards[i] > 0, valid[i]),
+                advantage=advantages[i],
+                old_logprobs=None if old is None else array(*old[i]),
+            )
+            for i in range(2)
+        ],
     )
 
 
 def test_mismatch_by_hand_and_by_kind():
     groups = [
         group([[-1.0, -1.0], [-2.0]], [[-1.5, -1.0], [-1.75]]),  # +0.5, 0, -0.25
-        group([[-1.0], [-1.0]], [[-1.1], [-1.0]], images=("x",)),  # +0.1, 0
+        group([[-1.0], [-1.0]], [[-1.1], [-1.0]], prompt=IMAGE),  # +0.1, 0
         group([[-9.0], [-9.0]], None),  # not trained on: left out
     ]
     values = telemetry.mismatch(groups)
@@ -254,7 +228,7 @@ def test_group_rates_by_hand():
         group([[-1] * 3, [-1] * 1], None, rewards=(0, 0), advantages=(0, 0)),
         group([[-1] * 1, [-1] * 1], None, rewards=(0, 1), valid=(True, False), advantages=(0, 0)),
     ]
-    groups[3].completions[0].finish_reason = "stop"
+    groups[3].rollouts[0].finish_reason = "stop"
     sums = telemetry.group_sums(groups, 4)
     rates = telemetry.group_rates(sums)
     expected = {
@@ -278,7 +252,7 @@ def test_group_rates_by_hand():
 def test_sums_add_up_over_ranks():
     groups = [group([[-1], [-1, -1]], None), group([[-1], [-1]], None, rewards=(1, 1))]
     whole = telemetry.group_sums(groups, 4)
-    parts = [telemetry.group_sums([own], 4) for own in groups]
+    parts = [telemetry.group_sums([part], 4) for part in groups]
     for name in whole:
         assert whole[name] == sum(part[name] for part in parts), name
 
@@ -289,7 +263,6 @@ def test_the_gate_that_never_acted_is_explained():
     assert "learning rate" in telemetry.explain_gate(still, 4)
     assert telemetry.explain_gate([*still, {"gate/active": 0.01}], 4) is None
     assert telemetry.explain_gate([], 1) is None
-    assert telemetry.explain_gate(still, 4, "grpo") is None
     assert telemetry.explain_gate([{"gate/active": None}], 1) is not None
     moved = [{"gate/active": 0.0, "ratio/kl": 2e-8}]
     assert "KL at most 2.0e-08" in telemetry.explain_gate(moved, 4)
@@ -349,6 +322,6 @@ def test_rates_of_nothing_leave_out_what_has_no_mean():
 
 def test_the_cost_of_dynamic_sampling():
     sums = telemetry.group_sums([group([[-1], [-1]], None)] * 4, 4)
-    assert "refill/drawn" not in telemetry.group_rates(sums)
-    values = telemetry.group_rates(sums | {"refill_drawn": 6.0, "refill_kept": 2.0})
-    assert (values["refill/drawn"], values["refill/kept"]) == (1.5, 0.5)
+    assert "resample/drawn" not in telemetry.group_rates(sums)
+    values = telemetry.group_rates(sums | {"resample_drawn": 6.0, "resample_kept": 2.0})
+    assert (values["resample/drawn"], values["resample/kept"]) == (1.5, 0.5)

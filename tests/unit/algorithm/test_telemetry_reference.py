@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import bare_prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo_vl.algorithm import sapo, telemetry
+from sapo_vl.algorithm.surrogate import LossInputs
+from sapo_vl.algorithm.telemetry import UpdateReport
+from sapo_vl.schema import Rollout
+
+TEXT, IMAGE = bare_prompt(), bare_prompt(images=1)
 
 ROWS = st.lists(
     st.tuples(
@@ -35,7 +40,7 @@ ROWS = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(ROWS, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.95, 1.05, 8.0]))
-def test_minibatch_agrees_with_a_slow_reference(drawn, tau_pos, tau_neg):
+def test_mini_batch_agrees_with_a_slow_reference(drawn, tau_pos, tau_neg):
     """From saved log-probs and advantages, token by token, with the loss's own arrays between."""
     rows = []
     for tokens, advantage, image in drawn:
@@ -43,7 +48,7 @@ def test_minibatch_agrees_with_a_slow_reference(drawn, tau_pos, tau_neg):
         old = [n + 0.01 * i if o is None else o for i, (n, o, _) in enumerate(tokens)]
         entropy = [e for _, _, e in tokens]
         rows.append((new, [float(np.float32(o)) for o in old], entropy, advantage, image))
-    fast = telemetry.minibatch(saved_report(rows, tau_pos, tau_neg), tau_pos, tau_neg)
+    fast = telemetry.mini_batch_stats(saved_report(rows, tau_pos, tau_neg), (tau_pos, tau_neg))
     slow = reference(rows, tau_pos, tau_neg)
     for name, value in slow.items():
         # the loss's w is 4 p (1 - p) in float32; where r multiplies its last bit, r is up to 35
@@ -62,31 +67,27 @@ KEPT = ("loss", "surrogate", "grad_norm")
 
 def saved_report(rows, tau_pos, tau_neg):
     """The report that the loss gives for these rows."""
-    columns = {"log_ratio": [], "gate_weight": [], "coefficient": []}
-    clamped = 0.0
-    for new, old, _, advantage, _ in rows:
-        out = sapo.sapo_loss(
-            torch.tensor(new),
-            torch.tensor(old),
-            torch.full((len(new),), advantage),
-            torch.ones(len(new)),
-            tau_pos=tau_pos,
-            tau_neg=tau_neg,
-        )
-        clamped += float(out.clamped)
-        for name, column in columns.items():
-            column.append(getattr(out, f"{name}_T").numpy())
-    return SimpleNamespace(
-        rows=[
-            SimpleNamespace(advantage=advantage, prompt=SimpleNamespace(images=(b"png",) * image))
-            for *_, advantage, image in rows
+    lengths = [len(new) for new, *_ in rows]
+    out = sapo.loss(
+        LossInputs(
+            torch.tensor([n for new, *_ in rows for n in new]),
+            torch.tensor([o for _, old, *_ in rows for o in old]),
+            torch.tensor(np.repeat([row[3] for row in rows], lengths), dtype=torch.float32),
+            torch.ones(sum(lengths)),
+            torch.tensor(lengths),
+        ),
+        sapo.Options(tau_pos=tau_pos, tau_neg=tau_neg),
+    )
+    return UpdateReport(
+        rollouts=[
+            Rollout(IMAGE if image else TEXT, [0] * len(new), advantage=advantage)
+            for new, _, _, advantage, image in rows
         ],
-        entropy=[np.array(entropy, dtype=np.float32) for _, _, entropy, _, _ in rows],
-        clamped=clamped,
-        loss=0.0,
-        centred=0.0,
-        grad_norm=0.0,
-        **columns,
+        entropy_T=np.array([e for row in rows for e in row[2]], dtype=np.float32),
+        clamped=float(out.clamped),
+        log_ratio_T=out.log_ratio_T.numpy(),
+        gate_weight_T=out.gate_weight_T.numpy(),
+        grad_coefficient_T=out.grad_coefficient_T.numpy(),
     )
 
 

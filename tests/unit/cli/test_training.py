@@ -19,7 +19,7 @@ from sapo_vl.model import tiny
 from sapo_vl.runs.folder import Run
 from sapo_vl.training import export
 from sapo_vl.training.plan import memory
-from sapo_vl.training.trainer import preflight
+from sapo_vl.training.setup import preflight
 
 SMOKE = ("train", "--config", ROOT / "configs" / "train" / "smoke.yaml")
 

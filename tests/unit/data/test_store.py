@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sapo_vl.data import shards, store
+from sapo_vl.data.records import validate
 from sapo_vl.errors import DataError
 from sapo_vl.schema import ANSWER_TYPES, Sample
 
@@ -83,7 +84,7 @@ def test_any_text_and_metadata_survive(
 def test_shards_counts_and_random_access(tmp_path):
     samples = [sample(n, split="test" if n % 5 == 4 else "train") for n in range(100)]
     counts = store.write(tmp_path / "set", iter(samples), shard_rows=30)
-    assert counts == store.Counts(
+    assert counts == shards.Counts(
         rows={"train": 80, "test": 20},
         images=100,
         image_bytes=sum(len(s.images[0]) for s in samples),
@@ -117,7 +118,7 @@ def test_few_rows_are_read_at_a_time_and_few_are_kept(tmp_path):
 def test_datasets_shows_the_pictures(tmp_path):
     datasets = pytest.importorskip("datasets")
     store.write(tmp_path / "set", [sample(7), sample(8, split="test", choices=("a", "b"))])
-    (tmp_path / "set" / store.REPORT_NAME).write_text("{}")
+    (tmp_path / "set" / shards.REPORT_NAME).write_text("{}")
     loaded = datasets.load_dataset(
         "parquet", data_dir=str(tmp_path / "set"), cache_dir=str(tmp_path / "cache")
     )
@@ -132,7 +133,7 @@ def test_datasets_shows_the_pictures(tmp_path):
         ({"problem": "no mark"}, "marks and images differ: 0 <image> for 1 images"),
         ({"problem": "<image><image>two"}, "2 <image> for 1"),
         ({"problem": "<image> \n"}, "the problem has no text"),
-        ({"images": (b"no picture",)}, "image 1: 10 bytes that are no image file"),
+        ({"images": (b"no picture",)}, "image 1: not an image file (10 bytes)"),
         ({"answer": " "}, "the gold answer is empty"),
         ({"answer_type": "nummer"}, "unknown: 'nummer'; allowed: number, expression"),
         ({"answer_type": "choice", "answer": "C", "choices": ("x", "y")}, "'C'; A, B"),
@@ -150,12 +151,12 @@ def test_a_bad_sample_is_named(tmp_path, changes, words):
 
 
 def test_good_choices_pass():
-    store.validate(sample(answer_type="choice", answer="B", choices=("x", "y")))
-    store.validate(sample(answer_type="choice", answer="B"))
+    validate(sample(answer_type="choice", answer="B", choices=("x", "y")))
+    validate(sample(answer_type="choice", answer="B"))
 
 
 def test_the_same_id_twice_and_no_samples_at_all(tmp_path):
-    with pytest.raises(DataError, match="'s-1': the id comes twice"):
+    with pytest.raises(DataError, match="record 's-1'"):
         store.write(tmp_path / "set", [sample(1), sample(1)])
     with pytest.raises(DataError, match="no samples"):
         store.write(tmp_path / "set", [])
@@ -177,7 +178,7 @@ def test_an_existing_data_set_is_safe(tmp_path):
 
 def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match=r"holds other files \(thesis.txt"):
+    with pytest.raises(DataError, match=r"other files \(thesis.txt"):
         store.write(tmp_path, [sample(1)], overwrite=True)
     assert (tmp_path / "thesis.txt").exists()
     with pytest.raises(DataError, match="is a file"):
@@ -187,7 +188,7 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
 def test_loading_what_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"nowhere does not exist; run: sapo-vl prepare"):
         store.load(tmp_path / "nowhere", "train")
-    with pytest.raises(DataError, match=r"holds no train-\*.parquet"):
+    with pytest.raises(DataError, match=r"no train-\*.parquet"):
         store.load(tmp_path, "train")
     store.write(tmp_path / "set", [sample(1)])
     with pytest.raises(DataError, match="has no split 'test', only train"):

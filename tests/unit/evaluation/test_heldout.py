@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from helpers import make_sample
 
-from sapo_vl.evaluation.heldout import accuracy, evaluate, problem_seed
+from sapo_vl.config import Config
+from sapo_vl.evaluation.heldout import EvalSpec, accuracy, evaluate
+from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.schema import Completion
+from sapo_vl.schema import Rollout
 
 
 def record(name: str, correct: bool | None, mode: str = "sampled", task: str = "a") -> dict:
@@ -42,78 +44,72 @@ def test_accuracy_of_nothing():
     assert (result.avg, result.ci95, result.greedy, result.no_verdict) == (0, (0, 0), None, 1)
 
 
-def test_a_problems_seed_never_changes():
-    assert problem_seed(0, "synthetic-0-2") == 695778466
-    assert problem_seed(1, "synthetic-0-2") != problem_seed(0, "synthetic-0-2")
-    assert all(0 <= problem_seed(s, "x") < 2**31 for s in range(1000))
-
-
 class Scripted:
     """A generator whose i-th response is right for i below the number in the problem's id."""
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
-    def generate(self, prompts, sampling, seeds):
-        self.calls.append((len(prompts), sampling, list(seeds)))
+    def generate(self, prompts, params, seeds):
+        self.calls.append((len(prompts), params, list(seeds)))
         return [
             [
-                Completion([1], np.zeros(1), "stop", "\\boxed{7}" if i < int(name) else "no")
-                for i in range(sampling.n)
+                Rollout(prompt, [1], "\\boxed{7}" if i < int(prompt.sample.id) else "no")
+                for i in range(params.n)
             ]
-            for name in prompts
+            for prompt in prompts
         ]
 
 
-class Names:
-    """A renderer that gives each sample's id for its prompt."""
+class Renderer:
+    """A renderer of prompts that hold their sample only."""
+
+    def __init__(self) -> None:
+        self.rendered = 0
 
     def render(self, samples):
-        return [sample.id for sample in samples]
+        self.rendered += len(samples)
+        return [SimpleNamespace(sample=sample, expanded_ids=[]) for sample in samples]
+
+
+def engine(generator: Scripted) -> SampleEngine:
+    return SampleEngine(generator, Renderer(), Rubric.from_terms([("boxed", 1.0)]))
 
 
 def test_evaluate_samples_grades_and_writes(tmp_path):
     generator = Scripted()
     samples = [make_sample(name=str(k)) for k in (0, 1, 4)]
     out = tmp_path / "eval" / "x.jsonl"
-    result = evaluate(
-        generator,
-        Names(),
-        Rubric.from_terms([("boxed", 1.0)]),
-        samples,
-        n=4,
-        temperature=1.0,
-        max_new_tokens=8,
-        greedy=True,
-        seed=5,
-        out=out,
-    )
+    used = engine(generator)
+    result = evaluate(used, samples, EvalSpec(4, 1.0, 8, greedy=True, seed=5), out=out)
     assert result.avg == pytest.approx((0 + 1 / 4 + 1) / 3)
     assert result.greedy == pytest.approx(2 / 3)
     (_, sampled, seeds), (_, greedy, _) = generator.calls
     assert (sampled.n, sampled.temperature, sampled.max_new_tokens) == (4, 1.0, 8)
     assert (greedy.n, greedy.temperature) == (1, 0.0)
     assert seeds == [problem_seed(5, k) for k in "014"]
+    assert used.renderer.rendered == 3  # once for both modes
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 3 * 5
     assert sum(line["correct"] for line in lines) == 5 + 2
+    assert lines[0] == {
+        "id": "0", "task": "sum", "mode": "sampled", "correct": False, "answer": "7",
+        "response": "no",
+    }  # fmt: skip
 
 
 def test_more_problems_than_a_chunk_are_all_sampled_once():
     generator = Scripted()
     samples = [make_sample(name=str(k)) for k in range(150)]
-    result = evaluate(
-        generator,
-        Names(),
-        Rubric.from_terms([("boxed", 1.0)]),
-        samples,
-        n=1,
-        temperature=1.0,
-        max_new_tokens=8,
-        greedy=False,
-        seed=0,
-    )
+    result = evaluate(engine(generator), samples, EvalSpec(1, 1.0, 8, greedy=False, seed=0))
     assert [call[0] for call in generator.calls] == [64, 64, 22]
     assert result.problems == 150
     assert result.avg == pytest.approx(149 / 150)
     assert result.greedy is None
+
+
+def test_the_spec_of_a_configuration():
+    config = Config.model_validate({"run": {"seed": 3}, "evaluation": {"samples": 2}})
+    spec = EvalSpec.of(config)
+    assert (spec.samples, spec.temperature, spec.greedy, spec.seed) == (2, 1.0, True, 3)
+    assert spec.max_new_tokens == config.rollout.max_new_tokens

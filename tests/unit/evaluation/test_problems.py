@@ -8,11 +8,12 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import SHARED, picture
+from helpers import SHARED, make_sample, picture
 
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.protocol import read_response
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key, read_response
+from sapo_vl.evaluation.problems import load, response_record
 from sapo_vl.schema import IMAGE_MARK
 
 RAW = SHARED / "raw"
@@ -58,12 +59,12 @@ def test_the_hubs_layout(name, tmp_path):
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([row]), path)
     for source in (tmp_path, tmp_path / name):  # the parent folder, and the folder itself
-        (problem,) = BENCHMARKS[name].problems(source)
-        assert problem.prompt.count(IMAGE_MARK) == len(problem.images) >= 1
+        (problem,) = load(BENCHMARKS[name], source, None)
+        assert problem.problem.count(IMAGE_MARK) == len(problem.images) >= 1
         assert all(data == PNG for data in problem.images)
-        assert problem.gold in ("B", "blue", ["$B$"])
-    if problem.options:
-        assert list(problem.options) == list("ABC"[: len(problem.options)])
+        published = problem.metadata["published"]
+        assert published["answer"] in ("B", "blue", ["$B$"])
+        assert problem.id == problem_key(published["problem_id"], published.get("variant"))
 
 
 def test_a_column_that_is_missing_is_named(tmp_path):
@@ -71,30 +72,57 @@ def test_a_column_that_is_missing_is_named(tmp_path):
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist([{k: v for k, v in row.items() if k != "answer"}]), path)
-    with pytest.raises(DataError, match="the column 'answer' is missing"):
-        list(BENCHMARKS["emma"].problems(tmp_path))
+    with pytest.raises(DataError, match=r"emma-math_1.*'answer'"):
+        load(BENCHMARKS["emma"], tmp_path, None)
 
 
-def test_a_key_that_is_missing_and_a_picture_that_is_none_are_named(tmp_path):
-    pytest.importorskip("torch")
-    from sapo_vl.evaluation.benchmark import load
-
+def test_records_that_cannot_be_used_are_named(tmp_path):
+    """A missing key, a missing image and bytes that are no image: never a part of the problems."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "1.jpg").write_bytes(b"no picture")
     row = {"id": "1", "question": "q", "options": [], "answer": "2", "image": "1.jpg", "level": 1}
     file = tmp_path / "data" / "test.jsonl"
     file.write_text(json.dumps(row))
-    with pytest.raises(DataError, match=r"mathvision: a record in --source .* lacks 'subject'"):
+    with pytest.raises(DataError, match=r"mathvision-1.*'subject'"):
         load(BENCHMARKS["mathvision"], tmp_path, None)
     file.write_text(json.dumps(row | {"subject": "s"}))
+    with pytest.raises(DataError, match=r"mathvision-1.*1\.jpg"):
+        load(BENCHMARKS["mathvision"], tmp_path, None)
+    (tmp_path / "1.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match="mathvision 1: "):
         load(BENCHMARKS["mathvision"], tmp_path, None)
+    (tmp_path / "1.jpg").write_bytes(PNG)
+    file.write_text(2 * (json.dumps(row | {"subject": "s"}) + "\n"))
+    assert len(load(BENCHMARKS["mathvision"], tmp_path, None)) == 1  # the source reads an id once
+
+
+def make_benchmark(rows, prompt=lambda sample: sample.problem):
+    return Benchmark("own", "Own", lambda folder: iter(rows), prompt, None, None)
+
+
+def test_marks_and_ids_are_checked(tmp_path):
+    sample = make_sample([(8, 8)], name="a")
+    with pytest.raises(DataError, match="own a: 0 image marks and 1 images"):
+        load(make_benchmark([sample], lambda sample: "no mark"), tmp_path, None)
+    with pytest.raises(DataError, match="own a: "):
+        load(make_benchmark([sample, sample]), tmp_path, None)
+    with pytest.raises(DataError, match="own: "):
+        load(make_benchmark([]), tmp_path, None)
+    with pytest.raises(DataError, match="own a: the record lacks 'query'"):
+        load(make_benchmark([sample], lambda sample: sample.metadata["query"]), tmp_path, None)
+
+
+def test_a_plain_sample_is_a_problem(tmp_path):
+    """A source without published fields is scored by the sample's own."""
+    (problem,) = load(make_benchmark([make_sample([(8, 8)], name="a")] * 2), tmp_path, 1)
+    response = read_response(response_record(problem, "m", 2, "so 7"), "x")
+    assert (response.key, response.answer, response.sample, response.text) == ("a", "7", 2, "so 7")
+    assert (response.question, response.meta) == ("What is the sum?", {"task": "sum"})
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_that_is_not_there_says_what_is_looked_for(name, tmp_path):
     with pytest.raises(DataError, match=f"{name}: --source .* has none of") as error:
-        list(BENCHMARKS[name].problems(tmp_path))
+        load(BENCHMARKS[name], tmp_path, None)
     assert "\n" not in str(error.value)
 
 
@@ -114,22 +142,22 @@ FORMS = {
 
 @pytest.mark.skipif(not RAW.is_dir(), reason="../shared/raw is not here")
 @pytest.mark.parametrize("name", ORIGINAL)
-def test_the_original_layout_and_its_own_gold_answers(name):
-    """Every problem is read; its gold answer, written as a response, is right."""
+def test_the_original_layout_and_its_own_answers(name):
+    """Every problem is read; its answer, written as a response, is right."""
     benchmark = BENCHMARKS[name]
-    problems = list(benchmark.problems(RAW))
-    assert len(problems) == len({p.key for p in problems}) == ORIGINAL[name]
+    problems = load(benchmark, RAW, None)
+    assert len(problems) == ORIGINAL[name]
     refused = []
     for problem in problems[:120]:
-        gold = ", ".join(str(problem.gold).split("\n"))
+        published = problem.metadata["published"]
+        answer = ", ".join(str(published["answer"]).split("\n"))
         if name == "dynamath":
-            response = json.dumps({"solution": "", "short answer": gold})
+            text = json.dumps({"solution": "", "short answer": answer})
         else:
-            response = FORMS.get(
-                problem.question_type or name, FORMS.get(name, "\\boxed{{{}}}")
-            ).format(gold)
-        row = read_response(problem.record("m", 0, response), name)
-        found = benchmark.extract(row, random.Random(0))
-        if benchmark.judge(row, found.value).correct is not True:
-            refused.append((problem.key, gold))
+            form = FORMS.get(name, "\\boxed{{{}}}")
+            text = FORMS.get(published.get("question_type") or name, form).format(answer)
+        response = read_response(response_record(problem, "m", 0, text), name)
+        extraction = benchmark.extract(response, random.Random(0))
+        if benchmark.judge(response, extraction.value).correct is not True:
+            refused.append((problem.id, answer))
     assert len(refused) <= 0.02 * len(problems), refused

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from sapo_vl import config as configs
+from sapo_vl.algorithm.objectives import resolve
+from sapo_vl.config import load
 from sapo_vl.lab import grids, runner, worker
 from sapo_vl.lab.grids import GRIDS, Cell, Setting
 from sapo_vl.runs.files import write_json
@@ -20,12 +21,16 @@ def test_every_cell_is_a_valid_configuration_of_its_own(grid, tmp_path):
     for cell in cells:
         (cell.warm_up(tmp_path) / "data-seed0-1-1").mkdir(parents=True, exist_ok=True)
         keys = worker.cell_overrides(cell, tmp_path, 7)
-        config = configs.load(worker.MAIN, keys)
+        config = load(worker.MAIN, keys)
         assert config.rollout.steps == 7
         assert config.learner.lr == cell.setting.lr
-        assert config.sapo.mini_batches == cell.setting.updates
+        assert config.algorithm.num_mini_batches == cell.setting.updates
         assert config.objective == cell.setting.objective
-        assert (config.sapo.gate, config.learner.clip) == (cell.setting.gate, 0)
+        assert config.learner.max_grad_norm == 0
+        if cell.setting.objective == "sapo":
+            assert resolve(config).objective_options == {
+                key: getattr(cell.setting, key) for key in ("tau_pos", "tau_neg", "gate")
+            }
         assert config.sft.steps == 0
         assert cell.describe()["settings"]["lr"] == cell.setting.lr
 
@@ -41,9 +46,8 @@ def test_a_setting_that_another_grid_has_run_is_taken_over(tmp_path):
     a, b = Cell("a", Setting(), 0), Cell("b", Setting(), 0)
     other = Cell("b", replace(Setting(), tau_neg=2.0), 0)
     place = tmp_path / "cells" / a.name
-    place.mkdir(parents=True)
     write_json(place / "result.json", {"cell": a.describe(), "seconds": 3.0})
-    assert runner._todo([a, b, other], tmp_path) == [other]
+    assert runner.missing_cells([a, b, other], tmp_path) == [other]
     taken = json.loads((tmp_path / "cells" / b.name / "result.json").read_text())
     assert taken["cell"]["grid"] == "b"
     assert taken["seconds"] == 3.0

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic: what a batch needs, what was measured, and who agrees with whom."""
+"""The benchmarks' arithmetic: operation counts, measurements, agreement checks and tables."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bench import learner, measure, needs, pace, report, whole_step
-from bench.cases import CASES, Case, build_model, build_rows, no_bans
+from bench import learner, measure, needs, pace, report, step_ours, whole_step
+from bench.cases import CASES, Case, build_model, build_rollouts, no_bans
 
 SMALL = Case("small", group=3, image=4, prompt=12, mean=6, longest=9, vocabulary=512, prompts=2)
 
 
 @pytest.fixture(scope="module")
 def batch(assets):
-    """Return model and rows of a small case."""
+    """Return model and rollouts of a small case."""
     assets = no_bans(assets)
-    return build_model(assets, SMALL.vocabulary, 128), build_rows(SMALL, assets)
+    return build_model(assets, SMALL.vocabulary, 128), build_rollouts(SMALL, assets)
 
 
 def test_lengths_are_spread_evenly_around_the_mean():
@@ -28,25 +28,25 @@ def test_lengths_are_spread_evenly_around_the_mean():
         assert max(case.lengths()) == case.longest
 
 
-def test_prompts_hold_one_picture_and_the_wanted_tokens(batch, assets):
-    _, rows = batch
-    assert len(rows) == 6
-    for row in rows:
-        ids = row.prompt.expanded_ids
+def test_prompts_have_one_image_and_the_requested_tokens(batch, assets):
+    _, rollouts = batch
+    assert len(rollouts) == 6
+    for rollout in rollouts:
+        ids = rollout.prompt.expanded_ids
         assert len(ids) == 12
         assert ids.count(assets.image_token_id) == 4
-        assert row.prompt.grid_thw.tolist() == [[1, 4, 4]]
-        assert row.prompt.position_ids.shape == (3, 12)
-        assert row.prompt.next_position == 10  # 8 tokens of text, and the picture's side of 2
+        assert rollout.prompt.grid_thw.tolist() == [[1, 4, 4]]
+        assert rollout.prompt.position_ids.shape == (3, 12)
+        assert rollout.prompt.next_position == 10  # 8 tokens of text, and the image's side of 2
 
 
 def test_tokens_packed_and_padded(batch):
-    _, rows = batch
-    assert needs.tokens(rows) == (2 * (12 + 18), 6 * (12 + 9))
+    _, rollouts = batch
+    assert needs.tokens(rollouts) == (2 * (12 + 18), 6 * (12 + 9))
 
 
 def test_needed_operations_by_hand(batch):
-    model, rows = batch
+    model, rollouts = batch
     text = 6 * (256 * (256 + 128 + 128) + 256 * 256 + 3 * 256 * 768)  # multiply-adds of a token
     pairs = 2 * (12 * 13 / 2 + sum(12 * n + n * (n + 1) / 2 for n in (2, 5, 8)))
     attended = 6 * 4 * 64 * 2 * pairs
@@ -56,7 +56,7 @@ def test_needed_operations_by_hand(batch):
     embed = 16 * (3 * 2 * 8 * 8 * 128)
     picture = embed + 16 * blocks + 4 * mergers + 2 * 4 * 128 * 16**2
     expected = 2 * (3 * (54 * text + attended + head + 2 * picture) - 2 * embed)
-    assert needs.flops(model, rows) == expected
+    assert needs.flops(model, rollouts) == expected
 
 
 def test_a_counted_product_and_attention():
@@ -71,19 +71,19 @@ def test_a_counted_product_and_attention():
 def test_both_layouts_agree_and_sharing_saves_operations(batch, assets):
     from bench.variants import build
 
-    model, rows = batch
+    model, rollouts = batch
     random = np.random.default_rng(0)
-    for row in rows:
-        row.old_logprobs = random.normal(-6, 0.5, len(row.token_ids)).astype(np.float32)
-    contestants = [build(n, model, no_bans(assets), SMALL, rows) for n in ("shared", "padded")]
-    (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in contestants)
-    norms = [c.grad_norm() for c in contestants]
+    for rollout in rollouts:
+        rollout.old_logprobs = random.normal(-6, 0.5, len(rollout.token_ids)).astype(np.float32)
+    variants = [build(n, model, no_bans(assets), SMALL, rollouts) for n in ("shared", "padded")]
+    (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in variants)
+    norms = [c.grad_norm() for c in variants]
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
-    assert needs.flops(model, rows) <= shared < padded
+    assert needs.flops(model, rollouts) <= shared < padded
 
 
-def test_disagreement_is_loud():
+def test_disagreement_raises():
     learner._check({"shared": 1.0, "trl": 1.00001}, "losses")
     with pytest.raises(RuntimeError, match=r"losses differ: trl has 1\.001"):
         learner._check({"shared": 1.0, "trl": 1.001}, "losses")
@@ -97,7 +97,7 @@ def test_a_fork_returns_its_result_and_its_failure(capfd):
     def fails() -> None:
         raise ValueError("not this")
 
-    with pytest.raises(RuntimeError, match="fails failed"):
+    with pytest.raises(RuntimeError, match="fails"):
         measure.in_fork(fails)
     assert "not this" in capfd.readouterr().err
 
@@ -115,34 +115,41 @@ def test_timed_knows_sleep_from_work():
     assert seconds.cpu < 0.04
 
 
-def test_inner_phases_are_taken_out_of_outer_ones(monkeypatch):
+def test_nested_phases_do_not_count_in_the_outer_one(monkeypatch):
     now = [0.0]
-    clock = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0] / 2)
-    monkeypatch.setattr(pace, "time", clock)
+    fake_time = SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: now[0] / 2)
+    monkeypatch.setattr(pace, "time", fake_time)
 
     def passes(seconds: float) -> None:
         now[0] += seconds
 
-    book = pace.Book()
-    inner = book.phase("generate", lambda: passes(40))
-    outer = book.phase("prepare", lambda: (passes(20), inner(), passes(1)))
+    clock = pace.PhaseClock()
+    inner = clock.phase("generate", lambda: passes(40))
+    outer = clock.phase("prepare", lambda: (passes(20), inner(), passes(1)))
     passes(1000)
-    book.start()
+    clock.start()
     passes(30)
     outer()
     passes(3)
-    assert book.figures() == {
+    assert clock.seconds() == {
         "wall": {"update": 33.0, "prepare": 21.0, "generate": 40.0},
         "cpu": {"update": 16.5, "prepare": 10.5, "generate": 20.0},
     }
-    book.start()
-    assert book.figures()["wall"] == {"update": 0.0}
+    clock.start()
+    assert clock.seconds()["wall"] == {"update": 0.0}
 
 
 def test_the_coin_is_fair_and_fixed():
     flips = [pace.coin(str(i)) for i in range(1000)]
     assert flips == [pace.coin(str(i)) for i in range(1000)]
     assert 450 < sum(flips) < 550
+
+
+def test_problems_come_in_order_and_each_once():
+    sampler = step_ours.SequentialSampler(4)
+    indices = [draw.index for step in (0, 1) for draw in sampler.step(step, 4 * step, 0, 1)]
+    assert indices == list(range(8))
+    assert [draw.index for draw in sampler.step(1, 4, rank=1, ranks=2)] == [5, 7]
 
 
 def test_ratios_are_medians_of_rounds():
@@ -186,7 +193,7 @@ def test_the_table_of_whole_steps_leaves_out_the_first():
     ("arguments", "message"),
     [(["--cases", "g9"], "g9 is none of g4, g8"), (["--variants", "shared,x"], "x is none of")],
 )
-def test_unknown_names_are_said(arguments, message, capsys):
+def test_unknown_names_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         learner.main(arguments)
     assert message in capsys.readouterr().err

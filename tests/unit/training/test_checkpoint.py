@@ -13,7 +13,7 @@ import torch
 
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.training import checkpoint
-from sapo_vl.training.checkpoint import Progress
+from sapo_vl.training.checkpoint import TrainState
 
 
 class FakeLearner:
@@ -38,16 +38,23 @@ def names(root: Path) -> list[str]:
 
 
 def save(root: Path, step: int, mini_batch: int = 0, keep: int = 9, value: int = 0) -> Path:
-    return checkpoint.save(root, FakeLearner(value), Progress(step, mini_batch), keep)
+    return checkpoint.save(root, FakeLearner(value), TrainState(step, mini_batch), keep)
 
 
-def test_progress_and_learner_come_back(tmp_path):
-    done = Progress(step=20, mini_batch=2, cursor=640, bad_steps=1, buffer={"a": [1]})
-    done.extra = {"statistics": [{"x": 0.5}]}
-    path = checkpoint.save(tmp_path, FakeLearner(7), done, 2)
+def test_state_and_learner_come_back(tmp_path):
+    state = TrainState(
+        step=20,
+        mini_batch=2,
+        cursor=640,
+        bad_steps=1,
+        batch={"groups": [1], "num_mini_batches": 4},
+        totals={"reward": 3.0},
+        stats=[{"loss": 0.5}],
+    )
+    path = checkpoint.save(tmp_path, FakeLearner(7), state, 2)
     assert path == tmp_path / "step_000020+2"
     learner = FakeLearner()
-    assert checkpoint.load(path, learner) == done
+    assert checkpoint.load(path, learner) == state
     assert learner.value == 7
 
 
@@ -56,9 +63,9 @@ def test_random_states_come_back(tmp_path):
     np.random.seed(2)
     random.seed(3)
     path = save(tmp_path, 1)
-    drawn = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
+    numbers = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
     checkpoint.load(path, FakeLearner())
-    assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == drawn
+    assert (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) == numbers
 
 
 def test_the_newest_is_the_last_step_and_the_last_mini_batch(tmp_path):
@@ -104,7 +111,7 @@ def test_a_checkpoint_is_complete_when_it_gets_its_name(tmp_path, monkeypatch):
 def test_a_failed_write_leaves_the_older_checkpoint(tmp_path):
     save(tmp_path, 4)
     with pytest.raises(ValueError, match="boom"):
-        checkpoint.save(tmp_path, FakeLearner(error=ValueError("boom")), Progress(5), 2)
+        checkpoint.save(tmp_path, FakeLearner(error=ValueError("boom")), TrainState(5), 2)
     assert checkpoint.latest(tmp_path).name == "step_000004"
 
 
@@ -131,14 +138,14 @@ def test_a_full_disk_is_one_clear_line_and_frees_its_space(tmp_path, number):
     save(tmp_path, 4)
     full = OSError(number, os.strerror(number))
     with pytest.raises(SetupError, match=r"no space left .*--resume") as caught:
-        checkpoint.save(tmp_path, FakeLearner(error=full), Progress(5), 2)
+        checkpoint.save(tmp_path, FakeLearner(error=full), TrainState(5), 2)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["step_000004"]
 
 
 def test_another_fault_of_the_disk_stays_what_it_is(tmp_path):
     with pytest.raises(PermissionError):
-        checkpoint.save(tmp_path, FakeLearner(error=PermissionError(13, "no")), Progress(5), 2)
+        checkpoint.save(tmp_path, FakeLearner(error=PermissionError(13, "no")), TrainState(5), 2)
 
 
 def test_another_number_of_ranks_is_refused(tmp_path, monkeypatch):
@@ -150,3 +157,14 @@ def test_another_number_of_ranks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(DataError, match="written by 1 ranks and this run has 4"):
         checkpoint.load(path, FakeLearner())
+
+
+def test_a_pinned_checkpoint_outlives_the_newest(tmp_path):
+    assert checkpoint.pin_last_before(tmp_path, 9) is None
+    for step, mini_batch in ((2, 0), (4, 0), (4, 1), (6, 0)):
+        save(tmp_path, step, mini_batch)
+    assert checkpoint.pin_last_before(tmp_path, 2) is None
+    assert checkpoint.pin_last_before(tmp_path, 5).name == "step_000004+1"
+    for step in (8, 10):
+        save(tmp_path, step, keep=1)
+    assert names(tmp_path) == ["step_000004+1", "step_000010"]

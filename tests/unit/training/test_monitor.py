@@ -1,4 +1,4 @@
-"""What a run does at the collapse detector's alarm."""
+"""What stops or warns a run: non-finite gradients, parity, and the collapse detector's alarms."""
 
 from __future__ import annotations
 
@@ -6,12 +6,63 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from helpers import bare_prompt
 
 from sapo_vl.algorithm import collapse
+from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
+from sapo_vl.runs.folder import Run
+from sapo_vl.schema import Rollout
 from sapo_vl.training import checkpoint
-from sapo_vl.training.checkpoint import Progress
-from sapo_vl.training.trainer import Collapsed, look_for_collapse
+from sapo_vl.training.checkpoint import TrainState
+from sapo_vl.training.monitor import (
+    CollapseError,
+    NonFiniteGradientError,
+    ParityError,
+    check_finite,
+    check_parity,
+    detect_collapse,
+)
+
+
+def report(*names: str, skipped: bool = True) -> UpdateReport:
+    rollouts = [Rollout(bare_prompt(name=name), [1]) for name in names]
+    return UpdateReport(rollouts=rollouts, skipped=skipped)
+
+
+def test_non_finite_gradients_are_counted_and_name_their_records(tmp_path, capsys):
+    run = Run(load(None, [f"run.dir={tmp_path / 'run'}", "learner.max_bad_steps=3"]), resume=False)
+    path = run.dir / "bad_batch_rank_0.json"
+    assert check_finite(run, report("a", skipped=False), 0) == 0
+    assert not path.exists()
+    assert check_finite(run, report("b", "a", "b"), 0) == 1
+    assert json.loads(path.read_text()) == ["a", "b"]
+    assert str(path) in capsys.readouterr().out
+    assert check_finite(run, report("c"), 1) == 2
+    assert json.loads(path.read_text()) == ["c"]
+    assert check_finite(run, report("d", skipped=False), 2) == 0  # in a row
+    with pytest.raises(NonFiniteGradientError, match=r"3 optimizer steps.*bad_batch_rank_0\.json"):
+        check_finite(run, report("e"), 2)
+
+
+@pytest.mark.parametrize(
+    ("mean", "largest", "key"),
+    [
+        (0.011, 0.05, r"step 7: the mean .* 0\.011, above generator\.parity_mean=0\.01"),
+        (0.01, 0.11, r"step 7: the max .* 0\.11, above generator\.parity_max=0\.1"),
+        (float("nan"), 0.0, r"generator\.parity_mean"),
+    ],
+)
+def test_a_sampler_that_disagrees_stops_the_run(mean, largest, key):
+    config = load(None, ["generator.parity_mean=0.01", "generator.parity_max=0.1"])
+    with pytest.raises(ParityError, match=key):
+        check_parity(config, {"mismatch/mean_abs": mean, "mismatch/max_abs": largest}, 7)
+
+
+def test_parity_at_its_limits_is_fine_and_so_is_nothing_to_compare():
+    config = load(None, ["generator.parity_mean=0.01", "generator.parity_max=0.1"])
+    check_parity(config, {"mismatch/mean_abs": 0.01, "mismatch/max_abs": 0.1}, 7)
+    check_parity(config, {}, 7)
 
 
 class NoLearner:
@@ -21,10 +72,11 @@ class NoLearner:
         """Write nothing."""
 
 
-def job(tmp_path, *overrides):
+def trainer(tmp_path, *overrides: str) -> SimpleNamespace:
+    """Return as much of a trainer as the detector's alarms need, with three checkpoints."""
     config = load(None, overrides)
     for step in (2, 4, 6):
-        checkpoint.save(tmp_path / "checkpoints", NoLearner(), Progress(step), 9)
+        checkpoint.save(tmp_path / "checkpoints", NoLearner(), TrainState(step), 9)
     return SimpleNamespace(
         config=config,
         detector=collapse.Detector(config.collapse),
@@ -38,36 +90,36 @@ def rows(count, start=1, **values):
     return [{"phase": "train", "step": start + i, **healthy, **values} for i in range(count)]
 
 
-def test_an_alarm_keeps_the_last_good_checkpoint_and_says_what_it_saw(tmp_path, capsys):
-    made = job(tmp_path)
+def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(tmp_path, capsys):
+    made = trainer(tmp_path)
     for row in [*rows(4), *rows(3, 5, entropy=0.001)]:
-        look_for_collapse(made, row)
-    (said,) = json.loads((tmp_path / "collapse.json").read_text())
-    assert (said["rule"], said["step"], said["since"]) == ("entropy_low", 7, 5)
-    assert said["checkpoint"] == "step_000004"
-    assert said["row"]["entropy"] == 0.001
+        detect_collapse(made, row)
+    (entry,) = json.loads((tmp_path / "collapse.json").read_text())
+    assert (entry["rule"], entry["step"], entry["since"]) == ("entropy_low", 7, 5)
+    assert entry["checkpoint"] == "step_000004"
+    assert entry["row"]["entropy"] == 0.001
     assert "step_000004 is kept" in capsys.readouterr().out
     for step in (8, 10, 12):  # and it outlives the others
-        checkpoint.save(made.checkpoints, NoLearner(), Progress(step), 1)
+        checkpoint.save(made.checkpoints, NoLearner(), TrainState(step), 1)
     names = sorted(path.name for path in made.checkpoints.iterdir())
     assert names == ["step_000004", "step_000012"]
     assert checkpoint.latest(made.checkpoints).name == "step_000012"
 
 
 def test_it_can_stop_the_run(tmp_path):
-    made = job(tmp_path, "collapse.action=stop", "collapse.patience=1")
-    with pytest.raises(Collapsed, match=r"step 1: stopped by the collapse detector"):
-        look_for_collapse(made, rows(1, entropy=0.001)[0])
+    made = trainer(tmp_path, "collapse.action=stop", "collapse.patience=1")
+    with pytest.raises(CollapseError, match=r"step 1: stopped by the collapse detector"):
+        detect_collapse(made, rows(1, entropy=0.001)[0])
 
 
-def test_without_an_earlier_checkpoint_that_is_said(tmp_path, capsys):
-    made = job(tmp_path, "collapse.patience=1")
-    look_for_collapse(made, rows(1, entropy=0.001)[0])
+def test_without_an_earlier_checkpoint_nothing_is_pinned(tmp_path, capsys):
+    made = trainer(tmp_path, "collapse.patience=1")
+    detect_collapse(made, rows(1, entropy=0.001)[0])
     assert "no checkpoint before it" in capsys.readouterr().out
 
 
 def test_it_can_be_ignored(tmp_path):
-    made = job(tmp_path, "collapse.action=ignore")
+    made = trainer(tmp_path, "collapse.action=ignore")
     for row in rows(9, entropy=0.0):
-        look_for_collapse(made, row)
+        detect_collapse(made, row)
     assert not (tmp_path / "collapse.json").exists()

@@ -1,156 +1,161 @@
-"""Which records a step trains on, and what dynamic sampling puts in place of others."""
+"""Which records a step samples from: epochs, fixed shares of tasks, and resampling."""
 
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
+from dataclasses import replace
 
-import numpy as np
 import pytest
+from helpers import make_sample
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sapo_vl import train
 from sapo_vl.config import load
+from sapo_vl.data import store
 from sapo_vl.errors import ConfigError
-from sapo_vl.schema import Completion, Reward, RolloutGroup
-from sapo_vl.training import rollouts
-from sapo_vl.training import setup as stages
-from sapo_vl.training.checkpoint import Progress
-from sapo_vl.training.prompt_sampler import Draws, Pick
+from sapo_vl.model.usable_samples import UsableSamples
+from sapo_vl.training.prompt_sampler import Draw, PromptSampler, TaskMixture, shuffled_indices
 
 TASKS = ["count"] * 40 + ["bars"] * 15 + ["line"] * 9
 
 
-class Records(list):
-    """Records that know their tasks."""
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> UsableSamples:
+    """Return 64 records of three tasks, as a run has them."""
+    path = tmp_path_factory.mktemp("records") / "data"
+    samples = [make_sample(name=f"r{i}") for i in range(len(TASKS))]
+    store.write(path, [replace(s, task=t) for s, t in zip(samples, TASKS, strict=True)])
+    return UsableSamples(store.load(path, "train"), range(len(TASKS)))
 
-    def column(self, name: str) -> list[str]:
-        assert name == "task"
-        return TASKS
 
+@pytest.fixture(scope="module")
+def build(records):
+    """Return a function that builds a sampler of the records."""
 
-def draws(*overrides: str) -> Draws:
-    keys = ["rollout.prompts=16", "sapo.mini_batches=2", *overrides]
-    return Draws(load(None, keys), Records(range(len(TASKS))))
+    def make(*overrides: str) -> PromptSampler:
+        keys = ["rollout.prompts=16", "algorithm.num_mini_batches=2", *overrides]
+        return PromptSampler(load(None, keys), records)
+
+    return make
 
 
 RATIO = "data.ratio={count: 2, bars: 1, line: 1}"
 
 
-def test_without_ratio_the_split_is_walked_through():
-    picks = [draws().step(3, 48, rank, 2) for rank in range(2)]
-    assert [pick.index for pick in picks[0]] == stages.draw(64, 0, 48, 16)[0::2]
-    assert [pick.index for pick in picks[1]] == stages.draw(64, 0, 48, 16)[1::2]
-    assert {pick.mini_batch for own in picks for pick in own} == {None}
+@given(st.integers(1, 50), st.integers(0, 5), st.integers(1, 4))
+def test_each_epoch_is_a_permutation(length, seed, epochs):
+    indices = shuffled_indices(length, seed, 0, length * epochs)
+    for epoch in range(epochs):
+        assert sorted(indices[epoch * length : (epoch + 1) * length]) == list(range(length))
+
+
+@given(st.integers(1, 40), st.integers(0, 5), st.integers(0, 130), st.integers(1, 90))
+def test_drawing_goes_on_at_any_cursor(length, seed, cursor, count):
+    assert (
+        shuffled_indices(length, seed, cursor, count)
+        == shuffled_indices(length, seed, 0, 300)[cursor : cursor + count]
+    )
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    first, second = shuffled_indices(50, 0, 0, 50), shuffled_indices(50, 0, 50, 50)
+    assert first != second
+    assert first != shuffled_indices(50, 1, 0, 50)
+
+
+def test_without_ratio_the_split_is_walked_through(build):
+    draws = [build().step(3, 48, rank, 2) for rank in range(2)]
+    assert [draw.index for draw in draws[0]] == shuffled_indices(64, 0, 48, 16)[0::2]
+    assert [draw.index for draw in draws[1]] == shuffled_indices(64, 0, 48, 16)[1::2]
+    assert {draw.mini_batch for share in draws for draw in share} == {None}
 
 
 @given(st.integers(0, 30), st.sampled_from([1, 2, 4]), st.integers(0, 3))
-def test_every_mini_batch_holds_its_shares(step, ranks, seed):
-    made = draws(RATIO, f"run.seed={seed}")
-    everything = [pick for rank in range(ranks) for pick in made.step(step, 0, rank, ranks)]
+def test_every_mini_batch_holds_its_shares(build, step, ranks, seed):
+    sampler = build(RATIO, f"run.seed={seed}")
+    everything = [draw for rank in range(ranks) for draw in sampler.step(step, 0, rank, ranks)]
     for number in range(2):
-        own = [pick for pick in everything if pick.mini_batch == number]
-        assert Counter(pick.source for pick in own) == {"count": 4, "bars": 2, "line": 2}
-        assert all(TASKS[pick.index] == pick.source for pick in own)
-    assert made.step(step, 0, 0, ranks) == draws(RATIO, f"run.seed={seed}").step(step, 5, 0, ranks)
+        members = [draw for draw in everything if draw.mini_batch == number]
+        assert Counter(draw.task for draw in members) == {"count": 4, "bars": 2, "line": 2}
+        assert all(TASKS[draw.index] == draw.task for draw in members)
+    again = build(RATIO, f"run.seed={seed}")
+    assert sampler.step(step, 0, 0, ranks) == again.step(step, 5, 0, ranks)
 
 
-def test_a_source_is_walked_through_before_it_comes_again():
-    made = draws(RATIO)
-    seen = [p.index for step in range(5) for p in made.step(step, 0, 0, 1) if p.source == "count"]
-    assert len(seen) == len(set(seen)) == 40
+def test_a_task_is_walked_through_before_it_comes_again(build):
+    sampler = build(RATIO)
+    draws = [draw for step in range(5) for draw in sampler.step(step, 0, 0, 1)]
+    indices = [draw.index for draw in draws if draw.task == "count"]
+    assert len(indices) == len(set(indices)) == 40
 
 
-def test_an_unknown_task_is_refused():
+def test_an_unknown_task_is_refused(build):
     with pytest.raises(ConfigError, match=r"'bar', which is no task.*did you mean 'bars'"):
-        draws("data.ratio={count: 2, bar: 1}")
+        build("data.ratio={count: 2, bar: 1}")
 
 
-def test_instead_takes_other_records_of_the_same_source():
-    made = draws(RATIO)
-    picks = made.step(0, 0, 0, 1)
-    dropped = [pick for pick in picks if pick.source != "bars"]
-    others = made.instead(0, 1, 0, picks, dropped)
-    assert [(p.source, p.mini_batch) for p in others if p.source == "count"] == [
-        (p.source, p.mini_batch) for p in dropped if p.source == "count"
+def test_shares_can_be_of_data_sets(build):
+    sampler = build("data.ratio={noise: 1}", "data.ratio_by=dataset")
+    assert {draw.task for draw in sampler.step(0, 0, 0, 1)} == {"noise"}
+
+
+def test_resample_draws_other_records_of_the_same_task(build):
+    sampler = build(RATIO)
+    draws = sampler.step(0, 0, 0, 1)
+    dropped = [draw for draw in draws if draw.task != "bars"]
+    redraws = sampler.resample(0, 1, 0, draws, dropped)
+    assert [(d.task, d.mini_batch) for d in redraws if d.task == "count"] == [
+        (d.task, d.mini_batch) for d in dropped if d.task == "count"
     ]
-    taken = {pick.index for pick in picks}
-    assert not taken & {pick.index for pick in others}
-    assert len({pick.index for pick in others}) == len(others)
+    assert all(TASKS[draw.index] == draw.task for draw in redraws)
+    taken = {draw.index for draw in draws}
+    assert not taken & {draw.index for draw in redraws}
+    assert len({draw.index for draw in redraws}) == len(redraws)
     # 4 of the 9 lines are taken, so that 4 of the 5 others can stand for them
-    assert len([p for p in others if p.source == "line"]) == 4
-    assert made.instead(0, 1, 0, picks, dropped) == others
-    assert made.instead(0, 2, 0, picks, dropped) != others
+    assert len([draw for draw in redraws if draw.task == "line"]) == 4
+    assert sampler.resample(0, 1, 0, draws, dropped) == redraws
+    assert sampler.resample(0, 2, 0, draws, dropped) != redraws
 
 
-def test_an_exhausted_source_gives_none():
-    made = draws(RATIO)
-    lines = [Pick(i, "line", 0) for i, task in enumerate(TASKS) if task == "line"]
-    assert made.instead(0, 1, 0, lines, lines[:3]) == []
+def test_an_exhausted_task_gives_none(build):
+    lines = [Draw(i, "line", 0) for i, task in enumerate(TASKS) if task == "line"]
+    assert build(RATIO).resample(0, 1, 0, lines, lines[:3]) == []
 
 
-def group(index: int, right: int, mini_batch=None) -> RolloutGroup:
-    """Return the group of record `index`, `right` of whose two responses are right."""
-    rewards = [Reward(float(i < right), i < right, True) for i in range(2)]
-    advantages = np.array([1, -1] if right == 1 else [0, 0], dtype=np.float32)
-    completions = [Completion([1, 2], np.zeros(2, np.float32), "stop", "") for _ in range(2)]
-    prompt = SimpleNamespace(sample=SimpleNamespace(id=f"r{index}"), images=())
-    return RolloutGroup(prompt, completions, rewards, advantages, None, mini_batch)
+A, B = range(12), range(12, 17)
 
 
-def test_found_groups_take_empty_places_of_their_own_mini_batch():
-    groups = [group(0, 0, 0), group(1, 1, 0), group(2, 2, 1), group(3, 0, 1)]
-    found = [group(7, 1, 1), group(8, 1, 0)]
-    assert rollouts.places(groups, [0, 2, 3], found) == [(2, found[0]), (0, found[1])]
+def test_mixtures_keep_their_shares_and_visit_everything_once():
+    members, ratios = {"a": A, "b": B}, {"a": 3, "b": 1}
+    mixture = TaskMixture(members, ratios, size=8, seed=1)
+    assert mixture.places == {"a": 6, "b": 2}
+    batches = [mixture.batch(n) for n in range(10)]
+    for batch in batches:
+        assert Counter(task for task, _ in batch) == {"a": 6, "b": 2}
+    first_epoch = [index for batch in batches[:2] for task, index in batch if task == "a"]
+    assert sorted(first_epoch) == list(A)
+    of_b = [index for batch in batches[:5] for task, index in batch if task == "b"]
+    assert Counter(of_b) == dict.fromkeys(B, 2)  # 10 draws are two epochs of 5
+    assert TaskMixture(members, ratios, size=8, seed=1).batch(7) == batches[7]
+    assert TaskMixture(members, ratios, size=8, seed=2).batch(7) != batches[7]
 
 
-def test_groups_stay_in_the_mini_batch_they_belong_to():
-    groups = [group(0, 1, 1), group(1, 1, 1), group(2, 1, 0)]
-    batches = rollouts.mini_batches(groups, 2)
-    assert [[row.prompt.sample.id for row in rows] for rows in batches] == [
-        ["r2", "r2"],
-        ["r0", "r0", "r1", "r1"],
-    ]
+def test_ranks_share_a_mini_batch_by_task():
+    members = {"a": range(100), "b": range(100, 200)}
+    mixture = TaskMixture(members, {"a": 0.75, "b": 0.25}, size=16)
+    shares = [mixture.batch(3, rank, 4) for rank in range(4)]
+    for share in shares:
+        assert Counter(task for task, _ in share) == {"a": 3, "b": 1}
+    assert sorted(pair for share in shares for pair in share) == sorted(mixture.batch(3))
 
 
-def rolled_out(monkeypatch, outcomes, rounds):
-    """Run train.roll_out where record i's group has `outcomes(i)` right responses."""
-    config = load(None, ["rollout.prompts=8", "sapo.mini_batches=2", f"rollout.refill={rounds}"])
-    job = SimpleNamespace(config=config, draws=Draws(config, Records(range(len(TASKS)))))
-    calls = []
-
-    def sample(_job, picks, step):
-        calls.append([pick.index for pick in picks])
-        return [group(pick.index, outcomes(pick.index)) for pick in picks]
-
-    monkeypatch.setattr(train, "sample", sample)
-    groups, sums = train.roll_out(job, Progress(step=2, cursor=16))
-    return groups, sums, calls
-
-
-def test_groups_without_a_gradient_are_replaced(monkeypatch):
-    first = stages.draw(64, 0, 16, 8)
-    dull = set(first[:3])  # all right; every other record is mixed
-    groups, sums, calls = rolled_out(monkeypatch, lambda i: 2 if i in dull else 1, 3)
-    assert [len(call) for call in calls] == [8, 3]
-    assert [g.prompt.sample.id for g in groups[3:]] == [f"r{i}" for i in first[3:]]
-    assert [g.prompt.sample.id for g in groups[:3]] == [f"r{i}" for i in calls[1]]
-    assert not dull & set(calls[1])
-    assert (sums["refill_drawn"], sums["refill_kept"]) == (3, 3)
-    # accuracy is that of what was drawn first: 3 groups of 2 right, 5 of 1
-    assert (sums["correct"], sums["responses"], sums["zero_std"]) == (11, 16, 3)
-
-
-def test_refilling_is_bounded(monkeypatch):
-    groups, sums, calls = rolled_out(monkeypatch, lambda i: 0, 2)
-    assert [len(call) for call in calls] == [8, 8, 8]
-    assert len({i for call in calls for i in call}) == 24
-    assert (sums["refill_drawn"], sums["refill_kept"]) == (16, 0)
-    assert not any(np.any(g.advantages) for g in groups)
-
-
-def test_without_rounds_nothing_more_is_drawn(monkeypatch):
-    _, sums, calls = rolled_out(monkeypatch, lambda i: 0, 0)
-    assert len(calls) == 1
-    assert "refill_drawn" not in sums
+def test_mixtures_that_cannot_be():
+    with pytest.raises(ConfigError, match="a mini-batch of 8 records has no place for b"):
+        TaskMixture({"a": range(9), "b": range(9)}, {"a": 99, "b": 1}, size=8)
+    with pytest.raises(AssertionError, match="b"):
+        TaskMixture({"a": range(9)}, {"b": 1}, size=8)
+    with pytest.raises(ConfigError, match="b has 0 records"):
+        TaskMixture({"a": range(9), "b": []}, {"a": 1, "b": 1}, size=8)
+    for ratio in (0, -1):
+        with pytest.raises(ConfigError, match=rf"data\.ratio: b has 9 records and ratio {ratio}"):
+            TaskMixture({"a": range(9), "b": range(9)}, {"a": 1, "b": ratio}, size=8)

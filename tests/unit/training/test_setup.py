@@ -1,102 +1,116 @@
-"""What is drawn when, which records are used, and the learning rates of the steps."""
+"""What a run checks before it trains, and what it makes in its folder."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers import make_sample, tiny_config
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sapo_vl import sft, train
-from sapo_vl.config import LearnerConfig, SftConfig
+from sapo_vl.config import load
 from sapo_vl.data import store
-from sapo_vl.errors import DataError
+from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.training import setup as stages
+from sapo_vl.runs.folder import Run
+from sapo_vl.training.setup import data_folder, initial_model, load_inputs, policy_assets, preflight
 
 
-@given(st.integers(1, 50), st.integers(0, 5), st.integers(1, 4))
-def test_each_epoch_is_a_permutation(length, seed, epochs):
-    drawn = stages.draw(length, seed, 0, length * epochs)
-    for epoch in range(epochs):
-        assert sorted(drawn[epoch * length : (epoch + 1) * length]) == list(range(length))
-
-
-@given(st.integers(1, 40), st.integers(0, 5), st.integers(0, 130), st.integers(1, 90))
-def test_drawing_goes_on_at_any_cursor(length, seed, cursor, count):
-    assert (
-        stages.draw(length, seed, cursor, count)
-        == stages.draw(length, seed, 0, 300)[cursor : cursor + count]
-    )
-
-
-def test_epochs_and_seeds_have_orders_of_their_own():
-    first, second = stages.draw(50, 0, 0, 50), stages.draw(50, 0, 50, 50)
-    assert first != second
-    assert first != stages.draw(50, 1, 0, 50)
-
-
-def test_records_that_do_not_fit_are_left_out_with_a_reason(
-    tmp_path, tiny_folder, renderer, capsys
-):
-    samples = [
-        make_sample([(64, 64)], name="fits"),
-        make_sample([(128, 128)] * 3, name="long"),  # 192 visual tokens
-        make_sample([(20, 20)] * 3, name="crowded"),
-        make_sample([], name="text"),
+def test_preflight_returns_the_resolved_config():
+    config = preflight(load(None, ["objective=dapo", "generator.backend=transformers"]))
+    assert config.objective_options == {"low": 0.2, "high": 0.28}
+    assert [(term.fn, term.weight) for term in config.rewards] == [
+        ("answer", 1.0),
+        ("overlong", -1.0),
     ]
-    store.write(tmp_path / "d", samples)
-    config = tiny_config(tiny_folder, "data.max_prompt_tokens=80", "generator.max_images=2")
-    kept = stages.usable(config, renderer, tmp_path / "d", "train", "data.path")
-    assert [sample.id for sample in kept] == ["fits", "text"]
-    assert [sample.id for sample in kept[:1]] == ["fits"]
-    said = capsys.readouterr().out
-    assert "1 of 4 records left out, longer than 80 tokens (long" in said
-    assert "1 of 4 records left out, more than generator.max_images=2 images (crowded" in said
+    assert preflight(config) == config
 
 
-def test_prompt_and_response_must_fit_the_model_length(tmp_path, tiny_folder, renderer):
-    store.write(tmp_path / "d", [make_sample([(64, 64)])])
-    (length,) = renderer.lengths([make_sample([(64, 64)])])
-    fits = tiny_config(
-        tiny_folder, f"generator.max_model_len={length + 16}", "rollout.max_new_tokens=16"
-    )
-    assert len(stages.usable(fits, renderer, tmp_path / "d", "train", "data.path")) == 1
-    narrow = tiny_config(
-        tiny_folder, f"generator.max_model_len={length + 15}", "rollout.max_new_tokens=16"
-    )
-    with pytest.raises(DataError, match=r"none of the 1 records .* fits; raise data"):
-        stages.usable(narrow, renderer, tmp_path / "d", "train", "data.path")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective=gpo", "objective: 'gpo'"),
+        ("sapo.tau_neg=0", r"sapo\.tau_neg=0"),
+        ("rewards=[{fn: boxd}]", "boxd"),
+        ("generator.backend=vlm", r"generator\.backend: 'vlm'"),
+    ],
+)
+def test_preflight_refuses_what_would_fail_later(override, message):
+    with pytest.raises(ConfigError, match=message):
+        preflight(load(None, ["generator.backend=transformers", override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.prompts=4", r"rollout\.prompts=4 is below the number of ranks \(6\)"),
+        ("sft.batch=5", r"sft\.batch=5 is below the number of ranks \(6\)"),
+        ("generator.tensor_parallel=4", r"generator\.tensor_parallel=4 does not divide"),
+    ],
+)
+def test_preflight_checks_the_number_of_ranks(monkeypatch, override, message):
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    with pytest.raises(ConfigError, match=message):
+        preflight(load(None, ["generator.backend=transformers", override]))
+
+
+@pytest.mark.parametrize("key", ["data.path", "sft.data"])
+def test_preflight_opens_the_data(tmp_path, key):
+    keys = [f"{key}={tmp_path / 'absent'}", "sft.steps=1", "generator.backend=transformers"]
+    with pytest.raises(DataError, match="absent"):
+        preflight(load(None, keys))
 
 
 def test_a_gold_answer_that_the_verifier_refuses_stops_the_run():
-    bad = make_sample(name="odd")
-    bad = type(bad)(**{f: getattr(bad, f) for f in bad.__slots__} | {"answer": "1}{2"})
+    bad = replace(make_sample(name="odd"), answer="1}{2")
     rubric = Rubric.from_terms([("boxed", 1.0)])
-    stages.check_gold(rubric, [make_sample()])
-    with pytest.raises(DataError, match="'odd': the gold answer"):
-        stages.check_gold(rubric, [make_sample()], [bad])
+    rubric.check_gold([make_sample()])
+    with pytest.raises(DataError, match="odd"):
+        rubric.check_gold([make_sample(), bad])
 
 
-def test_learning_rate_of_rollout_steps():
-    options = LearnerConfig(lr=1.0, warmup_steps=2, final_lr=0.5)
-    rates = [train.learning_rate(step, 6, options) for step in range(6)]
-    # up over two steps, then down by 1/8 a step towards 0.5, which step 6 would have
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625])
+@pytest.fixture
+def run(tiny_folder: Path, tmp_path: Path) -> Run:
+    """Return a new run on the tiny model with a few procedural problems."""
+    keys = ("data.synthetic_train=20", "data.synthetic_test=8", "evaluation.problems=4")
+    keys += (f"run.dir={tmp_path / 'run'}", "rollout.prompts=8", "data.max_prompt_tokens=1024")
+    keys += ("generator.max_model_len=1280",)
+    return Run(preflight(tiny_config(tiny_folder, *keys)), resume=False)
 
 
-def test_learning_rate_of_a_run_that_is_all_warm_up():
-    options = LearnerConfig(lr=1.0, warmup_steps=3)
-    assert train.learning_rate(0, 1, options) == pytest.approx(1 / 3)
-    assert train.learning_rate(0, 1, LearnerConfig(lr=1.0, warmup_steps=0)) == 1.0
+def test_inputs_of_a_run(run, capsys):
+    inputs = load_inputs(run)
+    assert len(inputs.train_set) == 20
+    assert len(inputs.test_set) == 4
+    assert {sample.split for sample in inputs.train_set} == {"train"}
+    assert {sample.split for sample in inputs.test_set} == {"test"}
+    assert len(inputs.prompt_sampler.step(0, 0, 0, 1)) == 8
+    assert inputs.benchmarks == {}
+    assert "all 24 pass" in capsys.readouterr().out
+    inputs.rubric.close()
 
 
-def test_learning_rate_of_the_supervised_warm_up():
-    options = SftConfig(steps=6, lr=1.0, warmup_steps=2, final_lr=0.1)
-    rates = [sft.cosine(step, options) for step in range(6)]
-    half = 0.1 + 0.9 * 0.5
-    quarter = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))
-    assert rates[:2] == [0.5, 1.0]
-    assert rates[2:] == pytest.approx([1.0, quarter, half, 0.1 + 0.9 * (1 - (quarter - 0.1) / 0.9)])
+def test_a_gold_answer_that_fails_is_found_when_inputs_are_loaded(tiny_folder, tmp_path):
+    samples = [make_sample(name="fine"), replace(make_sample(name="odd"), answer="1}{2")]
+    store.write(tmp_path / "d", [*samples, replace(make_sample(name="held"), split="test")])
+    keys = (f"data.path={tmp_path / 'd'}", f"run.dir={tmp_path / 'run'}", "rewards=[{fn: boxed}]")
+    config = preflight(tiny_config(tiny_folder, "generator.backend=transformers", *keys))
+    with pytest.raises(DataError, match="odd"):
+        load_inputs(Run(config, resume=False))
+
+
+def test_procedural_data_is_made_once(run, capsys):
+    folder = data_folder(run, None)
+    assert folder == run.dir / "data-seed0-20-8"
+    assert "20 training and 8 held-out" in capsys.readouterr().out
+    first = [sample.id for sample in store.load(folder, "train")]
+    assert data_folder(run, None) == folder
+    assert capsys.readouterr().out == ""
+    assert [sample.id for sample in store.load(folder, "train")] == first
+    assert data_folder(run, Path("given")) == Path("given")
+
+
+def test_the_policy_is_the_given_folder_or_built_in_the_run(run, tmp_path):
+    assert Path(policy_assets(run).path) == initial_model(run.config)
+    tiny = load(None, [f"run.dir={tmp_path}", "run.seed=3"])
+    assert initial_model(tiny) == tmp_path / "model-seed3"

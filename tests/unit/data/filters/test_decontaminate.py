@@ -18,7 +18,7 @@ from sapo_vl.data.images import open_image
 pytest.importorskip("imagehash")
 from bench.data_speed import disturbed, planted
 
-from sapo_vl.data.filters.decontaminate import Index, picture_hash, trimmed
+from sapo_vl.data.filters.decontaminate import Index, image_hash, trimmed
 
 RAW = SHARED / "raw"
 TEXT = (
@@ -49,7 +49,7 @@ def sample(number, text=TEXT, image=None):
 
 
 def test_white_margins_do_not_count():
-    bits = np.bitwise_count(picture_hash(drawing(1)) ^ picture_hash(drawing(1, margin=60))).sum()
+    bits = np.bitwise_count(image_hash(drawing(1)) ^ image_hash(drawing(1, margin=60))).sum()
     assert bits <= 4
     assert trimmed(Image.new("RGB", (9, 9), "white")).size == (9, 9)
 

@@ -12,8 +12,10 @@ import pytest
 from helpers import picture
 
 from sapo_vl.data import Dropped, store
-from sapo_vl.data.prepare import prepare, source_function
+from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.readers import generic
+from sapo_vl.data.records import validate
+from sapo_vl.data.source_loader import source_function
 from sapo_vl.errors import ConfigError, DataError
 
 PNG = picture(40, 33)
@@ -41,7 +43,7 @@ def read(source, **columns):
     found = list(generic.rows(source, columns))
     assert not [record for record in found if isinstance(record, Dropped)]
     for sample in found:
-        store.validate(sample)
+        validate(sample)
     return found
 
 
@@ -60,7 +62,8 @@ def test_generic_with_a_map(tmp_path):
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
     columns = "problem=q,answer=y,images=pic,choices=opts"
     report = prepare(
-        "generic", source=file, out=tmp_path / "set", columns=columns, on_error="skip", holdout=0
+        "generic",
+        PrepareOptions(tmp_path / "set", source=file, columns=columns, on_error="skip", holdout=0),
     )
     one, two, three, four = store.load(tmp_path / "set", "train")
     assert one.problem == "<image>\nHow many?\n(A) one\n(B) two"
@@ -76,14 +79,16 @@ def test_generic_with_a_map(tmp_path):
         "missing image file": [f"mine-5 ({tmp_path}/img/gone.png ({file}, record 5))"],
     }
     with pytest.raises(DataError, match=r"record 'mine-4'.*record 4\)"):
-        prepare("generic", source=file, out=tmp_path / "x", columns=columns)
+        prepare("generic", PrepareOptions(tmp_path / "x", source=file, columns=columns))
     assert not (tmp_path / "x").exists()
     with pytest.raises(DataError, match=r"no column 'qq' for problem; did you mean 'q'\?; columns"):
-        prepare("generic", source=file, out=tmp_path / "x", columns="problem=qq,answer=y")
+        prepare(
+            "generic", PrepareOptions(tmp_path / "x", source=file, columns="problem=qq,answer=y")
+        )
     with pytest.raises(DataError, match="no column is the answer: say --map answer=COLUMN"):
-        prepare("generic", source=file, out=tmp_path / "x", columns="problem=q")
+        prepare("generic", PrepareOptions(tmp_path / "x", source=file, columns="problem=q"))
     with pytest.raises(ConfigError, match=r"'anwser' is unknown; .*did you mean 'answer'"):
-        prepare("generic", source=file, out=tmp_path / "x", columns="anwser=y")
+        prepare("generic", PrepareOptions(tmp_path / "x", source=file, columns="anwser=y"))
 
 
 def test_generic_reads_csv_json_and_several_files(tmp_path):
@@ -370,11 +375,15 @@ def test_pictures_of_later_turns_are_left_out(tmp_path):
 def test_files_of_splits_keep_theirs(tmp_path):
     for place in ("train.jsonl", "val/a.jsonl", "test-00000.jsonl"):
         jsonl(tmp_path / "set" / place, ROW | {"question": f"{place}?"})
-    report = prepare("generic", source=tmp_path / "set", out=tmp_path / "out")
+    report = prepare("generic", PrepareOptions(tmp_path / "out", source=tmp_path / "set"))
     assert report.kept == {"train": 1, "test": 2}
-    only = prepare("generic", source=tmp_path / "set", out=tmp_path / "val", split="val")
+    only = prepare(
+        "generic", PrepareOptions(tmp_path / "val", source=tmp_path / "set", split="val")
+    )
     assert only.kept == {"test": 1}
-    alone = prepare("generic", source=tmp_path / "set" / "train.jsonl", out=tmp_path / "one")
+    alone = prepare(
+        "generic", PrepareOptions(tmp_path / "one", source=tmp_path / "set" / "train.jsonl")
+    )
     assert sum(alone.kept.values()) == 1
 
 

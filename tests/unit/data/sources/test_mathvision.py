@@ -10,7 +10,8 @@ import pytest
 from helpers import SHARED
 from PIL import Image
 
-from sapo_vl.data import Dropped, store
+from sapo_vl.data import Dropped
+from sapo_vl.data.records import validate
 from sapo_vl.data.sources import mathvision
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
@@ -63,7 +64,7 @@ def test_counts_of_the_raw_sample():
     assert sum(bool(s.choices) for s in samples) == 151
     assert len({s.task for s in samples}) == 16
     for sample in samples:
-        store.validate(sample)
+        validate(sample)
 
 
 @needs_raw
@@ -112,7 +113,7 @@ def test_options_are_listed_and_marks_keep_their_place(layout):
     kinds = ["choice", "choice", "number", "choice", "choice", "expression", "number"]
     assert [s.answer_type for s in samples] == kinds
     for sample in samples:
-        store.validate(sample)
+        validate(sample)
 
 
 def test_testmini_comes_first_and_nothing_twice(layout):

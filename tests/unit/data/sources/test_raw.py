@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 from helpers import SHARED
 
-from sapo_vl.data import Dropped, store
+from sapo_vl.data import Dropped
 from sapo_vl.data.prepare import source_function
+from sapo_vl.data.records import validate
 from sapo_vl.schema import Sample
 
 RAW = SHARED / "raw"
@@ -47,7 +48,7 @@ def test_counts_and_validity(name):
     if kinds:
         assert Counter(s.answer_type for s in samples) == kinds
     for sample in samples:
-        store.validate(sample)
+        validate(sample)
         assert sample.dataset == name
 
 

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import picture
 
-from sapo_vl.data import Dropped, store
-from sapo_vl.data.prepare import prepare, source_function
+from sapo_vl.data import Dropped
+from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.readers.tables import read_rows
 from sapo_vl.data.readers.text import QUESTION_IN_IMAGE, guess_answer_type, split_choices
+from sapo_vl.data.records import validate
+from sapo_vl.data.source_loader import source_function
 from sapo_vl.errors import DataError
 
 PNG = picture(40, 33)
@@ -31,7 +33,7 @@ def read(name, source):
     records = list(source_function(name)(source))
     for record in records:
         if not isinstance(record, Dropped):
-            store.validate(record)
+            validate(record)
     return records
 
 
@@ -288,7 +290,7 @@ def test_a_cut_parquet_is_named_and_leaves_nothing(tmp_path):
     file = parquet(tmp_path, rows) / "train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet"):
-        prepare("easyr1", source=file, out=tmp_path / "set", on_error="skip")
+        prepare("easyr1", PrepareOptions(tmp_path / "set", source=file, on_error="skip"))
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
 
 

@@ -12,8 +12,11 @@ import pytest
 
 from sapo_vl.data import store, synthetic
 from sapo_vl.data.images import open_image
-from sapo_vl.data.prepare import prepare
+from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.records import validate
+from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.data.synthetic.charts import COLOURS
+from sapo_vl.data.synthetic.draw import HIGHER_TASKS
 from sapo_vl.errors import ConfigError
 
 
@@ -122,12 +125,12 @@ DERIVE = {
 @pytest.mark.parametrize("level", [2, 3])
 def test_answers_follow_from_the_parameters(level):
     for sample in drawn(level):
-        store.validate(sample)
+        validate(sample)
         derived = DERIVE[sample.task](sample, sample.metadata)
         assert derived == int(sample.answer) >= 0, sample
         assert sample.solution.endswith(f"\\boxed{{{sample.answer}}}")
         assert sample.metadata["level"] == level
-    assert Counter(s.task for s in drawn(level)) == dict.fromkeys(synthetic.HIGHER_TASKS, 40)
+    assert Counter(s.task for s in drawn(level)) == dict.fromkeys(HIGHER_TASKS, 40)
 
 
 @pytest.mark.parametrize("level", [2, 3])
@@ -162,8 +165,12 @@ def test_no_puzzle_is_on_both_sides(level):
 
 
 def test_levels_are_stored_and_checked(tmp_path):
-    report = prepare("synthetic", out=tmp_path / "set", count=20, test_count=10, level=3)
+    report = prepare(
+        "synthetic",
+        PrepareOptions(tmp_path / "set"),
+        SyntheticOptions(count=20, test_count=10, level=3),
+    )
     assert report.kept == {"train": 20, "test": 10}
     assert store.load(tmp_path / "set", "train").ids[0].startswith("synthetic-level3-0-")
     with pytest.raises(ConfigError, match="level: 4; allowed: 1, 2, 3"):
-        prepare("synthetic", out=tmp_path / "x", level=4)
+        prepare("synthetic", PrepareOptions(tmp_path / "x"), SyntheticOptions(level=4))

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapo_vl.data import store, synthetic
+from sapo_vl.data import synthetic
 from sapo_vl.data.images import open_image
+from sapo_vl.data.records import validate
+from sapo_vl.data.synthetic.tasks import TASKS
 
 SOLUTION = re.compile(r"<think>(.*)</think>\\boxed\{(\d+)\}")
 COLOURS = ("red", "green", "blue")
@@ -140,11 +142,11 @@ def test_trace_formats_and_every_question_kind():
 
 def test_samples_are_valid_small_ascii_and_balanced():
     for sample in drawn():
-        store.validate(sample)
+        validate(sample)
         assert sample.problem.startswith("<image>")
         assert (sample.problem + sample.solution).isascii()
         assert pixel_rows(sample).shape == (64, 64, 3)
-    assert Counter(s.task for s in drawn()) == dict.fromkeys(synthetic.TASKS, 100)
+    assert Counter(s.task for s in drawn()) == dict.fromkeys(TASKS, 100)
     assert len({s.id for s in drawn()}) == 600
 
 

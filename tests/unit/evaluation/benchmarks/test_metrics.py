@@ -20,8 +20,12 @@ from sapo_vl.evaluation.benchmarks.wemath_metrics import summary
 from sapo_vl.evaluation.stats import interval, mcnemar, paired, pass_at_k, repeated, sign_flip
 
 
-def scored(problem: str, correct: bool | None, value: object = None, **more: object) -> ScoredResponse:
-    return ScoredResponse(Response("m", problem, "g", "r", **more), ExtractedAnswer(value), Judgement(correct, ""))
+def scored(
+    problem: str, correct: bool | None, value: object = None, **more: object
+) -> ScoredResponse:
+    return ScoredResponse(
+        Response("m", problem, "g", "r", **more), ExtractedAnswer(value), Judgement(correct, "")
+    )
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():

@@ -321,5 +321,5 @@ def test_hostile_responses_are_wrong_within_seconds(name):
 
 
 def test_a_gold_that_is_no_number_is_named():
-    with pytest.raises(DataError, match="problem p: the gold answer 'A' is no whole number"):
+    with pytest.raises(DataError, match=r"problem p: .*'A'"):
         verdict("superclevr", row("<answer>3</answer>", "A"))

@@ -1,0 +1,34 @@
+"""The supervised warm-up's loss and learning rates, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sapo_vl.algorithm.surrogate import LossInputs
+from sapo_vl.config import SftConfig
+from sapo_vl.sft import OBJECTIVE, cosine, cross_entropy
+
+
+def test_learning_rate_of_the_supervised_warm_up():
+    options = SftConfig(steps=6, lr=1.0, lr_warmup_steps=2, final_lr=0.1)
+    rates = [cosine(step, options) for step in range(6)]
+    half = 0.1 + 0.9 * 0.5
+    quarter = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2:] == pytest.approx([1.0, quarter, half, 0.1 + 0.9 * (1 - (quarter - 0.1) / 0.9)])
+
+
+def test_cross_entropy_by_hand():
+    logprobs = torch.tensor([-1.0, -2.0, -4.0], requires_grad=True)
+    zeros, weights = torch.zeros(3), torch.tensor([0.25, 0.25, 0.5])
+    out = cross_entropy(LossInputs(logprobs, logprobs.detach(), zeros, weights, torch.tensor([3])))
+    assert out.loss.item() == pytest.approx(0.25 + 0.5 + 2)
+    out.loss.backward()
+    assert logprobs.grad.tolist() == [-0.25, -0.25, -0.5]
+    assert out.loss_centered.item() == pytest.approx(-2.75)
+    assert out.gate_weight_T.tolist() == [1, 1, 1]
+    assert OBJECTIVE.importance_cap is None  # solutions have no sampler's log-probs
+    assert OBJECTIVE.is_gated is False
