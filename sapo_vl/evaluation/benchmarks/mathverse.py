@@ -42,7 +42,7 @@ def prompt(sample: Sample) -> str:
     published: Published = sample.metadata["published"]
     marks = IMAGE_MARK * len(sample.images)
     if "choice_text" not in published:
-        return marks + published["query"]
+        return f"{marks}{published['query'] or ''}"
     listed = f"\nChoices:\n{published['choice_text']}" if published["choice_text"] else ""
     ask = f"Please first conduct reasoning, and then answer the question and {_ASK[bool(listed)]}"
     return f"{marks}{ask}\nQuestion: {published['question']}{listed}"
