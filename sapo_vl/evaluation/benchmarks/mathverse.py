@@ -42,7 +42,9 @@ def prompt(sample: Sample) -> str:
     published: Published = sample.metadata["published"]
     marks = IMAGE_MARK * len(sample.images)
     if "choice_text" not in published:
-        return f"{marks}{published['query'] or ''}"
+        if published["query"] is None:
+            raise KeyError("query_cot")
+        return marks + published["query"]
     listed = f"\nChoices:\n{published['choice_text']}" if published["choice_text"] else ""
     ask = f"Please first conduct reasoning, and then answer the question and {_ASK[bool(listed)]}"
     return f"{marks}{ask}\nQuestion: {published['question']}{listed}"
