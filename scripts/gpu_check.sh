@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Try on this machine's GPU what a CPU can't show: tests/gpu, then two steps of the smoke run.
+# Test on this machine's GPU what a CPU can't: tests/gpu, then the smoke run in bfloat16.
 #   bash scripts/gpu_check.sh
 set -euo pipefail
 with_dev=1

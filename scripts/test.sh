@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Set up what is missing, then lint, types and tests; further arguments go to pytest.
-#   bash scripts/test.sh                 all of it
-#   bash scripts/test.sh -m 'not slow'   what needs neither vLLM nor DeepSpeed
-#   bash scripts/test.sh --lint          no tests
+#   bash scripts/test.sh                 everything
+#   bash scripts/test.sh -m 'not slow'   without the tests that start vLLM or DeepSpeed
+#   bash scripts/test.sh --lint          lint and types only
 set -euo pipefail
 with_dev=1
 # shellcheck source=scripts/env.sh

@@ -5,7 +5,7 @@
 #   bash scripts/train_vl.sh --resume run.dir=RUN
 # SAPO_RANKS=N       N processes (default: the visible GPUs, or 1 on a CPU)
 # SAPO_HOSTFILE=FILE several machines, through DeepSpeed's launcher and its hostfile
-# Ctrl-C and SIGTERM reach every process; each writes its part of a checkpoint and leaves.
+# Ctrl-C and SIGTERM reach every process; each writes its part of a checkpoint and exits.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
@@ -32,7 +32,7 @@ for argument in "$@"; do
 done
 
 if [[ -n "${SAPO_HOSTFILE:-}" ]] || ((ranks > 1)); then
-  # Many ranks would each report the same mistake; one process finds it, and prints the plan.
+  # A mistake would be reported by every rank: check in one process first, which prints the plan.
   "$python" -m sapo_vl.cli train --dry-run "$@"
 fi
 
@@ -40,9 +40,9 @@ if [[ -n "${SAPO_HOSTFILE:-}" ]]; then
   exec "$python" -m deepspeed.launcher.runner --hostfile "$SAPO_HOSTFILE" --no_local_rank \
     --module sapo_vl.cli train "$@"
 elif ((ranks > 1)); then
-  # On one machine torchrun and not DeepSpeed's launcher: a SIGTERM ends the latter at once and
-  # leaves its processes behind, and a Ctrl-C gives them 30 s, too short for a large checkpoint.
-  # SIGHUP is not forwarded, so that nohup works.
+  # torchrun, not DeepSpeed's launcher: on SIGTERM the latter exits at once and orphans its
+  # processes, and on Ctrl-C it gives them 30 s, too short for a large checkpoint. SIGHUP is not
+  # forwarded, so that nohup works.
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
   exec "$python" -m torch.distributed.run --standalone --nproc_per_node "$ranks" \
     --shutdown-timeout 900 --signals-to-handle SIGTERM,SIGINT \

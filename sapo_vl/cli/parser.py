@@ -12,6 +12,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NoReturn
 
 from sapo_vl.cli import config_reference, data, evaluation, training
 from sapo_vl.cli.options import add_config
@@ -65,7 +66,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 class CommandParser(argparse.ArgumentParser):
     """Reports a mistake in one line, with the nearest known command or option."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         """Print the line and exit with code 2."""
         known = [
             option

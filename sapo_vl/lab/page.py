@@ -173,12 +173,12 @@ def grid_tables(cells: pd.DataFrame) -> list[PageTable]:
             "steps before divergence": [divergence(group) for _, group in groups],
         }
     }
-    for heading, names in TABLES.items():
+    for heading, keys in TABLES.items():
         tables[heading] = {
             MEASURES[name].label: _column(
                 measured, name, sizes, percent if name in SHARES else plain
             )
-            for name in names
+            for name in keys
             if measured["n", name].any()
         }
     return [

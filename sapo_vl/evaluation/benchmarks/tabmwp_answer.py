@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import re
+from string import ascii_uppercase
 
-from sapo_vl.evaluation.benchmarks.protocol import LETTERS, ExtractedAnswer
+from sapo_vl.evaluation.benchmarks.protocol import ExtractedAnswer
 from sapo_vl.rewards.parsing.extract import last_box
 
 _OPTION = tuple(
@@ -69,8 +70,8 @@ def find(output: str, options: list[str], draw: random.Random) -> ExtractedAnswe
 def _option(output: str, options: list[str], draw: random.Random) -> ExtractedAnswer:
     for pattern in _OPTION:
         found = pattern.findall(output)
-        if found and found[0].upper() in LETTERS[:6]:
-            index = LETTERS.index(found[0].upper())
+        if found and found[0].upper() in ascii_uppercase[:6]:
+            index = ascii_uppercase.index(found[0].upper())
             if index < len(options):
                 return ExtractedAnswer(options[index])
             note = "random choice of the official rule"

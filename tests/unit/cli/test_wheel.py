@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -89,14 +88,13 @@ def _sources() -> list[Path]:
     return found
 
 
-def test_the_package_is_the_installed_one(venv, tmp_path):
+def test_the_package_is_the_installed_one(wheel, venv, tmp_path):
     code = (
         "import sapo_vl, sapo_vl.data, sapo_vl.rewards\n"
         "print(sapo_vl.__version__, sapo_vl.__file__, sapo_vl.data.__file__)"
     )
     version, *files = run(venv / "bin" / "python", "-c", code, cwd=tmp_path).split()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert version == project["version"]
+    assert version == wheel.name.split("-")[1]
     assert all(Path(file).is_relative_to(venv) for file in files), files
 
 
@@ -108,8 +106,8 @@ def test_the_plan_of_the_main_job(venv, tmp_path):
 
 def test_verify(venv, tmp_path):
     pairs = [
-        {"id": "right", "gold": "1/2", "mode": "response", "response": "so \\boxed{0.5}"},
-        {"id": "wrong", "gold": "1/2", "mode": "response", "response": "so \\boxed{2}"},
+        {"id": "right", "answer": "1/2", "response": "so \\boxed{0.5}"},
+        {"id": "wrong", "answer": "1/2", "response": "so \\boxed{2}"},
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     command = (venv / "bin" / "sapo-vl", "verify", "--in", "pairs.jsonl", "--out", "verdicts.jsonl")

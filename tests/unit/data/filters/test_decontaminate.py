@@ -63,7 +63,7 @@ def test_what_decides():
     long = index.match(sample(8, TEXT.replace("12", "13")))
     assert (long.other, long.image) == ("noise/s0", None)
     assert long.text > 0.75
-    assert long.reason == "noise/s0 (text 0.90, no picture)"
+    assert long.reason == "noise/s0 (text 0.90, no similar image)"
     assert index.match(sample(9, "<image>How many lines are there in the picture?")) is None
     assert index.match(make_sample((), text=TEXT.replace("<image>", ""))).other == "noise/s0"
 
