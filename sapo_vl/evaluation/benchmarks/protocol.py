@@ -197,7 +197,7 @@ def integer_answer(response: Response) -> int:
         return int(response.answer)
     except (TypeError, ValueError):
         raise DataError(
-            f"problem {response.problem_id}: the answer {response.answer!r} is no whole number"
+            f"problem {response.problem_id}: the answer {response.answer!r} is not an integer"
         ) from None
 
 

@@ -43,7 +43,7 @@ _FRACTION = re.compile(r"\$?\\frac\{([\d\.\,\-]+)\}\{([\d\.\,]+)\}\$?")
 _LAST_DOT = re.compile(r"(?<![AP]\.M)\.$")
 _TIGHT_EQUALS = re.compile(r"(?<=\d)[\=](?=[\-\$\d])")
 _NUMBER = re.compile(r"^[-+]?[\d,./]+$")
-MAX_CHARS = 10_000  # the rule's expressions are not linear; an answer stands near the end
+MAX_CHARS = 10_000  # from the end, where the answer is: the patterns are not linear
 
 
 def boxed(response: str) -> str:
@@ -59,8 +59,8 @@ def find(output: str, options: list[str], draw: random.Random) -> ExtractedAnswe
     if options:
         return _option(output, options, draw)
     for pattern in _VALUE:
-        if found := pattern.findall(output):
-            value = found[-1].strip()
+        if matches := pattern.findall(output):
+            value = matches[-1].strip()
             return ExtractedAnswer(
                 value[:-1] if value.endswith(".") and ".M" not in value else value
             )
@@ -69,16 +69,16 @@ def find(output: str, options: list[str], draw: random.Random) -> ExtractedAnswe
 
 def _option(output: str, options: list[str], draw: random.Random) -> ExtractedAnswer:
     for pattern in _OPTION:
-        found = pattern.findall(output)
-        if found and found[0].upper() in ascii_uppercase[:6]:
-            index = ascii_uppercase.index(found[0].upper())
+        matches = pattern.findall(output)
+        if matches and matches[0].upper() in ascii_uppercase[:6]:
+            index = ascii_uppercase.index(matches[0].upper())
             if index < len(options):
                 return ExtractedAnswer(options[index])
             note = "random choice of the official rule"
             return ExtractedAnswer(options[draw.randrange(len(options))], note, is_random=True)
     for pattern in _OPTION_TEXT:
-        if found := pattern.findall(output):
-            return ExtractedAnswer(found[0])
+        if matches := pattern.findall(output):
+            return ExtractedAnswer(matches[0])
     scores = [_shared_words(option, output) for option in options]
     return ExtractedAnswer(options[scores.index(max(scores))], "most shared words")
 
