@@ -88,9 +88,9 @@ def test_the_disturbance_is_the_stated_one():
 
 @pytest.mark.skipif(not RAW.is_dir(), reason="the raw sample ../shared/raw is not here")
 def test_planted_mathvision_items():
-    result = planted(RAW, seed=0, copies=50, others=150)
-    assert result.found >= 49
-    assert result.false_alarms == 0
+    result = planted(RAW, seed=0, copies=50, unrelated=150)
+    assert result.matched >= 49
+    assert result.false_positives == 0
 
 
 def test_the_command_reports_both_ids(tmp_path):
