@@ -142,7 +142,7 @@ class Learner:
             self._engine.backward(surrogate.loss * distributed.world_size())
             if any(rollout.old_logprobs is None for rollout in batch):
                 _set_old_logprobs(batch, out.logprobs_N)
-            if not batch[0].is_filler:  # fillers never share a micro-batch with others
+            if not all(rollout.is_filler for rollout in batch):
                 _append(report, tokens, batch, out, surrogate)
         for name, arrays in tokens.items():
             setattr(report, name, np.concatenate(arrays))
@@ -340,7 +340,8 @@ def _append(
     surrogate: Surrogate,
 ) -> None:
     """Add a micro-batch to the report, and its per-token values to `tokens`."""
-    report.rollouts.extend(batch)
+    report.rollouts.extend(rollout for rollout in batch if not rollout.is_filler)
+    counted_T = np.repeat([not r.is_filler for r in batch], [len(r.token_ids) for r in batch])
     report.loss += float(surrogate.loss.detach())
     report.loss_centered += float(surrogate.loss_centered)
     report.clamped += float(surrogate.clamped)
@@ -351,4 +352,4 @@ def _append(
         ("entropy_T", out.entropy_N),
         ("logprobs_T", out.logprobs_N),
     ):
-        tokens[name].append(values_T.detach().float().cpu().numpy())
+        tokens[name].append(values_T.detach().float().cpu().numpy()[counted_T])

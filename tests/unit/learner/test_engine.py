@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 from helpers import bare_prompt, tiny_config
 
 from sapo_vl.algorithm import objectives
+from sapo_vl.algorithm.surrogate import Surrogate
+from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
 from sapo_vl.errors import ConfigError
-from sapo_vl.learner.engine import Learner, _token_constants, deepspeed_settings
+from sapo_vl.learner.engine import Learner, _append, _token_constants, deepspeed_settings
+from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.padded import PaddedLayout
 from sapo_vl.schema import Rollout
 
@@ -76,6 +80,29 @@ def test_token_constants_by_hand():
     constants = _token_constants(batch, token_mean, 4.0, CPU)
     assert constants.old_logprobs_T is None
     assert constants.weights_T.tolist() == [0.25, 0.25, 0.25, 0]
+
+
+def test_a_report_leaves_fillers_out_wherever_they_stand():
+    batch = [
+        Rollout(bare_prompt(), [1, 2], is_filler=True),
+        Rollout(bare_prompt(), [3, 4, 5]),
+    ]
+    values_T = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    scalar = torch.tensor(0.5)
+    surrogate = Surrogate(scalar, scalar, values_T, values_T, values_T, torch.tensor(0))
+    report, tokens = UpdateReport(), defaultdict(list)
+    _append(report, tokens, batch, ResponseLogprobs(-values_T, values_T), surrogate)
+    assert report.rollouts == [batch[1]]
+    assert [array.tolist() for array in tokens["gate_weight_T"]] == [[3, 4, 5]]
+    assert [array.tolist() for array in tokens["logprobs_T"]] == [[-3, -4, -5]]
+    assert set(tokens) == {
+        "log_ratio_T",
+        "gate_weight_T",
+        "grad_coefficient_T",
+        "entropy_T",
+        "logprobs_T",
+    }
+    assert (report.loss, report.loss_centered) == (0.5, 0.5)
 
 
 def test_deepspeed_settings_can_be_changed_by_a_file(tmp_path):
