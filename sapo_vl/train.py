@@ -62,10 +62,11 @@ def main(config: Config, *, resume: bool) -> None:
         with closing(inputs.rubric):
             assets = sft.warm_up(run, inputs.assets, writer)
             trainer = Trainer(run, inputs, assets, writer)
-            trainer.restore()
-            with run.phase("sapo"):
-                train_loop(trainer)
-            write_report(trainer)
+            with closing(trainer.generator):
+                trainer.restore()
+                with run.phase("sapo"):
+                    train_loop(trainer)
+                write_report(trainer)
 
 
 def warm_up_only(config: Config, *, resume: bool) -> None:

@@ -83,7 +83,7 @@ class Tokens(NamedTuple):
     mean_log_ratio_B: Floats  # log s, s the geometric mean of the ratios
     variance_B: Floats  # of log r within the response
 
-    def index(self, selected_B: Flags) -> Flags | slice:
+    def token_index(self, selected_B: Flags) -> Flags | slice:
         """Return an index into the _T arrays for the selected responses."""
         return slice(None) if selected_B.all() else np.repeat(selected_B, self.lengths_B)
 
@@ -114,7 +114,7 @@ def mini_batch_stats(
             values |= {f"{name}_{sign}": value for name, value in gate.items()}
     for kind, selected_B in (("text", ~image_B), ("image", image_B)):
         if selected_B.any():
-            index = tokens.index(selected_B)
+            index = tokens.token_index(selected_B)
             values[f"gate/mean_{kind}"] = float(tokens.weight_T[index].mean(dtype=np.float64))
             values[f"ratio/kl_{kind}"] = float(kl_T[index].mean())
     return values | {
@@ -158,7 +158,7 @@ def _tokens(report: UpdateReport) -> Tokens:
 
 def _gate(tokens: Tokens, selected_B: Flags) -> dict[str, float]:
     """Return the distribution of the selected responses' token weights."""
-    index = tokens.index(selected_B)
+    index = tokens.token_index(selected_B)
     weight_T = tokens.weight_T[index]
     percentiles = np.percentile(weight_T, PERCENTILES)
     return {

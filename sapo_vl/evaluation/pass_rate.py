@@ -66,7 +66,8 @@ def solve(
     params = SamplingParams(k, config.rollout.temperature, config.rollout.max_new_tokens)
     images = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
     terms = [term.fn for term in config.rewards]
-    settings = json.dumps([str(config.model.path), blind, asdict(params), images, terms])
+    judge = [[config.judge.url, config.judge.model]] if config.judge else []
+    settings = json.dumps([str(config.model.path), blind, asdict(params), images, terms, *judge])
     rubric = build_rubric(config)
     assets = open_assets(config.model.path)
     generator = build(config, assets, seed=config.run.seed)

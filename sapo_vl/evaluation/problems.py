@@ -1,4 +1,4 @@
-"""A benchmark's problems: found on disk, read by their source, given the protocol's prompt."""
+"""Load a benchmark's problems: locate the files, read them by their source, build the prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(benchmark: Benchmark, source: Path, limit: int | None) -> list[Sample]:
         problem = _with_prompt(benchmark, record)
         check_images(problem)
         if problem.id in problems:
-            raise DataError(f"{benchmark.name} {problem.id}: the id is there twice")
+            raise DataError(f"{benchmark.name} {problem.id}: the id occurs twice")
         problems[problem.id] = problem
     if not problems:
         raise DataError(f"{benchmark.name}: --source {source} holds no problems")

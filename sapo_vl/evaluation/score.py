@@ -38,7 +38,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     ScoredResponse,
     read_response,
 )
-from sapo_vl.evaluation.stats import interval, repeated, shares
+from sapo_vl.evaluation.stats import group_verdicts, interval, repeated_samples
 
 OFFICIAL = "official"
 NO_RANDOM = "no_random"
@@ -304,7 +304,7 @@ def by_problem(
 ) -> tuple[dict[str, list[bool]], dict[str, str]]:
     """Return the verdicts by problem, and each problem's family."""
     return (
-        shares((item.response.key, item.correct) for item in scored),
+        group_verdicts((item.response.key, item.correct) for item in scored),
         {item.response.key: item.response.family for item in scored},
     )
 
@@ -319,7 +319,7 @@ def aggregate(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[st
     result |= tables(scored, benchmark.tables)
     if benchmark.aggregate is not None:
         result |= benchmark.aggregate(scored)
-    samples = repeated([(item.response.key, item.correct) for item in scored], families)
+    samples = repeated_samples([(item.response.key, item.correct) for item in scored], families)
     if samples:
         result["samples"] = samples
     random_choices = sum(item.extraction.is_random for item in scored)

@@ -34,7 +34,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def shares(verdicts: Iterable[tuple[str, bool | None]]) -> dict[str, list[bool]]:
+def group_verdicts(verdicts: Iterable[tuple[str, bool | None]]) -> dict[str, list[bool]]:
     """Group verdicts by problem; responses without a verdict (None) are left out."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for problem, correct in verdicts:
@@ -43,14 +43,14 @@ def shares(verdicts: Iterable[tuple[str, bool | None]]) -> dict[str, list[bool]]
     return dict(groups)
 
 
-def repeated(
+def repeated_samples(
     verdicts: Sequence[tuple[str, bool | None]], families: Mapping[str, str] = NO_FAMILIES
 ) -> dict[str, Any]:
     """Return n, avg@n with its interval and pass@k for k = 1, 2, 4, .. n; empty when n is 1.
 
     Where problems have unequal numbers of samples, n is the smallest.
     """
-    groups = shares(verdicts)
+    groups = group_verdicts(verdicts)
     n = min(map(len, groups.values()), default=0)
     if n < 2:
         return {}

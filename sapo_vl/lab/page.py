@@ -149,8 +149,8 @@ def grid_tables(cells: pd.DataFrame) -> list[PageTable]:
         here = {"updates": updates, "lr": lr}
         seeds = str(len(group)) if len(group) > 1 else f"1 ({ONE_SEED})"
         heads.append([label, *(setting_text(key, here[key]) for key in place), seeds])
-        names = ["one"] * (len(group) == 1) + ["place"] * (before not in (None, here))
-        classes.append(" ".join(names))
+        row_class = ["one"] * (len(group) == 1) + ["place"] * (before not in (None, here))
+        classes.append(" ".join(row_class))
         before = here
 
     measured, compared = estimates(cells), differences(cells)

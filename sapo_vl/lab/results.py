@@ -105,10 +105,9 @@ def load(out: Path) -> Results:
     if cells.duplicated(key).any():
         first, second = cells[cells.duplicated(key, keep=False)].index[:2]
         raise DataError(f"{paths[second]} and {paths[first]} hold the same setting and seed")
-    started = [path for path in folder.rglob("*seed[0-9]*") if path.is_dir()]
-    unfinished = [path for path in started if not (path / "result.json").exists()]
-    names = sorted(path.relative_to(folder).as_posix() for path in unfinished)
-    return Results(labelled(cells), pd.concat(rows, ignore_index=True), names)
+    started = [path for path in sorted(folder.glob("*seed[0-9]*")) if path.is_dir()]
+    unfinished = [path.name for path in started if not (path / "result.json").exists()]
+    return Results(labelled(cells), pd.concat(rows, ignore_index=True), unfinished)
 
 
 def _steps(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -154,7 +153,7 @@ def labelled(cells: pd.DataFrame) -> pd.DataFrame:
     of that name differ. Plain SAPO's names sort first, numbers in their own order.
     """
     cells = cells.assign(
-        **{name: pd.to_numeric(cells[name]) for name in VALUES},
+        **{name: pd.to_numeric(cells[name], errors="coerce") for name in VALUES},
         alarm_step=cells["alarm_step"].astype("Int64"),
         is_reference=(cells[ARM_KEYS] == pd.Series(REFERENCE)).all(axis=1),
         label="",

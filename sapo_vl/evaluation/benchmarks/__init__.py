@@ -58,7 +58,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 def named(name: str, key: str = "--benchmarks") -> Benchmark:
     """Return a built-in benchmark, or the one that `path/to/file.py:NAME` defines.
 
-    `key` is the option or config key that `name` stands under.
+    `key` is the option or config key that holds `name`, for messages.
 
     Raises:
         ConfigError: the name or the file is unknown, or it defines no Benchmark of that NAME.

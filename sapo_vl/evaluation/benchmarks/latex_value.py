@@ -8,11 +8,11 @@ the rule is rebuilt from its behaviour. Oddities kept, because the published lab
 - `2:3` is a quotient, `6\\frac{1}{4}` and `37 25/27` are products (no mixed numbers);
 - `1,234` is 1234, but `1\\,234` is 1 * 234;
 - a prime is nothing, so `5'4` is 20, but no letter may follow it; `\\{3\\}` is 3;
-- `5\\%` is a hundredth of 5, but `\\frac{1}{2}\\%` is no number;
+- `5\\%` is a hundredth of 5, but `\\frac{1}{2}\\%` has no value;
 - a name without a value, a list, a relation: no number.
 
 Left out: what the grammar reads beyond arithmetic, roots, logarithms and trigonometry (matrices,
-integrals, limits, sums); such an answer has no number here.
+integrals, limits, sums); such an answer has no value here.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def value(text: str) -> Number | None:
     if len(text) > MAX_CHARS:
         return None
     try:
-        found = _ValueParser(_BLANKS.sub(" ", text)).whole()
-        return found if math.isfinite(found) else None  # raises for an integer beyond a float
+        number = _ValueParser(_BLANKS.sub(" ", text)).whole()
+        return number if math.isfinite(number) else None  # raises for an integer beyond a float
     except (_UnreadableError, ArithmeticError, ValueError):
         return None
 
 
 def rounded(text: str) -> Number | None:
     """Return `value` rounded to the two decimals that both official rules compare."""
-    found = value(text)
-    return None if found is None else round(found, 2)
+    number = value(text)
+    return None if number is None else round(number, 2)
 
 
 class _ValueParser:
@@ -97,10 +97,10 @@ class _ValueParser:
         self.at += 1
 
     def whole(self) -> Number:
-        found = self.sum(0)
+        total = self.sum(0)
         if self.peek() not in _ENDS and self.kind() != "stop":
-            raise _UnreadableError(f"{self.peek()!r} continues it, so it is no number")
-        return found
+            raise _UnreadableError(f"{self.peek()!r} continues it, so it is not a number")
+        return total
 
     def sum(self, depth: int) -> Number:
         if depth > MAX_DEPTH:
@@ -125,8 +125,8 @@ class _ValueParser:
             if depth > MAX_DEPTH:
                 raise _UnreadableError("too many signs")
             negative = self.take() == "-"
-            found = self.signed(depth + 1)
-            return -found if negative else found
+            operand = self.signed(depth + 1)
+            return -operand if negative else operand
         result = self.power(depth)
         while self.starts_factor():
             result = result * self.power(depth)
@@ -222,8 +222,8 @@ class _ValueParser:
             self.take()
             exponent = self.exponent(depth)
         inside = self.signed(depth + 1)
-        found = _FUNCTIONS[name](inside) if base is None else math.log(inside, base)
-        return found if exponent is None else _raise(found, exponent)
+        result = _FUNCTIONS[name](inside) if base is None else math.log(inside, base)
+        return result if exponent is None else _raise(result, exponent)
 
 
 def _raise(base: Number, exponent: Number) -> Number:

@@ -42,6 +42,8 @@ def prompt(sample: Sample) -> str:
     published: Published = sample.metadata["published"]
     marks = IMAGE_MARK * len(sample.images)
     if "choice_text" not in published:
+        if published["query"] is None:
+            raise KeyError("query_cot")
         return marks + published["query"]
     listed = f"\nChoices:\n{published['choice_text']}" if published["choice_text"] else ""
     ask = f"Please first conduct reasoning, and then answer the question and {_ASK[bool(listed)]}"

@@ -1,11 +1,11 @@
-"""Where MathVision's official rule finds the answer in a response (MATH-V, evaluation/).
+"""Answer extraction of MathVision's official rule (MATH-V, evaluation/).
 
-The steps, in the rule's order: a choice at the end or the start; a number behind the last "is ";
-without a box what follows "the answer is" and its kin; with several boxes the last; then the
-inside of the box without LaTeX noise, units and everything before the last "=".
+Steps, in the rule's order: a choice at the end or the start; a number after the last "is "; without
+a box the text after "the answer is" and similar phrases; of several boxes the last; then the
+content of the box without LaTeX noise, units and everything before the last "=".
 
-Oddity kept: the box's inside is taken greedily and cut at the first "}" only when no "{" comes
-before it, so `\\boxed{\\frac{1}{2}}. The answer is: \\frac{1}{2}` keeps its tail.
+Oddity kept: the content of a box is matched greedily and cut at the first "}" only when no "{"
+precedes it, so that `\\boxed{\\frac{1}{2}}. The answer is: \\frac{1}{2}` keeps its tail.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def _choice_or_number(text: str) -> str:
 
 
 def _behind(text: str, flag: str) -> str:
-    found = flag in text
+    has_flag = flag in text
     text = text.split(flag)[-1].strip()
-    return text.split("\n")[0].split(". ")[0] if found else text
+    return text.split("\n")[0].split(". ")[0] if has_flag else text
 
 
 def _inside(text: str) -> str:

@@ -1,7 +1,7 @@
 """MathVista (Lu et al., 2310.02255): 1,000 testmini problems; protocol of lupantech/MathVista.
 
 Prompt: the data set's own `query`. Extraction: short rules, then an LLM for the rest (GPT-4 in the
-published results), or rule_extraction.py when there is no endpoint; the result is labelled. The
+published results), or rule_extraction.py without an endpoint; the result is labelled. The
 extraction is normalised by type and compared as text with the answer.
 
 Oddities kept: the first "(x)" counts as a letter; a text that is not a letter becomes the choice

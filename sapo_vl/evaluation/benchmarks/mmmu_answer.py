@@ -36,22 +36,22 @@ def choice(response: Response, draw: random.Random, forms: Sequence[str]) -> Ext
         text = text.strip(sign)
     text = f" {text} "
     for form in forms:
-        found = [letter for letter in response.choices if form.format(letter) in text]
-        if found:
+        letters = [letter for letter in response.choices if form.format(letter) in text]
+        if letters:
             ranked = form if "(" in form else " {} "
-            return ExtractedAnswer(_last(found, [text.rfind(ranked.format(c)) for c in found]))
+            return ExtractedAnswer(_last(letters, [text.rfind(ranked.format(c)) for c in letters]))
     lower = text.lower()
     if len(text.split()) > 5:
-        found = [c for c, option in response.choices.items() if option.lower() in lower]
-        if found:
-            places = [lower.rfind(response.choices[c].lower()) for c in found]
-            return ExtractedAnswer(_last(found, places), "option text")
+        letters = [c for c, choice in response.choices.items() if choice.lower() in lower]
+        if letters:
+            positions = [lower.rfind(response.choices[c].lower()) for c in letters]
+            return ExtractedAnswer(_last(letters, positions), "option text")
     drawn = draw.choice(list(response.choices)) if response.choices else None
     return ExtractedAnswer(drawn, "random choice of the official rule", is_random=True)
 
 
-def _last(found: list[str], places: list[int]) -> str:
-    return found[places.index(max(places))]
+def _last(letters: list[str], positions: list[int]) -> str:
+    return letters[positions.index(max(positions))]
 
 
 def open_answers(response: str) -> list[str | float]:
@@ -82,7 +82,7 @@ def _key_parts(response: str) -> list[str]:
 
 
 def normalise(text: str) -> list[str | float]:
-    """Return a number rounded to two decimals, or lower-case text; one letter gets a blank."""
+    """Return a number rounded to two decimals, or lower-case text; one letter gets a space."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]

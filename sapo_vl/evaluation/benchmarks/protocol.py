@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import ascii_uppercase as LETTERS
+from string import ascii_uppercase
 from typing import Any, TypeVar
 
 from sapo_vl.data import Dropped
@@ -186,7 +186,7 @@ def _choices(choices: Any, where: str) -> dict[str, str]:
         return {}
     if isinstance(choices, Mapping):
         return {str(letter): str(text) for letter, text in choices.items()}
-    if isinstance(choices, list) and len(choices) <= len(LETTERS):
+    if isinstance(choices, list) and len(choices) <= len(ascii_uppercase):
         return choices_by_letter([str(text) for text in choices])
     raise DataError(f"{where}: choices must be a list of texts or letter -> text")
 
@@ -197,7 +197,7 @@ def integer_answer(response: Response) -> int:
         return int(response.answer)
     except (TypeError, ValueError):
         raise DataError(
-            f"problem {response.problem_id}: the answer {response.answer!r} is no whole number"
+            f"problem {response.problem_id}: the answer {response.answer!r} is not an integer"
         ) from None
 
 

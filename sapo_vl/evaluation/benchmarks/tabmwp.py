@@ -49,9 +49,9 @@ def judge(response: Response, value: Any) -> Judgement:
         return Judgement(None, "unit and choices of the problem are not known")
     if value is None:
         return Judgement(False, "no answer")
-    found = tabmwp_answer.normalise(str(value), response.unit)
+    given = tabmwp_answer.normalise(str(value), response.unit)
     expected = tabmwp_answer.normalise(str(response.answer), response.unit)
-    return Judgement(found.lower() == expected.lower(), f"{found[:80]!r} against {expected!r}")
+    return Judgement(given.lower() == expected.lower(), f"{given[:80]!r} against {expected!r}")
 
 
 BENCHMARK = Benchmark(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import re
+from string import ascii_uppercase
 
-from sapo_vl.evaluation.benchmarks.protocol import LETTERS, ExtractedAnswer
+from sapo_vl.evaluation.benchmarks.protocol import ExtractedAnswer
 from sapo_vl.rewards.parsing.extract import last_box
 
 _OPTION = tuple(
@@ -42,7 +43,7 @@ _FRACTION = re.compile(r"\$?\\frac\{([\d\.\,\-]+)\}\{([\d\.\,]+)\}\$?")
 _LAST_DOT = re.compile(r"(?<![AP]\.M)\.$")
 _TIGHT_EQUALS = re.compile(r"(?<=\d)[\=](?=[\-\$\d])")
 _NUMBER = re.compile(r"^[-+]?[\d,./]+$")
-MAX_CHARS = 10_000  # the rule's expressions are not linear; an answer stands near the end
+MAX_CHARS = 10_000  # from the end, where the answer is: the patterns are not linear
 
 
 def boxed(response: str) -> str:
@@ -58,8 +59,8 @@ def find(output: str, options: list[str], draw: random.Random) -> ExtractedAnswe
     if options:
         return _option(output, options, draw)
     for pattern in _VALUE:
-        if found := pattern.findall(output):
-            value = found[-1].strip()
+        if matches := pattern.findall(output):
+            value = matches[-1].strip()
             return ExtractedAnswer(
                 value[:-1] if value.endswith(".") and ".M" not in value else value
             )
@@ -68,16 +69,16 @@ def find(output: str, options: list[str], draw: random.Random) -> ExtractedAnswe
 
 def _option(output: str, options: list[str], draw: random.Random) -> ExtractedAnswer:
     for pattern in _OPTION:
-        found = pattern.findall(output)
-        if found and found[0].upper() in LETTERS[:6]:
-            index = LETTERS.index(found[0].upper())
+        matches = pattern.findall(output)
+        if matches and matches[0].upper() in ascii_uppercase[:6]:
+            index = ascii_uppercase.index(matches[0].upper())
             if index < len(options):
                 return ExtractedAnswer(options[index])
             note = "random choice of the official rule"
             return ExtractedAnswer(options[draw.randrange(len(options))], note, is_random=True)
     for pattern in _OPTION_TEXT:
-        if found := pattern.findall(output):
-            return ExtractedAnswer(found[0])
+        if matches := pattern.findall(output):
+            return ExtractedAnswer(matches[0])
     scores = [_shared_words(option, output) for option in options]
     return ExtractedAnswer(options[scores.index(max(scores))], "most shared words")
 

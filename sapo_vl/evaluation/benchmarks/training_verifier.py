@@ -67,7 +67,7 @@ def math_verify(response: Response, value: str) -> Verdict:
 
     A timeout is a wrong answer: math-verify's own limit of 5 s gives "not equal".
     """
-    found = shared().call_user(f"{_WORKER}:verdict", [(sample(response), value)])[0]
-    if found.outcome is Outcome.NO_VERDICT and found.reason.startswith("timeout"):
-        return replace(found, outcome=Outcome.WRONG)
-    return found
+    verdict = shared().call_user(f"{_WORKER}:verdict", [(sample(response), value)])[0]
+    if verdict.outcome is Outcome.NO_VERDICT and verdict.reason.startswith("timeout"):
+        return replace(verdict, outcome=Outcome.WRONG)
+    return verdict

@@ -44,6 +44,13 @@ def test_accuracy_of_nothing():
     assert (result.avg, result.ci95, result.greedy, result.no_verdict) == (0, (0, 0), None, 1)
 
 
+def test_a_problems_seed_never_changes():
+    """Stored responses and published runs depend on it."""
+    assert problem_seed(0, "synthetic-0-2") == 695778466
+    assert problem_seed(1, "synthetic-0-2") != problem_seed(0, "synthetic-0-2")
+    assert all(0 <= problem_seed(s, "x") < 2**31 for s in range(1000))
+
+
 class Scripted:
     """A generator whose i-th response is right for i below the number in the problem's id."""
 

@@ -77,12 +77,13 @@ def test_a_judge_that_training_takes_is_taken(tmp_path, monkeypatch):
         "judge.url=http://127.0.0.1:1/v1",
         "judge.model=m",
     )
-    judged: list[Rubric] = []
+    calls: list[tuple] = []
     monkeypatch.setattr(pass_rate, "open_assets", lambda path: None)
     monkeypatch.setattr(pass_rate, "PromptRenderer", Renderer)
     monkeypatch.setattr(pass_rate, "build", lambda config, assets, seed: Scripted())
-    monkeypatch.setattr(
-        pass_rate, "pass_rates", lambda engine, *_: judged.append(engine.rubric) or {}
-    )
+    monkeypatch.setattr(pass_rate, "pass_rates", lambda *call: calls.append(call) or {})
     pass_rate.solve(config, [], 2, tmp_path / "scores.jsonl", blind=False)
-    assert isinstance(judged[0], Rubric)
+    (engine, _, params, _, settings, *_) = calls[0]
+    assert isinstance(engine.rubric, Rubric)
+    assert params.n == 2
+    assert "http://127.0.0.1:1/v1" in settings  # another judge's rates are not reused

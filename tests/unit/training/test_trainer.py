@@ -178,14 +178,21 @@ def test_groups_without_a_gradient_are_resampled(build):
     assert (totals["correct"], totals["responses"], totals["zero_std"]) == (11, 16, 3)
 
 
-def test_resampling_is_bounded(build):
-    made = build(lambda i: 0, "rollout.max_resample_rounds=2")
+def test_resampling_is_bounded_and_never_draws_a_record_twice(build):
+    made = build(lambda i: 0, "rollout.max_resample_rounds=6")
     batch, totals = made.sample_rollouts()
     calls = made.generator.calls
-    assert [len(call) for call in calls] == [8, 8, 8]
-    assert len({i for call in calls for i in call}) == 24
-    assert (totals["resample_drawn"], totals["resample_kept"]) == (16, 0)
+    assert [len(call) for call in calls] == [8] * 7
+    assert len({i for call in calls for i in call}) == 56  # of 64 records
+    assert (totals["resample_drawn"], totals["resample_kept"]) == (48, 0)
     assert not any(group.has_gradient for group in batch.groups)
+
+
+def test_resampling_ends_where_no_record_is_left(build):
+    made = build(lambda i: 0, "rollout.max_resample_rounds=99")
+    _, totals = made.sample_rollouts()
+    assert [len(call) for call in made.generator.calls] == [8] * 8
+    assert totals["resample_drawn"] == 56
 
 
 def test_without_rounds_nothing_is_resampled(build):

@@ -63,7 +63,7 @@ def test_what_decides():
     long = index.match(sample(8, TEXT.replace("12", "13")))
     assert (long.other, long.image) == ("noise/s0", None)
     assert long.text > 0.75
-    assert long.reason == "noise/s0 (text 0.90, no picture)"
+    assert long.reason == "noise/s0 (text 0.90, no similar image)"
     assert index.match(sample(9, "<image>How many lines are there in the picture?")) is None
     assert index.match(make_sample((), text=TEXT.replace("<image>", ""))).other == "noise/s0"
 
@@ -88,9 +88,9 @@ def test_the_disturbance_is_the_stated_one():
 
 @pytest.mark.skipif(not RAW.is_dir(), reason="the raw sample ../shared/raw is not here")
 def test_planted_mathvision_items():
-    result = planted(RAW, seed=0, copies=50, others=150)
-    assert result.found >= 49
-    assert result.false_alarms == 0
+    result = planted(RAW, seed=0, copies=50, unrelated=150)
+    assert result.matched >= 49
+    assert result.false_positives == 0
 
 
 def test_the_command_reports_both_ids(tmp_path):

@@ -17,7 +17,14 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     ScoredResponse,
 )
 from sapo_vl.evaluation.benchmarks.wemath_metrics import summary
-from sapo_vl.evaluation.stats import interval, mcnemar, paired, pass_at_k, repeated, sign_flip
+from sapo_vl.evaluation.stats import (
+    interval,
+    mcnemar,
+    paired,
+    pass_at_k,
+    repeated_samples,
+    sign_flip,
+)
 
 
 def scored(
@@ -40,11 +47,11 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():
 
 def test_repeated_samples():
     verdicts = [("p", True), ("p", False), ("p", None), ("q", True), ("q", True)]
-    found = repeated(verdicts)
+    found = repeated_samples(verdicts)
     assert found["n"] == 2
     assert found["avg@2"] == 0.75
     assert (found["pass@1"], found["pass@2"]) == (0.75, 1.0)
-    assert repeated([("p", True), ("q", False)]) == {}
+    assert repeated_samples([("p", True), ("q", False)]) == {}
 
 
 def test_interval_of_coins():
