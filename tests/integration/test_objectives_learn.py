@@ -84,5 +84,5 @@ def test_the_layout_does_not_change_the_gradient(name, tiny_folder, assets, rend
         figures.append((report.loss, report.grad_norm))
         learner.close()
     assert figures[0][1] > 0
-    for other in figures[1:]:
-        assert other == pytest.approx(figures[0], rel=2e-5)
+    for pair in figures[1:]:
+        assert pair == pytest.approx(figures[0], rel=2e-5)

@@ -35,14 +35,14 @@ def torchrun(ranks: int, *arguments: str | Path, timeout: float = 240, **env: st
 @pytest.fixture(scope="module")
 def outputs(tiny_folder, tiny_moe_folder, tmp_path_factory) -> dict[int, Path]:
     """Return the folder with the results of 1 rank and of 2."""
-    found = {}
+    folders = {}
     for ranks in (1, 2):
-        found[ranks] = tmp_path_factory.mktemp(f"ranks_{ranks}")
-        done = torchrun(ranks, WORKER, tiny_folder, tiny_moe_folder, found[ranks])
+        folders[ranks] = tmp_path_factory.mktemp(f"ranks_{ranks}")
+        done = torchrun(ranks, WORKER, tiny_folder, tiny_moe_folder, folders[ranks])
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
         assert "done" in done.stdout
         assert "resume: exact" in done.stdout
-    return found
+    return folders
 
 
 def exported(folder: Path) -> dict:
@@ -54,8 +54,8 @@ def test_the_gradient_does_not_depend_on_the_number_of_ranks(outputs, case):
     """Ten rollouts on one rank and two on the other: more micro-batches here than there."""
     reference = torch.load(outputs[1] / "padded-0-gradient-0.pt")
     for rank in (0, 1):
-        own = torch.load(outputs[2] / f"{case}-gradient-{rank}.pt")
-        assert distance(own, reference) < 1e-6
+        gradient = torch.load(outputs[2] / f"{case}-gradient-{rank}.pt")
+        assert distance(gradient, reference) < 1e-6
     alone = torch.load(outputs[1] / f"{case}-gradient-0.pt")
     assert distance(alone, reference) < 1e-6
     shrunk = {name: value * (1 - 1e-5) for name, value in reference.items()}

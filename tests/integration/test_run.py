@@ -221,10 +221,10 @@ def test_seven_kills_do_not_change_a_bit(reference, tmp_path):
         if code == 143:
             assert (run / "checkpoints" / "step_000001+3").is_dir()
             assert "--resume" in done.stdout
-        own = {row["step"]: exact(row) for row in rows(run, "train")}
+        resumed = {row["step"]: exact(row) for row in rows(run, "train")}
         for row in rows(reference, "train"):  # says which kill went wrong
-            if row["step"] in own:
-                assert own[row["step"]] == exact(row), (strike, row["step"])
+            if row["step"] in resumed:
+                assert resumed[row["step"]] == exact(row), (strike, row["step"])
     done = train(run, resume=True)
     finished(done)
     assert expected in done.stdout
@@ -234,8 +234,8 @@ def test_seven_kills_do_not_change_a_bit(reference, tmp_path):
     for phase in ("sft", "train", "eval"):
         assert [exact(r) for r in rows(run, phase)] == [exact(r) for r in rows(reference, phase)]
     both = (json.loads((folder / "summary.json").read_text()) for folder in (run, reference))
-    one, other = ({k: v for k, v in each.items() if k != "seconds"} for each in both)
-    assert one == other
+    resumed, whole = ({k: v for k, v in each.items() if k != "seconds"} for each in both)
+    assert resumed == whole
     names = [p.name for p in (run / "checkpoints").iterdir()]
     assert sorted(names) == ["step_000003", "step_000004"]
 
@@ -276,8 +276,8 @@ def test_the_warm_up_alone_is_the_runs_own(reference, tmp_path):
     run = tmp_path / "run"
     done = cli("sft", "--config", SMOKE, *OVERRIDES, f"run.dir={run}")
     finished(done)
-    one, other = (d / "warmup" / "final" / "model.safetensors" for d in (run, reference))
-    assert digest(one) == digest(other)
+    model = Path("warmup") / "final" / "model.safetensors"
+    assert digest(run / model) == digest(reference / model)
     assert rows(run, "train") == []
 
 

@@ -57,10 +57,10 @@ def train_case(assets: ModelAssets, layout: str, stage: int, out: Path) -> None:
     for step in range(2):
         rollouts = make_rollouts(rendered, seed=step)
         parts = shares(rollouts, step) if distributed.world_size() == 2 else [rollouts]
-        own = parts[distributed.rank()]
+        share = parts[distributed.rank()]
         if step == 0 and stage == 0:
-            keep_gradient(learner, own, objective, out)
-        report = learner.update(own, objective, LR)
+            keep_gradient(learner, share, objective, out)
+        report = learner.update(share, objective, LR)
         assert not report.skipped
         distributed.print0(f"{out.name} step {step}: norm {report.grad_norm:.6f}")
     learner.export(out)
@@ -83,12 +83,12 @@ def keep_gradient(learner: Learner, rollouts: list[Rollout], objective, out: Pat
 def check_resume(learner, config, assets, directory: Path, rendered) -> None:
     """Save, step, load into a new learner, step: the same bits on every rank."""
     objective = objectives.build(config)
-    own = make_rollouts(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
+    share = make_rollouts(rendered, seed=7)[distributed.rank() :: distributed.world_size()]
     learner.save(directory)
-    learner.update(own, objective, LR)
+    learner.update(share, objective, LR)
     again = Learner(config, assets)
     again.load(directory)
-    again.update(own, objective, LR)
+    again.update(share, objective, LR)
     for (name, a), (_, b) in zip(learner.weights(), again.weights(), strict=True):
         assert torch.equal(a, b), name
     again.close()
@@ -96,12 +96,12 @@ def check_resume(learner, config, assets, directory: Path, rendered) -> None:
 
 
 def check_all_gather_block() -> None:
-    """Ranks of one engine see the requests of all of them, others their own."""
+    """Ranks of one engine see the requests of all of them, others only those of their rank."""
     rank, ranks = distributed.rank(), distributed.world_size()
-    own = [f"{rank}:{i}" for i in range(rank + 1)]  # unequal shares
+    items = [f"{rank}:{i}" for i in range(rank + 1)]  # unequal shares
     everything = [f"{r}:{i}" for r in range(ranks) for i in range(r + 1)]
-    assert distributed.all_gather_block(own, ranks) == (everything, everything.index(f"{rank}:0"))
-    assert distributed.all_gather_block(own, 1) == (own, 0)
+    assert distributed.all_gather_block(items, ranks) == (everything, everything.index(f"{rank}:0"))
+    assert distributed.all_gather_block(items, 1) == (items, 0)
 
 
 def main() -> None:

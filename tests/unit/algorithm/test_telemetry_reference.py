@@ -116,36 +116,38 @@ def reference(rows, tau_pos, tau_neg):
         "entropy": fmean(t[6] for t in tokens),
     }
     for sign, positive in (("pos", True), ("neg", False)):
-        own = [t for t in tokens if t[0] == positive]
-        if own:
+        chosen = [t for t in tokens if t[0] == positive]
+        if chosen:
             _, gaps, variances, bounds = zip(
                 *(r for r in responses if r[0] == positive), strict=True
             )
             values |= {
-                f"gate/mean_{sign}": fmean(t[2] for t in own),
-                f"gate/below_0.9_{sign}": share(t[2] < 0.9 for t in own),
-                f"gate/below_0.5_{sign}": share(t[2] < 0.5 for t in own),
-                f"gate/max_wr_{sign}": max(t[2] * t[3] for t in own),
+                f"gate/mean_{sign}": fmean(t[2] for t in chosen),
+                f"gate/below_0.9_{sign}": share(t[2] < 0.9 for t in chosen),
+                f"gate/below_0.5_{sign}": share(t[2] < 0.5 for t in chosen),
+                f"gate/max_wr_{sign}": max(t[2] * t[3] for t in chosen),
                 f"gate/gap_{sign}": fmean(gaps),
                 f"ratio/var_{sign}": fmean(variances),
                 f"gate/bound_{sign}": fmean(bounds),
             }
     for kind, image in (("image", True), ("text", False)):
-        own = [t for t in tokens if t[1] == image]
-        if own:
-            values[f"gate/mean_{kind}"] = fmean(t[2] for t in own)
-            values[f"ratio/kl_{kind}"] = fmean(t[4] for t in own)
+        chosen = [t for t in tokens if t[1] == image]
+        if chosen:
+            values[f"gate/mean_{kind}"] = fmean(t[2] for t in chosen)
+            values[f"ratio/kl_{kind}"] = fmean(t[4] for t in chosen)
     return values
 
 
 def beyond_bound(rows, tau_pos, tau_neg):
     """By how much each response's gap exceeds its bound, by sign."""
-    found = {}
+    excesses = {}
     for row in rows:
         sign = "pos" if row[3] > 0 else "neg"
-        own = reference([row], tau_pos, tau_neg)
-        found.setdefault(sign, []).append(own[f"gate/gap_{sign}"] - own[f"gate/bound_{sign}"])
-    return found
+        values = reference([row], tau_pos, tau_neg)
+        excesses.setdefault(sign, []).append(
+            values[f"gate/gap_{sign}"] - values[f"gate/bound_{sign}"]
+        )
+    return excesses
 
 
 def sech2(x: float) -> float:

@@ -25,10 +25,10 @@ def plain(q, k, v, groups, scale):
         for length in lengths:
             spans.append(list(range(start, start + prompt)) + list(range(first, first + length)))
             first += length
-        for own in spans:
-            index = torch.tensor(own)
+        for span in spans:
+            index = torch.tensor(span)
             scores = torch.einsum("qhd,khd->hqk", q[index], k[index]) * scale
-            hidden = torch.ones(len(own), len(own)).triu(1).bool()
+            hidden = torch.ones(len(span), len(span)).triu(1).bool()
             weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
             values = torch.einsum("hqk,khd->qhd", weights, v[index])
             out = out.index_copy(0, index, values)
@@ -52,8 +52,8 @@ def test_layout_by_hand():
     layout = SharedPrefix.build(GROUPS, CPU)
     assert layout.group_T.tolist() == [0] * 6 + [1] * 2 + [2] * 10
     assert layout.response_T.tolist() == [0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 0, 0, 3, 5, 5, 5, 5, 5]
-    own = sorted(t for part in layout.causal for t in part.tokens_N.tolist())
-    assert own == list(range(18))  # every token attends to its own segment exactly once
+    positions = sorted(t for part in layout.causal for t in part.tokens_N.tolist())
+    assert positions == list(range(18))  # every token attends to its own segment exactly once
     crossing = sorted(t for part, _ in layout.cross for t in part.tokens_N.tolist())
     assert crossing == [3, 4, 5, 12, 13, 14, 15, 16, 17]  # all response tokens
 
@@ -69,8 +69,8 @@ def test_values_and_gradients_are_those_of_separate_sequences(form):
     out = call(form, q, k, v, SharedPrefix.build(GROUPS, CPU))
     torch.testing.assert_close(out, plain(q, k, v, GROUPS, 0.3), atol=2e-6, rtol=1e-5)
     (out * weights).sum().backward()
-    for x, wanted in zip((q, k, v), expected, strict=True):
-        torch.testing.assert_close(x.grad, wanted, atol=5e-6, rtol=1e-5)
+    for x, expected_grad in zip((q, k, v), expected, strict=True):
+        torch.testing.assert_close(x.grad, expected_grad, atol=5e-6, rtol=1e-5)
 
 
 def test_flex_sees_the_same_tokens():

@@ -117,19 +117,19 @@ def test_the_fused_loss_has_the_gradient_of_the_plain_one(monkeypatch, rows):
     out = response_logprobs(head, hidden, targets, bias, 0.7)
     loss = objective(out, weights)
     (3.0 * loss).backward()
-    wanted = [loss.detach(), hidden.grad.clone(), head.weight.grad.clone()]
+    references = [loss.detach(), hidden.grad.clone(), head.weight.grad.clone()]
     hidden.grad = head.weight.grad = None
 
-    def chunk_loss(part, own):
+    def chunk_loss(part, chunk):
         with torch.enable_grad():
             chosen = part.logprobs_N.detach().requires_grad_()
-            value = objective(ResponseLogprobs(chosen, part.entropy_N), weights[own])
+            value = objective(ResponseLogprobs(chosen, part.entropy_N), weights[chunk])
             (grad,) = torch.autograd.grad(value, chosen)
         return value.detach(), grad
 
     fused, scored = fused_loss(head.weight, hidden, targets, bias, 0.7, chunk_loss)
     (3.0 * fused).backward()
-    for got, expected in zip([fused, hidden.grad, head.weight.grad], wanted, strict=True):
+    for got, expected in zip([fused, hidden.grad, head.weight.grad], references, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(scored.logprobs_N, out.logprobs_N.detach())
     torch.testing.assert_close(scored.entropy_N, out.entropy_N)

@@ -94,11 +94,11 @@ class Learner:
         )
         if len(self.updates) == self._signal_at:
             self._stop._handle(signal.SIGTERM, None)
-        kept = [r for r in rollouts if not r.is_filler]
-        tokens = sum(len(r.token_ids) for r in kept)
+        trained = [r for r in rollouts if not r.is_filler]
+        tokens = sum(len(r.token_ids) for r in trained)
         ones = np.ones(tokens, np.float32)
         return UpdateReport(
-            kept,
+            trained,
             loss=float(len(self.updates)),
             grad_norm=1.0,
             log_ratio_T=0 * ones,
