@@ -48,7 +48,9 @@ class ModelConfig(Section):
     """The policy."""
 
     path: str = Field("tiny", description="'tiny', a Hugging Face folder or a hub id")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="of the weights in the forward pass"
+    )
     freeze: list[Literal["vision", "merger", "language"]] = Field(
         [], description="components that are not trained; vision includes the merger"
     )
@@ -66,7 +68,7 @@ class DataConfig(Section):
     max_pixels: int = Field(1_048_576, ge=1, description="larger images are scaled down to this")
     max_prompt_tokens: int = Field(2048, ge=8, description="longer prompts are left out")
     ratio: dict[str, float] = Field(
-        {}, description="share of each task in every mini-batch, in any unit; empty: as shuffled"
+        {}, description="weight of each task in every mini-batch, normalised; empty: as shuffled"
     )
     ratio_by: Literal["task", "dataset"] = Field("task", description="column that data.ratio names")
     synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
@@ -139,7 +141,7 @@ class LearnerConfig(Section):
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the linear decay")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's betas")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping; 0: none")
+    max_grad_norm: float = Field(1.0, ge=0, description="bound of the gradient's norm; 0: none")
     layout: Literal["shared_prefix", "padded"] = Field(
         "shared_prefix",
         description="shared_prefix computes a group's prompt once; padded is the slow reference",
@@ -161,11 +163,13 @@ class GeneratorConfig(Section):
     max_model_len: int = Field(8192, ge=16, description="limit of prompt plus response, tokens")
     max_num_seqs: int = Field(256, ge=1, description="sequences decoded concurrently")
     max_images: int = Field(4, ge=1, description="limit of images per prompt")
-    gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="of the engine alone")
+    gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="vLLM's share of a GPU")
     kv_cache_mb: int = Field(256, ge=16, description="KV cache on a CPU, MiB")
     tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
     parity_mean: float = Field(0.05, gt=0, description="stop above this mean |log pi_old - log mu|")
-    parity_max: float = Field(float("inf"), gt=0, description="stop above this maximum of it")
+    parity_max: float = Field(
+        float("inf"), gt=0, description="stop above this maximum |log pi_old - log mu|"
+    )
 
 
 class EvaluationConfig(Section):
@@ -190,10 +194,12 @@ class CollapseConfig(Section):
     )
     patience: int = Field(3, ge=1, description="consecutive steps a rule must hold")
     entropy_low: float = Field(0.01, ge=0, description="alarm below this mean token entropy, nats")
-    entropy_rise: float = Field(3.0, gt=1, description="alarm above this multiple of its start")
+    entropy_rise: float = Field(
+        3.0, gt=1, description="alarm above this multiple of its first steps"
+    )
     gate: float = Field(0.5, ge=0, le=1, description="alarm below this mean gate weight")
     ess: float = Field(0.3, ge=0, le=1, description="alarm below this effective sample size")
-    length: float = Field(3.0, gt=1, description="alarm above this multiple of its start")
+    length: float = Field(3.0, gt=1, description="alarm: response length against first steps")
     reward_drop: float = Field(0.5, gt=0, le=1, description="alarm below best x (1 - this)")
 
 
