@@ -177,7 +177,7 @@ def test_a_dry_run_of_the_large_models_needs_neither_hub_nor_memory(tmp_path, na
     done = cli("train", "--config", config, "--dry-run", f"data.path={tmp_path / 'd'}",
                f"run.dir={tmp_path / 'run'}", timeout=200)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (line,) = [text for text in done.stdout.splitlines() if text.startswith("all ")][:1]
+    (line,) = [text for text in done.stdout.splitlines() if text.split()[:1] == ["all"]][:1]
     assert parameters[0] < int(line.split()[1].replace(",", "")) < parameters[1]
     assert "published shapes" in done.stdout
     assert "1 train, 1 test records" in done.stdout
