@@ -4,6 +4,7 @@
     sft.py        supervised warm-up on worked solutions
     schema.py     the records that travel: Sample, Prompt, Rollout, RolloutGroup, Reward, Verdict
     config.py     every config key with its default, and how a config is read
+    config_keys.py  messages about unknown config keys
     errors.py     errors of the user and of a run
     plugins.py    objects of your own by path: my/file.py:NAME
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sapo_vl.config_keys import BUILT_IN_OBJECTIVES, check_keys, one_line
 from sapo_vl.errors import ConfigError, nearest
 
 T = TypeVar("T", bound=BaseModel)
@@ -48,7 +49,9 @@ class ModelConfig(Section):
     """The policy."""
 
     path: str = Field("tiny", description="'tiny', a Hugging Face folder or a hub id")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="of the weights in the forward pass"
+    )
     freeze: list[Literal["vision", "merger", "language"]] = Field(
         [], description="components that are not trained; vision includes the merger"
     )
@@ -66,7 +69,7 @@ class DataConfig(Section):
     max_pixels: int = Field(1_048_576, ge=1, description="larger images are scaled down to this")
     max_prompt_tokens: int = Field(2048, ge=8, description="longer prompts are left out")
     ratio: dict[str, float] = Field(
-        {}, description="share of each task in every mini-batch, in any unit; empty: as shuffled"
+        {}, description="weight of each task in every mini-batch, normalised; empty: as shuffled"
     )
     ratio_by: Literal["task", "dataset"] = Field("task", description="column that data.ratio names")
     synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
@@ -139,7 +142,9 @@ class LearnerConfig(Section):
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the linear decay")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's betas")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradient clipping; 0: none")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="gradient norm above which it is clipped; 0: none"
+    )
     layout: Literal["shared_prefix", "padded"] = Field(
         "shared_prefix",
         description="shared_prefix computes a group's prompt once; padded is the slow reference",
@@ -161,11 +166,13 @@ class GeneratorConfig(Section):
     max_model_len: int = Field(8192, ge=16, description="limit of prompt plus response, tokens")
     max_num_seqs: int = Field(256, ge=1, description="sequences decoded concurrently")
     max_images: int = Field(4, ge=1, description="limit of images per prompt")
-    gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="of the engine alone")
+    gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="vLLM's share of a GPU")
     kv_cache_mb: int = Field(256, ge=16, description="KV cache on a CPU, MiB")
     tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
     parity_mean: float = Field(0.05, gt=0, description="stop above this mean |log pi_old - log mu|")
-    parity_max: float = Field(float("inf"), gt=0, description="stop above this maximum of it")
+    parity_max: float = Field(
+        float("inf"), gt=0, description="stop above this maximum |log pi_old - log mu|"
+    )
 
 
 class EvaluationConfig(Section):
@@ -190,10 +197,14 @@ class CollapseConfig(Section):
     )
     patience: int = Field(3, ge=1, description="consecutive steps a rule must hold")
     entropy_low: float = Field(0.01, ge=0, description="alarm below this mean token entropy, nats")
-    entropy_rise: float = Field(3.0, gt=1, description="alarm above this multiple of its start")
+    entropy_rise: float = Field(
+        3.0, gt=1, description="alarm above this multiple of the initial entropy"
+    )
     gate: float = Field(0.5, ge=0, le=1, description="alarm below this mean gate weight")
     ess: float = Field(0.3, ge=0, le=1, description="alarm below this effective sample size")
-    length: float = Field(3.0, gt=1, description="alarm above this multiple of its start")
+    length: float = Field(
+        3.0, gt=1, description="alarm outside this factor of the initial response length"
+    )
     reward_drop: float = Field(0.5, gt=0, le=1, description="alarm below best x (1 - this)")
 
 
@@ -261,24 +272,6 @@ class Config(Section):
         return self
 
 
-BUILT_IN_OBJECTIVES = ("sapo", "grpo", "gspo", "dapo", "cispo", "dr_grpo")
-"""Known here so that an option of another objective is refused by name."""
-
-RENAMED = {
-    "clip": "a section of the objective, e.g. grpo.low and grpo.high",
-    "learner.clip": "learner.max_grad_norm",
-    "learner.packing": "learner.layout",
-    "learner.warmup_steps": "learner.lr_warmup_steps",
-    "rollout.refill": "rollout.max_resample_rounds",
-    "run.wandb_project": "the environment variable WANDB_PROJECT",
-    "sapo.advantage_std": "algorithm.normalize_advantages",
-    "sapo.mini_batches": "algorithm.num_mini_batches",
-    "sapo.mismatch_cap": "algorithm.importance_cap",
-    "sft.warmup_steps": "sft.lr_warmup_steps",
-}
-"""Keys of version 0.1 and what replaced them, for the error message."""
-
-
 def section_of(objective: str) -> str:
     """Return the config section of an objective's options: its name, or its function's name."""
     return objective.rpartition(":")[2]
@@ -312,7 +305,7 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(tree | {"objective_options": options})
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(one_line(error)) from None
 
 
 def _check_sections(tree: dict[str, Any], objective: str, where: str) -> None:
@@ -330,16 +323,16 @@ def _check_sections(tree: dict[str, Any], objective: str, where: str) -> None:
         raise ConfigError(f"{where}: '{section}' holds a group of keys, not a value")
     if "objective_options" in tree:
         raise ConfigError(f"{where}: write the objective's options as {section}.NAME=VALUE")
-    _check_keys(Config, {key: v for key, v in tree.items() if key != section}, "", where)
+    check_keys(Config, Config, {key: v for key, v in tree.items() if key != section}, "", where)
 
 
 def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:
     """Check a section's values against its class. Raises ConfigError, naming key and value."""
-    _check_keys(model, values, section, "the configuration")
+    check_keys(Config, model, values, section, "the configuration")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, f"{section}.")) from None
+        raise ConfigError(one_line(error, f"{section}.")) from None
 
 
 def save(config: Config, path: Path) -> None:
@@ -397,54 +390,3 @@ def _merge(tree: dict[str, Any], key: str, value: Any) -> None:
     for part in parents:
         tree = tree.setdefault(part, {})
     tree[leaf] = value
-
-
-def _check_keys(model: type[BaseModel], tree: Any, prefix: str, where: str) -> None:
-    """Refuse unknown keys before pydantic sees them, with the nearest known name."""
-    if not isinstance(tree, dict):
-        if prefix:
-            raise ConfigError(f"{where}: '{prefix}' holds a group of keys, not a value")
-        return
-    for key, value in tree.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if key not in model.model_fields:
-            raise ConfigError(f"{where}: unknown key '{name}'{_suggest(model, prefix, str(key))}")
-        field = model.model_fields[key].annotation
-        if isinstance(field, type) and issubclass(field, BaseModel):
-            _check_keys(field, value, name, where)
-        elif isinstance(value, list):
-            (item,) = get_args(field)[:1] or (None,)
-            if isinstance(item, type) and issubclass(item, BaseModel):
-                for i, entry in enumerate(value):
-                    _check_keys(item, entry, f"{name}[{i}]", where)
-
-
-def _suggest(model: type[BaseModel], prefix: str, key: str) -> str:
-    if (name := f"{prefix}.{key}" if prefix else key) in RENAMED:
-        return f"; it is now {RENAMED[name]}"
-    everywhere = [f"{s}.{k}" for s, f in Config.model_fields.items() for k in _fields(f.annotation)]
-    same_leaf = [name for name in everywhere if name.endswith(f".{key}")]
-    if same_leaf:
-        return f"; did you mean '{same_leaf[0]}'?"
-    if prefix and nearest(key, model.model_fields):
-        return nearest(f"{prefix}.{key}", [f"{prefix}.{name}" for name in model.model_fields])
-    known = [name for name in model.model_fields if name != "objective_options"]
-    top_level = [name for name in Config.model_fields if name != "objective_options"]
-    return nearest(key, [*top_level, *BUILT_IN_OBJECTIVES, *everywhere]) or (
-        f"; known here: {', '.join(known)}"
-    )
-
-
-def _fields(annotation: Any) -> list[str]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return list(annotation.model_fields)
-    return []
-
-
-def _one_line(error: ValidationError, prefix: str = "") -> str:
-    parts = []
-    for item in error.errors():
-        key = prefix + ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{key}={item['input']!r}: {message}" if key else message)
-    return "; ".join(parts)

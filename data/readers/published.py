@@ -30,6 +30,6 @@ class Published(TypedDict):
     query: NotRequired[str | None]  # the whole prompt, where the data set prescribes it
     context: NotRequired[str | None]  # text that goes before the question
     instruction: NotRequired[str | None]  # prompt of a contest
-    image_numbers: NotRequired[list[int]]  # numbers of the images that tags <image 1> refer to
+    image_numbers: NotRequired[list[int]]  # of the sample's images, as tags <image 1> number them
     is_multiple_answer: NotRequired[bool]
     tables: NotRequired[dict[str, Any]]  # columns that accuracy is tabulated by

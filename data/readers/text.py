@@ -36,6 +36,7 @@ class MarkedText(NamedTuple):
 
     text: str
     images: tuple[bytes, ...]
+    numbers: tuple[int, ...] = ()  # of the images, as their tags number them
 
 
 def cell_text(value: Any) -> str:
@@ -66,9 +67,9 @@ def place_images(text: str, images: Mapping[int, bytes]) -> MarkedText:
 
     marked = _IMAGE_TAG.sub(mark, text)
     untagged = [number for number in sorted(images) if number not in order]
-    return MarkedText(
-        prepend_marks(marked, len(images)), tuple(images[n] for n in (*untagged, *order))
-    )
+    numbers = (*untagged, *order)
+    shown = tuple(images[number] for number in numbers)
+    return MarkedText(prepend_marks(marked, len(images)), shown, numbers)
 
 
 def choices_by_letter(choices: Sequence[str]) -> dict[str, str]:

@@ -68,7 +68,7 @@ def _sample(row: Row) -> Sample:
         "context": row.get("context"),
         "choices": [str(choice) for choice in choices],
         "question_type": "multi_choice" if choices else "free_form",
-        "image_numbers": list(images),
+        "image_numbers": list(placed.numbers),
         "tables": {key: row.get(key) for key in ("subject", "category", "task")},
     }
     return Sample(

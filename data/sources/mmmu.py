@@ -94,19 +94,19 @@ def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, b
     if not choices and answer.startswith("["):
         accepted = [str(text) for text in parse_list(answer)]
         answer = accepted[0]
+    placed = place_images(append_choices(question, choices), images)
     published: Published = {
         "problem_id": row["id"],
         "answer": accepted,
         "question": question,
         "choices": [str(choice) for choice in parse_list(row["options"])],
         "question_type": "multi_choice" if choices else "free_form",
-        "image_numbers": list(images),
+        "image_numbers": list(placed.numbers),
         "tables": {
             "category": re.sub(r"^[a-z]+_|_\d+$", "", row["id"]),
             "topic_difficulty": row.get("topic_difficulty"),
         },
     }
-    placed = place_images(append_choices(question, choices), images)
     return Sample(
         id=name,
         dataset=dataset,

@@ -73,7 +73,7 @@ def _sample(row: Row) -> Sample:
         "answer_type": row.get("answer_type") or "",
         "unit": unit,
         "is_multiple_answer": bool(row["is_multiple_answer"]),
-        "image_numbers": list(images),
+        "image_numbers": list(marked.numbers),
         "tables": {key: row.get(key) for key in ("subject", "subfield", "error")},
     }
     return Sample(

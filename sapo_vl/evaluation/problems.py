@@ -11,7 +11,7 @@ from typing import Any
 from sapo_vl.data import Dropped
 from sapo_vl.data.images import header_size
 from sapo_vl.data.readers.published import Published
-from sapo_vl.data.readers.text import choices_by_letter
+from sapo_vl.data.readers.text import MarkedText, choices_by_letter
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key
 from sapo_vl.schema import IMAGE_MARK, Sample
@@ -75,10 +75,18 @@ def _with_prompt(benchmark: Benchmark, sample: Sample) -> Sample:
     key = problem_key(published["problem_id"], published.get("variant"))
     try:
         prompt = benchmark.prompt(sample)
+        marked = prompt if isinstance(prompt, MarkedText) else MarkedText(prompt, sample.images)
     except KeyError as error:
         raise DataError(f"{benchmark.name} {key}: the record lacks {error}") from error
     metadata = sample.metadata | {"published": published}
-    return replace(sample, id=key, dataset=benchmark.name, problem=prompt, metadata=metadata)
+    return replace(
+        sample,
+        id=key,
+        dataset=benchmark.name,
+        problem=marked.text,
+        images=marked.images,
+        metadata=metadata,
+    )
 
 
 def check_images(problem: Sample) -> None:

@@ -115,7 +115,8 @@ def table(
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=LOG_WIDTH)
-    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    console.print(Text(title))  # a Table's own title wraps at the table's width
+    grid = Table(box=SIMPLE_HEAD)
     for i, name in enumerate(columns):
         is_number = bool(rows) and all(NUMBER.match(row[i].strip()) for row in rows)
         grid.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")

@@ -55,10 +55,11 @@ def show(config: Config) -> None:
         f"{ranks} ({device}), ZeRO stage {config.learner.zero_stage}, tensor parallel "
         f"{config.generator.tensor_parallel}"
     )
+    options_text = ", ".join(f"{key} {v}" for key, v in config.objective_options.items())
     plan = {
         "model": f"{config.model.path} ({origin}), {config.model.dtype}",
         "data": records,
-        "objective": f"{config.objective} {config.objective_options}",
+        "objective": f"{config.objective} ({options_text})" if options_text else config.objective,
         "rewards": ", ".join(f"{t.weight:g} x {t.fn}" for t in config.rewards),
         "warm-up": f"{config.sft.steps} steps of {config.sft.batch} records",
         "step": step,

@@ -11,8 +11,6 @@ from helpers import ROOT
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.config import (
-    BUILT_IN_OBJECTIVES,
-    RENAMED,
     Config,
     dump,
     load,
@@ -20,6 +18,7 @@ from sapo_vl.config import (
     save,
     section_of,
 )
+from sapo_vl.config_keys import BUILT_IN_OBJECTIVES, RENAMED
 from sapo_vl.errors import ConfigError
 
 FILES = sorted(ROOT.glob("configs/train/*.yaml")) + sorted(ROOT.glob("configs/eval/*.yaml"))

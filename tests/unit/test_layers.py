@@ -21,6 +21,7 @@ LAYERS = [
         "errors",
         "plugins",
         "schema",
+        "config_keys",
         "config",
         "system",
         "runs",

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from sapo_vl.data.readers.published import Published
-from sapo_vl.data.readers.text import choices_by_letter
+from sapo_vl.data.readers.text import MarkedText, choices_by_letter
 from sapo_vl.data.sources import emma
 from sapo_vl.evaluation.benchmarks.accuracy import cell
 from sapo_vl.evaluation.benchmarks.latex_value import rounded
@@ -46,7 +46,7 @@ _FLAGS = ("final answer is", "correct answer is", "answer should be", "answer is
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 
-def prompt(sample: Sample) -> str:
+def prompt(sample: Sample) -> MarkedText:
     """Return context, question and choices, then the request for a box and a chain of thought."""
     published: Published = sample.metadata["published"]
     choices = choices_by_letter(published["choices"])

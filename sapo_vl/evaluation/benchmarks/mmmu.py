@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sapo_vl.data.readers.published import Published
-from sapo_vl.data.readers.text import choices_by_letter
+from sapo_vl.data.readers.text import MarkedText, choices_by_letter
 from sapo_vl.data.sources import mmmu
 from sapo_vl.evaluation.benchmarks import mmmu_answer
 from sapo_vl.evaluation.benchmarks.protocol import (
@@ -28,13 +28,13 @@ OPEN = "Answer the question using a single word or phrase."
 _LETTER_FORMS = ("({})", " {} ")
 
 
-def prompt(sample: Sample) -> str:
+def prompt(sample: Sample) -> MarkedText:
     """Return question, choices and the repository's closing sentence."""
     published: Published = sample.metadata["published"]
     return choices_prompt(sample, MULTIPLE if published["choices"] else OPEN)
 
 
-def choices_prompt(sample: Sample, closing: str) -> str:
+def choices_prompt(sample: Sample, closing: str) -> MarkedText:
     """Return the question with its images, the choices, and the closing sentence."""
     published: Published = sample.metadata["published"]
     choices = choices_by_letter(published["choices"])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from sapo_vl.data.readers.text import MarkedText
 from sapo_vl.data.sources import mmmu_pro
 from sapo_vl.evaluation.benchmarks import mmmu_answer
 from sapo_vl.evaluation.benchmarks.mmmu import choices_prompt
@@ -28,7 +29,7 @@ VISION = f"Write out the multiple-choice question in the image and then solve it
 _FORMS = ("({})", "{} ", "{}.")
 
 
-def prompt(sample: Sample) -> str:
+def prompt(sample: Sample) -> str | MarkedText:
     """Return the repository's chain-of-thought prompt of the problem's configuration."""
     if sample.metadata["published"]["variant"] == "vision":
         return f"{IMAGE_MARK}\n{VISION}"

@@ -14,6 +14,7 @@ import random
 from typing import Any
 
 from sapo_vl.data.readers.published import Published
+from sapo_vl.data.readers.text import MarkedText
 from sapo_vl.data.sources import olympiadbench
 from sapo_vl.evaluation.benchmarks import olympiad_judge, training_verifier
 from sapo_vl.evaluation.benchmarks.protocol import (
@@ -35,7 +36,7 @@ _TYPES = {
 }
 
 
-def prompt(sample: Sample) -> str:
+def prompt(sample: Sample) -> MarkedText:
     """Return the repository's introduction, context and question, with the images they name."""
     published: Published = sample.metadata["published"]
     kind = published["answer_type"]

@@ -9,6 +9,7 @@ without generating.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,12 @@ from string import ascii_uppercase
 from typing import Any, TypeVar
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers.text import choices_by_letter, place_images
+from sapo_vl.data.readers.text import MarkedText, choices_by_letter
 from sapo_vl.errors import DataError
-from sapo_vl.schema import Outcome, Sample, Verdict
+from sapo_vl.schema import IMAGE_MARK, Outcome, Sample, Verdict
 
 T = TypeVar("T")
+_IMAGE_TAG = re.compile(r"<image[ _](\d+)>")
 
 SEED = 42
 """Seed that MMMU, MMMU-Pro and EMMA use for their random choices."""
@@ -116,7 +118,7 @@ class Benchmark:
     name: str  # on the command line
     title: str  # in tables
     rows: Callable[[Path], Iterable[Sample | Dropped]]  # a source's rows, in the protocol's order
-    prompt: Callable[[Sample], str]  # with one IMAGE_MARK per image, in the order of the images
+    prompt: Callable[[Sample], str | MarkedText]  # one IMAGE_MARK per image, or with its own images
     extract: Callable[[Response, random.Random], ExtractedAnswer]
     judge: Callable[[Response, Any], Judgement]
     files: tuple[str, ...] = ()  # patterns: a folder with a match of any is the benchmark's
@@ -208,10 +210,25 @@ def from_verdict(verdict: Verdict, **rules: bool) -> Judgement:
     return Judgement(correct, verdict.reason, rules, verdict.extracted)
 
 
-def mark_images(text: str, sample: Sample) -> str:
+def mark_images(text: str, sample: Sample) -> MarkedText:
     """Replace the tags <image 1> or <image_1> of a prompt by image marks.
 
-    The text names the images in the order in which the sample's problem names them.
+    As the repositories show them: an image named twice is shown twice, images that the text does
+    not name come first, and a tag without an image stays.
     """
     numbers = sample.metadata["published"]["image_numbers"]
-    return place_images(text, dict.fromkeys(numbers, b"")).text
+    images = dict(zip(numbers, sample.images, strict=True))
+    named: list[int] = []
+
+    def mark(tag: re.Match[str]) -> str:
+        number = int(tag[1])
+        if number not in images:
+            return tag[0]
+        named.append(number)
+        return IMAGE_MARK
+
+    marked = _IMAGE_TAG.sub(mark, text.replace(IMAGE_MARK, "image"))
+    unnamed = [number for number in sorted(images) if number not in named]
+    order = (*unnamed, *named)
+    shown = tuple(images[number] for number in order)
+    return MarkedText(IMAGE_MARK * len(unnamed) + marked, shown, order)

@@ -22,7 +22,8 @@ from sapo_vl.cli.config_reference import (
     select,
 )
 from sapo_vl.cli.parser import main
-from sapo_vl.config import BUILT_IN_OBJECTIVES, Config
+from sapo_vl.config import Config
+from sapo_vl.config_keys import BUILT_IN_OBJECTIVES
 from sapo_vl.errors import ConfigError
 
 

@@ -93,10 +93,10 @@ def test_a_run_that_exists_is_not_overwritten(tmp_path):
         Run(smoke(f"run.dir={file}"), resume=False)
 
 
-def test_a_package_that_does_not_import_is_no_vllm(folder, tiny_folder, monkeypatch):
+def test_a_package_that_does_not_import_is_no_vllm(assets, tiny_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)  # importing it raises ImportError
     with pytest.raises(SetupError, match=r"set generator\.backend=transformers"):
-        generator.build(tiny_config(tiny_folder), folder, seed=0)
+        generator.build(tiny_config(tiny_folder), assets, seed=0)
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_a_dry_run_of_the_large_models_needs_neither_hub_nor_memory(tmp_path, na
     done = cli("train", "--config", config, "--dry-run", f"data.path={tmp_path / 'd'}",
                f"run.dir={tmp_path / 'run'}", timeout=200)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (line,) = [text for text in done.stdout.splitlines() if text.startswith("all ")][:1]
+    (line,) = [text for text in done.stdout.splitlines() if text.split()[:1] == ["all"]][:1]
     assert parameters[0] < int(line.split()[1].replace(",", "")) < parameters[1]
     assert "published shapes" in done.stdout
     assert "1 train, 1 test records" in done.stdout
@@ -200,7 +200,7 @@ def test_export_refuses_what_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.yaml is missing"):
         export.main(tmp_path, tmp_path / "out", None)
     (tmp_path / "config.yaml").write_text("{}")
-    with pytest.raises(ConfigError, match="has no checkpoint step_000009; there: none"):
+    with pytest.raises(ConfigError, match=r"step_000009.*none"):
         export.main(tmp_path, tmp_path / "out", "step_000009")
     with pytest.raises(DataError, match="exists already"):
         export.main(tmp_path, tmp_path, None)
