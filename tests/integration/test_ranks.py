@@ -52,12 +52,12 @@ def exported(folder: Path) -> dict:
 @pytest.mark.parametrize("case", ["padded-0", "shared_prefix-0"])
 def test_the_gradient_does_not_depend_on_the_number_of_ranks(outputs, case):
     """Ten rollouts on one rank and two on the other: more micro-batches here than there."""
-    reference = torch.load(outputs[1] / "padded-0-gradient-0.pt")
+    reference = torch.load(outputs[1] / f"{case}-gradient-0.pt")
     for rank in (0, 1):
         gradient = torch.load(outputs[2] / f"{case}-gradient-{rank}.pt")
         assert distance(gradient, reference) < 1e-6
-    alone = torch.load(outputs[1] / f"{case}-gradient-0.pt")
-    assert distance(alone, reference) < 1e-6
+    padded = torch.load(outputs[1] / "padded-0-gradient-0.pt")
+    assert distance(reference, padded) < 2e-6  # the layouts round differently, see test_learner
     shrunk = {name: value * (1 - 1e-5) for name, value in reference.items()}
     assert distance(shrunk, reference) > 5e-6  # the bound has teeth
 
