@@ -187,7 +187,7 @@ def _sample(
     if not only_letters and len(split_choices(problem)) != len(choices):
         problem = append_choices(problem, choices)
     if problem.count(IMAGE_MARK) != len(pictures):
-        problem, pictures = place_images(problem, dict(enumerate(pictures, start=1)))
+        problem, pictures, _ = place_images(problem, dict(enumerate(pictures, start=1)))
     answer, answer_type = _answer(cells["answer"], choices)
     split = cell_text(cells.get("split") or file.split)
     record = {"record": f"{Path(file.name).name}, record {number}"}
