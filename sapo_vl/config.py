@@ -50,7 +50,7 @@ class ModelConfig(Section):
 
     path: str = Field("tiny", description="'tiny', a Hugging Face folder or a hub id")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="of the weights in the forward pass"
+        "bfloat16", description="type of the weights in the forward pass"
     )
     freeze: list[Literal["vision", "merger", "language"]] = Field(
         [], description="components that are not trained; vision includes the merger"
@@ -69,9 +69,11 @@ class DataConfig(Section):
     max_pixels: int = Field(1_048_576, ge=1, description="larger images are scaled down to this")
     max_prompt_tokens: int = Field(2048, ge=8, description="longer prompts are left out")
     ratio: dict[str, float] = Field(
-        {}, description="weight of each task in every mini-batch, normalised; empty: as shuffled"
+        {}, description="share of each task in every mini-batch, normalised; empty: as shuffled"
     )
-    ratio_by: Literal["task", "dataset"] = Field("task", description="column that data.ratio names")
+    ratio_by: Literal["task", "dataset"] = Field(
+        "task", description="column that holds the names in data.ratio"
+    )
     synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
     synthetic_test: int = Field(480, ge=1, description="number of procedural held-out records")
 
@@ -88,12 +90,14 @@ class SftConfig(Section):
 
 
 class RolloutConfig(Section):
-    """Sampling of responses. top_p is 1 and top_k off: log-probs are then the policy's own."""
+    """Sampling of responses. top_p is 1 and top_k is off, so log-probs are the policy's own."""
 
     steps: int = Field(100, ge=0, description="rollout batches; 0: only evaluate")
     prompts: int = Field(64, ge=1, description="prompts per step, over all ranks")
     group_size: int = Field(8, ge=2, description="responses per prompt, G")
-    temperature: float = Field(1.0, gt=0, description="also divides the learner's logits")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature; the learner's logits are divided by it too"
+    )
     max_resample_rounds: int | None = Field(
         None,
         ge=0,
@@ -118,7 +122,7 @@ class JudgeOptions(Section):
 
 
 class AlgorithmConfig(Section):
-    """What is the same for every objective."""
+    """Options shared by all objectives."""
 
     num_mini_batches: int = Field(4, ge=1, description="optimizer steps per rollout batch")
     normalize_advantages: bool | None = Field(
@@ -129,7 +133,7 @@ class AlgorithmConfig(Section):
     importance_cap: float | None = Field(
         2.0,
         gt=0,
-        description="truncation of the importance weight pi_old / mu (learner against sampler); "
+        description="upper limit of the importance weight pi_old / mu (learner / sampler); "
         "null: no correction",
     )
 
@@ -143,7 +147,7 @@ class LearnerConfig(Section):
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's betas")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(
-        1.0, ge=0, description="gradient norm above which it is clipped; 0: none"
+        1.0, ge=0, description="clip the gradient to this norm; 0: no clipping"
     )
     layout: Literal["shared_prefix", "padded"] = Field(
         "shared_prefix",
@@ -154,7 +158,7 @@ class LearnerConfig(Section):
     offload_optimizer: bool = Field(False, description="keep optimizer state and step on the CPU")
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
     deepspeed: Path | None = Field(None, description="JSON file merged over DeepSpeed's config")
-    max_bad_steps: int = Field(5, ge=1, description="stop after so many non-finite gradients")
+    max_bad_steps: int = Field(5, ge=1, description="stop after this many non-finite gradients")
 
 
 class GeneratorConfig(Section):
@@ -178,7 +182,7 @@ class GeneratorConfig(Section):
 class EvaluationConfig(Section):
     """Held-out accuracy before, during and after training."""
 
-    problems: int = Field(480, ge=1, description="number of held-out problems, first of the split")
+    problems: int = Field(480, ge=1, description="number of held-out problems, the split's first")
     samples: int = Field(8, ge=1, description="responses per problem, at temperature 1")
     greedy: bool = Field(True, description="also one greedy response per problem")
     every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
@@ -193,7 +197,7 @@ class CollapseConfig(Section):
 
     action: Literal["continue", "stop", "ignore"] = Field(
         "continue",
-        description="after an alarm, which pins the last good checkpoint; ignore: no alarms",
+        description="after an alarm, which also pins the last good checkpoint; ignore: no alarms",
     )
     patience: int = Field(3, ge=1, description="consecutive steps a rule must hold")
     entropy_low: float = Field(0.01, ge=0, description="alarm below this mean token entropy, nats")
@@ -209,7 +213,7 @@ class CollapseConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Checkpoints to resume from."""
+    """Checkpoints for resuming a run."""
 
     every: int = Field(20, ge=1, description="training steps between checkpoints")
     sft_every: int = Field(500, ge=1, description="warm-up steps between checkpoints")
@@ -223,7 +227,7 @@ class Config(Section):
         "sapo", description="sapo, grpo, gspo, dapo, cispo, dr_grpo, or my/loss.py:loss"
     )
     objective_options: dict[str, Any] = Field(
-        {}, description="written as a section named like the objective, e.g. sapo.tau_neg"
+        {}, description="set in a section named after the objective, e.g. sapo.tau_neg"
     )
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -309,7 +313,7 @@ def load(path: Path | None, overrides: list[str]) -> Config:
 
 
 def _check_sections(tree: dict[str, Any], objective: str, where: str) -> None:
-    """Refuse unknown keys; of the objectives' sections only the chosen one's is known."""
+    """Refuse unknown keys, and the option section of any objective but the chosen one."""
     section = section_of(objective)
     if section in Config.model_fields:
         raise ConfigError(f"objective={objective}: {section!r} is a section already; rename it")

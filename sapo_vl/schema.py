@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGE_MARK = "<image>"
-"""Stands in `Sample.problem` once for each image, where the image belongs."""
+"""Marks where an image belongs in `Sample.problem`, once per image."""
 
 ANSWER_TYPES = (
     "number",
@@ -47,12 +47,12 @@ ANSWER_TYPES = (
     "point",
     "text",
 )
-"""What kind of thing a gold answer is; decides the verifier's rule."""
+"""The kinds of gold answer; the kind decides which rule the verifier applies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One problem, as stored in parquet and as every stage reads it."""
+    """One problem, in the form that is stored in parquet and used throughout."""
 
     id: str  # unique within its data set, stable across preparations
     dataset: str  # name of the source, a key of DATASETS
@@ -62,15 +62,15 @@ class Sample:
     answer: str  # gold answer; for a choice its letter
     answer_type: str = "number"  # one of ANSWER_TYPES
     choices: tuple[str, ...] = ()  # option texts in the order of their letters
-    precision: int | None = None  # decimals that count, where the source says so
+    precision: int | None = None  # decimal places that count, where the source says so
     unit: str | None = None  # unit of the gold answer, where the source gives one
     split: str = "train"  # "train" or "test"
     solution: str | None = None  # a whole worked response for supervised warm-up, right or not
-    metadata: dict[str, Any] = field(default_factory=dict)  # whatever else the source says, JSON
+    metadata: dict[str, Any] = field(default_factory=dict)  # other fields of the source, as JSON
 
 
 class Outcome(StrEnum):
-    """How a verification ended. NO_VERDICT is our failure, never the model's, and never a 0."""
+    """How a verification ended. NO_VERDICT: the verifier failed, not the model; never scored 0."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -79,22 +79,22 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one verifier says about one response."""
+    """One verifier's verdict on one response."""
 
     outcome: Outcome
     score: float  # in [0, 1]; meaningless when outcome is NO_VERDICT
     reason: str  # in words, for the person who reads the rollouts
-    extracted: str | None = None  # the answer that was found in the response
+    extracted: str | None = None  # the answer found in the response
     seconds: float = 0.0  # time spent on it
     tier: str = "fast"  # who decided: cache, fast, symbolic, judge, user
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What the rubric says about one response: the weighted sum and how it came about."""
+    """The rubric's grade of one response: the weighted sum, and the verdicts behind it."""
 
     value: float  # sum of weight * score over the terms
-    correct: bool  # the first term's verdict, which is the one accuracy is counted by
+    correct: bool  # the first term's verdict; accuracy counts this one
     valid: bool  # False when a term gave no verdict: the response is masked out of its group
     terms: dict[str, Verdict] = field(default_factory=dict)
 
@@ -120,9 +120,9 @@ class Prompt:
 class Rollout:
     """One response to a prompt, from sampling to the optimizer step.
 
-    T counts the tokens that the policy sampled; every per-token array has this length. A response
-    of several turns would add the environment's tokens, with their offsets among the T, as a field
-    of its own: only the layouts' `collate` and `length` would have to place them.
+    T counts the tokens that the policy sampled; every per-token array has this length. Multi-turn
+    responses would add a field with the environment's tokens and their offsets among the T; only
+    `length` and the layouts' `collate` would have to place them.
 
     A supervised example is a Rollout too: its solution's tokens, without log-probs or reward.
     """
@@ -134,7 +134,7 @@ class Rollout:
     generator_logprobs: np.ndarray | None = None  # [T] float32, log mu of the sampling policy, nats
     reward: Reward | None = None  # None until it is graded
     advantage: float = 0.0  # of the whole response; 0 gives no gradient
-    old_logprobs: np.ndarray | None = None  # [T] float32, log pi_old; None: the next forward's own
+    old_logprobs: np.ndarray | None = None  # [T] float32, log pi_old; None: set by the next forward
     is_filler: bool = False  # weight 0: only keeps this rank's collectives in step with the others'
 
     @property
@@ -144,7 +144,7 @@ class Rollout:
 
     @property
     def verdict(self) -> Reward:
-        """The reward of a graded rollout (asserted)."""
+        """The reward; asserts that the rollout has been graded."""
         assert self.reward is not None, f"record {self.prompt.sample.id}: not graded"
         return self.reward
 

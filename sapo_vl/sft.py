@@ -2,9 +2,9 @@
 
     sapo-vl sft --config configs/train/main.yaml run.dir=RUN      -> RUN/warmup/final
 
-The main job warms up on a weak teacher's traces (half of them hasty guesses), a cold start for
-SAPO; with a real model and real traces it is ordinary supervised fine-tuning. The loss is the mean
-over all response tokens of a batch.
+In the main job (configs/train/main.yaml) this is a cold start for SAPO, on a weak teacher's traces,
+half of them hasty guesses; with a real model and real traces it is ordinary supervised fine-tuning.
+The loss is the mean over all response tokens of a batch.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from sapo_vl.training.setup import data_folder
 
 
 def warm_up(run: Run, assets: ModelAssets, metrics: MetricsWriter | None) -> ModelAssets:
-    """Train on solutions for sft.steps and return the resulting model, RUN/warmup/final.
+    """Train on solutions for sft.steps steps and return the resulting model, RUN/warmup/final.
 
-    A finished warm-up is only opened, an interrupted one resumes from its newest checkpoint.
+    A finished warm-up is not repeated; an interrupted one resumes from its newest checkpoint.
     """
     config, final = run.config, run.dir / "warmup" / "final"
     if config.sft.steps == 0:
@@ -113,7 +113,7 @@ def _train(
 
 
 def cross_entropy(inputs: LossInputs) -> Surrogate:
-    """Return -sum of weights * logprobs; there is no gate, so its telemetry is neutral."""
+    """Return -sum of weights * logprobs; without a gate, the gate telemetry is neutral."""
     loss = -(inputs.weights_T * inputs.logprobs_T).sum()
     zeros_T = torch.zeros_like(inputs.weights_T)
     return Surrogate(loss, -loss.detach(), zeros_T, zeros_T + 1.0, zeros_T + 1.0, zeros_T.sum())
@@ -132,7 +132,7 @@ def cosine(step: int, options: SftConfig) -> float:
 
 
 def _at_temperature_1(config: Config) -> Config:
-    """Cross-entropy is computed at temperature 1, whatever rollouts are sampled at."""
+    """Return the config with temperature 1 for cross-entropy, whatever rollouts are sampled at."""
     rollout = config.rollout.model_copy(update={"temperature": 1.0})
     return config.model_copy(update={"rollout": rollout})
 

@@ -1,9 +1,9 @@
-"""SAPO training: the loop.
+"""The SAPO training loop.
 
     sapo-vl train [--config FILE] [--resume] [key=value ...]
 
-`train_step` is the algorithm; the main job, the laboratory and the benchmarks all run it. What
-surrounds a step (resume, signals, metrics, checkpoints, evaluation) is training/trainer.py.
+`train_step` is the algorithm; training runs, the laboratory and scripts/bench all use it. Resume,
+signals, metrics, checkpoints and evaluation around a step are in training/trainer.py.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sapo_vl.training.trainer import Step, Trainer
 
 
 def train_step(trainer: Trainer, step: Step) -> None:
-    """Take one step of SAPO, or what is left of one that a signal had interrupted.
+    """Take one SAPO step, or finish one that a signal interrupted.
 
-    mu samples and the rubric grades; pi_old is the policy that starts the step, pi_theta the one
-    that each mini-batch's update moves on; the sampler then gets pi_theta's weights.
+    mu samples the responses and the rubric grades them. pi_old is the policy at the start of the
+    step; each mini-batch updates pi_theta; at the end the sampler gets pi_theta's weights.
     """
     state, learner = trainer.state, trainer.learner
     if step.batch is None:
         step.batch, state.totals = trainer.sample_rollouts()  # mu: tokens, rewards, advantages
         step.timer.lap("rollout")
     trainer.generator.sleep()
-    if state.mini_batch == 0:  # else the checkpoint holds them
+    if state.mini_batch == 0:  # otherwise the checkpoint holds pi_old
         trainer.fill_old_logprobs(step.batch)  # pi_old, and its distance from mu
         step.timer.lap("old_logprobs")
     for mini_batch in step.remaining_mini_batches():
@@ -55,7 +55,7 @@ def train_loop(trainer: Trainer) -> None:
 
 
 def main(config: Config, *, resume: bool) -> None:
-    """Run the main job or continue it. Raises UserError, or RunInterrupted after a checkpoint."""
+    """Train, or resume a run. Raises UserError, or RunInterrupted after a checkpoint."""
     run = _open_run(config, resume=resume)
     with open_metrics(run, resume=resume) as writer:
         inputs = load_inputs(run)

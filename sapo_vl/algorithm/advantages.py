@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 STD_FLOOR = 1e-6
-"""Rewards that differ by less are equal: their std is rounding, and dividing by it amplifies it."""
+"""Rewards with a smaller std are equal: it is rounding error, which a division would amplify."""
 
 
 def group_advantages(

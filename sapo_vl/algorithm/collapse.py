@@ -10,12 +10,12 @@ a row without the metric (a step with nothing trained has no entropy) leaves the
 `start` is the mean of the first five values; rules relative to it are inactive until then, and a
 collapse within the first five steps is left to the other rules.
 
-The thresholds: mean entropy of a healthy run falls while it learns and levels off (0.2 to 0.05 nats
-in the main job, which samples short answers); near 0 nothing is left to explore, and far above the
-start the policy degenerates to noise. The mean of w is close to 1 while steps are small (0.9995 in
-the main job); below 0.5 the gate blocks most of the batch. The effective sample size of the ratios
-is the part of the batch that remains after importance weighting. Raise `collapse.length` where long
-reasoning is expected to grow out of short answers.
+The thresholds: a healthy run's mean entropy falls while it learns and then levels off (0.2 to 0.05
+nats in the main job, which samples short answers); near 0 nothing is left to explore, and far above
+the start the policy degenerates to noise. The mean of w is close to 1 while steps are small (0.9995
+in the main job); below 0.5 the gate blocks most of the batch. The effective sample size of the
+ratios is the part of the batch that remains after importance weighting. Raise `collapse.length` if
+short answers are expected to grow into long reasoning.
 
 The reward rule compares the mean of the last five rewards with the best such mean. It fires when
 the reward has lost `collapse.reward_drop` of its best, measured from 0, or from the start if that
@@ -97,7 +97,7 @@ class Series:
 
 
 class Rule(NamedTuple):
-    """A metric's limit: it holds while the value is beyond the threshold, never if that is NaN."""
+    """A metric's limit: the rule holds while the value is beyond the threshold; never for NaN."""
 
     name: str
     key: str  # of the metrics row
@@ -138,14 +138,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("reward_drop", "reward/mean", "below", _reward_threshold, smooth=True),
 )
-"""All rules, in the order of alarms at the same step."""
+"""All rules; alarms of the same step come in this order."""
 
 
 class Detector:
     """Applies the rules to one run's rows. Pure: acting on alarms is left to the caller."""
 
     def __init__(self, options: CollapseConfig, *, gated: bool = True) -> None:
-        """`gated` is False for a clipping objective: its share inside the bounds is not a gate."""
+        """`gated` is False for a clipping objective: its weights mark tokens inside bounds."""
         self._options = options
         self._rules = [rule for rule in RULES if gated or rule.name != "gate"]
         self._series = {rule.key: Series() for rule in self._rules}
@@ -192,7 +192,7 @@ class Detector:
 def first_alarm(
     rows: Iterable[Mapping[str, Any]], options: CollapseConfig, *, gated: bool = True
 ) -> Alarm | None:
-    """Return a run's first alarm, whose step is that of its divergence; None without alarms."""
+    """Return a run's first alarm, whose step counts as its divergence; None without alarms."""
     detector = Detector(options, gated=gated)
     return next((alarm for row in rows for alarm in detector.observe(row)), None)
 

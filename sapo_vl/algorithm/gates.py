@@ -1,14 +1,14 @@
-"""Gates f(r) that can stand in for a clip, each with its weight w = f'(r): pure functions.
+"""Gates f(r) that replace a clip, each with its weight w = f'(r): pure functions.
 
-With x = tau * (r - 1) a gate's weight is a function of x alone, and 1 at r = 1. The first two fall
-to 1/2, or from 1 to 0, at the same |x| = HALF (1.7627, where sech^2(x/2) = 1/2): at one temperature
-they trust an equally wide region.
+A gate's weight depends on x = tau * (r - 1) alone and is 1 at r = 1. At |x| = HALF (1.7627, where
+sech^2(x/2) = 1/2) the sigmoid's weight is 1/2 and the hard gate's drops from 1 to 0: at the same
+temperature both trust an equally wide region.
 
     sigmoid   w = sech^2(x/2)              SAPO's own (arXiv 2511.20347, Eq. 5 and 8)
     hard      w = 1 where |x| < HALF, else 0: a clip on both sides, whatever the advantage's sign
     none      w = 1: plain importance sampling
 
-Worked numbers (tau 1): at r = 2 they are 0.7864, 1, 1.
+Worked numbers (tau 1): at r = 2 the weights are 0.7864, 1, 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HALF = 2 * math.acosh(math.sqrt(2))
 
 
 class Gate(NamedTuple):
-    """A gate by x = tau * (r - 1), elementwise; `value` is tau * f(r)."""
+    """A gate as functions of x = tau * (r - 1), elementwise; `value` is tau * f(r)."""
 
     value: Callable[[Tensor], Tensor]
     weight: Callable[[Tensor], Tensor]  # f'(r)
@@ -41,7 +41,7 @@ GATES: dict[str, Gate] = {
     "hard": Gate(lambda x: x.clamp(-HALF, HALF), lambda x: (x.abs() < HALF).to(x.dtype), 0.0),
     "none": Gate(lambda x: x, torch.ones_like, 0.0),
 }
-"""All gates by the name that `sapo.gate` takes."""
+"""All gates, by their names in `sapo.gate`."""
 
 
 def table(name: str, tau: float) -> str:

@@ -7,8 +7,8 @@ For a token with ratio r = exp(logp_theta - logp_old) and its response's advanta
     dJ/dlogp_theta = w * r * A,   w = sech^2(tau/2 * (r - 1)) = 4 p (1 - p)                (Eq. 8)
 
 w is 1 at r = 1 for any tau and falls smoothly on both sides: a soft trust region instead of a clip.
-Worked numbers (tau 1): w(2) = 0.786, w(3) = 0.420, w(5) = 0.071, w(0) = 0.786; w*r peaks at 1.5747
-for r = 2.06.
+Worked numbers (tau 1): w(2) = 0.786, w(3) = 0.420, w(5) = 0.071, w(0) = 0.786; w*r peaks at 1.5747,
+at r = 2.06.
 
 Other gates (gates.py) can take f's place; other objectives are in objectives/.
 Legend: T response tokens of a micro-batch.
@@ -54,9 +54,9 @@ def loss(inputs: LossInputs, options: Options) -> Surrogate:
     """Return -sum_t weights_t * f(r_t) * A_t with the gradient through `logprobs_T` alone.
 
     `weights_T` carries the aggregation, 1 / (response length * number of responses of the whole
-    mini-batch on all ranks), so that sums over micro-batches and ranks give the same loss however
-    the responses are spread; and the mismatch weight, where that is on. A token with A = 0 gives no
-    gradient.
+    mini-batch on all ranks): summed over micro-batches and ranks, the loss is the same however the
+    responses are distributed. It also carries the mismatch weight, if that is on. A token with
+    A = 0 gives no gradient.
     """
     value, weight, at_one = GATES[options.gate]
     ratio = importance_ratio(inputs.logprobs_T, inputs.old_logprobs_T)

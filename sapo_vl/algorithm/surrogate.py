@@ -1,13 +1,13 @@
-"""What every objective is made of: its inputs, the importance ratio, and its result. Pure.
+"""The parts common to all objectives: their inputs, the importance ratio, their result. Pure.
 
     loss(inputs: LossInputs, options) -> Surrogate
 
 Three policies take part, each with its own log-probs: mu sampled the tokens
-(`generator_logprobs`), pi_old is the learner's at rollout time (`old_logprobs`), pi_theta is being
-trained (`logprobs`). The objective acts on r = pi_theta / pi_old; the distance of pi_old from mu is
-corrected by a detached weight outside of it.
+(`generator_logprobs`), pi_old is the learner's policy at rollout time (`old_logprobs`), pi_theta is
+being trained (`logprobs`). The objective acts on r = pi_theta / pi_old; a detached weight outside
+the objective corrects for the distance of pi_old from mu.
 
-Legend: T response tokens of a micro-batch, those of its R responses one after the other.
+Legend: T response tokens of a micro-batch, its R responses concatenated.
 All arithmetic is float32.
 """
 
@@ -31,17 +31,17 @@ class LossInputs(NamedTuple):
     old_logprobs_T: Tensor  # log pi_old, detached
     advantages_T: Tensor  # A of the token's response
     weights_T: Tensor  # aggregation weight with one global denominator, times the mismatch weight
-    lengths_R: Tensor  # tokens of each response, also where the T are a chunk of them
+    lengths_R: Tensor  # tokens of each whole response, even if the T are only a chunk
 
 
 class Surrogate(NamedTuple):
-    """A micro-batch's loss and what telemetry needs of it; all but `loss` are detached."""
+    """A micro-batch's loss and its values for telemetry; all but `loss` are detached."""
 
     loss: Tensor  # scalar, -sum(weights * f(r) * A), to be minimised
     loss_centered: Tensor  # scalar, the objective with f(r) - f(1) for f(r): 0 on policy
     log_ratio_T: Tensor  # unclamped log r
-    gate_weight_T: Tensor  # w; of a clipping objective 1 inside and 0 outside of its bounds
-    grad_coefficient_T: Tensor  # the factor of weight * A * grad log pi; of SAPO w * r
+    gate_weight_T: Tensor  # w; for a clipping objective 1 inside its bounds, 0 outside
+    grad_coefficient_T: Tensor  # the factor of weight * A * grad log pi; w * r for SAPO
     clamped: Tensor  # scalar count of tokens beyond LOG_RATIO_LIMIT
 
 
@@ -61,9 +61,9 @@ def importance_ratio(logprobs_T: Tensor, old_logprobs_T: Tensor) -> Ratio:
 
 
 def mismatch_weight(old_logprobs_T: Tensor, generator_logprobs_T: Tensor, cap: float) -> Tensor:
-    """Return min(pi_old / mu, cap), detached: the truncated correction of sampling from mu.
+    """Return min(pi_old / mu, cap), detached: the truncated correction for sampling from mu.
 
-    It stands outside the gate, which acts on staleness (pi_theta / pi_old) alone.
+    The weight is applied outside the gate, which acts on staleness (pi_theta / pi_old) alone.
     """
     log_weight = (old_logprobs_T.float() - generator_logprobs_T.float()).detach()
     return log_weight.clamp(max=LOG_RATIO_LIMIT).exp().clamp(max=cap)

@@ -1,12 +1,12 @@
 """Statistics of optimizer steps and rollouts: gate, staleness, mismatch, rewards. Pure numpy.
 
-`mini_batch_stats` describes one optimizer step; `by_mini_batch` and `averaged` collect those of a
+`mini_batch_stats` describes one optimizer step; `by_mini_batch` and `averaged` collect these over a
 rollout batch; `group_sums` and `group_rates` describe the rollouts. Names ending in `_pos` and
 `_neg` are split by the sign of the advantage, `_text` and `_image` by the prompt. With several
 ranks `mini_batch_stats` and `mismatch` cover this rank's tokens only (prompts are spread evenly);
 the caller all-reduces the groups' sums.
 
-How the gate's theory is checked on the run's tokens (arXiv 2511.20347, comparison with GSPO): for a
+The check of the gate's theory on the run's tokens (arXiv 2511.20347, comparison with GSPO): for a
 response with z_t = log r_t and s = exp(mean_t z_t) the paper replaces the mean of the token gates
 by one response gate, sech^2(tau/2 * log s), under two assumptions: r - 1 is about log r (A1: small
 steps), and the z_t vary little (A2), with an error of at most tau^2/4 * Var_t(z_t). `gate/gap_*` is
@@ -78,7 +78,7 @@ class Tokens(NamedTuple):
     lengths_B: NDArray[np.intp]
     weight_T: Floats  # w, float32
     log_ratio_T: Floats  # log r, clipped, float64
-    coefficient_T: Floats  # what multiplies A * grad log pi, float32
+    coefficient_T: Floats  # the factor of A * grad log pi, float32
     mean_weight_B: Floats
     mean_log_ratio_B: Floats  # log s, s the geometric mean of the ratios
     variance_B: Floats  # of log r within the response
@@ -93,8 +93,8 @@ def mini_batch_stats(
 ) -> dict[str, float]:
     """Return the statistics of one optimizer step; only the loss if no response was trained on.
 
-    `temperatures` are SAPO's tau_pos and tau_neg; None, for an objective without its gate, leaves
-    out gap and bound. Names of a sign or kind that no response has are left out. `gate/max_wr_*`
+    `temperatures` are SAPO's tau_pos and tau_neg; None (an objective without SAPO's gate) omits gap
+    and bound. Statistics of a sign or kind that no response has are omitted. `gate/max_wr_*`
     is the largest factor of A * grad log pi (for SAPO w * r), `ratio/ess` the effective sample size
     (sum r)^2 / (T * sum r^2), in (0, 1], and `ratio/kl` the mean of r - 1 - log r, an estimate of
     KL(pi_old || pi_theta) from samples of pi_old.
@@ -207,7 +207,7 @@ def by_mini_batch(step_stats: Sequence[Mapping[str, float]]) -> dict[str, list[f
 
 
 def averaged(step_stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return each statistic's mean over the mini-batches that have it, also of maxima."""
+    """Return each statistic's mean over the mini-batches that have it, maxima included."""
     result = {}
     for name in _names(step_stats):
         recorded = [values[name] for values in step_stats if name in values]
@@ -280,7 +280,7 @@ def group_sums(groups: Sequence[RolloutGroup], max_new_tokens: int) -> dict[str,
 
 
 def repetition(token_ids: Sequence[int]) -> float:
-    """Return the share of token 4-grams that are repeats; 0 for less than 5 tokens."""
+    """Return the share of token 4-grams that are repeats; 0 for fewer than 5 tokens."""
     grams = list(zip(*(token_ids[i:] for i in range(NGRAM)), strict=False))
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -288,7 +288,7 @@ def repetition(token_ids: Sequence[int]) -> float:
 def group_rates(sums: Mapping[str, float]) -> dict[str, float]:
     """Turn the all-reduced sums into the rates of a metrics row.
 
-    Means over nothing are left out, such as the length of right responses when there are none.
+    Means over nothing are omitted, such as the length of right responses when there are none.
     Lengths are in tokens; `length_max` and `length_p95` (95th percentile) are exact up to
     max_new_tokens = 100, otherwise the upper end of their bin of 1 % of max_new_tokens.
     `resample/drawn` is the number of groups that dynamic sampling drew per group of the batch,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample. Training keeps top_p 1 and top_k off: log-probs are then the policy's."""
+    """How to sample. Training keeps top_p at 1 and top_k off, so log-probs are the policy's."""
 
     n: int  # responses per prompt
     temperature: float  # 0 is greedy

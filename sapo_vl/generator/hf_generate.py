@@ -78,7 +78,7 @@ class HFGenerator:
         ]
 
     def _rollout(self, prompt: Prompt, ids: list[int], logprobs: np.ndarray) -> Rollout:
-        """Cut the padding behind the first end token."""
+        """Cut the padding after the first end token."""
         ends = [i for i, token in enumerate(ids) if token in self._assets.eos_ids]
         length = ends[0] + 1 if ends else len(ids)
         return Rollout(
@@ -108,7 +108,7 @@ class HFGenerator:
 
 
 class PresencePenalty:
-    """Logits processor that equals vLLM's presence_penalty: lowers tokens already sampled."""
+    """Logits processor equal to vLLM's presence_penalty: lowers tokens already sampled."""
 
     def __init__(self, prompt_length: int, penalty: float) -> None:
         self._start = prompt_length

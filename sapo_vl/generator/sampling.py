@@ -1,4 +1,4 @@
-"""Sampling and grading, once for all: training, held-out evaluation, pass rates, benchmarks.
+"""Sampling and grading for training, held-out evaluation, pass rates and benchmarks alike.
 
 engine = SampleEngine(generator, renderer, rubric)
 for groups in sample_and_grade(engine, samples, params, seeds):
@@ -17,7 +17,7 @@ from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Prompt, RolloutGroup, Sample
 
 CHUNK = 64
-"""Samples rendered and sampled per call: bounds the images in memory and the loss at a kill."""
+"""Samples rendered and sampled per call; limits images in memory, and work lost at a kill."""
 
 
 def problem_seed(seed: int, name: str) -> int:
@@ -39,7 +39,7 @@ class SampleEngine:
     ) -> list[RolloutGroup]:
         """Sample `params.n` responses per prompt in one call, grade them, and group them.
 
-        `seeds` holds one seed per prompt. Raises what generator and rubric raise.
+        `seeds` holds one seed per prompt. Raises the errors of generator and rubric.
         """
         limit = self.max_prompt_tokens
         fits = [i for i, p in enumerate(prompts) if limit is None or len(p.expanded_ids) <= limit]

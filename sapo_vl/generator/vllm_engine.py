@@ -5,8 +5,8 @@ weights discarded) and reloads them from the learner. `generator.tensor_parallel
 share one engine through vLLM's external launcher; all of them then send the same requests.
 
 Why each setting:
-- `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the policy that sampled,
-  divided by the temperature (raw ones, or those under top-p, belong to another policy).
+- `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
+  the temperature applied (raw ones, or those under top-p, belong to another policy).
 - `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
   and `bad_words` does not ban special ids. The learner adds the same -100.
 - No chunked prefill on a CPU: a seeded request split over two steps raises there.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sapo_vl.model.assets import ModelAssets
 
 PREFILL_TOKENS = 8192
-"""Tokens per engine step at least: enough to prefill a batch of small prompts at once."""
+"""Least token budget of an engine step: enough to prefill a batch of small prompts at once."""
 
 
 class VLLMGenerator:
@@ -140,7 +140,7 @@ class VLLMGenerator:
         )
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """See Generator. Needs all weights in one call, because modules are fused; any order."""
+        """See Generator. Needs all weights in one call, in any order, because modules are fused."""
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
@@ -179,7 +179,7 @@ def _request(prompt: Prompt) -> dict[str, Any]:
 def _repack(model: torch.nn.Module) -> None:
     """Repack the output head and the experts for the CPU backend after a reload.
 
-    It keeps both in a packed form, which a reload leaves stale (head) or unpacked (experts).
+    The backend holds both in a packed form; a reload leaves it stale (head) or unpacked (experts).
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 

@@ -1,4 +1,5 @@
-"""The learner: rows of responses in, new weights out, on DeepSpeed.
+"""The learner: rollouts in, new weights out, on DeepSpeed.
 
-policy.py is the one forward path, padded.py the reference layout, engine.py the optimizer step.
+policy.py is the only forward path, shared_prefix.py the default layout, padded.py the reference
+layout, engine.py the optimizer step.
 """

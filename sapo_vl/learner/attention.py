@@ -1,4 +1,4 @@
-"""Attention of shared-prefix rows: each response sees its prompt and itself, nothing else.
+"""Attention over shared-prefix rows: each response sees its prompt and itself, nothing else.
 
 A packed row [1, T] holds prompt, y1 .. yG, next prompt, ... with no padding. `SharedPrefix` maps
 tokens to segments; `install` registers one of the functions below with transformers'
@@ -90,7 +90,7 @@ class SharedPrefix:
 
 
 def install(model: nn.Module, form: str) -> None:
-    """Make the text layers of `model` use a form of FORMS: cascade, flex or dense."""
+    """Make the text layers of `model` use one of FORMS: cascade, flex or dense."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -100,7 +100,7 @@ def install(model: nn.Module, form: str) -> None:
 
 
 def best_form(device: torch.device) -> str:
-    """Return the form for a device: cascade on the CPU, flex on CUDA."""
+    """Return the form for a device: cascade on the CPU, flex on CUDA, dense elsewhere."""
     return {"cpu": "cascade", "cuda": "flex"}.get(device.type, "dense")
 
 

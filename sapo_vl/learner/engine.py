@@ -2,7 +2,7 @@
 
 Every loss is summed with token weights that share one global denominator, and DeepSpeed's averaging
 over ranks is undone by the factor `world_size`: the gradient is the same for any number of ranks,
-micro-batches and layouts. A step whose gradient is not finite is skipped on all ranks alike.
+micro-batches and layouts. A step whose gradient is not finite is skipped on all ranks.
 
 Legend: T response tokens of a micro-batch, R its responses.
 """
@@ -154,7 +154,7 @@ class Learner:
         return report
 
     def _micro_batches(self, rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
-        """Plan this rank's micro-batches; fillers make them as many as on any rank."""
+        """Plan this rank's micro-batches, with fillers up to the largest count of any rank."""
         batches = self._policy.layout.plan(rollouts, self._options.micro_batch_tokens)
         missing = int(distributed.all_reduce_max(len(batches))) - len(batches)
         filler = replace(min(rollouts, key=lambda rollout: rollout.length), is_filler=True)
@@ -200,7 +200,7 @@ class Learner:
         self._engine.save_checkpoint(str(directory), tag="learner", save_latest=False)
 
     def load(self, directory: Path) -> None:
-        """Read what `save` wrote, bit for bit, with the same number of ranks."""
+        """Restore a state that `save` wrote, bit for bit, with the same number of ranks."""
         self._engine.load_checkpoint(str(directory), tag="learner")
 
     def close(self) -> None:
@@ -239,8 +239,8 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
 class SkippingAdamW(torch.optim.AdamW):
     """AdamW for ZeRO stage 0: clips, and skips a step whose gradient is not finite.
 
-    From stage 1 on DeepSpeed's own optimizers do the same; its engine reads `overflow` and
-    `_global_grad_norm`. The gradient is already reduced over ranks, so all ranks decide alike.
+    From stage 1 on, DeepSpeed's own optimizers do the same; its engine reads `overflow` and
+    `_global_grad_norm`. The gradient is already reduced over ranks, so all ranks decide the same.
     """
 
     def __init__(self, *args: Any, clip: float, **kwargs: Any) -> None:
@@ -261,7 +261,7 @@ class SkippingAdamW(torch.optim.AdamW):
 
 
 def _own_step(config: Config) -> bool:
-    """Whether clipping and skipping are ours: float32 without ZeRO has neither."""
+    """Whether to use SkippingAdamW: DeepSpeed in float32 without ZeRO neither clips nor skips."""
     return config.learner.zero_stage == 0 and config.model.dtype == "float32"
 
 
@@ -279,7 +279,7 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
 
 
 def _keep_experts_whole(model: torch.nn.Module) -> None:
-    """Under ZeRO-3 gather each MoE block whole: ranks route to different experts and would hang.
+    """Make ZeRO-3 gather each MoE block whole: ranks route to different experts and would hang.
 
     (DeepSpeed #7461, #4966.)
     """

@@ -1,9 +1,9 @@
-"""How rollouts lie in a micro-batch: the protocol of the two layouts.
+"""The protocol of the two layouts: how rollouts are arranged in a micro-batch.
 
 `SharedPrefixLayout` (shared_prefix.py) computes a group's prompt once; `PaddedLayout` (padded.py)
-repeats it per response and is the reference that the other is compared with. The loss does not
-depend on the layout or on how rollouts are spread over micro-batches: token weights carry one
-global denominator (see algorithm/surrogate.py).
+repeats it per response and is the reference for tests. The loss does not depend on the layout or on
+how rollouts are distributed over micro-batches: token weights carry one global denominator (see
+algorithm/surrogate.py).
 
 Legend: N response tokens of a micro-batch, D hidden width, M images.
 """
@@ -23,7 +23,7 @@ ImageFeatures = dict[str, Any]
 
 
 class Batch(Protocol):
-    """What every layout's batch holds, on the learner's device."""
+    """The tensors that every layout's batch holds, on the learner's device."""
 
     pixel_values: Tensor | None  # patches of the images, in the layout's order
     image_grid_thw: Tensor | None  # [M, 3]
@@ -40,7 +40,7 @@ class Layout(Protocol[BatchT]):
         """Cut rollouts into micro-batches of at most `budget` tokens, the largest first.
 
         Micro-batches hold the same Rollout objects, not copies, so results can be written back in
-        place. The largest come first so that running out of memory happens in the first step.
+        place. The largest come first, so that running out of memory shows at once.
         """
         ...
 

@@ -1,9 +1,9 @@
 """Log-probs and entropy of response tokens from hidden states, in chunks: pure.
 
-The logits of a whole micro-batch never exist: each chunk's are computed, used and dropped, and
-recomputed in the backward pass, so memory does not grow with vocabulary x tokens.
+The logits of a whole micro-batch never exist at once: each chunk's are computed, used and dropped,
+and recomputed in the backward pass, so memory does not grow with vocabulary x tokens.
 
-Legend: N response tokens, C of a chunk, D hidden width, V vocabulary.
+Legend: N response tokens, C those of a chunk, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _logits(
     temperature: float,
     out_CV: Tensor | None = None,
 ) -> Tensor:
-    """Return logits [C, V] over the temperature in float32, written to `out_CV` where given."""
+    """Return logits [C, V] / temperature in float32, written to `out_CV` if given."""
     if out_CV is not None and out_CV.dtype == weight_VD.dtype:
         logits = torch.addmm(bias_V, hidden_CD, weight_VD.T, out=out_CV)
     else:
@@ -111,7 +111,7 @@ def fused_loss(
 
 
 class _FusedHead(torch.autograd.Function):
-    """Computes the loss's gradients by states [N, D] and weight [V, D], chunk by chunk.
+    """Computes the gradients with respect to states [N, D] and weight [V, D], chunk by chunk.
 
     With e = exp(logits - largest), the one product m = e W serves twice: the logits' mean under
     the softmax is m . h / sum(e), which gives the entropy, and the states' gradient is

@@ -3,7 +3,7 @@
 Rows [B, L]; an image is encoded once per response. Slow and plain: the reference that the
 shared-prefix layout is compared with.
 
-Legend: B rows, L longest row, N response tokens, K patches, D hidden width, M images.
+Legend: B rows, L longest row, N response tokens, K patches, M images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PaddedBatch:
     attention_mask: Tensor  # [B, L], 1 on tokens
     position_ids: Tensor  # [3, B, L]
     mm_token_type_ids: Tensor  # [B, L], 1 on image tokens
-    pixel_values: Tensor | None  # [K, D]
+    pixel_values: Tensor | None  # [K, channels * temporal * patch^2]
     image_grid_thw: Tensor | None  # [M, 3]
     row_N: Tensor  # row of each response token
     column_N: Tensor  # column of the state that predicts it
@@ -43,8 +43,8 @@ class PaddedLayout:
     def plan(self, rollouts: Sequence[Rollout], budget: int) -> list[list[Rollout]]:
         """Cut rollouts into micro-batches of at most `budget` padded tokens each, longest first.
 
-        A rollout longer than the budget gets a micro-batch alone. The order depends on the lengths
-        and the given order only.
+        A rollout longer than the budget gets a micro-batch of its own. The order depends on the
+        lengths and the given order only.
         """
         order = sorted(range(len(rollouts)), key=lambda i: (-rollouts[i].length, i))
         batches: list[list[Rollout]] = []

@@ -1,10 +1,10 @@
-"""The patch embedding as a convolution or as a matrix product, whichever is faster here.
+"""The patch embedding as a convolution or a matrix product, whichever is faster on this machine.
 
 Qwen's towers embed patches by a Conv3d whose stride is its kernel, which equals a matrix product of
 flattened patches. Some builds run that convolution ten times slower (pytorch #174051, transformers
 #45750) and some do not, so both forms are timed, forward and backward. Parameters keep their names,
-shapes and values. The results differ in the last bits: rank 0 decides for all ranks, and a resumed
-run keeps its first decision.
+shapes and values. The results differ in the last bits, so rank 0 decides for all ranks, and a
+resumed run keeps its first decision.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The one forward path: rollouts in, their tokens' log-probs and entropy out.
+"""The only forward path: rollouts in, their tokens' log-probs and entropy out.
 
-RL, supervised warm-up, old log-probs and parity checks all come through here. It is a module so
-that DeepSpeed's hooks see every parameter being used inside one forward call.
+RL, supervised warm-up, old log-probs and parity checks all use it. Policy is an nn.Module so that
+DeepSpeed's hooks see every parameter used inside one forward call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ChunkObjective = Callable[[ResponseLogprobs, slice], Surrogate]
 
 
 class PolicyOutput(NamedTuple):
-    """What a forward returns."""
+    """The result of a forward pass."""
 
     out: ResponseLogprobs
     surrogate: Surrogate | None  # None without an objective
@@ -69,8 +69,8 @@ class Policy(nn.Module):
     ) -> PolicyOutput:
         """Return log-probs [N] of all response tokens of `rollouts`, in their order.
 
-        With an `objective` the loss is computed too. One that is a sum over tokens (`by_token`)
-        gets its gradient while the logits exist; any other needs them a second time.
+        With an `objective` the loss is computed too. If it is a sum over tokens (`by_token`), its
+        gradient is computed while the logits exist; otherwise they are computed a second time.
         """
         device = self.bias_V.device
         batch = self.layout.collate(rollouts, device)
@@ -113,7 +113,7 @@ class Policy(nn.Module):
     def _encode_images(
         self, pixels: torch.Tensor | None, grid: torch.Tensor | None, device: torch.device
     ) -> Any:
-        """Run the vision tower, first and always: on a blank image if the batch has none.
+        """Always run the vision tower, and first: on a blank image if the batch has none.
 
         A rank whose micro-batch has only text must take part in the collectives of the tower's
         parameters, mergers and deepstack included, in the same order as the others, forward and

@@ -1,8 +1,8 @@
 """The shared-prefix layout: a prompt and its images once, then all its responses, no padding.
 
-A micro-batch is one row [1, T]: prompt, y1 .. yG, next prompt, ... A response's last token is not
-in it, because nothing is predicted from it. The state that predicts a response's first token is its
-prompt's last one, gathered once per response. attention.py keeps responses from seeing each other.
+A micro-batch is one row [1, T]: prompt, y1 .. yG, next prompt, ... A response's last token is left
+out, because nothing is predicted from it. A response's first token is predicted from its prompt's
+last state, gathered once per response. attention.py keeps responses from seeing each other.
 
 Legend: T tokens of the row, N response tokens, D hidden width, M images.
 """
@@ -44,11 +44,11 @@ class SharedPrefixLayout:
         attention.install(model, attention.best_form(device))
 
     def plan(self, rollouts: Sequence[Rollout], budget: int) -> list[list[Rollout]]:
-        """Cut rollouts into micro-batches of at most `budget` tokens, a prompt counted once each.
+        """Cut rollouts into micro-batches of at most `budget` tokens, each prompt counted once.
 
         Rollouts of one Prompt object stay together; a group longer than the budget is split, and
-        each part pays for the prompt again. Parts go, largest first, into the first micro-batch
-        with room (first-fit decreasing). A single rollout longer than the budget gets one alone.
+        each part counts the prompt again. Parts go, largest first, into the first micro-batch with
+        room (first-fit decreasing). A rollout longer than the budget gets one of its own.
         """
         groups: dict[int, list[Rollout]] = {}
         for rollout in rollouts:

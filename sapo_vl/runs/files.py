@@ -23,7 +23,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
     Readers see the old file or the new one, never a part. Parent folders are created. An exception
-    deletes the temporary file or folder; what a killed process left is deleted first.
+    deletes the temporary file or folder; leftovers of a killed process are deleted first.
     The temporary name does not keep the suffix: pass the format to writers that infer it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

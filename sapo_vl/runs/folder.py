@@ -3,7 +3,7 @@
     RUN/config.yaml versions.json metrics.jsonl tensorboard/ curves.png summary.json
     RUN/model-seed0/ data-seed0-10000-480/ warmup/ rollouts/ checkpoints/ eval/ final/
 
-Only old checkpoints are ever deleted; what is generated from a seed carries the seed in its name.
+Only old checkpoints are ever deleted; folders generated from a seed have the seed in their name.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time inside to `seconds[name]`, exceptions included.
+        """Add the time spent inside to `seconds[name]`, even if an exception ends it.
 
         A nested phase pauses the outer one.
         """

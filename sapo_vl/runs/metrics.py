@@ -8,7 +8,8 @@ JSON has no NaN. Only rank 0 writes.
 
 Worked example: {"phase": "train", "step": 3, "reward/mean": 0.41, "mismatch/kl": null}
 
-Left out: rewinding Weights & Biases. After a resume it has the steps since the checkpoint twice.
+Left out: rewinding Weights & Biases, which shows the steps since the checkpoint twice after a
+resume.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs.files import atomic_write
 
 MetricsRow = dict[str, Any]
-"""A row of metrics.jsonl; the metrics' names are its keys, so that no TypedDict can list them."""
+"""A row of metrics.jsonl. Its keys are the metrics' names, an open set that no TypedDict lists."""
 
 FILE = "metrics.jsonl"
 
@@ -72,7 +73,7 @@ def truncate(run_dir: Path, last_step: Mapping[str, int]) -> int:
 
 
 def drop(run_dir: Path, unwanted: Callable[[MetricsRow], bool]) -> int:
-    """Drop the rows for which `unwanted` is true; return how many. The file is replaced at once."""
+    """Drop the rows for which `unwanted` is true; return how many. Replaces the file atomically."""
     rows = read(run_dir)
     remaining = [row for row in rows if not unwanted(row)]
     _replace(run_dir / FILE, remaining)

@@ -111,7 +111,7 @@ def table(
     rows: Sequence[Sequence[str]],
     console: Console | None = None,
 ) -> None:
-    """Print a table, number columns right-aligned; only a terminal's width wraps cells."""
+    """Print a table with number columns right-aligned; cells wrap on a terminal only."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=LOG_WIDTH)

@@ -1,4 +1,4 @@
-"""Signals and stalls: leave a run where nothing is lost, and never hang through a night."""
+"""Signals and stalls: stop a run where nothing is lost, and end one that hangs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StopSignal:
         self._interruptible = False
 
     def install(self) -> None:
-        """Install the handlers of this process."""
+        """Install the handlers in this process."""
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
 
@@ -38,15 +38,15 @@ class StopSignal:
         return distributed.all_reduce_max(float(self._signum is not None)) > 0
 
     def error(self) -> RunInterrupted:
-        """Return the exception to leave with."""
+        """Return the exception that ends the run."""
         return RunInterrupted(self._signum or signal.SIGTERM)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Raise RunInterrupted immediately when a signal arrives inside.
 
-        Only for work that changes nothing of the learner (sampling), and only with one rank: the
-        others would wait for this one in a collective, so with several it does nothing.
+        Only for work that doesn't change the learner (sampling). With several ranks it does
+        nothing, because the others would wait for this one in a collective.
         """
         if distributed.world_size() > 1:
             yield
@@ -70,6 +70,6 @@ class StopSignal:
 def restart_watchdog(minutes: float) -> None:
     """Dump all stacks to stderr and exit with code 1 unless called again within `minutes`.
 
-    A hung collective must not burn a night (ms-swift #9144).
+    A hung collective must not block machines overnight (ms-swift #9144).
     """
     faulthandler.dump_traceback_later(minutes * 60, exit=True, file=sys.stderr)

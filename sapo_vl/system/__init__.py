@@ -1,1 +1,1 @@
-"""Ranks and collectives, and what machine this is."""
+"""Ranks and collectives; GPUs and environment variables."""

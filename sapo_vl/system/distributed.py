@@ -19,7 +19,7 @@ from sapo_vl.errors import SetupError
 Item = TypeVar("Item")
 
 TIMEOUT = timedelta(minutes=60)
-"""Timeout of a collective: longer means a lost rank. Rollout times differ by minutes at most."""
+"""Timeout of a collective; longer means a lost rank, as rollout times differ by minutes at most."""
 
 
 def rank() -> int:
@@ -48,7 +48,7 @@ def init() -> None:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
         if "MASTER_ADDR" not in os.environ:  # vLLM and DeepSpeed read both; nothing listens there
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-    if not dist.is_initialized():  # vLLM may have done it, where the generator came first
+    if not dist.is_initialized():  # vLLM may have done it, if the generator came first
         if world_size() == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:

@@ -1,8 +1,8 @@
 """Detects the machine and sets environment variables that torch and vLLM read at import.
 
-Each setting has its reason (measured on CPU machines): one thread a process, because the matrices
-of small models are slower with two; no dynamo, because compiling helpers costs 12 s at the first
-request; vLLM's engine in our process, because a second import of it costs as much as all the rest.
+The reasons, measured on CPU machines: one thread per process, because the matrices of small models
+are slower with two; no dynamo, because compiling helpers costs 12 s at the first request; vLLM's
+engine in this process, because importing it a second time costs as much as all the rest.
 """
 
 from __future__ import annotations

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from sapo_vl.learner.engine import Learner
 
 KEEP = "keep"
-"""A file of this name in a checkpoint's folder pins it: it is not deleted."""
+"""A file of this name pins the checkpoint whose folder it is in: it is never deleted."""
 
 _NAME = re.compile(r"step_(\d{6,})(?:\+(\d+))?")
 
 
 @dataclass(slots=True)
 class TrainState:
-    """Where a training phase stands: all that resuming needs besides the learner's own state."""
+    """Progress of a training phase: all that a resume needs besides the learner's own state."""
 
     step: int = 0  # completed steps
     mini_batch: int = 0  # completed mini-batches of the step in progress
@@ -85,7 +85,7 @@ def save(root: Path, learner: Learner, state: TrainState, keep: int) -> Path:
 
 
 def pin_last_before(root: Path, step: int) -> Path | None:
-    """Pin the newest checkpoint of fewer steps and return it; None if there is none."""
+    """Pin the newest checkpoint from before `step` and return it; None if there is none."""
     older = [path for path in _listed(root) if int(path.name.split("_")[1].split("+")[0]) < step]
     if not older:
         return None
@@ -102,7 +102,7 @@ def latest(root: Path) -> Path | None:
 def load(path: Path, learner: Learner) -> TrainState:
     """Restore learner and RNG states and return the TrainState; every rank must call it.
 
-    Raises DataError when the checkpoint was written by another number of ranks.
+    Raises DataError when the checkpoint was written by a different number of ranks.
     """
     own = path / f"rank_{distributed.rank()}.pt"
     ranks = len(list(path.glob("rank_*.pt")))

@@ -1,6 +1,6 @@
 """`sapo-vl export RUN --out DIR`: a checkpoint as a plain Hugging Face folder.
 
-Run it with as many ranks as the run had. Without --checkpoint the newest one is taken.
+Use as many ranks as the run had. Without --checkpoint, the newest one is exported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sapo_vl.training.setup import initial_model
 
 
 def main(run_dir: Path, out: Path, name: str | None) -> None:
-    """Write the folder. Raises ConfigError or DataError when run, checkpoint or `out` are wrong."""
+    """Write the folder. Raises ConfigError or DataError for a wrong run, checkpoint or `out`."""
     if not (run_dir / "config.yaml").exists():
         raise ConfigError(f"{run_dir} is not a run's folder: config.yaml is missing")
     if out.exists():

@@ -1,4 +1,4 @@
-"""What watches over a run: metrics, sampler-learner parity, non-finite gradients, collapse."""
+"""Monitoring of a run: metrics, sampler-learner parity, non-finite gradients, collapse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ParityError(RunError):
-    """Sampler and learner disagree about the log-probs of what was sampled."""
+    """Sampler and learner disagree about the log-probs of the sampled tokens."""
 
 
 class NonFiniteGradientError(RunError):
@@ -64,7 +64,7 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
 
 
 def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
-    """Whether an evaluation's row was written, but not its file, which is written next."""
+    """Whether this is the row of an evaluation whose summary file, written next, is missing."""
     name = row.get("name")
     return row.get("phase") == "eval" and not (run.dir / "eval" / f"{name}.json").exists()
 
@@ -83,7 +83,7 @@ def _covered_steps(run: Run) -> dict[str, int]:
 
 
 def check_finite(run: Run, report: UpdateReport, bad_steps: int) -> int:
-    """Count consecutive non-finite updates; at one, write the ids of its records to a file.
+    """Return the new count of non-finite updates in a row; if this is one, write its record ids.
 
     Raises NonFiniteGradientError at learner.max_bad_steps.
     """
@@ -103,7 +103,7 @@ def check_finite(run: Run, report: UpdateReport, bad_steps: int) -> int:
 def check_parity(config: Config, mismatch: Mapping[str, float], step: int) -> None:
     """Compare |log mu - log pi_old| with generator.parity_mean and parity_max.
 
-    `mismatch` is telemetry.mismatch's. Raises ParityError above a limit.
+    `mismatch` comes from telemetry.mismatch. Raises ParityError above a limit.
     """
     limits = {"mean": config.generator.parity_mean, "max": config.generator.parity_max}
     for name, limit in limits.items():
@@ -160,9 +160,9 @@ def _sum_losses(stats: dict[str, float]) -> dict[str, float]:
 
 
 def detect_collapse(trainer: Trainer, row: dict[str, Any]) -> None:
-    """Run the collapse detector on a step's metrics; at an alarm pin the last good checkpoint.
+    """Run the collapse detector on a step's metrics; on an alarm, pin the last good checkpoint.
 
-    Alarms are appended to RUN/collapse.json. Rank 0 decides. Raises CollapseError where
+    Alarms are appended to RUN/collapse.json. Rank 0 decides. Raises CollapseError if
     collapse.action is stop.
     """
     action = trainer.config.collapse.action

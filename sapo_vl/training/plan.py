@@ -1,7 +1,7 @@
-"""`sapo-vl train --dry-run`: check everything that can be checked without weights, print the plan.
+"""`sapo-vl train --dry-run`: check what can be checked without weights, then print the plan.
 
-The model is built on the meta device: shapes and parameter counts, no memory. Where its config
-can't be fetched (no hub), a known size's published shapes are used, and the plan says so.
+The model is built on the meta device: shapes and parameter counts, no memory. If its config
+can't be fetched (no hub), the published shapes of a known size are used, and the plan says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GIB = 2**30
 
 
 def show(config: Config) -> None:
-    """Print data, rollouts, trainable parameters and memory. Raises UserError for what is wrong."""
+    """Print data, rollouts, trainable parameters and memory. Raises UserError for a bad config."""
     config = objectives.resolve(config)
     build_rubric(config).close()
     check_backend(config.generator.backend)
@@ -85,8 +85,9 @@ def show(config: Config) -> None:
 def memory(parameters: int, trained: int, config: Config, ranks: int) -> list[tuple[str, float]]:
     """Return (what, bytes) on a rank's device: weights, gradients, optimizer, all.
 
-    bf16: 2 bytes a weight and gradient, 12 for the float32 copy and Adam's two moments; float32: 4,
-    4 and 8. ZeRO shards optimizer (from 1), gradients (from 2) and weights (3) over the ranks.
+    Bytes per parameter: in bf16 2 for the weight, 2 for the gradient, 12 for the float32 copy and
+    Adam's two moments; in float32 4, 4 and 8. ZeRO shards the optimizer from stage 1, gradients
+    from stage 2 and weights in stage 3 over the ranks.
     """
     half = config.model.dtype == "bfloat16"
     stage = config.learner.zero_stage

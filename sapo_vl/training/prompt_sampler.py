@@ -1,14 +1,14 @@
-"""Which records a step samples from: the shuffled split epoch by epoch, or fixed shares of tasks.
+"""The records of each step: the split, reshuffled every epoch, or fixed shares of tasks.
 
     sampler.step(3, cursor=192, rank=0, ranks=2)        # this rank's Draws of step 3
-    sampler.resample(3, 1, 0, taken, dropped)           # others of the same tasks
+    sampler.resample(3, 1, 0, taken, dropped)           # replacements of the same tasks
 
-All draws are pure functions of seed and step: a resumed run continues exactly, and every rank finds
+Draws are pure functions of seed and step, so a resumed run continues exactly, and every rank finds
 its share without communication.
 
-With `data.ratio` every mini-batch holds each task in a fixed share, each task shuffled anew in each
-of its epochs. The SAPO paper trains so: a fixed ratio of tasks, and mini-batches large enough that
-each of them holds every task.
+With `data.ratio` every mini-batch holds a fixed share of each task, and a task's records are
+reshuffled after each pass over them. The SAPO paper trains the same way: a fixed ratio of tasks, in
+mini-batches large enough to hold every task.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Draw:
 
 
 class PromptSampler:
-    """Draws a run's records; see the module."""
+    """Draws a run's records; see the module's docstring."""
 
     def __init__(self, config: Config, samples: UsableSamples) -> None:
-        """Sort the records by task. Raises ConfigError when data.ratio doesn't fit them."""
+        """Group the records by task. Raises ConfigError when data.ratio doesn't fit them."""
         self._seed = config.run.seed
         self._prompts = config.rollout.prompts
         self._mini_batches = config.algorithm.num_mini_batches
@@ -64,10 +64,10 @@ class PromptSampler:
     def resample(
         self, step: int, round_: int, rank: int, taken: Sequence[Draw], dropped: Sequence[Draw]
     ) -> list[Draw]:
-        """Return a record for each of `dropped`, of the same task, none of `taken`.
+        """Return a replacement for each of `dropped`, of the same task and not in `taken`.
 
-        Drawn at random from the whole task; a task without records left gives none. Ranks draw
-        independently, so two of them may draw the same record.
+        Replacements are drawn at random from the whole task; a task with no records left gives
+        none. Ranks draw independently, so two of them may draw the same record.
         """
         random = np.random.default_rng([self._seed, step, round_, rank])
         used = {draw.index for draw in taken}
@@ -95,8 +95,8 @@ class TaskMixture:
     ) -> None:
         """Give each task its places in a mini-batch of `size` records, over all ranks.
 
-        `members` holds each task's record indices, `ratios` its share in any unit (3 and 1 are
-        three quarters and one). Raises ConfigError when a share is not positive or a task gets no
+        `members` holds each task's record indices, `ratios` its relative share (3 and 1 mean three
+        quarters and one quarter). Raises ConfigError when a share is not positive or a task gets no
         place.
         """
         assert set(members) == set(ratios), (sorted(members), sorted(ratios))
@@ -119,7 +119,7 @@ class TaskMixture:
     def batch(self, number: int, rank: int = 0, ranks: int = 1) -> list[tuple[str, int]]:
         """Return a rank's (task, record index) pairs of mini-batch `number`, shuffled.
 
-        Ranks get equally many when `ranks` divides the size.
+        All ranks get the same number if `ranks` divides the size.
         """
         draws = [
             (task, self._record(position, task, number * places + place))

@@ -1,4 +1,4 @@
-"""A rollout batch: sample, grade, compute advantages; cut into mini-batches; keep and restore."""
+"""A rollout batch: sampling with advantages, mini-batches, saving and restoring, parquet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import Rollout, RolloutGroup, Sample
 
 KEPT_FIELDS = tuple(f.name for f in fields(Rollout) if f.name not in ("prompt", "is_filler"))
-"""What a checkpoint keeps of a rollout; prompts are rendered again."""
+"""Fields of a rollout that a checkpoint keeps; prompts are rendered again."""
 
 
 @dataclass(slots=True)
@@ -28,11 +28,11 @@ class RolloutBatch:
     num_mini_batches: int
 
     def mini_batches(self) -> list[list[Rollout]]:
-        """Return the rollouts of each mini-batch, those without a gradient left out.
+        """Return the rollouts of each mini-batch, without those that have no gradient.
 
-        A group goes to its own mini-batch, or round-robin where it has none. Left out are groups
-        whose advantages are all 0 and responses without a verdict. A mini-batch that would be empty
-        holds one filler, so that this rank takes part in the collectives.
+        A group goes to the mini-batch it was drawn for, or round-robin if it has none. Groups whose
+        advantages are all 0 and responses without a verdict are left out. An otherwise empty
+        mini-batch holds one filler, so that this rank takes part in the collectives.
         """
         batches: list[list[Rollout]] = [[] for _ in range(self.num_mini_batches)]
         trained = [group for group in self.groups if group.has_gradient]
@@ -43,7 +43,7 @@ class RolloutBatch:
         return [batch or [filler] for batch in batches]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a picklable form for a checkpoint in the middle of a step, without images."""
+        """Return a picklable form for a mid-step checkpoint, with samples in place of prompts."""
         return {
             "num_mini_batches": self.num_mini_batches,
             "groups": [
@@ -107,9 +107,9 @@ def sample_groups(
 def replace_groups(
     groups: list[RolloutGroup], dropped: Sequence[int], resampled: Sequence[RolloutGroup]
 ) -> None:
-    """Put resampled groups in the places of `dropped` ones, in place.
+    """Overwrite the groups at the indices `dropped` with resampled ones, in place.
 
-    Each takes the first free place of its own mini-batch; there must be one (asserted).
+    Each takes the first free place of its own mini-batch; asserts that there is one.
     """
     free = list(dropped)
     for group in resampled:
@@ -120,7 +120,7 @@ def replace_groups(
 
 
 def write_parquet(path: Path, groups: Sequence[RolloutGroup]) -> None:
-    """Write a row per response; a group's images stand in its first row only."""
+    """Write a row per response; a group's images are in its first row only."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

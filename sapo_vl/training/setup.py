@@ -1,7 +1,6 @@
-"""What must exist before training: checked config, policy folder, data, renderer, rubric.
+"""Set-up of a training run: checked config, policy folder, data, renderer, rubric.
 
-Everything made here (the tiny model, procedural data) is made once per run and found again when the
-run is resumed.
+The tiny model and procedural data are made once per run and reused when the run is resumed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TOKENIZER_TEXTS = 4000
 
 
 def preflight(config: Config) -> Config:
-    """Check all that can be checked without weights, before a run's folder exists.
+    """Check what can be checked without weights, before the run's folder is created.
 
     Returns the resolved config (see objectives.resolve). Raises ConfigError, DataError or
     SetupError.
@@ -67,7 +66,7 @@ def preflight(config: Config) -> Config:
 
 @dataclass(slots=True)
 class RunInputs:
-    """What a run trains with, besides the weights."""
+    """Everything that a run trains with, besides the weights."""
 
     assets: ModelAssets  # of the model before the warm-up
     renderer: PromptRenderer
@@ -81,7 +80,7 @@ class RunInputs:
 def load_inputs(run: Run) -> RunInputs:
     """Open the model folder and the data, and grade every gold answer with the run's verifier.
 
-    Raises UserError for bad input; nothing is trained before.
+    Raises UserError for bad input, before anything is trained.
     """
     config = run.config
     rubric = build_rubric(config)

@@ -1,6 +1,6 @@
-"""The trainer: a run's learner, generator and state, and what surrounds each training step.
+"""The trainer: a run's learner, generator and state, and everything around a training step.
 
-`train_step` in train.py is the algorithm. Around it, here once: resuming in the middle of a step,
+`train_step` in train.py is the algorithm. This module adds resuming in the middle of a step,
 signals, metrics, parity and collapse checks, checkpoints and evaluation. Constructing a Trainer
 loads weights and starts the engine; it trains nothing.
 """
@@ -37,7 +37,7 @@ from sapo_vl.training.setup import RunInputs
 
 
 class Trainer:
-    """The parts of a SAPO run."""
+    """A training run: its learner, generator, state and checkpoints."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:
         """Load the weights of `assets` and start the generator, unless a running one is passed.
 
-        `writer` is None on every rank but 0. Raises UserError for what can't be loaded.
+        `writer` is None on every rank but 0. Raises UserError if something can't be loaded.
         """
         self.run, self.config, self.inputs, self.writer = run, run.config, inputs, writer
         self.assets = assets
@@ -73,7 +73,7 @@ class Trainer:
         self.display: ProgressDisplay | None = None
 
     def restore(self) -> None:
-        """Load the newest checkpoint, if any, sync its weights, and evaluate a run's start."""
+        """Load the newest checkpoint, if any, sync weights, and evaluate a new run's policy."""
         newest = checkpoint.latest(self.checkpoints)
         if newest is not None:
             self.state = checkpoint.load(newest, self.learner)
@@ -86,10 +86,10 @@ class Trainer:
 
     @contextmanager
     def step(self) -> Iterator[Step]:
-        """Open the next training step; on leaving it record, checkpoint and evaluate.
+        """Open the next training step; on exit, record it, checkpoint and evaluate.
 
-        When a signal interrupts the step a checkpoint of this very place is written, and
-        RunInterrupted travels on.
+        A signal during the step leads to a checkpoint of the exact position, after which
+        RunInterrupted is re-raised.
         """
         step = Step(self)
         with self._checkpoint_on_interrupt():
@@ -123,10 +123,10 @@ class Trainer:
             raise
 
     def sample_rollouts(self) -> tuple[RolloutBatch, dict[str, float]]:
-        """Sample and grade this rank's groups of the step; return them with telemetry's sums.
+        """Sample and grade this rank's groups of the step; return them with telemetry.group_sums.
 
-        Dynamic sampling resamples groups without a gradient for some rounds; the sums are of what
-        was sampled first, so that accuracy and reward are the data's.
+        Dynamic sampling resamples groups without a gradient, for max_resample_rounds at most. The
+        sums cover the first sampling only, so that accuracy and reward describe the data.
         """
         state, config = self.state, self.config
         rank, sampler = distributed.rank(), self.inputs.prompt_sampler
@@ -168,8 +168,8 @@ class Trainer:
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
 
-        The first group is compared with the sampler before anything is trained on: a stale encoder
-        cache or a wrong prompt shows here, also where no group carries a gradient.
+        The first group is compared with the sampler before any training, which exposes a stale
+        encoder cache or a wrong prompt even if no group has a gradient.
         """
         probe = batch.groups[0]
         self.learner.fill_old_logprobs(probe.rollouts)
@@ -208,7 +208,7 @@ class Step:
     """One training step in progress: its rollouts, statistics and clock."""
 
     def __init__(self, trainer: Trainer) -> None:
-        """Start a step, or continue the one that the trainer's state was saved in."""
+        """Start a step, or continue the one in which the trainer's state was saved."""
         self._trainer, self._state = trainer, trainer.state
         config = trainer.config
         self.lr = learning_rate(self._state.step, config.rollout.steps, config.learner)

@@ -1,13 +1,13 @@
-"""What the learner maximises: SAPO and the objectives it is compared with, on one code path.
+"""The objectives: SAPO and those it is compared with, on one code path.
 
-`objective: NAME` chooses one of OBJECTIVES, or a file of yours: `objective: my/loss.py:loss`. The
+`objective: NAME` chooses one of OBJECTIVES, `objective: my/loss.py:loss` one of your own. The
 config section of that name holds its options (`sapo.tau_neg`, `grpo.high`, `loss.delta`); the
-section `algorithm` holds what is the same for all. A plug-in is a function
+section `algorithm` holds the options shared by all. A plug-in is a function
 
     loss(inputs: LossInputs, options: Options) -> Surrogate
 
-beside a pydantic class `Options` in the same file, if it has options, or an `ObjectiveSpec`, if it
-differs in more than its loss.
+with a pydantic class `Options` in the same file if it has options. A plug-in that differs in more
+than its loss is an `ObjectiveSpec` instead.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def spec(config: Config) -> ObjectiveSpec:
 
 
 def resolve(config: Config) -> Config:
-    """Return the config with the objective's options checked and every default of it filled in.
+    """Return the config with the objective's options checked and their defaults filled in.
 
-    An objective with an overlong penalty (DAPO) gets its reward term, unless it is there already.
+    An objective with an overlong penalty (DAPO) adds its reward term, unless it is there already.
     Raises ConfigError for an unknown objective or option.
     """
     chosen = spec(config)

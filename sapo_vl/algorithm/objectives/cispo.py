@@ -1,4 +1,4 @@
-"""CISPO (arXiv 2506.13585, MiniMax-M1): the ratio is clipped as a constant, no token is dropped.
+"""CISPO (arXiv 2506.13585, MiniMax-M1): the clipped ratio is a constant factor; no token drops out.
 
     J = sum over all tokens of stopgrad(clip(r, 1 - low, 1 + high)) * A * log pi / their number
 

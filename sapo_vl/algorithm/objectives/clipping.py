@@ -38,7 +38,8 @@ def clipped(inputs: LossInputs, ratio: Ratio, ratio_T: Tensor, bounds: ClipOptio
 
     The gradient of a token is weights * r * A while the minimum is the unclipped one, else 0: r may
     leave the bounds on the side that lowers the objective (A > 0 and r < 1 - low, A < 0 and
-    r > 1 + high) and keeps its gradient there. `ratio` is the tokens' own, for telemetry.
+    r > 1 + high) and keeps its gradient there. `ratio` holds the tokens' own ratios, for
+    telemetry.
     """
     low, high = 1.0 - bounds.low, 1.0 + bounds.high
     advantages_T = inputs.advantages_T

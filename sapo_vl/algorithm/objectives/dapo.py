@@ -2,9 +2,9 @@
 
     J = mean over all tokens of all responses of min(r A, clip(r, 1 - 0.2, 1 + 0.28) A)
 
-Long responses weigh more than under GRPO. Unless the config says otherwise, dynamic sampling
-(`rollout.max_resample_rounds`: groups without a gradient are resampled) and the soft overlong
-penalty (the verifier `overlong` with weight -1) come with it.
+Long responses weigh more than under GRPO. Unless the config says otherwise, DAPO turns on dynamic
+sampling (`rollout.max_resample_rounds`: groups without a gradient are resampled) and the soft
+overlong penalty (the verifier `overlong` with weight -1).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     J = mean over responses of sum over its tokens of min(r A, clip(r, 1 - 0.2, 1 + 0.2) A) / L
 
-A is the reward minus the group's mean, not divided by the group's standard deviation (that favours
-problems that are very easy or very hard), and L is the same for all responses, max_new_tokens (a
-division by the response's own length favours short right and long wrong ones). The paper sums
-without any L; the constant does not change the gradient's direction.
+A is the reward minus the group's mean, not divided by the group's standard deviation (which would
+favour very easy and very hard problems), and L is max_new_tokens for all responses (dividing by the
+response's own length would favour short right and long wrong ones). The paper sums without any
+L; the constant does not change the gradient's direction.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""GRPO (arXiv 2402.03300) as the SAPO paper runs it against: token clip, no KL term.
+"""GRPO (arXiv 2402.03300) as the baseline of the SAPO paper: token clip, no KL term.
 
     J = mean over responses of mean over its tokens of min(r A, clip(r, 1 - low, 1 + high) A)
 
-0.2 and 0.27 are the bounds of the SAPO paper's comparison. DeepSeekMath's own has 0.2 on both sides
-and subtracts 0.04 * KL to a reference model; TRL and verl leave that out by default too. TRL's
+0.2 and 0.27 are the bounds of the SAPO paper's comparison. DeepSeekMath's original has 0.2 on both
+sides and subtracts 0.04 * KL to a reference model; TRL and verl also omit the KL by default. TRL's
 loss_type "grpo" divides by the response length as here; its default is DAPO's token mean.
 """
 

@@ -3,8 +3,8 @@
     s = exp(mean over the response's tokens of log r)                                      (Eq. 7)
     J = mean over responses of min(s A, clip(s, 1 - low, 1 + high) A)                        (Eq. 5)
 
-Every token of a response has the gradient s * A / length while s is not clipped: 3e-4 below and
-4e-4 above, the paper's bounds. log s is a mean, so its noise is that of a token's log ratio divided
+Every token of a response has the gradient s * A / length while s is not clipped. The paper's bounds
+are 3e-4 below and 4e-4 above. log s is a mean, so its noise is that of a token's log ratio divided
 by the root of the length: on responses of a dozen tokens these bounds clip far more than on
 thousands.
 """
@@ -32,7 +32,7 @@ class Options(ClipOptions):
 def loss(inputs: LossInputs, options: Options) -> Surrogate:
     """Return the clipped surrogate of each response's ratio, spread over its tokens' weights.
 
-    The inputs must be whole responses, R of them.
+    The inputs must be R whole responses.
     """
     ratio = importance_ratio(inputs.logprobs_T, inputs.old_logprobs_T)
     lengths_R = inputs.lengths_R

@@ -1,4 +1,4 @@
-"""What an objective consists of: its loss, its options, and what its paper does around it."""
+"""The parts of an objective: loss, options, aggregation, and its paper's sampling and rewards."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mean_over_limit(limit: int) -> Aggregation:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What `Learner.update` takes: a loss with its options bound, and how tokens are averaged."""
+    """An objective for `Learner.update`: a loss with options bound, and how tokens are averaged."""
 
     loss: Callable[[LossInputs], Surrogate]
     aggregation: Aggregation
