@@ -10,8 +10,8 @@ Three implementations of the same attention, chosen by device:
 - cascade (CPU): causal self-attention within every segment, then the responses' queries on their
   prompt's keys, merged by log-sum-exp. Exact: aten's flash kernel returns the log-sum-exp, and its
   backward, given the merged output and log-sum-exp, yields each part's share of the gradient.
-  Segments of similar length share a call. The idea is FlashAttention's cascade of prefix and
-  suffix.
+  Segments of similar length share a call. The idea is that of cascade inference (FlashInfer,
+  vLLM): prefix and suffix apart, then merged.
 - flex (CUDA): FlexAttention, with one block mask per batch that skips fully masked blocks.
 - dense: SDPA with an explicit T x T mask. The reference, and the fallback on any device.
 
