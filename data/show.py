@@ -35,7 +35,7 @@ def write(source: str | Path, file: Path, limit: int) -> int:
         share = max(1, round(limit * len(samples) / total))
         step = max(1, len(samples) // share)
         cards += [_card(samples[i]) for i in range(0, len(samples), step)[:share]]
-    # Same settings as runs/pages.py, which this room does not import: it knows only the schema.
+    # Same settings as runs/pages.py, which data/ does not import: it knows only the schema.
     environment = Environment(
         loader=PackageLoader("sapo_vl.runs"),
         autoescape=True,
