@@ -7,6 +7,7 @@ a run that can't go on: it exits with code 1 and keeps its traceback. See cli/pa
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -34,3 +35,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def printable(text: object) -> str:
+    """Return `str(text)` on one line, with everything that could steer a terminal escaped.
+
+    Ids, answers, file names and model output come from outside: control and format characters
+    (escape sequences, line breaks, bidirectional marks) and lone surrogates are written as \\x1b,
+    \\n, \\u202e. Use it wherever such a text is printed or put into a message.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable() or unicodedata.category(char) == "Zs":
+        return char
+    return char.encode("unicode_escape").decode("ascii")

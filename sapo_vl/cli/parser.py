@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from sapo_vl.cli import config_reference, data, evaluation, training
 from sapo_vl.cli.options import add_config
-from sapo_vl.errors import RunError, UserError, nearest
+from sapo_vl.errors import RunError, UserError, nearest, printable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,10 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except UserError as error:
-        print(f"sapo-vl: {error}", file=sys.stderr)
+        print(f"sapo-vl: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except RunError as error:
-        print(f"sapo-vl: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"sapo-vl: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
@@ -38,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        place = printable(error.filename or "the run")
         print(
-            f"sapo-vl: no space left on the disk of {error.filename or 'the run'}: free some, then "
-            "continue a run with --resume",
+            f"sapo-vl: no space left on the disk of {place}: free some, then continue a run with "
+            "--resume",
             file=sys.stderr,
         )
         sys.exit(2)

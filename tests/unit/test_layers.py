@@ -25,8 +25,8 @@ LAYERS = [
         "config",
         "system",
         "runs",
-        "data",
         "rewards",
+        "data",
         "algorithm",
         "model",
     ),
@@ -128,7 +128,7 @@ def test_imports_go_down_only():
 @pytest.mark.parametrize(
     ("room", "below"),
     [
-        ("data", {"schema", "errors", "plugins"}),
+        ("data", {"schema", "errors", "plugins", "rewards"}),
         ("rewards", {"schema", "errors", "plugins", "config"}),
         ("algorithm", {"schema", "errors", "plugins", "config"}),
     ],
