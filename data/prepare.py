@@ -244,13 +244,15 @@ def _accept(
     try:
         record = _mended(record)
         reason = fault(record)
-        if not reason:
-            record = _reduced(record)
         if record.id in ids:
             way = ": name others with --map id=COLUMN, or several as id=A+B"
             reason = "the id is repeated" + (way if report.name == "generic" else "")
         if reason:
             return Dropped(record.id, reason)
+        try:
+            record = _reduced(record)
+        except DataError as error:
+            return Dropped(record.id, str(error), by_rule=True)
         sample = replace(record, images=_fit_images(record, options, report))
         refusal = check(sample) if check else None
         if refusal is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 from collections.abc import Callable, Iterator
@@ -159,6 +160,14 @@ def read_lines(file: Path) -> Iterator[bytes]:
         DataError: a line is over `MAX_LINE_BYTES`, or the file unpacks without an end.
     """
     packed, read = file.stat().st_size, 0
+    with opened(file) as stream:  # looked at ahead, since a bomb may be of many short records
+        while read <= RATIO_FROM and not isinstance(stream, io.BufferedReader):
+            part = stream.read(2**20)
+            if not part:
+                break
+            read += len(part)
+        _refuse_bomb(file, packed, read)
+    read = 0
     with opened(file) as stream:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):

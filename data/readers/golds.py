@@ -29,6 +29,7 @@ from sapo_vl.data.readers.text import (
 )
 from sapo_vl.errors import DataError
 from sapo_vl.rewards.parsing.extract import final_answer
+from sapo_vl.rewards.parsing.gold import MAX_GOLD_CHARS
 
 TAKEN_OUT = "a worked solution as the gold answer, its marked answer taken"
 """The note of such a record."""
@@ -209,6 +210,8 @@ def _in_boxes(text: str) -> str | None:
 def _is_prose(text: str) -> bool:
     """Whether a text reasons or says the answer in a sentence, and is no answer itself."""
     words = len(_WORD.findall(_NAME.sub(" ", _COMMAND.sub(" ", text))))
+    if len(text) > MAX_GOLD_CHARS:
+        return True
     if words < 3:
         return text.count("\n") > 1 and "=" in text
     has_value = any(char.isdigit() for char in text)
