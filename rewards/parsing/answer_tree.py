@@ -45,6 +45,7 @@ MAX_ITEMS = 256  # a longer list is compared as text only
 MAX_NESTING = 12
 
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_TEXT_ONLY = re.compile(r"\\text\s*\{([^{}]*)\}")
 _REALS = "(-\\infty ,\\infty )"
 _REALS_WITHOUT = re.compile(r"\(-\\infty ,\\infty \)\s*-\s*(\\?\{.*\})")
 _QUANTIFIED = ("for ", "where", "with ")
@@ -89,6 +90,8 @@ def parse(text: str, nesting: int = 0) -> Value:
     text = unwrapped(text)
     if words := as_words(text):
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
+    if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):
+        return parse(match[1], nesting + 1)
     if text.startswith("\\{\\begin") or (text.startswith("\\{") and not is_balanced(text)):
         text = text[2:].strip()
     if "\\begin" in text and (match := _MATRIX.fullmatch(text)):
@@ -136,12 +139,12 @@ def _parse_alternatives(text: str, nesting: int) -> Value | None:
     """Parse `0.75 (or 3/4)`, and `0.75 (3/4)` where both are the same number."""
     if not text.endswith(")"):
         return None
-    if match := _OR_INSIDE.fullmatch(text):
-        if is_balanced(match[1]) and is_balanced(match[2]):
-            return Alternatives(tuple(parse(part, nesting + 1) for part in match.groups()))
-    if (match := _TWICE.fullmatch(text)) and _number(match[1]) is not None:
-        if _number(match[1]) == _number(match[2]):
-            return parse(match[1], nesting + 1)
+    match = _OR_INSIDE.fullmatch(text)
+    if match and all(map(is_balanced, match.groups())):
+        return Alternatives(tuple(parse(part, nesting + 1) for part in match.groups()))
+    match = _TWICE.fullmatch(text)
+    if match and _number(match[1]) is not None and _number(match[1]) == _number(match[2]):
+        return parse(match[1], nesting + 1)
     return None
 
 
@@ -207,9 +210,9 @@ def _parse_single(text: str, nesting: int) -> Value:
         parts = split_top(text, operator)
         if len(parts) > 1 and all(parts):
             return Group(tuple(_parse_operand(part, nesting) for part in parts), joint=joint)
-    if (match := _NAMED_TUPLE.fullmatch(text)) and is_wrapped(match[2], "(", ")"):
-        if len(split_top(match[2][1:-1], ",")) > 1:
-            return Named(match[1], parse(match[2], nesting + 1))
+    match = _NAMED_TUPLE.fullmatch(text)
+    if match and is_wrapped(match[2], "(", ")") and len(split_top(match[2][1:-1], ",")) > 1:
+        return Named(match[1], parse(match[2], nesting + 1))
     return (
         parse_figure(text)
         or parse_statement(text)

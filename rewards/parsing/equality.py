@@ -249,9 +249,9 @@ def _drop_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
 
 def _same_named(gold: Value, answer: Value, decider: Decider) -> Tristate:
     """Compare `A(1,2)` or `length: 5`; two names must be the same, a missing one agrees."""
-    if isinstance(gold, Named) and isinstance(answer, Named):
-        if canonical_name(gold.name) != canonical_name(answer.name):
-            return False
+    both = isinstance(gold, Named) and isinstance(answer, Named)
+    if both and canonical_name(gold.name) != canonical_name(answer.name):
+        return False
     gold = gold.value if isinstance(gold, Named) else gold
     answer = answer.value if isinstance(answer, Named) else answer
     return _same(gold, answer, decider)
@@ -260,7 +260,8 @@ def _same_named(gold: Value, answer: Value, decider: Decider) -> Tristate:
 def _same_approximations(gold: Value, answer: Value, decider: Decider) -> Tristate:
     r"""Compare where a side is `exact \approx rounded`: either side may be meant.
 
-    In an answer the two sides must agree, or it would claim two values.
+    The rounded side of an answer counts only where it is the exact one, rounded: `5 \approx 3`
+    claims 5.
     """
     if isinstance(answer, Approximation):
         gold_name = gold.name if isinstance(gold, Approximation) else ""
@@ -268,10 +269,12 @@ def _same_approximations(gold: Value, answer: Value, decider: Decider) -> Trista
             gold_name = gold.sides[0]
         if gold_name and answer.name and not same_name(gold_name, answer.name):
             return False
-        values = [parse(text) for text in (answer.exact, answer.rounded) if text]
-        right = any_of(_same(gold, value, decider) for value in values)
-        if right is not True or len(values) == 1:
-            return right
+        exact = _same(gold, parse(answer.exact), decider) if answer.exact else False
+        if exact is True:
+            return True
+        rounded = _same(gold, parse(answer.rounded), decider)
+        if rounded is not True or not answer.exact:
+            return rounded if rounded is not False or exact is not None else None
         return leaves.is_rounded(answer.exact, answer.rounded, decider)
     assert isinstance(gold, Approximation), gold
     if is_assignment(answer) and gold.name and not same_name(gold.name, answer.sides[0]):

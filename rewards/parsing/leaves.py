@@ -1,4 +1,4 @@
-r"""Compare expressions that have no further structure: numbers with units, bases, percents, words."""
+"""Compare expressions without further structure: numbers with units, bases, percents, words."""
 
 from __future__ import annotations
 
@@ -89,11 +89,10 @@ def distinct(items: tuple[Value, ...], decider: Decider) -> tuple[Value, ...]:
         number = _fraction(item.text) if isinstance(item, Leaf) else None
         kept.setdefault(item if number is None else number, item)
     values = tuple(kept.values())
-    if len(values) == 2 and isinstance(values[0], Leaf) and isinstance(values[1], Leaf):
-        # `1/3 or 0.33`: the second is the first, rounded
-        if "." in values[1].text and decider.rounding(values[0].text, values[1].text):
-            return values[:1]
-    return values
+    if len(values) != 2 or not isinstance(values[0], Leaf) or not isinstance(values[1], Leaf):
+        return values
+    is_rounded = "." in values[1].text and decider.rounding(values[0].text, values[1].text)
+    return values[:1] if is_rounded else values  # `1/3 or 0.33`
 
 
 def is_rounded(exact: str, rounded: str, decider: Decider) -> Tristate:
