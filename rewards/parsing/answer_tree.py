@@ -77,6 +77,9 @@ _NAMED_TUPLE = re.compile(r"([A-Z]'*(?:_\{?\w\}?)?)\s*(\(.*\))", re.S)
 _OR_INSIDE = re.compile(rf"(.+?)\s*\(\s*(?:{OR}|=|\\approx)\s*(.+)\)", re.S)
 _TWICE = re.compile(r"(-?[\d.,/]+)\s+\(([^()]+)\)")
 _TIGHT_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*")
+_RANGE_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\s*-\s*\d{1,3}(?:,\d{3})+\D*")
+_FIGURE_IN_WORDS = re.compile(r"[a-z ]{3,13} [A-Z]{1,8}$")
 _SPOKEN = re.compile(r"past|o'|noon|night|quarter|half| to |[a-z]{3}", re.IGNORECASE)
 _CONSTANTS = ("e", "i", "\\pi")
 
@@ -88,6 +91,8 @@ def parse(text: str, nesting: int = 0) -> Value:
     if _PLAIN_NUMBER.fullmatch(text) or nesting > MAX_NESTING:
         return Leaf(text)
     text = unwrapped(text)
+    if _FIGURE_IN_WORDS.match(text) and (figure := parse_figure(text)):
+        return figure
     if words := as_words(text):
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
     if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):
@@ -96,9 +101,9 @@ def parse(text: str, nesting: int = 0) -> Value:
         text = text[2:].strip()
     if "\\begin" in text and (match := _MATRIX.fullmatch(text)):
         return _parse_matrix(match[1], match[2], nesting)
-    text = symbols(without_domain(text)[0])
-    if any(char.isalpha() for char in text) and (found := parse_date(text) or parse_between(text)):
+    if any(map(str.isalpha, text)) and (found := parse_date(text) or parse_between(text)):
         return found
+    text = symbols(without_domain(text)[0])
     if match := _BUILDER.fullmatch(text):
         return parse(match[1], nesting + 1)
     return _parse_alternatives(text, nesting) or _parse_list(text, nesting)
@@ -246,7 +251,7 @@ def _parse_approximation(text: str, nesting: int) -> Value | None:
 
 def _group_digits(text: str) -> str:
     """Remove thousands separators where the commas can't separate list items."""
-    if ", " in text or re.fullmatch(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*", text):
+    if ", " in text or _ONE_GROUPED.fullmatch(text) or _RANGE_GROUPED.fullmatch(text):
         return _TIGHT_THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     return text
 

@@ -105,6 +105,8 @@ def _same(gold: Value, answer: Value, decider: Decider) -> Tristate:
         return any_of(_same(value, answer, decider) for value in gold.values)
     if isinstance(answer, Alternatives):
         return all_of(_same(gold, value, decider) for value in answer.values)
+    if isinstance(gold, Group) and leaves.is_one_value(gold, decider):
+        return any_of(_same(value, answer, decider) for value in gold.items)
     if isinstance(gold, Approximation) or isinstance(answer, Approximation):
         return _same_approximations(gold, answer, decider)
     if isinstance(gold, Named) or isinstance(answer, Named):
@@ -209,7 +211,7 @@ def _same_lists(gold: tuple[Value, ...], answer: tuple[Value, ...], decider: Dec
     """Match the items one to one, in any order; where the lengths differ, without duplicates."""
     gold, answer = _drop_names(gold), _drop_names(answer)
     if len(gold) != len(answer):
-        gold, answer = leaves.distinct(gold, decider), leaves.distinct(answer, decider)
+        gold, answer = leaves.distinct(gold), leaves.distinct(answer)
     if len(gold) != len(answer):
         return False
     if len(gold) == 1 and not (isinstance(gold[0], Group) and isinstance(answer[0], Group)):
@@ -249,12 +251,11 @@ def _drop_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
 
 def _same_named(gold: Value, answer: Value, decider: Decider) -> Tristate:
     """Compare `A(1,2)` or `length: 5`; two names must be the same, a missing one agrees."""
-    both = isinstance(gold, Named) and isinstance(answer, Named)
-    if both and canonical_name(gold.name) != canonical_name(answer.name):
-        return False
-    gold = gold.value if isinstance(gold, Named) else gold
-    answer = answer.value if isinstance(answer, Named) else answer
-    return _same(gold, answer, decider)
+    names, values = [], []
+    for value in (gold, answer):
+        names += [canonical_name(value.name)] if isinstance(value, Named) else []
+        values.append(value.value if isinstance(value, Named) else value)
+    return len(set(names)) == 1 and _same(values[0], values[1], decider)
 
 
 def _same_approximations(gold: Value, answer: Value, decider: Decider) -> Tristate:

@@ -106,12 +106,7 @@ _EXCEPT = re.compile(
 
 _PLAIN_WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*\.?", re.U)
 _TEXT_ONLY = re.compile(r"\{?\\text\s*\{([^{}]*)\}\}?")
-_TWO_LETTER_WORDS = frozenset(
-    (
-        *("no", "ok", "up", "on", "in", "at", "by", "to", "if", "it", "us", "me", "my", "we"),
-        *("he", "so", "go", "do", "is", "as", "an", "or", "of", "be", "am", "pm", "tv"),
-    )
-)
+_TWO_LETTER_WORDS = frozenset(("no", "ok", "up", "on", "in", "to", "it", "he", "we", "is", "of"))
 _SAYINGS = {
     ALL: "all real numbers|all reals|all real number|real numbers|the real numbers|all real values"
     "|the set of all real numbers|set of all real numbers|set of real numbers|any real number"
@@ -179,7 +174,7 @@ def symbols(text: str) -> str:
     if _COMPARES.search(text):
         text = _TEXT.sub(lambda m: f" {m[1]} " if _COMPARES.search(m[1]) else m[0], text)
         for pattern, sign in _COMPARISONS:
-            text = pattern.sub(lambda _, sign=sign: sign, text)
+            text = pattern.sub(sign.replace("\\", "\\\\"), text)
     return _with_joints(text).strip()
 
 

@@ -53,7 +53,7 @@ def compare_values(gold: Any, answer: Any, tolerance: Tolerance) -> Tristate:
     if has_symbolic_factorial(gold) or has_symbolic_factorial(answer):
         return _at_integers(gold, answer)
     is_constant = not names(gold) | names(answer)
-    found = []
+    found: list[AtPoint] = []
     for point in (0,) if is_constant else (*REAL_POINTS, *MORE_POINTS):
         if point in MORE_POINTS and sum(f.counts and f.same is True for f in found) >= 2:
             break
