@@ -15,6 +15,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sapo_vl.rewards.parsing import units
+
 MAX_ITEMS = 256  # a longer list is compared as text only
 MAX_NESTING = 12
 
@@ -117,6 +119,7 @@ def parse(text: str, nesting: int = 0) -> Value:
         return Leaf(text)
     while _wrapped(text, "{", "}"):
         text = text[1:-1].strip()
+    text = units.in_digits(text) or units.compound(text) or text
     if words := as_words(text):
         return Words(words)
     if match := _MATRIX.fullmatch(text):

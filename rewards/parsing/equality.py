@@ -38,6 +38,7 @@ _BASED = re.compile(r"([0-9A-Z]+)\s*_\s*\{?\s*(\d+)\s*\}?")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _DIGIT_GAP = re.compile(r"\d \d")
 _DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})$")
+_INDIAN = re.compile(r"[+-]?\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?")
 _FUNCTION_OF = re.compile(r"([a-zA-Z]+)\(([a-zA-Z])\)")
 
 
@@ -71,13 +72,15 @@ def same(gold: str, answer: str, decider: Decider) -> Tristate:
 def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Decider) -> Tristate:
     """Compare again with other meanings of the comma, when one side is a leaf and one a list.
 
-    `100,200` may be one number or two; `1,22` may be a decimal.
+    `100,200` may be one number or two; `1,22` may be a decimal; `1,00,000` is grouped as in India.
     """
     as_list = (
         (gold.replace(",", ", "), answer) if gold_is_leaf else (gold, answer.replace(",", ", "))
     )
     if as_list != (gold, answer) and _same(parse(as_list[0]), parse(as_list[1]), decider):
         return True
+    if _INDIAN.fullmatch(answer if gold_is_leaf else gold):
+        return _same(parse(gold.replace(",", "")), parse(answer.replace(",", "")), decider)
     gold_decimal, answer_decimal = (_DECIMAL_COMMA.sub(r"\1.\2", text) for text in (gold, answer))
     is_changed = (gold_decimal, answer_decimal) != (gold, answer)
     if is_changed and not isinstance(parse(gold_decimal), Group):
@@ -309,21 +312,18 @@ def _same_leaves(gold: str, answer: str, decider: Decider) -> Tristate:
         return gold_based.groups() == answer_based.groups()
     if (gold_based or answer_based) and _is_numeric(gold + answer):
         return False
-    left, right = units.split(_ratio_as_fraction(gold)), units.split(_ratio_as_fraction(answer))
-    if not left.value or not right.value or not units.agree(left.unit, right.unit):
-        return False
-    if left.degrees != right.degrees and "\\pi" in (left.value + right.value):
-        return decider.number(_in_radians(left), _in_radians(right))
-    plain = decider.number(left.value, right.value)
-    if plain is True or left.percent == right.percent:
-        return plain
-    if left.percent:
-        return decider.number(f"({left.value})/100", right.value)
-    return decider.number(left.value, f"({right.value})/100")
+    pairs = units.readings(_ratio_as_fraction(gold), _ratio_as_fraction(answer))
+    return _any(decider.number(left, right) for left, right in pairs)
 
 
-def _in_radians(quantity: units.Quantity) -> str:
-    return f"({quantity.value})*\\pi/180" if quantity.degrees else quantity.value
+def _any(results: Iterable[Tristate]) -> Tristate:
+    """Three-valued `any`."""
+    undecided = False
+    for result in results:
+        if result is True:
+            return True
+        undecided = undecided or result is None
+    return None if undecided else False
 
 
 def _ratio_as_fraction(text: str) -> str:

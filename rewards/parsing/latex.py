@@ -4,15 +4,17 @@
 `\\sqrt{}`, `\\text{}` (words and units), `°`, `%`, `\\{ \\}`, operators and names. Linear in the
 length of the text: a fixed number of passes.
 
-Conventions: the decimal digits of every script count as digits (numerals like 三 or ② don't join
-into numbers by their value: ② is the character 2); control, zero-width and bidi characters are
-removed.
+Conventions: the decimal digits of every script count as digits; circled numerals are items of a
+list (①③ is 1, 3); currency signs move behind their number; control, zero-width and bidi characters
+are removed.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+
+from sapo_vl.rewards.parsing import plain_numbers
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
@@ -46,7 +48,7 @@ def fold(text: str) -> str:
         return text if text.isprintable() else "".join(map(_visible, text))
     text = _SUPER_RUN.sub(lambda m: "^{" + m[0].translate(_PLAIN_SUPER) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + m[0].translate(_PLAIN_SUB) + "}", text)
-    text = _VULGAR.sub(_vulgar, text)
+    text = _VULGAR.sub(_vulgar, plain_numbers.separate_circled(text))
     text = unicodedata.normalize("NFKC", text.translate(_TABLE)).translate(_TABLE)
     return "".join(map(_visible, text))
 
@@ -73,7 +75,9 @@ _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\s*\.?(?=[\s()\[\]{}|\\]|$)"
 )
 _DIGIT_GAP = re.compile(r"(?<=\d)(?:,?\\!|\\,|\{,\}|\{,\}\\!|,\\,)(?=\d{3}(?!\d))|(?<=\d)\\!(?=\d)")
-_SPACES = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad|qquad|enspace|thinspace)(?![a-zA-Z])|~|\\!|\\\n")
+_SPACES = re.compile(
+    r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|enspace|thinspace)(?![a-zA-Z]))|~|\\!|\\\n"
+)
 _NOTHING = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|bm|rm|bf|it|large|Large"
     r"|boldsymbol|ensuremath|mathop|mathstrut|hfill|centering|newline|strut)(?![a-zA-Z])"
@@ -155,8 +159,9 @@ def clean(text: str) -> str:
 
 def _clean_latex(text: str) -> str:
     text = _COMMENT.sub("", text)
+    text = plain_numbers.rewrite(text)
     text = text.replace("\\%", "%").replace("\\$", " ").replace("\\#", "#").replace("\\&", "&")
-    text = text.replace("£", " ").replace("€", " ").replace("¥", " ").replace("\\_", "_")
+    text = text.replace("\\_", "_")
     if "\\begin" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
     text = _PLAIN_NAME.sub(r"\\\1 ", text)
