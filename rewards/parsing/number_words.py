@@ -201,6 +201,8 @@ class _Tokens:
                 last_scale = _SCALES[self.word(i)]
                 value, i = value * last_scale, i + 1
             total += value
+            if self.word(i) == "," and self._below_thousand(i + 1, with_and, False) is not None:
+                i += 1  # one thousand, two hundred
             if self.word(i) == "and":
                 if not with_and or self._below_thousand(i + 1, False, False) is None:
                     break

@@ -21,6 +21,7 @@ from functools import lru_cache
 from sapo_vl.rewards.parsing.unit_table import (
     AMBIGUOUS,
     CHINESE,
+    NAMES,
     SYMBOLS,
     KnownUnit,
     Powers,
@@ -35,6 +36,7 @@ MAX_NOUNS = 5
 
 _TEXT = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _SPELLINGS = [
+    (re.compile(r"\\(sec|min|bar)(?![a-z{])"), r" \1 "),  # words that clean() takes for commands
     (re.compile(r"\\Omega(?![a-z])|\\ohm(?![a-z])"), "ohm"),
     (re.compile(r"\\%|\bper[\s-]?cent\b|\bpercent(?:age)? points?\b", re.IGNORECASE), "%"),
     (re.compile(r"\\mu\s*(?=[a-zA-Z])|[µμ](?=[a-zA-Z])"), "u"),
@@ -74,7 +76,9 @@ _CLOSED_CLASS = word_set(
     impossible false true invalid undefined unknown negative positive equal equals
     infinity infinite base mod modulo sin cos tan log ln lim max exp gcd lcm choose squared cubed
     half halves quarter quarters third thirds hundred thousand million billion trillion dozen
-    ten tens minimum maximum
+    ten tens minimum maximum zero one two three four five six seven eight nine eleven twelve
+    thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty
+    seventy eighty ninety past clock noon midnight
     """
 )
 """Words that are neither units nor nouns: a text with one of them is no unit."""
@@ -135,8 +139,14 @@ def factor(gold: Unit, answer: Unit) -> Fraction | None:
     if bool(gold.per) != bool(answer.per):
         return None
     if gold.powers != answer.powers:
+        if {(u.powers, u.size) for u in (gold, answer)} == _POUNDS:
+            return Fraction(1)
         return Fraction(1) if _readings(gold.powers) & _readings(answer.powers) else None
     return answer.size / gold.size
+
+
+_POUNDS = {(NAMES["pound"].powers, NAMES["pound"].size), ((("GBP", 1),), Fraction(1))}
+"""`5 pounds` may be £5."""
 
 
 def _same_nouns(left: tuple[str, ...], right: tuple[str, ...]) -> bool:

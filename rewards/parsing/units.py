@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -96,6 +96,7 @@ class Quantity:
     percent: bool = False  # the value is followed by % or "percent"
     degrees: bool = False  # the value is followed by ° or "degrees"
     certainty: Certainty = Certainty.WORD
+    name: str = ""  # the unit as it is written
 
     @property
     def whole_unit(self) -> Unit | None:
@@ -140,6 +141,14 @@ def readings(gold: str, answer: str) -> tuple[Pair, ...]:
         )
     pairs.extend(_short_scales(left.value, value))
     return tuple(pairs)
+
+
+def same_unit(gold: str, answer: str) -> bool:
+    """Whether two written units (`Quantity.name`) are the same; a missing one agrees with any."""
+    left, right = (unit_algebra.read(f" {text}") for text in (gold, answer))
+    if left is None or right is None:
+        return not gold or not answer or gold == answer
+    return unit_algebra.factor(left.unit, right.unit) == 1
 
 
 def compound(text: str) -> str:
@@ -233,7 +242,7 @@ def _quantity(text: str) -> Quantity:
         attached = not rest[:1].isspace()
         reading = unit_algebra.read(rest, attached)
         if reading is not None and _can_be_value(text[:end], rest, reading):
-            return _with_unit(text[:end], reading)
+            return replace(_with_unit(text[:end], reading), name=rest.strip())
     return _scaled(text) or Quantity(text)
 
 
@@ -289,6 +298,8 @@ def _special(text: str) -> Quantity | None:
         return _quantity(f"{match[2]}每{match[1]}") if match[1] in unit_algebra.CHINESE else found
     if not text.isascii() and (match := _CHINESE_SCALE.fullmatch(text)):
         return _quantity(f"({match[1]})*{_CHINESE_SCALES[match[2]]}{match[3]}")
+    if text.endswith("\\times"):
+        return Quantity(text.removesuffix("\\times").strip())  # "5 times"
     found = _compound(text)
     return found[0] if found else _word_number(text)
 
@@ -335,6 +346,8 @@ def _compound(text: str) -> tuple[Quantity, str] | None:
         name = re.sub(r"(?:,|\band)\s*$", "", match[2].rstrip())
         if parts and name.strip() == "m" and parts[-1][1].powers == (("s", 1),):
             name = "min"
+        if parts and parts[0][1] == _DEGREE and name.strip().startswith(("min", "\\min", "sec")):
+            name = "arcminute" if "min" in name else "arcsecond"
         reading = unit_algebra.read(name) or unit_algebra.read(f" {name}")
         if reading is None or (parts and not _is_smaller(reading.unit, match[1], parts[-1])):
             return None

@@ -43,8 +43,7 @@ def compare(gold, answer, **tolerance):
         ("7", "seven", True),
         ("-5", "−5", True),
         ("42", "٤٢", True),
-        ("22", "②②", False),
-        ("2, 2", "②②", True),
+        ("22", "②②", True),
         ("1.22", "1,22", True),
         # percent, units, degrees
         ("50%", "50", True),
