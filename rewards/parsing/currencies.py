@@ -20,13 +20,13 @@ _NAMES = {
 _NUMBER = r"(?:\d+(?:(?:,|\{,\}|,\\!)\d{2,3})*(?:\.\d+)?|\.\d+)"
 _SCALE = r"(?P<scale>\s*(?:(?:hundred|thousand|[mb]illion|trillion|lakh|crore)s?|[kKMB]|bn|mn)\b)?"
 _MARKED = re.compile(
-    r"(?P<sign>[+-]?)\s*(?P<currency>(?:US|HK|NT|A|C)?\\\$"
+    r"(?P<sign>(?:[+-]\s*)?)(?P<currency>(?:US|HK|NT|A|C)?\\\$"
     r"|\b(?:USD|RMB|CNY|Rs\.?)(?=\s?\d)|[£€¥₹₩₽])"
     rf"\s*(?P<minus>-?)\s*(?P<number>{_NUMBER}|\\frac\s*\{{\d+\}}\s*\{{\d+\}}){_SCALE}"
     r"(?!\s*\\frac)"
 )
 _DOLLAR = re.compile(
-    rf"(?<![\w}}])(?P<sign>[+-]?)\s?(?P<currency>(?:US|HK|NT|A|C)?\$)\s?(?P<minus>-?)"
+    rf"(?<![\w}}])(?P<sign>(?:[+-]\s?)?)(?P<currency>(?:US|HK|NT|A|C)?\$)\s?(?P<minus>-?)"
     rf"(?P<number>{_NUMBER}){_SCALE}"
     r"(?=\s*(?:$|[,;:)\]}.!?/]|\\text|[a-z]{2,}))"
 )
@@ -48,5 +48,5 @@ def behind_numbers(text: str) -> str:
 
 def _behind(match: re.Match[str]) -> str:
     name = _NAMES[match["currency"].replace("\\", "")]
-    sign = "-" if "-" in match["sign"] + match["minus"] else match["sign"]
+    sign = "-" if "-" in match["sign"] + match["minus"] else match["sign"].strip()
     return f"{sign}{match['number']}{match['scale'] or ''}\\text{{ {name}}}"

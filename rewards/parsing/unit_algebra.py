@@ -60,7 +60,7 @@ _RUN_TOGETHER = re.compile(
 )
 _PRODUCTS = word_set("Nm kNm Ns Js Pas kgm gcm Vs Cm As kNs")
 _TOKEN = re.compile(
-    r"(?P<word>°\s?[CF](?![a-zA-Z])|[aApP]\.\s?[mM]\.?|[A-Za-z]+\.?|HK\$|[°%$€£¥₹₩₽¢])"
+    r"(?P<word>°\s?[CF](?![a-zA-Z])|[aApP]\.\s?[mM]\.?|HK\$|[A-Za-z]+\.?|[°%$€£¥₹₩₽¢])"
     r"|(?P<foreign>[^\W\d_a-zA-Z]+)"
     r"|(?P<power>\^\s*(?:\{\s*[+-]?\s*\d\s*\}|[+-]?\d)|(?<=[A-Za-z])[23](?!\d))"
     r"|(?P<slash>/)|(?P<joint>\\(?:cdot|times)(?![a-z])|[*·]|(?<=[A-Za-z])[.-](?=[A-Za-z]))"

@@ -36,6 +36,7 @@ _WORDS_ONLY = re.compile(r"\{?\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}\}?")
 _VALUE_END = re.compile(
     r"[\d)}!\]%]\.?|\\(?:pi|infty)(?![a-z])|[A-Za-z](?=\s*\\text)|(?<![A-Za-z])[a-z](?=\s+[a-zA-Z]{2})"
 )
+_WORD_GAP = re.compile(r"[A-Za-z]\s+\d|\d\s+[A-Za-z]")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # the degrees are its argument's
 _DEGREES_MINUTES = re.compile(
@@ -276,7 +277,8 @@ def _can_be_value(value: str, unit: str, reading: Reading) -> bool:
         return False
     if not any(c.isalpha() for c in _COMMAND.sub("", value)) or "\\text" in unit:
         return True
-    return reading.certainty is Certainty.WORD and bool(reading.unit.powers)
+    is_unit = reading.certainty is Certainty.WORD and bool(reading.unit.powers)
+    return is_unit and not _WORD_GAP.search(value)
 
 
 def _special(text: str) -> Quantity | None:
