@@ -28,7 +28,7 @@ _MARKED = re.compile(
 _DOLLAR = re.compile(
     rf"(?<![\w}}])(?P<sign>(?:[+-]\s?)?)(?P<currency>(?:US|HK|NT|A|C)?\$)\s?(?P<minus>-?)"
     rf"(?P<number>{_NUMBER}){_SCALE}"
-    r"(?=\s*(?:$|[,;:)\]}.!?/]|\\text|[a-z]{2,}))"
+    r"(?=\s*(?:$|[,;:)\]}.!?/]|\\text|\\[,;:! ]|[a-z]{2,}))"
 )
 _CODE = re.compile(r"\b(?:USD|RMB|CNY|Rs)\b")
 _TWICE = re.compile(r"(\\text\{ USD\})\s*(?:\\text\{\s*)?(?:USD|dollars?)\b(?:\s*\})?")
