@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from sapo_vl.rewards.parsing import units
 from sapo_vl.rewards.parsing.answer_values import (
     AND,
     OR,
@@ -93,6 +94,7 @@ def parse(text: str, nesting: int = 0) -> Value:
     text = unwrapped(text)
     if _FIGURE_IN_WORDS.match(text) and (figure := parse_figure(text)):
         return figure
+    text = units.in_digits(text) or units.compound(text) or text
     if words := as_words(text):
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
     if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):

@@ -52,6 +52,7 @@ from sapo_vl.rewards.parsing.relations import (
 
 _DIGIT_GAP = re.compile(r"\d \d")
 _DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})$")
+_INDIAN = re.compile(r"(?<![\d,.])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
@@ -85,13 +86,17 @@ def _other_domain(gold: str, answer: str) -> bool:
 def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Decider) -> Tristate:
     """Compare again with other meanings of the comma, when one side is a leaf and one a list.
 
-    `100,200` may be one number or two; `1,22` may be a decimal.
+    `100,200` may be one number or two; `1,22` may be a decimal; `1,00,000` is grouped
+    as in India.
     """
     as_list = (
         (gold.replace(",", ", "), answer) if gold_is_leaf else (gold, answer.replace(",", ", "))
     )
     if as_list != (gold, answer) and _same(parse(as_list[0]), parse(as_list[1]), decider):
         return True
+    if _INDIAN.search(answer if gold_is_leaf else gold):
+        joined = [_INDIAN.sub(lambda m: m[0].replace(",", ""), text) for text in (gold, answer)]
+        return _same(parse(joined[0]), parse(joined[1]), decider)
     gold_decimal, answer_decimal = (_DECIMAL_COMMA.sub(r"\1.\2", text) for text in (gold, answer))
     is_changed = (gold_decimal, answer_decimal) != (gold, answer)
     if is_changed and not isinstance(parse(gold_decimal), Group):

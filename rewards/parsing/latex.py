@@ -4,9 +4,9 @@ r"""Normalise the unicode and the LaTeX of an answer before it is compared.
 `\sqrt{}`, `\text{}` (words and units), `°`, `%`, `\{ \}`, operators and names. Linear in the
 length of the text: a fixed number of passes. decoration.py removes what is there to please the eye.
 
-Conventions: the decimal digits of every script count as digits (numerals like 三 don't); different
-circled digits in a row are a set (`①③` is 1 and 3); `0.3̄` is the repeating decimal; control,
-zero-width and bidi characters are removed.
+Conventions: the decimal digits of every script count as digits; different circled digits in a row
+are a set (`①③` is 1 and 3); `0.3̄` is the repeating decimal; currency signs move behind their
+number; control, zero-width and bidi characters are removed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import re
 import unicodedata
 
+from sapo_vl.rewards.parsing import currencies
 from sapo_vl.rewards.parsing.decoration import undress
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
@@ -120,7 +121,9 @@ _DIGIT_GAP = re.compile(
 )
 _BLANK_GROUPS = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac| \d)")
 _WAVE = re.compile(r"(?<=[\d%])\s*~\s*(?=\d)")  # `10~20` is a range
-_SPACES = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad|qquad|enspace|thinspace)(?![a-zA-Z])|~|\\!|\\\n")
+_SPACES = re.compile(
+    r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|enspace|thinspace)(?![a-zA-Z]))|~|\\!|\\\n"
+)
 _NOTHING = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|bm|rm|bf|it|large|Large"
     r"|boldsymbol|ensuremath|mathop|mathstrut|hfill|centering|newline|strut)(?![a-zA-Z])"
@@ -238,9 +241,9 @@ def _circled(match: re.Match[str]) -> str:
 
 
 def _clean_latex(text: str) -> str:
-    text = undress(_COMMENT.sub("", text))
+    text = currencies.behind_numbers(undress(_COMMENT.sub("", text)))
     text = text.replace("\\%", "%").replace("\\$", " ").replace("\\#", "#").replace("\\&", "&")
-    text = text.replace("£", " ").replace("€", " ").replace("¥", " ").replace("\\_", "_")
+    text = text.replace("\\_", "_")
     if "\\begin" not in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
     elif "\\\\begin" in text:

@@ -15,6 +15,7 @@ from sapo_vl.rewards.parsing.answer_values import (
     Tristate,
     Value,
     Words,
+    any_of,
 )
 from sapo_vl.rewards.parsing.phrases import fold_words, saying
 from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
@@ -46,21 +47,7 @@ def same_leaves(gold: str, answer: str, decider: Decider) -> Tristate:
         return gold_based.groups() == answer_based.groups()
     if (gold_based or answer_based) and is_numeric(gold + answer):
         return False
-    left, right = units.split(gold), units.split(answer)
-    if not left.value or not right.value or not units.agree(left.unit, right.unit):
-        return False
-    if left.degrees != right.degrees and "\\pi" in (left.value + right.value):
-        return decider.number(_in_radians(left), _in_radians(right))
-    plain = decider.number(left.value, right.value)
-    if plain is True or left.percent == right.percent:
-        return plain
-    if left.percent:
-        return decider.number(f"({left.value})/100", right.value)
-    return decider.number(left.value, f"({right.value})/100")
-
-
-def _in_radians(quantity: units.Quantity) -> str:
-    return f"({quantity.value})*\\pi/180" if quantity.degrees else quantity.value
+    return any_of(decider.number(*pair) for pair in units.readings(gold, answer))
 
 
 def same_words(gold: Value, answer: Value) -> Tristate:

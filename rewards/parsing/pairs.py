@@ -143,7 +143,7 @@ def _hyphens(text: str) -> Pair | None:
         if not _PLAIN.fullmatch(value):
             return None
         parts.append(value)
-        unit = _unit(quantity) or unit
+        unit = quantity.name or unit
     return Pair("hyphen", tuple(parts), unit, text)
 
 
@@ -155,16 +155,12 @@ def _range(match: re.Match[str] | None, text: str) -> Pair | None:
     values = (low.value.strip("$£€¥ "), high.value.strip("$£€¥ "))
     if any(_number(value) is None for value in values):
         return None
-    return Pair("to", values, _unit(high) or _unit(low), text)
+    return Pair("to", values, high.name or low.name, text)
 
 
 def parse_between(text: str) -> Pair | None:
     """Return the range of `between low and high`, or None."""
     return _range(_BETWEEN.fullmatch(text), text) if len(text) <= MAX_CHARS else None
-
-
-def _unit(quantity: units.Quantity) -> str:
-    return "%" if quantity.percent else "°" if quantity.degrees else quantity.unit
 
 
 @lru_cache(maxsize=1024)
@@ -211,7 +207,7 @@ def same_pairs(gold: Pair, answer: Pair, number: Comparison) -> Tristate:
         return False
     if "date" in (gold.kind, answer.kind):
         return _same_dates(gold, answer)
-    if len(gold.parts) != len(answer.parts) or not units.agree(gold.unit, answer.unit):
+    if len(gold.parts) != len(answer.parts) or not units.same_unit(gold.unit, answer.unit):
         return False
     return all_of(map(_same_parts, gold.parts, answer.parts))
 
