@@ -350,7 +350,11 @@ def _same_relations(gold: Value, answer: Value, decider: Decider) -> Tristate:
     is_equation = not is_assignment(answer) and not is_quantity(answer.sides[0])
     if is_equation and isinstance(gold, Leaf) and gold.text.strip() == "0":
         return False
-    return _same(gold, parse(answer.sides[-1]), decider)
+    first, last = parse(answer.sides[0]), parse(answer.sides[-1])
+    result = _same(gold, last, decider)
+    if result is False and any(map(str.isdigit, answer.sides[0])):  # `5 cm = 50 mm`
+        return all_of(_same(first, value, decider) for value in (gold, last))
+    return result
 
 
 def _two_relations(gold: Relation, answer: Relation, decider: Decider) -> Tristate:

@@ -20,8 +20,8 @@ from sapo_vl.rewards.parsing.extract import (
     last_tag,
 )
 from sapo_vl.rewards.parsing.latex import clean, fold
+from sapo_vl.rewards.parsing.number_words import value_of
 from sapo_vl.rewards.parsing.phrases import fold_words, saying
-from sapo_vl.rewards.parsing.rationals import number_word
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -66,8 +66,8 @@ def _same(gold: str, answer: str) -> bool:
         return True
     if _KIND.sub("", gold) == answer or gold == _KIND.sub("", answer):
         return True
-    number = number_word(answer) if answer else None
-    return number is not None and number == number_word(gold)
+    number = value_of(answer) if answer else None
+    return number is not None and number == value_of(gold)
 
 
 def normalise(text: str) -> str:
