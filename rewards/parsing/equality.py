@@ -60,11 +60,11 @@ def same(gold: str, answer: str, decider: Decider) -> Tristate:
     """Whether two cleaned texts are the same answer; None when the decider can't tell."""
     if not answer.strip() or not gold.strip():
         return False
-    if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
-        if " " not in answer or gold.split() == answer.split():
-            return True
+    if gold == answer:
+        return True
+    if gold.replace(" ", "") == answer.replace(" ", ""):
         gaps = [bool(_DIGIT_GAP.search(text)) for text in (gold, answer)]
-        return gaps[0] == gaps[1]  # `4 2` isn't `42`
+        return gaps[0] == gaps[1] and (not gaps[0] or gold.split() == answer.split())
     if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
         return decider.number(gold, answer)
     if _other_domain(gold, answer):

@@ -218,7 +218,8 @@ def clean(text: str) -> str:
         text = _CIRCLED.sub(_circled, text)
     text = fold(text)
     text = _clean_latex(text)
-    return text.strip().rstrip(".,;:。").strip() if not text.endswith("\\dots") else text.strip()
+    text = text.strip().lstrip(":").strip()
+    return text if text.endswith("\\dots") else text.rstrip(".,;:。").strip()
 
 
 def _circled(match: re.Match[str]) -> str:

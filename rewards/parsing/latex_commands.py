@@ -27,7 +27,8 @@ _SPELLINGS = {
     "\\approx ": "approx thickapprox simeq doteq",
     "\\mod ": "bmod pmod",
     " ": "quad qquad enspace thinspace displaystyle textstyle scriptstyle limits nolimits left"
-    " right bm rm bf it large Large boldsymbol ensuremath mathop mathstrut hfill centering newline strut",
+    " right bm rm bf it large Large boldsymbol ensuremath mathop mathstrut hfill centering newline"
+    " strut",
 }
 RENAMED = {name: plain for plain, names in _SPELLINGS.items() for name in names.split()}
 """Command -> what it is replaced by."""
