@@ -11,8 +11,7 @@ import json
 import re
 from functools import lru_cache
 
-from sapo_vl.rewards.parsing import units
-from sapo_vl.rewards.parsing.latex import clean, fold
+from sapo_vl.rewards.parsing.latex import fold
 
 MAX_PHRASES = 8  # bounds the time on a response that repeats "the answer is" with nothing after it
 
@@ -35,7 +34,8 @@ _PHRASE = re.compile(
 )
 _HEDGE = r"(?:about|approximately|roughly|only|exactly|around|equal to|just|precisely)"
 _STATED = re.compile(
-    r"(?:\b(?:is|are|was|were|be|equals?|equal to|gets?|about|approximately|roughly|exactly)\b"
+    r"(?:\b(?:is|are|was|were|be|equals?|equal to|gets?|so|thus|hence|therefore|makes|making|gives"
+    r"|giving|about|approximately|roughly|exactly)\b"
     rf"|[=≈:])\s*(?:{_HEDGE}\s+)?(?=[-+$(]{{0,4}}[\d.])"
 )
 MATH_SPAN = re.compile(
@@ -117,7 +117,24 @@ _SCALE_AFTER = re.compile(
     r"|quarters?|squared|cubed)\b"
 )
 _UNIT_AFTER = re.compile(
-    r"[ ]?(?:°[CF]?|[a-zA-Z]{1,12}(?:/[a-zA-Z]{1,8})?(?:\^?\{?[23]\}?)?(?![\w(=^{]))"
+    r"[ ]?(?:(?P<sign>°[CF]?)|(?P<words>[a-zA-Z]{1,12}(?:/[a-zA-Z]{1,8})?)(?:\^?\{?[23]\}?)?(?![\w(=^{]))"
+)
+_UNITS = frozenset(
+    "mm cm dm m km in inch inches ft feet foot yd yard yards mi mile miles g gram grams kg mg lb lbs"
+    " pound pounds oz t ton tons s sec second seconds min minute minutes h hr hrs hour hours day days"
+    " week weeks month months year years yr l L liter liters litre litres ml mL gallon gallons mph deg"
+    " degree degrees rad radians percent dollar dollars cent cents euro euros yuan meter meters metre"
+    " metres centimeter centimeters centimetre centimetres millimeter millimeters kilometer kilometers"
+    " kilometre kilometres kilogram kilograms milligram milligrams unit units".split()
+)
+_DIGIT_WORD = (
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
+    "|sixteen|seventeen|eighteen|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)"
+    "(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?"
+)
+_IN_WORDS = re.compile(
+    rf"\b(?:is|are|was|were|see|count|has|have|total of|so|therefore|thus)[ ](?:exactly |only )?({_DIGIT_WORD})"
+    r"\b(?![ ](?:of|or|to|hundred|thousand|million|billion|dozen|and a)\b)", re.I
 )
 _LIST_ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*•])\s")
 _ANNOUNCED = re.compile(
@@ -341,13 +358,9 @@ def _with_unit(text: str, number: re.Match[str]) -> str:
     if scale := _SCALE_AFTER.match(text, number.end()):
         return f"{value} {scale[0].strip()}"
     unit = _UNIT_AFTER.match(text, number.end())
-    if unit is None:
-        return value
-    with_unit = f"{value} {unit[0].strip()}"
-    quantity = units.split(clean(with_unit))
-    return (
-        with_unit if quantity.degrees or quantity.unit.split("^")[0] in units._SPELLINGS else value
-    )
+    if unit and (unit["sign"] or set(unit["words"].split("/")) <= _UNITS):
+        return f"{value} {unit[0].strip()}"
+    return value
 
 
 def whole_response(text: str) -> tuple[str, str]:
@@ -383,6 +396,10 @@ def at_the_end(text: str) -> tuple[str | None, str]:
         if _BOUND.search(tail, max(0, numbers[-1].start() - 24), numbers[-1].start()):
             return None, "a bound is no value"
         return _with_unit(tail, numbers[-1]), "last number"
+    if words := list(_IN_WORDS.finditer(tail)):
+        return words[-1][1], "last number word"
+    if len(text) <= 8 and any("\u4e00" <= char <= "\u9fff" for char in text):
+        return text.strip("。. "), "the whole response"
     return None, "no answer found"
 
 
