@@ -28,7 +28,8 @@ _KEYED_BOX = re.compile(
     rf"[\"']?y_?(?:2|max|1)[\"']?\s?[:=]\s?[\"']?({_NUMBER})"
 )
 _KEYED_POINT = re.compile(
-    rf"\bx[\"']?\s?[:=]\s?[\"']?({_NUMBER})[\"']?(?:,| and)?\s?[\"']?y[\"']?\s?[:=]\s?[\"']?({_NUMBER})"
+    rf"\bx[\"']?\s?[:=]\s?[\"']?({_NUMBER})[\"']?(?:,| and)?\s?"
+    rf"[\"']?y[\"']?\s?[:=]\s?[\"']?({_NUMBER})"
 )
 
 Numbers = tuple[float, ...]

@@ -86,7 +86,8 @@ _CORRECTED = re.compile(
 )
 _UNABLE = re.compile(
     r"\b(?:can't|cannot|can not|could(?:n't| not)|unable to|not able to"
-    r"|(?:do|does)(?:n't| not) know|not possible to|impossible to|no way to|not (?:enough|sufficient)|insufficient"
+    r"|(?:do|does)(?:n't| not) know|not possible to|impossible to|no way to"
+    r"|not (?:enough|sufficient)|insufficient"
     r"|isn't enough)\b",
     re.I,
 )
@@ -117,15 +118,18 @@ _SCALE_AFTER = re.compile(
     r"|quarters?|squared|cubed)\b"
 )
 _UNIT_AFTER = re.compile(
-    r"[ ]?(?:(?P<sign>°[CF]?)|(?P<words>[a-zA-Z]{1,12}(?:/[a-zA-Z]{1,8})?)(?:\^?\{?[23]\}?)?(?![\w(=^{]))"
+    r"[ ]?(?:(?P<sign>°[CF]?)|(?P<words>[a-zA-Z]{1,12}(?:/[a-zA-Z]{1,8})?)"
+    r"(?:\^?\{?[23]\}?)?(?![\w(=^{]))"
 )
 _UNITS = frozenset(
-    "mm cm dm m km in inch inches ft feet foot yd yard yards mi mile miles g gram grams kg mg lb lbs"
-    " pound pounds oz t ton tons s sec second seconds min minute minutes h hr hrs hour hours day days"
-    " week weeks month months year years yr l L liter liters litre litres ml mL gallon gallons mph deg"
-    " degree degrees rad radians percent dollar dollars cent cents euro euros yuan meter meters metre"
-    " metres centimeter centimeters centimetre centimetres millimeter millimeters kilometer kilometers"
-    " kilometre kilometres kilogram kilograms milligram milligrams unit units".split()
+    """
+    mm cm dm m km in inch inches ft feet foot yd yard yards mi mile miles mph unit units
+    millimeter millimeters centimeter centimeters centimetre centimetres meter meters metre metres
+    kilometer kilometers kilometre kilometres mg g gram grams kg kilogram kilograms milligram
+    milligrams lb lbs pound pounds oz t ton tons s sec second seconds min minute minutes h hr hrs
+    hour hours day days week weeks month months year years yr ml mL l L liter liters litre litres
+    gallon gallons deg degree degrees rad radians percent dollar dollars cent cents euro euros yuan
+    """.split()  # noqa: SIM905 (a table)
 )
 _DIGIT_WORD = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
@@ -133,8 +137,10 @@ _DIGIT_WORD = (
     "(?:[- ](?:one|two|three|four|five|six|seven|eight|nine))?"
 )
 _IN_WORDS = re.compile(
-    rf"\b(?:is|are|was|were|see|count|has|have|total of|so|therefore|thus)[ ](?:exactly |only )?({_DIGIT_WORD})"
-    r"\b(?![ ](?:of|or|to|hundred|thousand|million|billion|dozen|and a)\b)", re.I
+    rf"\b(?:is|are|was|were|see|count|has|have|total of|so|therefore|thus)[ ]"
+    rf"(?:exactly |only )?({_DIGIT_WORD})"
+    r"\b(?![ ](?:of|or|to|hundred|thousand|million|billion|dozen|and a)\b)",
+    re.I,
 )
 _LIST_ITEM = re.compile(r"(?:\d{1,2}[.)]|[-*•])\s")
 _ANNOUNCED = re.compile(
@@ -233,7 +239,7 @@ def _without_remarks(text: str) -> str:
     """Cut "(since ..)", "because ..", ", not 6" and "rather than 6"."""
     if remark := _REMARK.search(text):
         closing = text.find(")", remark.end())
-        text = text[: remark.start()] + (text[closing + 1 :] if 0 <= closing else "")
+        text = text[: remark.start()] + (text[closing + 1 :] if closing >= 0 else "")
     if (reason := _REASON.search(text)) and reason.start() > 0:
         text = text[: reason.start()]
     contrast = _CONTRAST.search(text)
@@ -245,7 +251,7 @@ def _without_remarks(text: str) -> str:
 def _labelled(text: str) -> str | None:
     """Return the number of a text like `Total 5` or `Всего 5 яблок`: one label and one number."""
     word = None if text.isascii() else _FOREIGN_WORD.search(text)
-    is_named = word is not None and not word[1].isascii() and ord(word[1][0]) < 0x3040
+    is_named = word is not None and not word[1].isascii() and word[1] < "\u3040"
     if word and is_named and not _FOREIGN_SCALE.search(text):
         text = text[: word.start()]
     label = _LEADING_WORDS.match(text)

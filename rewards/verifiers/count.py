@@ -22,8 +22,10 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _ONLY = re.compile(r"(?:only|exactly|just|precisely|a total of|total of|in total)\s+", re.I)
 _NONE = re.compile(r"(?:none|zero|nothing|no(?:\s[a-z]+){1,4}|没有|沒有|无|零)", re.I)
 _THERE_ARE_NONE = re.compile(
-    r"\b(?:there (?:are|is)|I (?:see|can see|count|find)|contains?|shows?) (?:no|none|zero)\b(?! more)"
-    r"(?!.{0,300}\d)", re.I | re.S
+    r"\b(?:there (?:are|is)|I (?:see|can see|count|find)|contains?|shows?) "
+    r"(?:no|none|zero)\b(?! more)"
+    r"(?!.{0,300}\d)",
+    re.I | re.S,
 )
 
 
