@@ -345,13 +345,15 @@ def _question(cells: dict[str, Any]) -> chat.Asked:
 def _with_context(asked: chat.Asked, cells: dict[str, Any]) -> chat.Asked:
     if is_missing(asked.text):
         return asked._replace(text="")
-    context = cells.get("context")
-    if is_missing(context) or (isinstance(context, str) and context.strip() in asked.text):
-        return asked
-    if not isinstance(context, str):
-        return asked._replace(notes=(*asked.notes, "a context that is no text, left out"))
-    text = f"{context.strip()}\n\n{asked.text}"
-    return asked._replace(text=text, notes=(*asked.notes, "a context, put in front of the problem"))
+    found = cells.get("context")
+    parts = [part for part in (found if isinstance(found, list) else [found])
+             if not is_missing(part)]  # fmt: skip
+    texts = [part.strip() for part in parts if isinstance(part, str)]
+    notes = ["a context that is no text, left out"] if len(texts) < len(parts) else []
+    before = [text for text in texts if text not in asked.text]
+    if before:
+        notes.append("a context, put in front of the problem")
+    return asked._replace(text="\n\n".join((*before, asked.text)), notes=(*asked.notes, *notes))
 
 
 def _refuse_other_media(row: Row) -> None:

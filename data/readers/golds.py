@@ -210,12 +210,12 @@ def _in_boxes(text: str) -> str | None:
 def _is_prose(text: str) -> bool:
     """Whether a text reasons or says the answer in a sentence, and is no answer itself."""
     words = len(_WORD.findall(_NAME.sub(" ", _COMMAND.sub(" ", text))))
-    if len(text) > MAX_GOLD_CHARS:
+    if len(text) > MAX_GOLD_CHARS or _STATES.search(text):
         return True
     if words < 3:
         return text.count("\n") > 1 and "=" in text
     has_value = any(char.isdigit() for char in text)
-    if _STATES.search(text) or (has_value and _SENTENCE_END.search(text)):
+    if has_value and _SENTENCE_END.search(text):
         return True
     return (words > 4 and "=" in text) or words > 60
 
