@@ -44,7 +44,7 @@ from sapo_vl.data.readers.columns import (
     unmapped,
     with_common_names,
 )
-from sapo_vl.data.readers.escapes import MENDED, mend
+from sapo_vl.data.readers.escapes import MENDED, mend, mend_gold
 from sapo_vl.data.readers.files import record_files
 from sapo_vl.data.readers.golds import IndexVotes, as_index, read_gold_cell
 from sapo_vl.data.readers.image_refs import (
@@ -273,7 +273,7 @@ class _Reader:
         placed = marks.place(problem, refs, from_zero=from_zero)
         unit = "" if is_missing(cells.get("unit")) else cell_text(cells["unit"])
         answer = cells["answer"]
-        mended = mend(answer) if isinstance(answer, str) else answer
+        mended = mend_gold(answer) if isinstance(answer, str) else answer
         indices = self._survey.indices if _may_be_index(mended, choices) else "from 0"
         gold = read_gold_cell(mended, choices, indices, unit or None)
         if mended != answer or mend(asked.text) != asked.text:

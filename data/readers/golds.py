@@ -164,7 +164,7 @@ def final_part(text: str) -> str:
     tagged = answer_in_tags(text[close + len("</think>") :] if close >= 0 else text)
     hashes = _HASHES.search(tagged)
     if hashes:
-        return strip_answer(hashes[1])
+        tagged = hashes[1]
     boxed = _in_boxes(tagged)
     if boxed is not None:
         return strip_answer(boxed)
@@ -265,11 +265,18 @@ def _several(items: list[Any], choices: Sequence[str], indices: str) -> Gold:
 
 def _text_letter(text: str, choices: Sequence[str]) -> str | None:
     """Return the letter of the choice with this text, or with the same number as 1 or 1.0."""
-    folded = [fold(choice) for choice in choices]
-    for wanted in (fold(text), fold(text).removesuffix(".0")):
-        if wanted in folded:
-            return ascii_uppercase[folded.index(wanted)]
+    for normal in (fold, _whole_number):
+        normals = [normal(choice) for choice in choices]
+        if normal(text) in normals:
+            return ascii_uppercase[normals.index(normal(text))]
     return None
+
+
+def _whole_number(text: str) -> str:
+    """Return "10" for 10, 10. and 10.0, and any other text folded."""
+    folded = fold(text)
+    whole, point, decimals = folded.partition(".")
+    return whole if point and whole.isdecimal() and not decimals.strip("0") else folded
 
 
 def _letter(text: str, choices: Sequence[str], indices: str) -> str | None:
