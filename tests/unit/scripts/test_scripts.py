@@ -269,8 +269,8 @@ def steps(environment, monkeypatch):
     """Replace the steps that need a network by stubs that record their calls."""
     done = Steps()
 
-    def install(venv, extra, dev, use_uv):
-        done.append(f"install {extra}{',dev' if dev else ''}")
+    def install(venv, extra, dev, use_uv, again=False):
+        done.append(f"{'reinstall' if again else 'install'} {extra}{',dev' if dev else ''}")
         done.lacking = []
 
     monkeypatch.setattr(environment, "problems", lambda venv, extras: done.lacking)
@@ -309,7 +309,7 @@ def test_a_changed_constraint_makes_it_look_again(
 def test_an_install_that_was_cut_off_is_done_again(environment, steps, bare_venv, monkeypatch):
     whole = environment.install
 
-    def cut_off(*arguments):
+    def cut_off(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(environment, "install", cut_off)
@@ -318,7 +318,37 @@ def test_an_install_that_was_cut_off_is_done_again(environment, steps, bare_venv
     monkeypatch.setattr(environment, "install", whole)
     steps.lacking = []  # what was asked for is there, what it needs perhaps not
     environment.set_up(bare_venv, "cpu", dev=False, use_uv=True)
-    assert steps == ["install cpu", "mend"]
+    assert steps == ["reinstall cpu", "mend"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "half an environment", "an interpreter without pip"])
+def test_a_new_environment_that_was_cut_off_is_made_anew(
+    environment, steps, tmp_path, monkeypatch, left
+):
+    venv = tmp_path / "v"
+
+    def make(folder):
+        assert [path.name for path in folder.iterdir()] == [environment.STAMP]
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python").touch()
+        steps.append("make")
+
+    def cut_off(folder):
+        if left != "nothing":
+            (folder / "lib").mkdir()
+        if left == "an interpreter without pip":
+            (folder / "bin").mkdir()
+            (folder / "bin" / "python").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment, "make_environment", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        environment.set_up(venv, "cpu", dev=False, use_uv=True)
+    monkeypatch.setattr(environment, "make_environment", make)
+    monkeypatch.setenv("SAPO_VENV", str(venv))
+    assert environment.choose_environment(["cpu"]) == venv  # it is ours: not refused
+    environment.set_up(venv, "cpu", dev=False, use_uv=True)
+    assert steps == ["make", "install cpu", "mend"]
 
 
 def test_an_environment_of_the_other_extra_is_refused(environment, steps, bare_venv):
