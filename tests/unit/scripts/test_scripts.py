@@ -100,7 +100,8 @@ def test_one_process_where_there_is_one_device(checkout):
 def test_one_rank_for_each_visible_device_after_a_dry_run(checkout):
     check, start = launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="2,5,7")
     assert check == "-m sapo_vl.cli train --dry-run a.b=1"
-    assert start.startswith("-m torch.distributed.run --standalone --nproc_per_node 3 ")
+    assert start.startswith("-m torch.distributed.run --nproc_per_node 3 --local-addr 127.0.0.1 ")
+    assert "store_type=file" in start  # nothing listens on the network
     assert start.endswith(" --module sapo_vl.cli train a.b=1")
 
 
@@ -119,6 +120,11 @@ def test_several_machines_go_through_deepspeed(checkout):
 def test_help_is_answered_by_one_process(checkout):
     calls = launch(checkout, "train_vl.sh", "--help", SAPO_RANKS="8", SAPO_HOSTFILE="hosts")
     assert calls == ["-m sapo_vl.cli train --help"]
+
+
+def test_a_checkout_below_a_folder_with_a_colon_is_refused(checkout):
+    shutil.copytree(checkout, checkout.parent / "a:b")
+    assert launch(checkout.parent / "a:b", "train_vl.sh") == ["exit 2"]
 
 
 def test_a_wrong_number_of_ranks_is_refused(checkout):
