@@ -18,6 +18,7 @@ from importlib import metadata
 from sapo_vl.config import Config, save
 from sapo_vl.errors import ConfigError
 from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.lock import FolderLock
 from sapo_vl.runs.signals import StopSignal, restart_watchdog
 from sapo_vl.system import distributed
 
@@ -30,7 +31,10 @@ class Run:
     def __init__(self, config: Config, *, resume: bool) -> None:
         """Create the run's folder, or open it to resume.
 
-        Raises ConfigError when the folder's state and `resume` disagree.
+        The folder is locked until the process ends or `close` is called.
+
+        Raises:
+            ConfigError: the folder's state and `resume` disagree, or another process uses it.
         """
         self.config = config
         self.dir = config.run.dir
@@ -38,9 +42,10 @@ class Run:
         self._phases: list[str] = []
         self._since = time.perf_counter()
         self._check(resume)
+        self._lock = self._acquire_lock()
+        self._check(resume)  # again, for what another process made before the lock
         distributed.barrier()
         if distributed.rank() == 0 and not resume:
-            self.dir.mkdir(parents=True, exist_ok=True)
             save(config, self.dir / "config.yaml")
             write_json(self.dir / "versions.json", _versions())
         distributed.barrier()
@@ -56,6 +61,23 @@ class Run:
             )
         if self.dir.exists() and not self.dir.is_dir():
             raise ConfigError(f"run.dir={self.dir} is a file")
+
+    def _acquire_lock(self) -> FolderLock | None:
+        """Lock the folder on rank 0; all ranks raise ConfigError when that fails."""
+        lock, refusal = None, None
+        if distributed.rank() == 0:
+            try:
+                lock = FolderLock(self.dir, "run.dir")
+            except ConfigError as error:
+                refusal = error
+        if distributed.broadcast(float(refusal is not None)):
+            raise refusal or ConfigError(f"run.dir={self.dir} is in use by another process")
+        return lock
+
+    def close(self) -> None:
+        """Release the folder's lock."""
+        if self._lock is not None:
+            self._lock.close()
 
     def heartbeat(self, ids: Sequence[str] = ()) -> None:
         """Restart the watchdog (run.stall_minutes) and note the record ids being worked on."""
