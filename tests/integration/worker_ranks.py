@@ -1,6 +1,6 @@
 """One rank of test_ranks.py: updates with unequal shares, at several ZeRO stages.
 
-python -m torch.distributed.run --standalone --nproc_per_node 2 worker_ranks.py MODEL MOE OUT
+test_ranks.torchrun starts it: worker_ranks.py MODEL MOE OUT
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from sapo_vl.system.machine import prepare_environment
 
 prepare_environment()
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_rollouts, make_samples, tiny_config  # noqa: E402
 
@@ -104,11 +105,20 @@ def check_all_gather_block() -> None:
     assert distributed.all_gather_block(items, 1) == (items, 0)
 
 
+def check_ports() -> None:
+    """Neither this process nor the agent above it listens where another machine could connect."""
+    for process in (psutil.Process(), psutil.Process().parent()):
+        assert process is not None
+        for connection in process.net_connections("tcp"):
+            assert connection.status != "LISTEN" or connection.laddr.ip in ("127.0.0.1", "::1")
+
+
 def main() -> None:
     """Run all cases into OUT."""
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
     distributed.init()
     check_all_gather_block()
+    check_ports()
     assets = open_assets(dense)
     for layout, stage in CASES:
         train_case(assets, layout, stage, out / f"{layout}-{stage}")
