@@ -13,6 +13,7 @@ An objective's own options form a section of its name: `sapo.tau_neg=1.1`, `grpo
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,8 +31,10 @@ from sapo_vl.config_keys import (
     UserPath,
     check_keys,
     expand_home,
+    last_named,
     merged_tree,
     one_line,
+    read_sources,
     section_of,
     service_url,
     typed,
@@ -190,6 +193,11 @@ class LearnerConfig(Section):
     )
     micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of a micro-batch")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    grad_accum_dtype: Literal["float32"] | None = Field(
+        None,
+        description="type in which the gradients of micro-batches add up: float32 costs 2 bytes "
+        "more per trained parameter under bfloat16, shared by the ranks; null: model.dtype",
+    )
     offload_optimizer: bool = Field(False, description="keep optimizer state and step on the CPU")
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
     deepspeed: UserPath | None = Field(None, description="JSON file merged over DeepSpeed's config")
@@ -311,23 +319,73 @@ class Config(Section):
             raise ValueError("learner.offload_parameters needs learner.zero_stage=3")
         if self.learner.offload_optimizer and self.learner.zero_stage == 0:
             raise ValueError("learner.offload_optimizer needs learner.zero_stage of 1, 2 or 3")
+        if (
+            self.learner.grad_accum_dtype == "float32"
+            and self.model.dtype == "bfloat16"
+            and self.learner.zero_stage < 2  # at stage 1 they are rounded before they add up
+        ):
+            raise ValueError("learner.grad_accum_dtype=float32 needs learner.zero_stage of 2 or 3")
         return self
 
 
-def load(path: Path | None, overrides: list[str]) -> Config:
-    """Read defaults < YAML file < overrides.
+def load(path: Path | None, overrides: list[str], *, over: Path | None = None) -> Config:
+    """Read defaults < YAML file < `over`, a second YAML file < overrides.
 
-    `overrides` are `dotted.key=value` strings with the value in YAML notation.
+    `overrides` are `dotted.key=value` strings; the key's type decides how the value is read.
     Raises ConfigError, naming the key, the value and what is allowed.
     """
-    objective, tree = merged_tree(Config, path, overrides)
-    options = typed(tree.pop(section_of(objective), None), dict[str, Any]) or {}
+    files = [file for file in (path, over) if file is not None]
+    objective, tree = merged_tree(Config, read_sources(Config, files, overrides))
     try:
+        options = typed(tree.pop(section_of(objective), None), dict[str, Any]) or {}
         return Config.model_validate(typed(tree, Config) | {"objective_options": options})
     except ValidationError as error:
         raise ConfigError(one_line(error)) from None
     except RecursionError:
         raise ConfigError(f"--config {path}: an anchor of this file refers to itself") from None
+
+
+def named_run_dir(path: Path | None, overrides: list[str]) -> Path:
+    """Return run.dir as a YAML file and overrides name it, without checking any other key."""
+    sources = read_sources(Config, [] if path is None else [path], overrides)
+    value = typed(last_named(sources, "run.dir"), Path)
+    try:
+        return RunConfig().dir if value is None else RunConfig(dir=value).dir
+    except ValidationError as error:
+        raise ConfigError(one_line(error, "run.")) from None
+
+
+def absolute(config: Config) -> Config:
+    """Return the config with absolute paths, so that it means the same from any folder.
+
+    Paths of files and folders, a model.path that is a folder, and `my/file.py:NAME`.
+    """
+    copy = config.model_copy(deep=True)
+    for section, key in (
+        (copy.run, "dir"),
+        (copy.data, "path"),
+        (copy.sft, "data"),
+        (copy.evaluation, "source"),
+        (copy.learner, "deepspeed"),
+    ):
+        if getattr(section, key) is not None:
+            setattr(section, key, getattr(section, key).absolute())
+    if copy.model.path != "tiny" and Path(copy.model.path).is_dir():
+        copy.model.path = str(Path(copy.model.path).absolute())
+    copy.objective = absolute_plugin(copy.objective)
+    copy.generator.backend = absolute_plugin(copy.generator.backend)
+    for term in copy.rewards:
+        term.fn = absolute_plugin(term.fn)
+    copy.evaluation.benchmarks = [absolute_plugin(name) for name in copy.evaluation.benchmarks]
+    return copy
+
+
+def absolute_plugin(text: str) -> str:
+    """Return `my/file.py:NAME` with an absolute path; any other name as it is."""
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return text
+    return f"{Path(os.path.expanduser(file)).absolute()}:{name}"
 
 
 def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:
@@ -343,9 +401,9 @@ def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:
     return parsed
 
 
-def save(config: Config, path: Path) -> None:
-    """Write the resolved tree as YAML that `load` reads back unchanged."""
-    path.write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
+def to_yaml(config: Config) -> str:
+    """Return the resolved tree as YAML that `load` reads back unchanged."""
+    return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
 
 
 def dump(config: Config) -> dict[str, Any]:

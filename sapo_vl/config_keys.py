@@ -6,7 +6,6 @@ of the key decides: a text or path keeps the characters that were written.
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import types
@@ -38,32 +37,45 @@ RENAMED = {
 """Keys of version 0.1 and what replaced them, for the error message."""
 
 
-def merged_tree(
-    root: type[BaseModel], path: Path | None, overrides: Sequence[str]
-) -> tuple[str, dict[str, Any]]:
-    """Return the objective's name, and the file's tree with the overrides merged in.
+Source = tuple[str, dict[str, Any]]
+"""Where keys come from, for messages, and their tree; its leaves may be PlainScalars."""
 
-    Leaves may be PlainScalars: convert the tree with `typed`. Raises ConfigError for an unknown
-    key, and for options of another objective.
-    """
-    sources: list[tuple[str, dict[str, Any]]] = []
-    tree: dict[str, Any] = {}
-    if path is not None:
-        tree = _read_yaml(path)
-        sources.append((str(path), tree))
+
+def read_sources(
+    root: type[BaseModel], files: Sequence[Path], overrides: Sequence[str]
+) -> list[Source]:
+    """Parse YAML files and `dotted.key=value` overrides, lowest precedence first."""
+    sources: list[Source] = [(str(path), _read_yaml(path)) for path in files]
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:
             raise ConfigError(f"'{item}' is not an override; write key=value, e.g. learner.lr=1e-5")
         sources.append(("the command line", _nested(key, _override(root, key, text))))
-    named = [source["objective"] for _, source in sources if "objective" in source]
-    objective = str(named[-1] if named else root.model_fields["objective"].default)
+    return sources
+
+
+def last_named(sources: Sequence[Source], key: str) -> Any:
+    """Return the value of a dotted key that wins among `sources`, None where it isn't named."""
+    found = None
+    for _, tree in sources:
+        value: Any = tree
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        found = found if value is None else value
+    return found
+
+
+def merged_tree(root: type[BaseModel], sources: Sequence[Source]) -> tuple[str, dict[str, Any]]:
+    """Return the objective's name, and one tree in which later sources win; see `typed`.
+
+    Raises ConfigError for an unknown key, and for options of another objective.
+    """
+    named = last_named(sources, "objective")
+    objective = str(root.model_fields["objective"].default if named is None else named)
+    tree: dict[str, Any] = {}
     for where, source in sources:
         _check_sections(root, source, objective, where)
-    tree = copy.deepcopy(tree)
-    for item in overrides:
-        key, _, text = item.partition("=")
-        _merge(tree, key, _override(root, key, text))
+        _merge(tree, source, root)
     return objective, tree
 
 
@@ -129,17 +141,27 @@ def _override(root: type[BaseModel], key: str, text: str) -> Any:
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
-        value = {part: value}
+        value = _Dotted({part: value})
     return value
 
 
-def _merge(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        if not isinstance(tree.get(part), dict):  # absent, or null as in `judge: null`
-            tree[part] = {}
-        tree = tree[part]
-    tree[leaf] = value
+class _Dotted(dict[str, Any]):
+    """A mapping made from `a.b=value`: it changes one key, where `a={b: value}` sets them all."""
+
+
+def _merge(tree: dict[str, Any], source: dict[str, Any], model: Any) -> None:
+    """Merge sections key by key; a value replaces a value, mappings such as data.ratio included."""
+    fields = getattr(model, "model_fields", {})
+    for key, value in source.items():
+        annotation = fields[key].annotation if key in fields else None
+        section = next((m for m in _members(annotation) if _is_section(m)), None)
+        is_part = section is not None or key not in fields or isinstance(value, _Dotted)
+        if isinstance(value, dict) and is_part:
+            below = tree.get(key)
+            tree[key] = dict(below) if isinstance(below, dict) else {}  # it may be null
+            _merge(tree[key], value, section)
+        else:
+            tree[key] = value
 
 
 def check_keys(

@@ -1,6 +1,6 @@
 """A run's folder: its config and versions, heartbeat, and seconds per phase.
 
-    RUN/config.yaml versions.json metrics.jsonl tensorboard/ curves.png summary.json
+    RUN/config.yaml inputs.json versions.json metrics.jsonl tensorboard/ curves.png summary.json
     RUN/model-seed0/ data-seed0-10000-480/ warmup/ rollouts/ checkpoints/ eval/ final/
 
 Only old checkpoints are ever deleted; folders generated from a seed have the seed in their name.
@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
-from sapo_vl.config import Config, save
-from sapo_vl.errors import ConfigError
-from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.config import Config
+from sapo_vl.errors import ConfigError, UserError, printable
+from sapo_vl.runs.files import read_json, user_path, write_json
 from sapo_vl.runs.lock import FolderLock
+from sapo_vl.runs.record import record_config, steps_done
 from sapo_vl.runs.signals import StopSignal, restart_watchdog
 from sapo_vl.system import distributed
 
@@ -42,12 +43,16 @@ class Run:
         self._phases: list[str] = []
         self._since = time.perf_counter()
         self._check(resume)
-        self._lock = self._acquire_lock()
+        with user_path("run.dir", self.dir):
+            self._lock = self._acquire_lock()
         self._check(resume)  # again, for what another process made before the lock
         distributed.barrier()
-        if distributed.rank() == 0 and not resume:
-            save(config, self.dir / "config.yaml")
-            write_json(self.dir / "versions.json", _versions())
+        if distributed.rank() == 0:
+            with user_path("run.dir", self.dir):
+                for line in record_config(config, resume=resume):
+                    print(f"changed from step {steps_done(self.dir)}: {printable(line)}")
+            if not resume:
+                write_json(self.dir / "versions.json", _versions())
         distributed.barrier()
 
     def _check(self, resume: bool) -> None:
@@ -64,14 +69,15 @@ class Run:
 
     def _acquire_lock(self) -> FolderLock | None:
         """Lock the folder on rank 0; all ranks raise ConfigError when that fails."""
-        lock, refusal = None, None
+        lock: FolderLock | None = None
+        refusal: UserError | OSError | None = None
         if distributed.rank() == 0:
             try:
                 lock = FolderLock(self.dir, "run.dir")
-            except ConfigError as error:
+            except (UserError, OSError) as error:
                 refusal = error
         if distributed.broadcast(float(refusal is not None)):
-            raise refusal or ConfigError(f"run.dir={self.dir} is in use by another process")
+            raise refusal or ConfigError(f"run.dir={self.dir} can't be locked, see rank 0")
         return lock
 
     def close(self) -> None:
