@@ -26,7 +26,8 @@ from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks import named
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ScoredResponse, read_response
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ScoredResponse
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.presets import choose
 from sapo_vl.evaluation.problems import load, max_images
 from sapo_vl.evaluation.report import overview, write_html, write_markdown
@@ -224,7 +225,9 @@ class BenchmarkRun:
         for records in sampler.sample(missing):
             store.add(records)
         order = {request.key: i for i, request in enumerate(requests)}
-        responses = [r for r in score.read(store.path) if (r.key, r.sample) in order]
+        responses = [
+            r for r in score.read(store.path, self.loaded.benchmark) if (r.key, r.sample) in order
+        ]
         responses.sort(key=lambda r: order[r.key, r.sample])
         scored = score.score(self.loaded.benchmark, responses, endpoint=self.request.endpoint)
         score.write(folder / "scored.jsonl", scored)
@@ -337,7 +340,8 @@ def in_training(
         share = all_requests(part.problems, 1)[distributed.rank() :: distributed.world_size()]
         with torch.random.fork_rng():
             records = [record for chunk in sampler.sample(share) for record in chunk]
-        responses = [read_response(r, name) for r in distributed.all_gather(records)]
+        records = distributed.all_gather(records)
+        responses = [read_response(record, name, part.benchmark) for record in records]
         figures = summarise(part.benchmark, score.score(part.benchmark, responses))
         result[name] = float("nan") if figures["accuracy"] is None else figures["accuracy"]
         result[f"{name}/not_asked"] = figures["not_asked"]

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from sapo_vl.errors import ConfigError
-from sapo_vl.evaluation.benchmarks.protocol import problem_key, read_response
+from sapo_vl.evaluation.benchmarks.protocol import problem_key
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.presets import KINDS, choose
 from sapo_vl.evaluation.responses import (
     SKIPPED_TOO_LONG,

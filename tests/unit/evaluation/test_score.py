@@ -59,7 +59,7 @@ def test_from_extraction_starts_there(tmp_path):
 
 def test_another_rule_and_what_it_changes(tmp_path):
     row = {"model": "m", "problem_id": "1", "gold": "5", "answer_type": "integer",
-           "response": "", "official_extraction": "5.0"}  # fmt: skip
+           "question_type": "free_form", "response": "", "official_extraction": "5.0"}  # fmt: skip
     file = write(tmp_path / "in.jsonl", [row])
     first = score.main("mathvista", file, tmp_path / "o", from_extraction=True)
     assert first["accuracy"] == {"m": 1.0}
@@ -74,7 +74,8 @@ def test_another_rule_and_what_it_changes(tmp_path):
 
 
 def test_a_row_may_name_its_answer_gold_or_answer(tmp_path):
-    rows = [{key: ROWS[0][key] for key in ROWS[0] if key != "gold"} | {"answer": "2"}, ROWS[0]]
+    rows = [{key: ROWS[0][key] for key in ROWS[0] if key != "gold"} | {"answer": "2"}]
+    rows.append(ROWS[0] | {"problem_id": "3"})
     found = score.main("mathvision", write(tmp_path / "in.jsonl", rows), tmp_path / "o")
     assert found["accuracy"] == {"a": 1.0}
     with pytest.raises(DataError, match="'gold'"):
@@ -175,10 +176,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, name, text, says
 
 
 def test_what_published_files_may_hold(tmp_path):
-    """Numbers for ids and texts, repeated ids, blank lines, a byte order mark, gzip by any name."""
+    """Numbers for ids and texts, blank lines, a byte order mark, gzip by any name."""
     rows = [
         {"model": "m", "problem_id": 7, "gold": 5, "response": "5", "precision": 1.0, "extra": [1]},
-        {"model": "m", "problem_id": 7, "gold": 5, "response": "\\boxed{5}\r\n", "choices": []},
+        {"model": "m", "problem_id": 7, "gold": 5, "response": "\\boxed{5}\r\n", "sample": 1},
         {"model": "m", "problem_id": 8, "gold": None, "response": "half a pair: \ud800"},
         {"model": "n", "problem_id": 7, "gold": 5, "official_extraction": 5},
     ]  # fmt: skip
