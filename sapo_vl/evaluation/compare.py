@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.data.readers.tables import read_jsonl
-from sapo_vl.errors import DataError
+from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmarks.protocol import problem_key
 from sapo_vl.evaluation.stats import Paired, paired
 from sapo_vl.runs.progress import table
@@ -53,14 +53,14 @@ def main(first: Path, second: Path) -> dict[str, Any]:
             "only_second": len(b.samples.keys() - a.samples.keys()),
         }
     columns = ["benchmark", "problems", "A", "B", "B - A", "95 % interval", "gained", "lost", "p"]
-    table(f"A = {first}, B = {second}", columns, rows)
+    table(f"A = {printable(first)}, B = {printable(second)}", columns, rows)
     return result
 
 
 def _row(name: str, comparison: Paired) -> list[str]:
     low, high = comparison.ci95
     return [
-        name,
+        printable(name),
         str(comparison.problems),
         f"{100 * comparison.first:.2f} %",
         f"{100 * comparison.second:.2f} %",
@@ -85,15 +85,24 @@ def _load(path: Path) -> Mapping[str, Verdicts]:
 def _verdicts(path: Path) -> Verdicts:
     samples: dict[str, list[bool]] = defaultdict(list)
     families, models = {}, set()
+    seen: dict[tuple[str, ...], str] = {}
     for where, row in read_jsonl(path):
         for key in ("model", "problem_id", "correct"):
             if key not in row:
                 raise DataError(f"{where}: the key {key!r} is missing; score it first")
-        models.add((row["model"], row.get("run", "")))
-        if row["correct"] is not None:
-            name = problem_key(row["problem_id"], row.get("variant"))
-            samples[name].append(bool(row["correct"]))
-            families[name] = str((row.get("meta") or {}).get("problem_index", row["problem_id"]))
+        correct, meta = row["correct"], row.get("meta") or {}
+        if not isinstance(correct, bool | None) or not isinstance(meta, dict):
+            raise DataError(f"{where}: not a line of `sapo-vl score`; score it first")
+        model, run = str(row["model"]), str(row.get("run", ""))
+        name = problem_key(row["problem_id"], row.get("variant"))
+        same = (model, run, name, str(row.get("sample", 0)))
+        if same in seen:
+            raise DataError(f"{where}: problem {name!r}, the same sample as {seen[same]}")
+        seen[same] = where
+        models.add((model, run))
+        if correct is not None:
+            samples[name].append(correct)
+            families[name] = str(meta.get("problem_index", row["problem_id"]))
     if len(models) > 1:
         names = ", ".join(sorted(" ".join(filter(None, m)) for m in models))
         raise DataError(f"{path} holds {len(models)} models or runs, not one: {names}")

@@ -39,6 +39,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
 )
 from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.stats import group_verdicts, interval, repeated_samples
+from sapo_vl.runs.files import atomic_write
 
 OFFICIAL = "official"
 NO_RANDOM = "no_random"
@@ -269,13 +270,13 @@ def _jsonable(value: Any) -> Any:
 
 def write(path: Path, scored: Iterable[ScoredResponse]) -> None:
     """Write a line per response, atomically. A lone surrogate is written as its escape."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(partial, "wt", encoding="utf-8", errors="backslashreplace") as lines:
+    with (
+        atomic_write(path) as partial,
+        opener(partial, "wt", encoding="utf-8", errors="backslashreplace") as lines,
+    ):
         for item in scored:
             lines.write(json.dumps(scored_record(item), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def summary(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
