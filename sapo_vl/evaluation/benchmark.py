@@ -125,7 +125,7 @@ def _write_reports(result: dict[str, Any], loaded: Sequence[LoadedBenchmark], ou
     problems = {part.benchmark.name: part.problems for part in loaded}
     write_html(out / "report.html", result, out, problems)
     figures = overview(result)
-    title = f"{printable(result['model'])}, sampling preset {result['kind']}"
+    title = f"{result['model']}, sampling preset {result['kind']}"
     table(title, figures.columns, figures.rows)
     print(json.dumps(_headline(result)))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.data.readers.tables import read_jsonl
-from sapo_vl.errors import DataError, printable
+from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks.protocol import problem_key
 from sapo_vl.evaluation.stats import Paired, paired
 from sapo_vl.runs.progress import table
@@ -53,14 +53,14 @@ def main(first: Path, second: Path) -> dict[str, Any]:
             "only_second": len(b.samples.keys() - a.samples.keys()),
         }
     columns = ["benchmark", "problems", "A", "B", "B - A", "95 % interval", "gained", "lost", "p"]
-    table(f"A = {printable(first)}, B = {printable(second)}", columns, rows)
+    table(f"A = {first}, B = {second}", columns, rows)
     return result
 
 
 def _row(name: str, comparison: Paired) -> list[str]:
     low, high = comparison.ci95
     return [
-        printable(name),
+        name,
         str(comparison.problems),
         f"{100 * comparison.first:.2f} %",
         f"{100 * comparison.second:.2f} %",

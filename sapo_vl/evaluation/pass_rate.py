@@ -96,7 +96,8 @@ def pass_rates(
     """Return every sample's pass rate; those that `cache` holds are not sampled again.
 
     Raises:
-        DataError: the cache was written with other settings, or by another program.
+        DataError: the cache was written with other settings, for other problems, or by another
+            program.
     """
     known = _read_cache(cache, settings)
     rates = {name: PassRate(**fields) for name, (fields, _) in known.items()}

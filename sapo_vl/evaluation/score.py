@@ -141,8 +141,8 @@ def read(path: Path, benchmark: Benchmark | None = None) -> list[Response]:
 
 def check_out(out: Path, responses: Path) -> None:
     """Raise ConfigError when `out` cannot be written, before the work is done."""
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name a file")
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out {out} is a folder or a device; name a file")
     if out.exists() and responses.exists() and out.samefile(responses):
         raise ConfigError(f"--out {out} is the file of the responses; name another")
     check_folder(out.parent)

@@ -26,7 +26,7 @@ from sapo_vl.schema import IMAGE_MARK, Sample
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
 QUESTION_TYPES = ("multi_choice", "free_form")
 ANSWER_TYPES = ("text", "integer", "float", "list")
-_QUICK = re.compile(r'The answer is "(.*)"\.')
+_QUICK = ('The answer is "', '".')
 
 
 def prompt(sample: Sample) -> str:
@@ -69,9 +69,18 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
                 return ExtractedAnswer(str(read(text)))
             except ValueError:
                 pass
-    if quick := _QUICK.search(text):
-        return ExtractedAnswer(quick[1])
+    if (quoted := _quoted(text)) is not None:
+        return ExtractedAnswer(quoted)
     return ExtractedAnswer(rule_extraction.short_answer(response), rule_extraction.IN_PLACE)
+
+
+def _quoted(text: str) -> str | None:
+    r"""Return what the official `The answer is "(.*)"\.` finds, in linear time."""
+    for line in text.split("\n"):
+        start, end = line.find(_QUICK[0]) + len(_QUICK[0]), line.rfind(_QUICK[1])
+        if start >= len(_QUICK[0]) and end >= start:
+            return line[start:end]
+    return None
 
 
 def judge(response: Response, value: Any) -> Judgement:

@@ -25,6 +25,9 @@ _IMAGE_TAG = re.compile(r"<image[ _](\d+)>")
 SEED = 42
 """Seed that MMMU, MMMU-Pro and EMMA use for their random choices."""
 
+MAX_TEXT_CHARS = 400_000
+"""Characters of a response that are scored; 40,960 tokens have about 160,000."""
+
 
 def after_thinking(response: str) -> str | None:
     """Return what follows the last `</think>` of a response, None while a `<think>` is open."""
@@ -62,8 +65,11 @@ class Response:
 
     @property
     def text(self) -> str:
-        """What is scored: the response after its last `</think>`, "" while thinking is open."""
-        return after_thinking(self.content or "") or ""
+        """What is scored: the response after its last `</think>`, "" while thinking is open.
+
+        At most its last MAX_TEXT_CHARS characters, which bounds the time of every rule.
+        """
+        return (after_thinking(self.content or "") or "")[-MAX_TEXT_CHARS:]
 
     @property
     def is_thinking(self) -> bool:

@@ -34,6 +34,7 @@ _FIELDS = (
 
 MAX_PRECISION = 30  # decimals; a record's precision is a power of ten
 MAX_SAMPLE = 10**9
+MAX_DEPTH = 20  # levels of lists and objects in a row
 _COLUMN = re.compile(r"(?:(?:option|choice)[ _-]?)?([A-Z])", re.IGNORECASE)
 _LETTER = re.compile(r"[\s(\[{$*]*([A-Za-z])[\s)\]}$*.:、]*")
 _LETTERED = re.compile(r"\s*\(?([A-Za-z])[).:、]\s*(.*)", re.DOTALL)
@@ -68,6 +69,7 @@ def read_response(
 
 
 def _response(record: Mapping[str, Any], answer_key: str) -> Response:
+    _check_depth(record)
     meta = dict(_typed(record, "meta", dict, "an object") or {})
     meta |= {k: v for k, v in record.items() if k not in _FIELDS and k not in meta}
     return Response(
@@ -88,6 +90,20 @@ def _response(record: Mapping[str, Any], answer_key: str) -> Response:
         sample=_integer(record, "sample", MAX_SAMPLE) or 0,
         meta=meta,
     )
+
+
+def _check_depth(record: Mapping[str, Any]) -> None:
+    """Refuse deeply nested values, which could be neither written nor shown."""
+    layer: list[tuple[str, Any]] = list(record.items())
+    for _ in range(MAX_DEPTH):
+        layer = [
+            (key, inner)
+            for key, value in layer
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    if layer:
+        raise DataError(f"{printable(layer[0][0])[:60]} is nested deeper than {MAX_DEPTH} levels")
 
 
 def _is_label(benchmark: Benchmark, response: Response) -> bool:
@@ -169,10 +185,12 @@ def _choices(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _by_letter(key: str, choices: Any) -> dict[str, str]:
-    if isinstance(choices, str) or (
-        isinstance(choices, list) and any(isinstance(text, dict) for text in choices)
-    ):
-        choices = list(parse_choices(choices))
+    has_objects = isinstance(choices, list) and any(isinstance(text, dict) for text in choices)
+    if has_objects or isinstance(choices, str):
+        try:
+            choices = list(parse_choices(choices))
+        except DataError as error:
+            raise DataError(f"{key} cannot be read: {error}") from error
     if isinstance(choices, list) and len(choices) <= len(ascii_uppercase):
         lettered: Mapping[Any, Any] = choices_by_letter(choices)
     elif isinstance(choices, Mapping):
