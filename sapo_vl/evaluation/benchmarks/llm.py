@@ -16,13 +16,16 @@ import os
 import random
 import re
 import secrets
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlsplit
 
 from sapo_vl.errors import SetupError
+from sapo_vl.evaluation.benchmarks.chat import ChatClient, NoReplyError, check_url
 from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
@@ -36,13 +39,12 @@ from sapo_vl.evaluation.benchmarks.training_verifier import sample
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Verdict
 
-if TYPE_CHECKING:
-    import openai
-
 PROMPT = Path(__file__).with_name("llm.txt").read_text(encoding="utf-8")
 _MARK = re.compile(r"\{(fence|type|question|response)\}")
 MAX_RESPONSE_CHARS = 12_000
 MAX_REPLY_TOKENS = 128
+MAX_FAILURES = 48  # in a row, over all threads
+OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +54,54 @@ class Endpoint:
     url: str  # ends in /v1
     model: str  # name under which the server offers it
     concurrency: int = 16  # requests in flight
-    seconds: float = 60.0  # deadline of one request
+    seconds: float = 60.0  # deadline of one question, over all its attempts
     retries: int = 4
-    api_key_variable: str = "OPENAI_API_KEY"
+
+    def __post_init__(self) -> None:
+        check_url(self.url)
 
     def extract(self, benchmark: Benchmark, responses: Sequence[Response]) -> list[ExtractedAnswer]:
-        """Return an extraction per response, in order. Raises SetupError when a request fails."""
-        import openai
+        """Return an extraction per response, in order.
 
+        A question without a usable reply gives an extraction with the reason as its `failure`: no
+        verdict. After `MAX_FAILURES` of these in a row the rest are not asked.
+
+        Raises:
+            SetupError: no question got a reply.
+        """
         draw = random.Random(SEED)
         ruled = [benchmark.extract(response, draw) for response in responses]
-        key = os.environ.get(self.api_key_variable) or "none"
-        with (
-            openai.OpenAI(
-                base_url=self.url, api_key=key, timeout=self.seconds, max_retries=self.retries
-            ) as client,
-            ThreadPoolExecutor(self.concurrency) as pool,
-        ):
-            pairs = zip(responses, ruled, strict=True)
-            return list(pool.map(lambda pair: self._extract_one(client, *pair), pairs))
+        asked = [_is_open(r, e) for r, e in zip(responses, ruled, strict=True)]
+        questions = [
+            response for response, is_open in zip(responses, asked, strict=True) if is_open
+        ]
+        replies = iter(self._ask_all(questions))
+        return [
+            next(replies) if is_open else extraction
+            for extraction, is_open in zip(ruled, asked, strict=True)
+        ]
+
+    def _ask_all(self, responses: Sequence[Response]) -> list[ExtractedAnswer]:
+        client = ChatClient(self.url, self.model, self._key(), self.seconds, self.retries)
+        failures = FailureCount()
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            found = list(pool.map(lambda r: self._extract_one(client, failures, r), responses))
+        if found and all(extraction.failure for extraction in found):
+            raise SetupError(f"--judge {self.url}, model {self.model}: {found[0].failure}")
+        return found
+
+    def _key(self) -> str:
+        """Return the API key: the variable's, which goes to OpenAI only, or JUDGE_API_KEY."""
+        is_openai = urlsplit(self.url).hostname == OPENAI_HOST
+        return os.environ.get("OPENAI_API_KEY" if is_openai else "JUDGE_API_KEY", "")
 
     def judged(self, scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
         """Return the responses with the LLM's verdicts, and the rules' verdicts as `by_rule`.
 
         One request per response, as in the protocol. A reply without a verdict gives none; a
-        response to a problem without an answer keeps its own.
+        response without an answer, or a row without a gold answer, keeps its own.
         """
-        judged = [item for item in scored if item.response.answer is not None]
+        judged = [item for item in scored if _is_judged(item)]
         config = JudgeConfig(
             self.url,
             self.model,
@@ -86,35 +109,51 @@ class Endpoint:
             deadline=self.seconds,
             retries=self.retries,
             both_orders=False,
-            api_key_variable=self.api_key_variable,
         )
         answers = [(sample(item.response), str(item.extraction.value or "")) for item in judged]
         verdicts = iter(Judge(config).verdicts(answers))
         return [
-            _with_verdict(item, next(verdicts)) if item.response.answer is not None else item
-            for item in scored
+            _with_verdict(item, next(verdicts)) if _is_judged(item) else item for item in scored
         ]
 
     def _extract_one(
-        self, client: openai.OpenAI, response: Response, ruled: ExtractedAnswer
+        self, client: ChatClient, failures: FailureCount, response: Response
     ) -> ExtractedAnswer:
-        if ruled.note != IN_PLACE or not response.text.strip():
-            return ruled
-        import openai
-
+        if failures.in_a_row >= MAX_FAILURES:
+            reason = f"not asked: {failures.in_a_row} questions in a row had no reply"
+            return ExtractedAnswer(None, failure=reason)
         try:
-            reply = client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": render(response)}],
-                temperature=0.0,
-                max_tokens=MAX_REPLY_TOKENS,
-            )
-        except openai.OpenAIError as error:
-            raise SetupError(
-                f"--judge {self.url}, model {self.model}: {type(error).__name__}: {error}"
-            ) from error
-        text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
+            text = client.ask(render(response), MAX_REPLY_TOKENS)
+        except NoReplyError as error:
+            failures.add(failed=True)
+            return ExtractedAnswer(None, failure=f"no extraction by {self.model}: {error}")
+        failures.add(failed=False)
         return ExtractedAnswer(parse(response, text), f"extracted by {self.model}")
+
+
+class FailureCount:
+    """Questions in a row without a reply, over all threads."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self._lock = threading.Lock()
+
+    def add(self, *, failed: bool) -> None:
+        """Count a question."""
+        with self._lock:
+            self.in_a_row = self.in_a_row + 1 if failed else 0
+
+
+def _is_open(response: Response, ruled: ExtractedAnswer) -> bool:
+    """Whether the short official rules leave the response to the LLM."""
+    return ruled.note == IN_PLACE and bool(response.text.strip())
+
+
+def _is_judged(item: ScoredResponse) -> bool:
+    """Whether there are two answers to compare, the row's and the response's."""
+    response = item.response
+    has_gold = response.answer is not None and not response.unscorable
+    return has_gold and not item.extraction.failure and not response.is_thinking
 
 
 def _with_verdict(item: ScoredResponse, verdict: Verdict) -> ScoredResponse:

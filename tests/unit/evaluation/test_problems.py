@@ -12,7 +12,8 @@ from helpers import SHARED, make_sample, picture
 
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key, read_response
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.problems import load, response_record
 from sapo_vl.schema import IMAGE_MARK
 

@@ -12,7 +12,7 @@ pytest.importorskip("openai")
 from sapo_vl.errors import SetupError
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
-from sapo_vl.evaluation.benchmarks.protocol import read_response
+from sapo_vl.evaluation.benchmarks.rows import read_response
 
 
 @pytest.fixture
