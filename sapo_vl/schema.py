@@ -21,6 +21,7 @@ Worked example, a group of two:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 IMAGE_MARK = "<image>"
 """Marks where an image belongs in `Sample.problem`, once per image."""
+
+_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|0x[0-9a-fA-F]+|\d{3,}")
+"""What differs between two reasons of one cause: quoted text, addresses, long numbers."""
+
+MAX_CAUSE = 120
+"""Characters of a cause; a user's exception may be long."""
 
 ANSWER_TYPES = (
     "number",
@@ -87,6 +94,14 @@ class Verdict:
     extracted: str | None = None  # the answer found in the response
     seconds: float = 0.0  # time spent on it
     tier: str = "fast"  # who decided: cache, fast, symbolic, judge, user
+
+    @property
+    def cause(self) -> str:
+        """The reason without what differs from response to response, to be counted.
+
+        Worked example: `error: raised KeyError('id-17')` has the cause `error: raised KeyError(..)`.
+        """
+        return " ".join(_VARIES.sub("..", self.reason).split())[:MAX_CAUSE] or "no reason given"
 
 
 @dataclass(frozen=True, slots=True)
