@@ -38,7 +38,7 @@ FORMS = ("\\boxed{%s}", "%s", "<answer>%s</answer>", "<think>\n</think>\n\\boxed
 
 
 @dataclass(slots=True)
-class Counts:
+class VerdictCounts:
     """Verdicts by outcome."""
 
     right: int = 0
@@ -57,8 +57,8 @@ class TermProbe:
     """What one term said about gold answers and junk."""
 
     name: str  # the term's
-    golds: Counts = field(default_factory=Counts)
-    junk: Counts = field(default_factory=Counts)
+    golds: VerdictCounts = field(default_factory=VerdictCounts)
+    junk: VerdictCounts = field(default_factory=VerdictCounts)
     accepted: Counter[str] = field(default_factory=Counter)  # kind of junk -> accepted
     causes: Counter[str] = field(default_factory=Counter)  # cause -> responses without a verdict
     warnings: list[str] = field(default_factory=list)  # a line each
@@ -147,7 +147,7 @@ def _warnings(result: TermProbe, index: int, golds: int) -> list[str]:
             f"{result.junk.none} of {result.junk.none + result.junk.right + result.junk.wrong} "
             f"junk responses: {_commonest(result)}"
         )
-    decides = index == 0 and (result.name not in VERIFIERS)
+    decides = index == 0 and result.name not in VERIFIERS
     if not (decides or result.name in (*CHECK_GOLD, *JUDGED)):
         return lines
     if result.golds.right == 0:
@@ -155,7 +155,7 @@ def _warnings(result: TermProbe, index: int, golds: int) -> list[str]:
             f"refuses all {golds} gold answers, written in {len(FORMS)} forms: does it expect "
             "another one?"
         )
-    accepted = [f"{kind} ({count} of {JUNK_RECORDS})" for kind, count in +result.accepted.items()]
+    accepted = [f"{kind} ({count} times)" for kind, count in result.accepted.items() if count]
     if accepted:
         lines.append(f"accepts junk: {', '.join(accepted)}")
     return lines
