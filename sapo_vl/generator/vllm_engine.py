@@ -128,7 +128,7 @@ class VLLMGenerator:
             for _, seed in requests
         ]
         return self._llm.generate(
-            [request for request, _ in requests], vllm_params, use_tqdm=FinishedRequests
+            [request for request, _ in requests], vllm_params, use_tqdm=progress
         )
 
     def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:
@@ -173,12 +173,20 @@ class VLLMGenerator:
         del self._llm
 
 
+def progress(items: Iterable[Any] | None = None, **_: Any) -> Any:
+    """Stand in for tqdm in vLLM's `generate`, with a heartbeat for each finished request.
+
+    vLLM calls it twice: around the prompts that it preprocesses, and for the bar of its engine.
+    """
+    return FinishedRequests() if items is None else items
+
+
 class FinishedRequests:
     """In the place of vLLM's progress bar: each finished request is a heartbeat; shows nothing."""
 
-    def __init__(self, total: int, **_: Any) -> None:
-        """`total` counts the requests; vLLM reads the other attributes for its speeds."""
-        self.n, self.total, self.postfix = 0, total, ""
+    def __init__(self) -> None:
+        """Have the attributes that vLLM reads and sets to show its speed."""
+        self.n, self.postfix = 0, ""
         self.format_dict = {"elapsed": 1.0}
 
     def update(self, n: int) -> None:
