@@ -11,6 +11,7 @@ import torch
 from sapo_vl.errors import ConfigError
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.families import family_of
+from sapo_vl.model.rotary import restore_frequencies
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -23,6 +24,7 @@ def load_weights(assets: ModelAssets, dtype: str) -> Any:
         assets.path, dtype=DTYPES[dtype], attn_implementation="sdpa"
     )
     model.config.use_cache = False
+    restore_frequencies(model)
     return model.train()
 
 
