@@ -156,6 +156,20 @@ class JudgeOptions(Section):
         return service_url(url)
 
 
+class VerifierConfig(Section):
+    """Limits on verifiers, whatever their names."""
+
+    timeout_seconds: float = Field(
+        2.0, gt=0, description="time a worker has for one response or one comparison"
+    )
+    max_no_verdict: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="stop when more than this share of the responses of three steps has no verdict",
+    )
+
+
 class AlgorithmConfig(Section):
     """Options shared by all objectives."""
 
@@ -229,7 +243,10 @@ class EvaluationConfig(Section):
     """Held-out accuracy before, during and after training."""
 
     problems: int = Field(480, ge=1, description="number of held-out problems, the split's first")
-    samples: int = Field(8, ge=1, description="responses per problem, at temperature 1")
+    samples: int = Field(8, ge=1, description="responses per problem, at evaluation.temperature")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature of these responses, whatever rollouts have"
+    )
     greedy: bool = Field(True, description="also one greedy response per problem")
     every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
     blank: bool = Field(False, description="control: replace every image by a blank one")
@@ -282,6 +299,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: list[RewardTerm] = [RewardTerm(fn="answer", weight=1.0)]
     judge: JudgeOptions | None = None
+    verifier: VerifierConfig = VerifierConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     collapse: CollapseConfig = CollapseConfig()
     learner: LearnerConfig = LearnerConfig()

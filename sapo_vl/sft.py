@@ -24,6 +24,7 @@ from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
+from sapo_vl.rewards.parsing.extract import THINK_CLOSE, THINK_OPEN
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import ProgressDisplay
@@ -140,13 +141,38 @@ def _at_temperature_1(config: Config) -> Config:
 def _solutions(
     assets: ModelAssets, renderer: PromptRenderer, samples: Sequence[Sample]
 ) -> list[Rollout]:
-    """Return each sample's solution as the response to train on."""
-    texts = [sample.solution or "" for sample in samples]
-    ids = assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [
-        Rollout(prompt, [*token_ids, assets.eos_ids[0]], text)
-        for prompt, token_ids, text in zip(renderer.render(samples), ids, texts, strict=True)
+    """Return each sample's solution as the response to train on, closed by the turn's end token."""
+    prompts = renderer.render(samples)
+    texts = [
+        continuation(prompt.opening, sample.solution or "")
+        for prompt, sample in zip(prompts, samples, strict=True)
     ]
+    ids = assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    end = renderer.template.turn_end()
+    return [
+        Rollout(prompt, [*token_ids, end], text)
+        for prompt, token_ids, text in zip(prompts, ids, texts, strict=True)
+    ]
+
+
+def continuation(opening: str, solution: str) -> str:
+    """Return how a response goes on to `solution` where the template has begun it.
+
+    Where the template opens a thought, the solution's own `<think>` is cut, and a solution without
+    a thought closes it first. Worked examples for the opening `<think>\\n`:
+
+        <think>3 + 4</think>7   ->   3 + 4</think>7
+        7                       ->   \\n</think>\\n\\n7
+    """
+    open_thought = opening.rfind(THINK_OPEN) > opening.rfind(THINK_CLOSE)
+    if not open_thought:
+        return solution.removeprefix(opening) if opening.strip() else solution
+    if THINK_CLOSE not in solution:
+        return f"\n{THINK_CLOSE}\n\n{solution}"
+    before, mark, after = solution.partition(THINK_OPEN)
+    if not mark or before.strip():
+        return solution
+    return after.removeprefix("\n") if opening.endswith("\n") else after
 
 
 def _log(

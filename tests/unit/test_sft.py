@@ -9,7 +9,7 @@ import torch
 
 from sapo_vl.algorithm.surrogate import LossInputs
 from sapo_vl.config import SftConfig
-from sapo_vl.sft import OBJECTIVE, cosine, cross_entropy
+from sapo_vl.sft import OBJECTIVE, continuation, cosine, cross_entropy
 
 
 def test_learning_rate_of_the_supervised_warm_up():
@@ -32,3 +32,23 @@ def test_cross_entropy_by_hand():
     assert out.gate_weight_T.tolist() == [1, 1, 1]
     assert OBJECTIVE.importance_cap is None  # solutions have no sampler's log-probs
     assert OBJECTIVE.is_gated is False
+
+
+@pytest.mark.parametrize(
+    ("opening", "solution", "expected"),
+    [
+        ("", "<think>3 + 4</think>7", "<think>3 + 4</think>7"),
+        ("<think>\n", "<think>3 + 4</think>7", "3 + 4</think>7"),
+        ("<think>\n", "<think>\n3 + 4\n</think>\n\n7", "3 + 4\n</think>\n\n7"),
+        ("<think>", "<think>\n3</think>7", "\n3</think>7"),
+        ("<think>\n", " <think>3</think>7", "3</think>7"),
+        ("<think>\n", "3 + 4</think>7", "3 + 4</think>7"),
+        ("<think>\n", "7", "\n</think>\n\n7"),
+        ("<think>\n\n</think>\n\n", "7", "7"),
+        ("<answer>", "<answer>7</answer>", "7</answer>"),
+        ("<answer>", "7</answer>", "7</answer>"),
+    ],
+)
+def test_a_solution_goes_on_where_the_template_has_begun(opening, solution, expected):
+    assert continuation(opening, solution) == expected
+    assert (opening + expected).count("<think>") <= 1

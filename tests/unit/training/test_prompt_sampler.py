@@ -103,7 +103,7 @@ def test_resample_draws_other_records_of_the_same_task(build):
     sampler = build(RATIO)
     draws = sampler.step(0, 0, 0, 1)
     dropped = [draw for draw in draws if draw.task != "bars"]
-    redraws = sampler.resample(0, 1, 0, draws, dropped)
+    redraws = sampler.resample((0, 1), 0, 1, draws, dropped)
     assert [(d.task, d.mini_batch) for d in redraws if d.task == "count"] == [
         (d.task, d.mini_batch) for d in dropped if d.task == "count"
     ]
@@ -113,13 +113,13 @@ def test_resample_draws_other_records_of_the_same_task(build):
     assert len({draw.index for draw in redraws}) == len(redraws)
     # 4 of the 9 lines are taken, so that 4 of the 5 others can stand for them
     assert len([draw for draw in redraws if draw.task == "line"]) == 4
-    assert sampler.resample(0, 1, 0, draws, dropped) == redraws
-    assert sampler.resample(0, 2, 0, draws, dropped) != redraws
+    assert sampler.resample((0, 1), 0, 1, draws, dropped) == redraws
+    assert sampler.resample((0, 2), 0, 1, draws, dropped) != redraws
 
 
 def test_an_exhausted_task_gives_none(build):
     lines = [Draw(i, "line", 0) for i, task in enumerate(TASKS) if task == "line"]
-    assert build(RATIO).resample(0, 1, 0, lines, lines[:3]) == []
+    assert build(RATIO).resample((0, 1), 0, 1, lines, lines[:3]) == []
 
 
 A, B = range(12), range(12, 17)
@@ -143,7 +143,7 @@ def test_mixtures_keep_their_shares_and_visit_everything_once():
 def test_ranks_share_a_mini_batch_by_task():
     members = {"a": range(100), "b": range(100, 200)}
     mixture = TaskMixture(members, {"a": 0.75, "b": 0.25}, size=16)
-    shares = [mixture.batch(3, rank, 4) for rank in range(4)]
+    shares = [mixture.deal(mixture.batch(3), 3, rank, 4) for rank in range(4)]
     for share in shares:
         assert Counter(task for task, _ in share) == {"a": 3, "b": 1}
     assert sorted(pair for share in shares for pair in share) == sorted(mixture.batch(3))

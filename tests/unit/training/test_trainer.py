@@ -17,6 +17,8 @@ from sapo_vl import train
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import LearnerConfig, load
 from sapo_vl.data import store
+from sapo_vl.errors import DataError
+from sapo_vl.model.prompts import Rendered
 from sapo_vl.model.usable_samples import UsableSamples
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.runs.folder import Run
@@ -33,9 +35,21 @@ COUNT = 64
 class Renderer:
     """Prompts of three tokens, whatever the sample."""
 
+    def __init__(self) -> None:
+        self.broken: set[str] = set()  # ids of records that can't be rendered
+
     def render(self, samples) -> list:
         """Return a prompt per sample."""
         return [bare_prompt(name=sample.id) for sample in samples]
+
+    def render_usable(self, samples) -> Rendered:
+        """Return a prompt per sample that is not broken."""
+        faults = {
+            i: DataError(f"record {sample.id}: cut off")
+            for i, sample in enumerate(samples)
+            if sample.id in self.broken
+        }
+        return Rendered(self.render([s for s in samples if s.id not in self.broken]), faults)
 
 
 class Generator:
