@@ -58,7 +58,7 @@ def compare(sample: Sample, extraction: Extraction) -> Verdict | NeedsWorker:
     gold = gold_text(sample)
     if extraction.answer is None:
         return Verdict(Outcome.WRONG, 0.0, extraction.reason)
-    tolerance = Tolerance(sample.metadata.get("rel_tol"), sample.precision)
+    tolerance = Tolerance(sample.rel_tol, sample.precision)
     answer, equal = _decide(gold, extraction.answer, tolerance)
     if not answer:
         return Verdict(Outcome.WRONG, 0.0, "the answer is empty", extracted=extraction.answer)

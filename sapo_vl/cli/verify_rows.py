@@ -113,7 +113,7 @@ def parse_row(line: str, location: str, default_verifier: str) -> VerifyRow:
         choices=tuple(choices),
         precision=_number(raw, "precision", location, int),
         unit=raw.get("unit"),
-        metadata={"rel_tol": _number(raw, "rel_tol", location, float)},
+        rel_tol=_number(raw, "rel_tol", location, float),
     )
     return VerifyRow(sample, _response(raw, location), verifier, bare, location)
 
