@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sapo_vl.rewards.parsing import units
-from sapo_vl.rewards.parsing.answer_tree import Group, Leaf, Matrix, Relation, Value, Words, parse
+from sapo_vl.rewards.parsing.answer_tree import parse
+from sapo_vl.rewards.parsing.answer_values import Group, Leaf, Matrix, Relation, Value, Words
 from sapo_vl.rewards.parsing.latex import clean
 from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
 

@@ -22,7 +22,7 @@ from math_verify.grader import should_treat_as_complex
 from sympy.core.function import AppliedUndef
 
 from sapo_vl.rewards.parsing import equality
-from sapo_vl.rewards.parsing.answer_tree import Relation, Tristate
+from sapo_vl.rewards.parsing.answer_values import Relation, Tristate
 from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
 from sapo_vl.rewards.parsing.guards import check
 from sapo_vl.rewards.parsing.rationals import OverLimitError

@@ -14,7 +14,8 @@ from functools import lru_cache
 
 from sapo_vl.errors import DataError
 from sapo_vl.rewards.parsing import equality
-from sapo_vl.rewards.parsing.answer_tree import Group, parse
+from sapo_vl.rewards.parsing.answer_tree import parse
+from sapo_vl.rewards.parsing.answer_values import Group
 from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
 from sapo_vl.rewards.parsing.extract import (
     Extraction,

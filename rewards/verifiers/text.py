@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 from sapo_vl.errors import DataError
-from sapo_vl.rewards.parsing.answer_tree import fold_words
 from sapo_vl.rewards.parsing.extract import (
     Extraction,
     answer_part,
@@ -19,6 +18,7 @@ from sapo_vl.rewards.parsing.extract import (
     last_tag,
 )
 from sapo_vl.rewards.parsing.latex import clean, fold
+from sapo_vl.rewards.parsing.phrases import fold_words
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
