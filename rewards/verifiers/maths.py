@@ -80,13 +80,13 @@ def _decide(gold: str, extracted: str, tolerance: Tolerance) -> tuple[str, bool 
 
 def tolerance_of(sample: Sample) -> Tolerance:
     """Return how far an answer may be off. Raises DataError for a value that can't be used."""
-    precision, rel_tol = sample.precision, sample.metadata.get("rel_tol")
+    precision, rel_tol = sample.precision, sample.rel_tol
     if precision is not None and not 0 <= precision <= MAX_PRECISION:
         raise DataError(
             f"record {sample.id!r}: precision is {precision}; it counts decimals and has to be "
             f"between 0 and {MAX_PRECISION}"
         )
-    if rel_tol is not None and not (isinstance(rel_tol, int | float) and 0 <= rel_tol < 1):
+    if rel_tol is not None and not 0 <= rel_tol < 1:
         raise DataError(
             f"record {sample.id!r}: rel_tol is {rel_tol!r}; it has to be a number from 0 up to 1"
         )

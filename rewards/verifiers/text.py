@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from sapo_vl.errors import DataError
+from sapo_vl.rewards.parsing import number_words
 from sapo_vl.rewards.parsing.extract import (
     Extraction,
     answer_part,
@@ -21,7 +22,6 @@ from sapo_vl.rewards.parsing.extract import (
 )
 from sapo_vl.rewards.parsing.latex import clean, fold
 from sapo_vl.rewards.parsing.phrases import fold_words, saying
-from sapo_vl.rewards.parsing.rationals import number_word
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -66,8 +66,8 @@ def _same(gold: str, answer: str) -> bool:
         return True
     if _KIND.sub("", gold) == answer or gold == _KIND.sub("", answer):
         return True
-    number = number_word(answer) if answer else None
-    return number is not None and number == number_word(gold)
+    number = number_words.value_of(answer) if answer else None
+    return number is not None and number == number_words.value_of(gold)
 
 
 def normalise(text: str) -> str:
