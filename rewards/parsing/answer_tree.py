@@ -46,6 +46,7 @@ MAX_ITEMS = 256  # a longer list is compared as text only
 MAX_NESTING = 12
 
 _PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_TEXT_ONLY = re.compile(r"\\text\s*\{([^{}]*)\}")
 _REALS = "(-\\infty ,\\infty )"
 _REALS_WITHOUT = re.compile(r"\(-\\infty ,\\infty \)\s*-\s*(\\?\{.*\})")
 _QUANTIFIED = ("for ", "where", "with ")
@@ -77,6 +78,9 @@ _NAMED_TUPLE = re.compile(r"([A-Z]'*(?:_\{?\w\}?)?)\s*(\(.*\))", re.S)
 _OR_INSIDE = re.compile(rf"(.+?)\s*\(\s*(?:{OR}|=|\\approx)\s*(.+)\)", re.S)
 _TWICE = re.compile(r"(-?[\d.,/]+)\s+\(([^()]+)\)")
 _TIGHT_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?(?:[^\d,][^,]*)?")
+_RANGE_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\s*-\s*\d{1,3}(?:,\d{3})+\D*")
+_FIGURE_IN_WORDS = re.compile(r"[a-z ]{3,13} [A-Z]{1,8}$")
 _SPOKEN = re.compile(r"past|o'|noon|night|quarter|half| to |[a-z]{3}", re.IGNORECASE)
 _CONSTANTS = ("e", "i", "\\pi")
 
@@ -88,16 +92,20 @@ def parse(text: str, nesting: int = 0) -> Value:
     if _PLAIN_NUMBER.fullmatch(text) or nesting > MAX_NESTING:
         return Leaf(text)
     text = unwrapped(text)
+    if _FIGURE_IN_WORDS.match(text) and (figure := parse_figure(text)):
+        return figure
     text = units.in_digits(text) or units.compound(text) or text
     if words := as_words(text):
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
+    if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):
+        return parse(match[1], nesting + 1)
     if text.startswith("\\{\\begin") or (text.startswith("\\{") and not is_balanced(text)):
         text = text[2:].strip()
     if "\\begin" in text and (match := _MATRIX.fullmatch(text)):
         return _parse_matrix(match[1], match[2], nesting)
-    text = symbols(without_domain(text)[0])
-    if any(char.isalpha() for char in text) and (found := parse_date(text) or parse_between(text)):
+    if any(map(str.isalpha, text)) and (found := parse_date(text) or parse_between(text)):
         return found
+    text = symbols(without_domain(text)[0])
     if match := _BUILDER.fullmatch(text):
         return parse(match[1], nesting + 1)
     return _parse_alternatives(text, nesting) or _parse_list(text, nesting)
@@ -138,12 +146,12 @@ def _parse_alternatives(text: str, nesting: int) -> Value | None:
     """Parse `0.75 (or 3/4)`, and `0.75 (3/4)` where both are the same number."""
     if not text.endswith(")"):
         return None
-    if match := _OR_INSIDE.fullmatch(text):
-        if is_balanced(match[1]) and is_balanced(match[2]):
-            return Alternatives(tuple(parse(part, nesting + 1) for part in match.groups()))
-    if (match := _TWICE.fullmatch(text)) and _number(match[1]) is not None:
-        if _number(match[1]) == _number(match[2]):
-            return parse(match[1], nesting + 1)
+    match = _OR_INSIDE.fullmatch(text)
+    if match and all(map(is_balanced, match.groups())):
+        return Alternatives(tuple(parse(part, nesting + 1) for part in match.groups()))
+    match = _TWICE.fullmatch(text)
+    if match and _number(match[1]) is not None and _number(match[1]) == _number(match[2]):
+        return parse(match[1], nesting + 1)
     return None
 
 
@@ -209,9 +217,9 @@ def _parse_single(text: str, nesting: int) -> Value:
         parts = split_top(text, operator)
         if len(parts) > 1 and all(parts):
             return Group(tuple(_parse_operand(part, nesting) for part in parts), joint=joint)
-    if (match := _NAMED_TUPLE.fullmatch(text)) and is_wrapped(match[2], "(", ")"):
-        if len(split_top(match[2][1:-1], ",")) > 1:
-            return Named(match[1], parse(match[2], nesting + 1))
+    match = _NAMED_TUPLE.fullmatch(text)
+    if match and is_wrapped(match[2], "(", ")") and len(split_top(match[2][1:-1], ",")) > 1:
+        return Named(match[1], parse(match[2], nesting + 1))
     return (
         parse_figure(text)
         or parse_statement(text)
@@ -245,7 +253,7 @@ def _parse_approximation(text: str, nesting: int) -> Value | None:
 
 def _group_digits(text: str) -> str:
     """Remove thousands separators where the commas can't separate list items."""
-    if ", " in text or re.fullmatch(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*", text):
+    if ", " in text or _ONE_GROUPED.fullmatch(text) or _RANGE_GROUPED.fullmatch(text):
         return _TIGHT_THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
     return text
 

@@ -110,6 +110,8 @@ def _same(gold: Value, answer: Value, decider: Decider) -> Tristate:
         return any_of(_same(value, answer, decider) for value in gold.values)
     if isinstance(answer, Alternatives):
         return all_of(_same(gold, value, decider) for value in answer.values)
+    if isinstance(gold, Group) and leaves.is_one_value(gold, decider):
+        return any_of(_same(value, answer, decider) for value in gold.items)
     if isinstance(gold, Approximation) or isinstance(answer, Approximation):
         return _same_approximations(gold, answer, decider)
     if isinstance(gold, Named) or isinstance(answer, Named):
@@ -214,7 +216,7 @@ def _same_lists(gold: tuple[Value, ...], answer: tuple[Value, ...], decider: Dec
     """Match the items one to one, in any order; where the lengths differ, without duplicates."""
     gold, answer = _drop_names(gold), _drop_names(answer)
     if len(gold) != len(answer):
-        gold, answer = leaves.distinct(gold, decider), leaves.distinct(answer, decider)
+        gold, answer = leaves.distinct(gold), leaves.distinct(answer)
     if len(gold) != len(answer):
         return False
     if len(gold) == 1 and not (isinstance(gold[0], Group) and isinstance(answer[0], Group)):
@@ -254,18 +256,18 @@ def _drop_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
 
 def _same_named(gold: Value, answer: Value, decider: Decider) -> Tristate:
     """Compare `A(1,2)` or `length: 5`; two names must be the same, a missing one agrees."""
-    if isinstance(gold, Named) and isinstance(answer, Named):
-        if canonical_name(gold.name) != canonical_name(answer.name):
-            return False
-    gold = gold.value if isinstance(gold, Named) else gold
-    answer = answer.value if isinstance(answer, Named) else answer
-    return _same(gold, answer, decider)
+    names, values = [], []
+    for value in (gold, answer):
+        names += [canonical_name(value.name)] if isinstance(value, Named) else []
+        values.append(value.value if isinstance(value, Named) else value)
+    return len(set(names)) == 1 and _same(values[0], values[1], decider)
 
 
 def _same_approximations(gold: Value, answer: Value, decider: Decider) -> Tristate:
     r"""Compare where a side is `exact \approx rounded`: either side may be meant.
 
-    In an answer the two sides must agree, or it would claim two values.
+    The rounded side of an answer counts only where it is the exact one, rounded: `5 \approx 3`
+    claims 5.
     """
     if isinstance(answer, Approximation):
         gold_name = gold.name if isinstance(gold, Approximation) else ""
@@ -273,10 +275,12 @@ def _same_approximations(gold: Value, answer: Value, decider: Decider) -> Trista
             gold_name = gold.sides[0]
         if gold_name and answer.name and not same_name(gold_name, answer.name):
             return False
-        values = [parse(text) for text in (answer.exact, answer.rounded) if text]
-        right = any_of(_same(gold, value, decider) for value in values)
-        if right is not True or len(values) == 1:
-            return right
+        exact = _same(gold, parse(answer.exact), decider) if answer.exact else False
+        if exact is True:
+            return True
+        rounded = _same(gold, parse(answer.rounded), decider)
+        if rounded is not True or not answer.exact:
+            return rounded if rounded is not False or exact is not None else None
         return leaves.is_rounded(answer.exact, answer.rounded, decider)
     assert isinstance(gold, Approximation), gold
     if is_assignment(answer) and gold.name and not same_name(gold.name, answer.sides[0]):

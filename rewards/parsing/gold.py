@@ -5,8 +5,8 @@ r"""Read a gold answer: which answer type it has, by which rule, and what is dou
     read_gold(r"\begin{pmatrix}1\\2\end{pmatrix}")    expression, matrix
     read_gold("an isosceles triangle")                text, words
 
-The parser of the verifiers decides (answer_tree.py), so a gold answer has the type `text` only where
-it would be compared as words. Linear in the length of the answer, without sympy.
+The parser of the verifiers decides (answer_tree.py), so a gold answer has the type `text` only
+where it would be compared as words. Linear in the length of the answer, without sympy.
 """
 
 from __future__ import annotations
@@ -18,9 +18,26 @@ from functools import lru_cache
 
 from sapo_vl.rewards.parsing import units
 from sapo_vl.rewards.parsing.answer_tree import parse
-from sapo_vl.rewards.parsing.answer_values import Group, Leaf, Matrix, Relation, Value, Words
-from sapo_vl.rewards.parsing.latex import clean
+from sapo_vl.rewards.parsing.answer_values import (
+    Alternatives,
+    Approximation,
+    Figure,
+    Group,
+    Leaf,
+    Matrix,
+    Named,
+    Pair,
+    Relation,
+    Statement,
+    Value,
+    Words,
+)
+from sapo_vl.rewards.parsing.latex import clean, mend_escapes
+from sapo_vl.rewards.parsing.matrices import as_matrix
+from sapo_vl.rewards.parsing.named_values import named_values
+from sapo_vl.rewards.parsing.number_sets import ALL, EMPTY, is_set, number_set
 from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
+from sapo_vl.rewards.parsing.relations import is_assignment, is_inequality
 
 MAX_GOLD_CHARS = 400  # a longer one is a worked solution
 _WORKED = re.compile(r"####|<answer>|\\boxed|\n\s*\n|\n.*\n")
@@ -28,7 +45,7 @@ _COMMAND = re.compile(r"\\(?:text|begin|end)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _PROSE = re.compile(r"[^\W\d_]{4,}")
 _TEXT_WORD = re.compile(r"\\text\s*\{[^{}]*[^\W\d_]{3}")
 _FORMULA_OF_ELEMENTS = re.compile(
-    r"(?=[^_{}]*\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}|[A-Za-z]\d|\d[A-Z]"
+    r"(?=[A-Za-z_{}]*\d)(?:[A-Z][a-z]?(?:_?\{?\d+\}?)?){2,}|[A-Za-z]\d|\d[A-Z]"
 )
 
 
@@ -60,13 +77,15 @@ def read_gold(answer: str, unit: str | None = None) -> GoldReading:
 
 
 def _doubt_before_parsing(answer: str) -> str:
-    if any(
-        unicodedata.category(char) in ("Cc", "Cs", "Co") and char not in "\n\t" for char in answer
-    ):
+    if any(map(_is_control, mend_escapes(answer))):
         return "control characters"
     if len(answer) > MAX_GOLD_CHARS or _WORKED.search(answer.strip()):
         return "a worked solution"
     return ""
+
+
+def _is_control(char: str) -> bool:
+    return char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs", "Co")
 
 
 def _doubt(text: str, answer_type: str) -> str:
@@ -84,30 +103,52 @@ def _doubt(text: str, answer_type: str) -> str:
 
 def _read(text: str, value: Value) -> tuple[str, str]:
     """Return answer type and rule of a parsed gold answer."""
-    if isinstance(value, Words) or _FORMULA_OF_ELEMENTS.fullmatch(text):
+    if _FORMULA_OF_ELEMENTS.fullmatch(text):
         return "text", "words"
-    if isinstance(value, Matrix):
-        return "expression", "matrix"
-    if isinstance(value, Relation):
-        is_equation = set(value.operators) <= {"=", "=="}
-        return ("equation", "equation") if is_equation else ("interval", "inequality")
     if isinstance(value, Group):
         return _read_group(value)
-    return _read_leaf(value)
+    if isinstance(value, Relation):
+        return _read_relation(value)
+    if isinstance(value, Alternatives):
+        return _read(text, value.values[0])[0], "alternatives"
+    if isinstance(value, Named):
+        return _read(text, value.value)[0], "named value"
+    if isinstance(value, Words):
+        return ("set", "set in words") if value.text in (ALL, EMPTY) else ("text", "words")
+    if isinstance(value, Leaf):
+        return _read_leaf(value)
+    return _KINDS[type(value)]
+
+
+_KINDS: dict[type, tuple[str, str]] = {
+    Matrix: ("expression", "matrix"),
+    Pair: ("expression", "pair"),
+    Approximation: ("number", "approximation"),
+    Figure: ("expression", "figure"),
+    Statement: ("equation", "statement about figures"),
+}
+
+
+def _read_relation(relation: Relation) -> tuple[str, str]:
+    if is_inequality(relation):
+        return "interval", "inequality"
+    return "equation", "named value" if is_assignment(relation) else "equation"
 
 
 def _read_group(group: Group) -> tuple[str, str]:
     if group.opening == "\\{":
         return "set", "set"
     if group.is_ordered:
-        is_interval = "[" in group.opening or "]" in group.closing or "infty" in str(group.items)
+        if as_matrix(group) is not None:
+            return "expression", "matrix"
+        is_interval = is_set(group) and len(group.items) == 2
         return ("interval", "interval") if is_interval else ("tuple", "tuple")
     if any(isinstance(item, Words) for item in group.items):
         return "text", "words"
-    if all(isinstance(item, Relation) for item in group.items):
+    if number_set(group) is not None and is_set(group):
+        return "interval", "set of numbers"
+    if named_values(group) is not None:
         return "tuple", "named values"
-    if any(isinstance(item, Group) and item.is_ordered for item in group.items):
-        return "set", "list of tuples or intervals"
     return "set", "list"
 
 

@@ -1,4 +1,4 @@
-r"""Compare expressions that have no further structure: numbers with units, bases, percents, words."""
+"""Compare expressions without further structure: numbers with units, bases, percents, words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 from sapo_vl.rewards.parsing import units
 from sapo_vl.rewards.parsing.answer_values import (
     Figure,
+    Group,
     Leaf,
     Pair,
     Relation,
@@ -69,18 +70,23 @@ def plain_words(value: Value) -> str:
     return ""
 
 
-def distinct(items: tuple[Value, ...], decider: Decider) -> tuple[Value, ...]:
+def distinct(items: tuple[Value, ...]) -> tuple[Value, ...]:
     """Return the items without those that have the same exact value or text as an earlier one."""
     kept: dict[object, Value] = {}
     for item in items:
         number = _fraction(item.text) if isinstance(item, Leaf) else None
         kept.setdefault(item if number is None else number, item)
-    values = tuple(kept.values())
-    if len(values) == 2 and isinstance(values[0], Leaf) and isinstance(values[1], Leaf):
-        # `1/3 or 0.33`: the second is the first, rounded
-        if "." in values[1].text and decider.rounding(values[0].text, values[1].text):
-            return values[:1]
-    return values
+    return tuple(kept.values())
+
+
+def is_one_value(group: Group, decider: Decider) -> bool:
+    """Whether a list is one value in two spellings: `1/3 or 0.33`."""
+    if group.joint != "or" or len(group.items) != 2:
+        return False
+    exact, rounded = group.items
+    if not isinstance(exact, Leaf) or not isinstance(rounded, Leaf) or "." not in rounded.text:
+        return False
+    return decider.rounding(exact.text, rounded.text) is True
 
 
 def is_rounded(exact: str, rounded: str, decider: Decider) -> Tristate:
@@ -98,8 +104,9 @@ def as_figure(value: Value) -> Figure | None:
 
 def figure_text(value: Value) -> str:
     """Return the expression that a figure is beside a number or a product: `AB` for a segment."""
-    if isinstance(value, Figure) and not value.kind:
-        return "".join(value.points)
+    if isinstance(value, Figure) and value.kind in ("", "vector"):
+        points = "".join(value.points)
+        return f"\\vec{{{points}}}" if value.kind else points
     return value.text if isinstance(value, Leaf | Pair) else ""
 
 

@@ -143,11 +143,11 @@ def _overlap(left: Piece, right: Piece) -> list[Piece] | None:
     high, has_high = _inner(left, right, low=False)
     if low is None or high is None:
         return None
+    both = Piece(low, high, has_low, has_high)
     ranks = _rank(low), _rank(high)
-    if ranks[0] is not None and ranks[1] is not None:
-        if ranks[0] > ranks[1] or (ranks[0] == ranks[1] and not (has_low and has_high)):
-            return []
-    return [Piece(low, high, has_low, has_high)]
+    if ranks[0] is None or ranks[1] is None or ranks[0] < ranks[1]:
+        return [both]
+    return [both] if ranks[0] == ranks[1] and has_low and has_high else []
 
 
 def _inner(left: Piece, right: Piece, low: bool) -> tuple[str | None, bool]:

@@ -38,24 +38,9 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 _HOURS = {
-    word: hour
-    for hour, word in enumerate(
-        [
-            "twelve",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-        ]
-    )
-}
+    "twelve": 12, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+}  # fmt: skip
 _HOUR = rf"(?P<hour>\d{{1,2}}|{'|'.join(_HOURS)})"
 _SPOKEN = re.compile(
     rf"(?:(?P<part>half|(?:a )?quarter|\d{{1,2}}|five|ten|twenty|twenty[- ]five)"
@@ -124,7 +109,9 @@ def parse_time(text: str) -> Pair | None:
     match = _SPOKEN.fullmatch(text)
     if match is None or not (match["part"] or match["clock"]):
         return None
-    hour = int(match["hour"]) if match["hour"].isdigit() else _HOURS[match["hour"].lower()] or 12
+    if (match["part"] or "").isdigit() and "minute" not in text and match["side"] == "to":
+        return None  # `10 to 20` is a range
+    hour = int(match["hour"]) if match["hour"].isdigit() else _HOURS[match["hour"].lower()]
     part = (match["part"] or "0").lower()
     minutes = int(part) if part.isdigit() else _MINUTES.get(part, 25)
     if match["side"] and match["side"].lower() in ("to", "before"):
@@ -147,6 +134,8 @@ def _hyphens(text: str) -> Pair | None:
         return Pair("hyphen", match.groups())
     if not (text[0].isdigit() or text[0] in "$£€¥") or text.count("-") > 4:
         return None
+    if "{" in text and "\\text" not in text:
+        return None  # `3{i}-2{j}`
     parts, unit = [], ""
     for part in text.split("-"):
         quantity = units.split(part.strip())

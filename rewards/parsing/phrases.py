@@ -32,9 +32,9 @@ _DENIAL = re.compile(
 _COMPARISONS = [
     (re.compile(pattern, re.IGNORECASE), f" {sign} ")
     for pattern, sign in (
-        (r"(?:is |are )?(?:greater|more|larger|bigger) than or (?:is )?equal to|(?:is |are )?at least"
-         r"|(?:is |are )?(?:no|not) (?:less|smaller|fewer) than|大于或?等于|不小于|不少于|不低于|至少",
-         "\\ge"),
+        (r"(?:is |are )?(?:greater|more|larger|bigger) than or (?:is )?equal to"
+         r"|(?:is |are )?at least|(?:is |are )?(?:no|not) (?:less|smaller|fewer) than"
+         "|大于或?等于|不小于|不少于|不低于|至少", "\\ge"),
         (r"(?:is |are )?(?:less|smaller) than or (?:is )?equal to|(?:is |are )?at most"
          r"|(?:is |are )?(?:no|not) (?:more|greater|larger) than|(?:does|do) not exceed"
          r"|小于或?等于|不大于|不超过|不多于|至多", "\\le"),
@@ -43,7 +43,7 @@ _COMPARISONS = [
         (r"(?:is |are )?(?:strictly )?(?:less|smaller|fewer) than|小于|少于|不到|不足", "<"),
         (r"(?:is |are )?not equal to|does not equal|不等于", "\\ne"),
         (r"\b(?:is |are )?equal to|\bequals\b|等于|[=]\s*为", "="),
-        (r"(?<![a-z])(?:approximately|approx\.?|about|roughly|nearly|almost)\s+(?=[-+$\\\d.])"
+        (r"(?<![a-z\\])(?:approximately|approx\.?|about|roughly|nearly|almost)\s+(?=[-+$\\\d.])"
          r"|大约|约为?", "\\approx"),
     )
 ]  # fmt: skip
@@ -83,12 +83,12 @@ _IS_THE_ANSWER = re.compile(
     r"\s+(?:is|are) the (?:final |correct )?(?:answer|solution|result|value)s?"
 )
 _CHINESE_IS = re.compile(
-    r"(?P<subject>[\u4e00-\u9fffA-Za-z\\ ]{1,20}?)(?:的值)?(?:是|为)[::]?\s*(?P<value>[-+\d(\\\[$].*)",
+    r"(?P<subject>[\u4e00-\u9fffA-Za-z\\ ]{1,20}?)(?:的值)?(?:是|为):?\s*(?P<value>[-+\d(\\\[$].*)",
     re.S,
 )
 _REASON = re.compile(
-    r"\s*[,;]?\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*\b(?:since|because|due to|as required|given that)\b.*"
-    r"|\s*[,;]?\s*(?:因为|由于).*",
+    r"\s*[,;]?\s*\(?\s*(?:\\text\s*\{\s*)?\(?\s*"
+    r"\b(?:since|because|due to|as required|given that)\b.*|\s*[,;]?\s*(?:因为|由于).*",
     re.IGNORECASE | re.S,
 )
 _REMARK = re.compile(
@@ -98,54 +98,26 @@ _REMARK = re.compile(
 _NOT_THAT = re.compile(r"\s*,?\s+(?:and\s+|but\s+)?(?:not|rather than)\s+(?=[-+$]*\d[^,]*$)")
 _OUT_OF = re.compile(r"\s*(\d[\d,]*)\s+out\s+of\s+(?:the\s+)?(\d[\d,]*)\b(.*)", re.S)
 _EXCEPT = re.compile(
-    r"(?:\\text\s*\{\s*)?(?:x\s*(?:is|can be)\s+)?(?:all|any|every)\s+(?:real\s+)?(?:numbers?|reals?|values?)"
-    r"(?:\s+of\s+[a-z])?\s*,?\s*(?:except|other than|but|besides)(?:\s+for)?\s*(?:\}\s*)?"
-    r"(?:[a-zA-Z]\s*(?:=|\\ne)\s*)?(?P<points>[^a-zA-Z]*\d[^a-zA-Z]*)",
+    r"(?:\\text\s*\{\s*)?(?:x\s*(?:is|can be)\s+)?(?:all|any|every)\s+(?:real\s+)?"
+    r"(?:numbers?|reals?|values?)(?:\s+of\s+[a-z])?\s*,?\s*(?:except|other than|but|besides)"
+    r"(?:\s+for)?\s*(?:\}\s*)?(?:[a-zA-Z]\s*(?:=|\\ne)\s*)?(?P<points>[^a-zA-Z]*\d[^a-zA-Z]*)",
     re.IGNORECASE,
 )
 
 _PLAIN_WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*\.?", re.U)
 _TEXT_ONLY = re.compile(r"\{?\\text\s*\{([^{}]*)\}\}?")
-_TWO_LETTER_WORDS = frozenset(
-    [
-        "no",
-        "ok",
-        "up",
-        "on",
-        "in",
-        "at",
-        "by",
-        "to",
-        "if",
-        "it",
-        "us",
-        "me",
-        "my",
-        "we",
-        "he",
-        "so",
-        "go",
-        "do",
-        "is",
-        "as",
-        "an",
-        "or",
-        "of",
-        "be",
-        "am",
-        "pm",
-        "tv",
-    ]
-)
+_TWO_LETTER_WORDS = frozenset(("no", "ok", "up", "on", "in", "to", "it", "he", "we", "is", "of"))
 _SAYINGS = {
     ALL: "all real numbers|all reals|all real number|real numbers|the real numbers|all real values"
     "|the set of all real numbers|set of all real numbers|set of real numbers|any real number"
     "|every real number|the set of real numbers|all real values of x|all real x|all values of x"
-    "|x is any real number|x is all real numbers|x is real|全体实数|任意实数|一切实数|实数集|所有实数",
+    "|x is any real number|x is all real numbers|x is real"
+    "|全体实数|任意实数|一切实数|实数集|所有实数",
     EMPTY: "no solution|no solutions|no real solution|no real solutions|there is no solution"
     "|there are no solutions|there is no real solution|there are no real solutions|empty set"
     "|the empty set|null set|has no solution|has no solutions|no roots|no real roots"
-    "|the equation has no solution|no such x|none exist|无解|空集|方程无解|无实数解|无实数根|没有解",
+    "|the equation has no solution|no such x|none exist"
+    "|无解|空集|方程无解|无实数解|无实数根|没有解",
     "does not exist": "does not exist|doesn't exist|dne|d.n.e|do not exist|it does not exist"
     "|the limit does not exist|不存在|limit does not exist",
     "undefined": "undefined|not defined|is undefined|it is undefined|无意义|没有意义",
@@ -202,7 +174,7 @@ def symbols(text: str) -> str:
     if _COMPARES.search(text):
         text = _TEXT.sub(lambda m: f" {m[1]} " if _COMPARES.search(m[1]) else m[0], text)
         for pattern, sign in _COMPARISONS:
-            text = pattern.sub(lambda _, sign=sign: sign, text)
+            text = pattern.sub(sign.replace("\\", "\\\\"), text)
     return _with_joints(text).strip()
 
 
