@@ -86,7 +86,6 @@ class Endpoint:
             deadline=self.seconds,
             retries=self.retries,
             both_orders=False,
-            api_key_variable=self.api_key_variable,
         )
         answers = [(sample(item.response), str(item.extraction.value or "")) for item in judged]
         verdicts = iter(Judge(config).verdicts(answers))
