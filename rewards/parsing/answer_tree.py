@@ -39,6 +39,7 @@ from sapo_vl.rewards.parsing.relations import (
     canonical_name,
     is_assignment,
     is_name,
+    name_first,
     split_relation,
 )
 
@@ -78,7 +79,7 @@ _NAMED_TUPLE = re.compile(r"([A-Z]'*(?:_\{?\w\}?)?)\s*(\(.*\))", re.S)
 _OR_INSIDE = re.compile(rf"(.+?)\s*\(\s*(?:{OR}|=|\\approx)\s*(.+)\)", re.S)
 _TWICE = re.compile(r"(-?[\d.,/]+)\s+\(([^()]+)\)")
 _TIGHT_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*")
+_ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?(?:[^\d,][^,]*)?")
 _RANGE_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\s*-\s*\d{1,3}(?:,\d{3})+\D*")
 _FIGURE_IN_WORDS = re.compile(r"[a-z ]{3,13} [A-Z]{1,8}$")
 _SPOKEN = re.compile(r"past|o'|noon|night|quarter|half| to |[a-z]{3}", re.IGNORECASE)
@@ -92,9 +93,9 @@ def parse(text: str, nesting: int = 0) -> Value:
     if _PLAIN_NUMBER.fullmatch(text) or nesting > MAX_NESTING:
         return Leaf(text)
     text = unwrapped(text)
-    text = units.in_digits(text) or units.compound(text) or text
     if _FIGURE_IN_WORDS.match(text) and (figure := parse_figure(text)):
         return figure
+    text = units.in_digits(text) or units.compound(text) or text
     if words := as_words(text):
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
     if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):
@@ -210,7 +211,7 @@ def _parse_single(text: str, nesting: int) -> Value:
     if "\\approx" in text and (found := _parse_approximation(text, nesting)):
         return found
     if relation := split_relation(text):
-        return relation
+        return name_first(relation)
     if match := _REALS_WITHOUT.fullmatch(text):
         text = f"{_REALS}\\setminus {match[1]}"
     for operator, joint in (("\\setminus", "setminus"), ("\\cup", "cup"), ("\\cap", "cap")):
@@ -269,6 +270,8 @@ def _parse_brackets(text: str, nesting: int) -> Value:
             parts = split_top(content, separator)
             if len(parts) > 1 and len(parts) <= MAX_ITEMS and all(parts):
                 items = tuple(parse(part, nesting + 1) for part in parts)
+                if separator == ";" and all("," in part for part in parts):
+                    items = tuple(_row(item, opening, closing) for item in items)
                 return _expand_signs(Group(items, opening, closing))
         if opening == "\\{":
             return Group((parse(content, nesting + 1),) if content.strip() else (), "\\{", "\\}")
@@ -276,6 +279,12 @@ def _parse_brackets(text: str, nesting: int) -> Value:
             return parse(content, nesting + 1)
     signs = _both_signs(Leaf(text))
     return signs[0] if len(signs) == 1 else Group(tuple(signs))
+
+
+def _row(item: Value, opening: str, closing: str) -> Value:
+    """Return a bare list as a row of `[1,2;3,4]`."""
+    is_bare = isinstance(item, Group) and not item.opening
+    return Group(item.items, opening, closing) if is_bare else item
 
 
 def _both_signs(value: Value) -> list[Value]:

@@ -60,11 +60,11 @@ def same(gold: str, answer: str, decider: Decider) -> Tristate:
     """Whether two cleaned texts are the same answer; None when the decider can't tell."""
     if not answer.strip() or not gold.strip():
         return False
-    if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
-        if " " not in answer or gold.split() == answer.split():
-            return True
+    if gold == answer:
+        return True
+    if gold.replace(" ", "") == answer.replace(" ", ""):
         gaps = [bool(_DIGIT_GAP.search(text)) for text in (gold, answer)]
-        return gaps[0] == gaps[1]  # `4 2` isn't `42`
+        return gaps[0] == gaps[1] and (not gaps[0] or gold.split() == answer.split())
     if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
         return decider.number(gold, answer)
     if _other_domain(gold, answer):
@@ -350,7 +350,11 @@ def _same_relations(gold: Value, answer: Value, decider: Decider) -> Tristate:
     is_equation = not is_assignment(answer) and not is_quantity(answer.sides[0])
     if is_equation and isinstance(gold, Leaf) and gold.text.strip() == "0":
         return False
-    return _same(gold, parse(answer.sides[-1]), decider)
+    first, last = parse(answer.sides[0]), parse(answer.sides[-1])
+    result = _same(gold, last, decider)
+    if result is False and any(map(str.isdigit, answer.sides[0])):  # `5 cm = 50 mm`
+        return all_of(_same(first, value, decider) for value in (gold, last))
+    return result
 
 
 def _two_relations(gold: Relation, answer: Relation, decider: Decider) -> Tristate:

@@ -60,7 +60,10 @@ def parse_statement(text: str) -> Statement | None:
     parts = _STATEMENT.split(text)
     if len(parts) != 3:
         return None
-    left, right = parse_figure(parts[0]), parse_figure(parts[2])
+    left, right = (
+        Figure("", (part,)) if len(part) == 1 and part.isalpha() else parse_figure(part)
+        for part in (parts[0].strip(), parts[2].strip())
+    )
     if left is None or right is None:
         return None
     operator = "\\parallel" if parts[1] == "//" else parts[1]

@@ -17,6 +17,7 @@ import unicodedata
 
 from sapo_vl.rewards.parsing import currencies
 from sapo_vl.rewards.parsing.decoration import undress
+from sapo_vl.rewards.parsing.latex_commands import FONTS, RENAMED, SIZES
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋ₐₑₒₓₖₙₘ"
@@ -110,9 +111,11 @@ def _vulgar(match: re.Match[str]) -> str:
     return f"\\frac{{{top}}}{{{bottom}}}"
 
 
+_SIMPLE = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:/[0-9]+)?")
 _CIRCLED = re.compile("[①-⑳]{2,}")
 _COMMENT = re.compile(r"(?<![\\\d\s}])%[^\n]*\n|^\s*%[^\n]*\n")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}")
+_RENAMABLE = re.compile(r"\\\\|\\([a-zA-Z]+)")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\s*\.?(?=[\s()\[\]{}|\\]|$)"
 )
@@ -121,13 +124,7 @@ _DIGIT_GAP = re.compile(
 )
 _BLANK_GROUPS = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d/]| ?\\frac| \d)")
 _WAVE = re.compile(r"(?<=[\d%])\s*~\s*(?=\d)")  # `10~20` is a range
-_SPACES = re.compile(
-    r"(?<!\\)\\(?:[,;:> ]|(?:quad|qquad|enspace|thinspace)(?![a-zA-Z]))|~|\\!|\\\n"
-)
-_NOTHING = re.compile(
-    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|left|right|bm|rm|bf|it|large|Large"
-    r"|boldsymbol|ensuremath|mathop|mathstrut|hfill|centering|newline|strut)(?![a-zA-Z])"
-)
+_SPACES = re.compile(r"(?<!\\)\\[,;:> ]|~|\\!|\\\n")
 _WORDS = re.compile(r"\\(?:mbox|textrm|textbf|textit|textsf|texttt|textnormal|mathrm|hbox|rm)\s*\{")
 _FONTS = re.compile(
     r"\\(?:mathbf|mathit|mathsf|mathcal|boldsymbol|bm|pmb|underline)\s*\{([^{}]*)\}"
@@ -157,15 +154,14 @@ _DELIMITERS = re.compile(r"\$+|\\\(|\\\)|\\\[|\\\](?!\d)")
 _SHORT_FRAC = re.compile(
     r"\\frac\s*(?:\{([^{}]*)\}|(\d|[a-zA-Z]))\s*(?:\{([^{}]*)\}|(\d|[a-zA-Z]))"
 )
-_SHORT_SQRT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+|[a-zA-Z]|\\pi)(?![a-zA-Z])")
 _ROOT_SIGN = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]*)\)|(?=\{))")
 _CUBE_ROOT = re.compile(r"∛\s*(?:(\d+|[a-zA-Z])|\(([^()]*)\))")
-_SQRT_PAREN = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _OPERATOR = re.compile(r"\\operatorname\s*\*?\s*\{\s*([a-zA-Z]+)\s*\}")
 _OPERATOR_NAMES = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arsinh", "acosh": "arcosh",
     "atanh": "artanh", "LCM": "lcm", "GCD": "gcd",
 }  # fmt: skip
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|ln)(?![a-zA-Z])")
 _INVERSE = re.compile(r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}")
 _SUPER_FIRST = re.compile(r"(\^\s*(?:\{[^{}]*\}|\w))\s*(_\s*(?:\{[^{}]*\}|\w))")
 _TEXT_AND = re.compile(r"\\text\s*\{([^{}]*?)\b(and|or)\s*\}")
@@ -183,54 +179,47 @@ _DEGREE = re.compile(
     r"\^\s*(?:\{\s*\\circ\s*\}|\\circ|°)|\\degree(?:s)?(?![a-zA-Z])|\^\s*\{\s*°\s*\}"
 )
 _REALS = r"(?:\\(?:mathbb|mathbf|Bbb)\s*\{?\s*R\s*\}?|\\R(?:eals)?(?![a-zA-Z]))"
-_SAME = [
-    (re.compile(r"\\(?:leqslant|leq|leqq|le)(?![a-zA-Z])|<="), r"\\le "),
-    (re.compile(r"\\(?:geqslant|geq|geqq|ge)(?![a-zA-Z])|>="), r"\\ge "),
-    (re.compile(r"\\(?:neq|ne)(?![a-zA-Z])|\\not\s*=|!="), r"\\ne "),
-    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
-    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
-    (re.compile(r"\\langle(?![a-zA-Z])"), "("),
-    (re.compile(r"\\rangle(?![a-zA-Z])"), ")"),
-    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
-    (re.compile(r"\\(?:smallsetminus|backslash)(?![a-zA-Z])"), r"\\setminus "),
-    (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
-    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
-    (re.compile(r"\\(?:colon|ratio)(?![a-zA-Z])"), ":"),
-    (re.compile(r"\\(?:[dtc]frac)(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\(?:varnothing|O|emptyset)(?![a-zA-Z])"), r"\\emptyset "),
-    (re.compile(r"\\(?:infin|infty)(?![a-zA-Z])|(?<![a-zA-Z\\])(?:inf|infinity)(?![a-zA-Z])"),
-     r"\\infty "),
-    (re.compile(rf"{_REALS}\s*[\^_]\s*(?:\+|\{{\s*\+\s*\}})"), r"(0,\\infty )"),
-    (re.compile(rf"{_REALS}\s*[\^_]\s*(?:-|\{{\s*-\s*\}})"), r"(-\\infty ,0)"),
-    (re.compile(rf"{_REALS}(?!\s*\^)"), r"(-\\infty ,\\infty )"),
-    (re.compile(r"\\(?:[lcd]dots|dotsc|dotsb|dotsm)(?![a-zA-Z])|\.\.\.|…"), r"\\dots "),
-    (re.compile(r"\\(?:lvert|rvert|vert)|\\mid(?![a-zA-Z])"), "|"),
-    (re.compile(r"\\(?:varepsilon)(?![a-zA-Z])"), r"\\epsilon "),
-    (re.compile(r"\\(?:varphi)(?![a-zA-Z])"), r"\\phi "),
-    (re.compile(r"\\(?:approx|thickapprox|simeq|doteq)(?![a-zA-Z])"), r"\\approx "),
-    (re.compile(r"\\(?:bar|overline)(?![a-zA-Z])\s*(?=\{[A-Za-z]+\})"), r"\\overline"),
-    (re.compile(r"\\[bp]mod(?![a-zA-Z])"), r"\\mod "),
-    (re.compile(r"\\(?:overarc|wideparen|(?:overset|stackrel)\s*\{\s*\\frown\s*\})\s*(?=\{)"),
+_RULES = [
+    ({"not"}, re.compile(r"\\not\s*="), r"\\ne "),
+    ({"mathbb", "Bbb", "R", "Reals"}, re.compile(rf"{_REALS}\s*[\^_]\s*(?:\+|\{{\s*\+\s*\}})"),
+     r"(0,\\infty )"),
+    ({"mathbb", "Bbb", "R", "Reals"}, re.compile(rf"{_REALS}\s*[\^_]\s*(?:-|\{{\s*-\s*\}})"),
+     r"(-\\infty ,0)"),
+    ({"mathbb", "Bbb", "R", "Reals"}, re.compile(rf"{_REALS}(?!\s*\^)"), r"(-\\infty ,\\infty )"),
+    ({"bar"}, re.compile(r"\\bar(?![a-zA-Z])\s*(?=\{[A-Za-z]+\})"), r"\\overline"),
+    ({"overarc", "wideparen", "overset", "stackrel"},
+     re.compile(r"\\(?:overarc|wideparen|(?:overset|stackrel)\s*\{\s*\\frown\s*\})\s*(?=\{)"),
      r"\\widehat"),
-    (re.compile(r"\\(?:vec|overrightarrow)\s*\{\s*([A-Z]'?[A-Z]'?)\s*\}"), r"\\vec{\1}"),
-    (re.compile(r"\\(?:hat|overrightarrow)\s*(?=\{)|\\vec\s*(?=\{)(?!\{[A-Z]'?[A-Z])"
+    ({"vec", "overrightarrow"},
+     re.compile(r"\\(?:vec|overrightarrow)\s*\{\s*([A-Z]'?[A-Z]'?)\s*\}"), r"\\vec{\1}"),
+    ({"vec", "overrightarrow", "hat"},
+     re.compile(r"\\(?:hat|overrightarrow)\s*(?=\{)|\\vec\s*(?=\{)(?!\{[A-Z]'?[A-Z])"
                 r"|\\(?:vec|hat)\s+(?=[a-z])"), ""),
-    (re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))"), "'"),
-    (re.compile(r"\*\*"), "^"),
+    ({"prime"}, re.compile(r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![a-zA-Z]))"), "'"),
+    ({"frac", "dfrac", "tfrac", "cfrac"}, _SHORT_FRAC, None),
+    ({"frac", "dfrac", "tfrac", "cfrac"}, _SHORT_FRAC, None),
+    ({"sqrt"}, re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    ({"sqrt"}, re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+|[a-zA-Z]|\\pi)(?![a-zA-Z])"),
+     r"\\sqrt\1{\2}"),
 ]  # fmt: skip
+"""Commands that a rule is about, its pattern and what replaces it, in order."""
+_SPACE_SIGNS = ("\\,", "\\;", "\\:", "\\>", "\\ ", "\\!", "\\\n", "~", "{,}")
+_COMMAND_NAME = re.compile(r"\\([a-zA-Z]+)")
+_SIGNS_OF_LETTERS = {"<=": "\\le ", ">=": "\\ge ", "!=": "\\ne ", "...": "\\dots ", "**": "^"}
+_INFINITY = re.compile(r"(?<![a-zA-Z\\])(?:inf|infinity)(?![a-zA-Z])")
 _BLANKS = re.compile(r"\s+")
 
 
 def clean(text: str) -> str:
     """Return the normalised LaTeX of an answer; an empty string when nothing is left."""
+    if _SIMPLE.fullmatch(text):
+        return text
     if not text.isascii():
         text = _CIRCLED.sub(_circled, text)
     text = fold(text)
-    if not text.isdigit():
-        text = _clean_latex(text)
-    return text.strip().rstrip(".,;:。").strip() if not text.endswith("\\dots") else text.strip()
+    text = _clean_latex(text)
+    text = text.strip().lstrip(":").strip()
+    return text if text.endswith("\\dots") else text.rstrip(".,;:。").strip()
 
 
 def _circled(match: re.Match[str]) -> str:
@@ -241,55 +230,83 @@ def _circled(match: re.Match[str]) -> str:
 
 
 def _clean_latex(text: str) -> str:
-    text = currencies.behind_numbers(undress(_COMMENT.sub("", text)))
-    text = text.replace("\\%", "%").replace("\\$", " ").replace("\\#", "#").replace("\\&", "&")
-    text = text.replace("\\_", "_")
-    if "\\begin" not in text:
-        text = _ESCAPED_TWICE.sub(r"\\", text)
-    elif "\\\\begin" in text:
-        text = text.replace("\\\\", "\\")
-    text = _TIMES_TEN.sub(r" \\times ", _WAVE.sub("-", text))
+    if "%" in text:
+        text = _COMMENT.sub("", text).replace("\\%", "%")
+    text = currencies.behind_numbers(undress(text))
+    if "\\" in text:
+        text = _escapes(text)
+    if "~" in text:
+        text = _WAVE.sub("-", text)
+    if "^" in text:
+        text = _TIMES_TEN.sub(r" \\times ", text)
     text = _PLAIN_NAME.sub(r"\\\1 ", text)
     if "√" in text or "∛" in text:
         text = _CUBE_ROOT.sub(lambda m: f"\\sqrt[3]{{{m[1] or m[2]}}}", text)
         text = _ROOT_SIGN.sub(
             lambda m: f"\\sqrt{{{m[1] or m[2]}}}" if m[0] != "√" else "\\sqrt", text
         )
+    for letters, sign in _SIGNS_OF_LETTERS.items():
+        text = text.replace(letters, sign)
+    if "inf" in text:
+        text = _INFINITY.sub(r"\\infty ", text)
     if "\\" in text:
-        text = _SET_BRACES.sub(r"\\", _PHANTOM.sub("", text))
-        text = _DIGIT_GAP.sub(lambda m: "," if "," in m[0].replace("\\,", "") else "", text)
-        text = _SIZES.sub("", text)
-        text = _DELIMITERS.sub(" ", text)
-        text = _SPACES.sub(" ", text)
-        text = _NOTHING.sub(" ", text)
-        text = _TEXT_SIGN.sub(r"\1", _WORDS.sub(r"\\text{", text))
-        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
-        text = _ROMAN_MATH.sub(lambda m: m[1] if m[1] in "eid" else f"\\{m[1]} ", text)
-        text = _FONTS.sub(r"{\1}", text)
-        text = _OPERATOR.sub(lambda m: f"\\{_OPERATOR_NAMES.get(m[1], m[1])} ", text)
-        text = _INVERSE.sub(r"\\arc\1", text)
-        text = (
-            _TEXT_AND.sub(r"\\text{\1} \2 ", text)
-            .replace("\\text{ }", " ")
-            .replace("\\text{}", " ")
-        )
-        text = _FUNCTION_ARGUMENT.sub(r"\1(\2)", text)
-        text = _TEXT_NUMBER.sub(r"\1", text)
-        text = _SUPER_FIRST.sub(r"\2\1", text)
-        text = _DEGREE.sub("°", text)
-        for pattern, plain in _SAME:
-            text = pattern.sub(plain, text)
-        text = _SHORT_FRAC.sub(_braced_frac, _SHORT_FRAC.sub(_braced_frac, text))
-        text = _SQRT_PAREN.sub(r"\\sqrt{\1}", text)
-        text = _SHORT_SQRT.sub(r"\\sqrt\1{\2}", text)
+        text = _commands(text)
     else:
         text = text.replace("{,}", ",").replace("$", " ")
         text = _ANGLE_TUPLE.sub(r"(\1)", text) if _ANGLE_TUPLE.fullmatch(text) else text
-        for pattern, plain in _SAME:
-            text = pattern.sub(plain, text)
+    if "^" in text or "\\degree" in text:
         text = _DEGREE.sub("°", text)
     text = _numbers(_BLANKS.sub(" ", text))
     return text.replace(" °", "°").replace("° ", "°")
+
+
+def _escapes(text: str) -> str:
+    r"""Undo escapes: `\$`, `\#`, and commands whose backslash is doubled."""
+    text = text.replace("\\$", " ").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
+    if "\\begin" not in text:
+        return _ESCAPED_TWICE.sub(r"\\", text)
+    return text.replace("\\\\", "\\") if "\\\\begin" in text else text
+
+
+def _commands(text: str) -> str:
+    """Normalise the commands of a text; a rule runs only where one of its commands occurs."""
+    used = set(_COMMAND_NAME.findall(text))
+    if not used.isdisjoint(("phantom", "hphantom", "vphantom")):
+        text = _PHANTOM.sub("", text)
+    if any(sign in text for sign in _SPACE_SIGNS):
+        text = _DIGIT_GAP.sub(lambda m: "," if "," in m[0].replace("\\,", "") else "", text)
+        text = _SPACES.sub(" ", text)
+    if not used.isdisjoint(SIZES):
+        text = _SIZES.sub("", _SET_BRACES.sub(r"\\", text))
+    text = _DELIMITERS.sub(" ", text)
+    if not used.isdisjoint(RENAMED):
+        text = _RENAMABLE.sub(lambda m: RENAMED.get(m[1] or "", m[0]), text)
+    if not used.isdisjoint(FONTS):
+        text = _FONTS.sub(r"{\1}", _WORDS.sub(r"\\text{", text))
+    if "choose" in used:
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    if "operatorname" in used:
+        text = _OPERATOR.sub(lambda m: f"\\{_OPERATOR_NAMES.get(m[1], m[1])} ", text)
+    if "\\text" in text:
+        text = _in_text(text)
+    if _FUNCTION.search(text):
+        text = _FUNCTION_ARGUMENT.sub(r"\1(\2)", _INVERSE.sub(r"\\arc\1", text))
+    if "^" in text and "_" in text:
+        text = _SUPER_FIRST.sub(r"\2\1", text)
+    for commands, pattern, plain in _RULES:
+        if not used.isdisjoint(commands):
+            text = pattern.sub(_braced_frac if plain is None else plain, text)
+    return text
+
+
+def _in_text(text: str) -> str:
+    r"""Take signs, functions, numbers and connectives out of `\text{}`."""
+    text = _ROMAN_MATH.sub(
+        lambda m: m[1] if m[1] in "eid" else f"\\{m[1]} ", _TEXT_SIGN.sub(r"\1", text)
+    )
+    text = _TEXT_AND.sub(r"\\text{\1} \2 ", text)
+    text = text.replace("\\text{ }", " ").replace("\\text{}", " ")
+    return _TEXT_NUMBER.sub(r"\1", text)
 
 
 def _numbers(text: str) -> str:

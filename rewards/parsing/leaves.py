@@ -74,7 +74,7 @@ def distinct(items: tuple[Value, ...]) -> tuple[Value, ...]:
     """Return the items without those that have the same exact value or text as an earlier one."""
     kept: dict[object, Value] = {}
     for item in items:
-        number = _fraction(item.text) if isinstance(item, Leaf) else None
+        number = _exact(item.text) if isinstance(item, Leaf) else None
         kept.setdefault(item if number is None else number, item)
     return tuple(kept.values())
 
@@ -108,6 +108,14 @@ def figure_text(value: Value) -> str:
         points = "".join(value.points)
         return f"\\vec{{{points}}}" if value.kind else points
     return value.text if isinstance(value, Leaf | Pair) else ""
+
+
+def _exact(text: str) -> object:
+    """Return the exact value of a number or percentage, else None."""
+    quantity = units.split(text)
+    if not quantity.percent:
+        return _fraction(text)
+    return _fraction(f"({quantity.value})/100")
 
 
 def _fraction(text: str) -> object:

@@ -26,8 +26,8 @@ def as_matrix(value: Value) -> Matrix | None:
         return None
     rows = []
     for row in value.items:
-        if not isinstance(row, Group) or not row.is_ordered:
-            return None
+        if not isinstance(row, Group) or row.opening == "\\{":
+            return None  # `[1,2;3,4]` has bare rows
         cells = [cell for cell in row.items if isinstance(cell, Leaf)]
         if len(cells) != len(row.items):
             return None

@@ -100,7 +100,7 @@ _OUT_OF = re.compile(r"\s*(\d[\d,]*)\s+out\s+of\s+(?:the\s+)?(\d[\d,]*)\b(.*)", 
 _EXCEPT = re.compile(
     r"(?:\\text\s*\{\s*)?(?:x\s*(?:is|can be)\s+)?(?:all|any|every)\s+(?:real\s+)?"
     r"(?:numbers?|reals?|values?)(?:\s+of\s+[a-z])?\s*,?\s*(?:except|other than|but|besides)"
-    r"(?:\s+for)?\s*(?:\}\s*)?(?:[a-zA-Z]\s*(?:=|\\ne)\s*)?(?P<points>[^a-zA-Z]*\d[^a-zA-Z]*)",
+    r"(?:\s+for)?\s*(?:\}\s*)?(?:[a-zA-Z]\s*(?:=|\\ne)\s*)?(?P<points>[^a-zA-Z]*\d(?:[^a-zA-Z]|and|or)*)",
     re.IGNORECASE,
 )
 
@@ -167,7 +167,8 @@ def symbols(text: str) -> str:
         return text
     text = _without_remarks(_REASON.sub("", text) or text)
     if match := _EXCEPT.fullmatch(text):
-        return f"(-\\infty ,\\infty )\\setminus\\{{{match['points'].strip()}\\}}"
+        points = re.sub(r"\s*,?\s*(?:and|or)\s*", ", ", match["points"]).strip()
+        return f"(-\\infty ,\\infty )\\setminus\\{{{points}\\}}"
     text = _value_of_sentence(text)
     if match := _OUT_OF.fullmatch(text):
         text = f"{match[1]}/{match[2]}{match[3]}"

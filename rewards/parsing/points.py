@@ -25,6 +25,8 @@ PROOF_DIGITS = 400
 PROVED = sympy.Rational(1, 10**380)  # the same at 400 digits
 MAX_EXPONENT = 1000  # with a larger one two different numbers can agree to 400 digits
 REAL_POINTS, MORE_POINTS = (0, 1, 2), (3, 4)
+MIXED_POINT = 1  # of these coordinates one symbol's is made negative
+MAX_MIXED = 4
 _INTEGERS = (
     (7, 3, 5, 2, 4, 6),
     (3, 7, 2, 5, 6, 4),
@@ -62,6 +64,8 @@ def compare_values(gold: Any, answer: Any, tolerance: Tolerance) -> Tristate:
             return False
     counted = [f for f in found if f.counts and f.same is True]
     others = [f.same for i, f in enumerate(found) if not f.counts and i != 2]
+    if len(counted) >= 2 and _differ_in_sign(gold, answer, tolerance):
+        return False
     if is_constant:
         equal = found[0].same
     elif len(counted) >= 2:
@@ -73,9 +77,29 @@ def compare_values(gold: Any, answer: Any, tolerance: Tolerance) -> Tristate:
     return equal
 
 
-def at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> AtPoint:
-    """Compare two expressions at one point, to 40 digits."""
-    left, right = value_at(gold, point), value_at(answer, point)
+def _differ_in_sign(gold: Any, answer: Any, tolerance: Tolerance) -> bool:
+    r"""Whether two expressions with roots differ where one symbol alone is negative.
+
+    `\sqrt{x^2 y}` is `|x|\sqrt{y}` and not `x\sqrt{y}`.
+    """
+    symbols = sorted(names(gold) | names(answer))
+    if not 1 < len(symbols) <= MAX_MIXED or not (_has_root(gold) or _has_root(answer)):
+        return False
+    found = (at_point(gold, answer, MIXED_POINT, tolerance, symbol) for symbol in symbols)
+    return any(f.counts and f.same is False for f in found)
+
+
+def _has_root(expression: Any) -> bool:
+    return expression.has(sympy.Abs, sympy.log) or any(
+        node.exp.is_Rational and node.exp.q > 1 for node in expression.atoms(sympy.Pow)
+    )
+
+
+def at_point(
+    gold: Any, answer: Any, point: int, tolerance: Tolerance, negative: str = ""
+) -> AtPoint:
+    """Compare two expressions at one point, to 40 digits; `negative` names a symbol."""
+    left, right = (value_at(side, point, negative=negative) for side in (gold, answer))
     if left is None or right is None:
         return AtPoint(None, False)
     gap, size = abs(left - right), max(abs(left), abs(right))
@@ -84,15 +108,17 @@ def at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> AtPoin
         same = bool(gap <= tolerance.rel_tol * abs(left))
     if not same and tolerance.precision is not None:
         same = bool(gap <= sympy.Rational(1, 2 * 10**tolerance.precision))
-    return AtPoint(same, is_real_at(gold, point) and is_real_at(answer, point))
+    return AtPoint(same, all(is_real_at(side, point, negative) for side in (gold, answer)))
 
 
-def value_at(expression: Any, point: int, digits: int = DIGITS) -> Any:
+def value_at(expression: Any, point: int, digits: int = DIGITS, negative: str = "") -> Any:
     """Return the value at a point, or None when it isn't a finite number."""
     if not isinstance(expression, sympy.Expr) or expression.has(AppliedUndef):
         return None
     try:
-        value = _with_real_roots(expression.subs(_values(expression, point)).doit()).evalf(digits)
+        value = _with_real_roots(
+            expression.subs(_values(expression, point, negative)).doit()
+        ).evalf(digits)
     except Exception:  # poles, unknown functions: no value here
         return None
     if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
@@ -100,9 +126,9 @@ def value_at(expression: Any, point: int, digits: int = DIGITS) -> Any:
     return value
 
 
-def is_real_at(expression: Any, point: int) -> bool:
+def is_real_at(expression: Any, point: int, negative: str = "") -> bool:
     """Whether the arguments of all even roots and logarithms are positive at a point."""
-    values = _values(expression, point)
+    values = _values(expression, point, negative)
     for node in sympy.preorder_traversal(expression):
         is_root = node.is_Pow and node.exp.is_Rational and node.exp.q % 2 == 0
         if not is_root and not isinstance(node, sympy.log):
@@ -113,11 +139,12 @@ def is_real_at(expression: Any, point: int) -> bool:
     return True
 
 
-def _values(expression: Any, point: int) -> dict[Any, Any]:
-    return {
+def _values(expression: Any, point: int, negative: str) -> dict[Any, Any]:
+    values = {
         symbol: sympy.I if symbol.name == "i" else coordinate(symbol.name, point)
         for symbol in sorted(expression.free_symbols, key=lambda s: s.name)
     }
+    return {s: -value if s.name == negative else value for s, value in values.items()}
 
 
 def coordinate(name: str, point: int) -> sympy.Rational:

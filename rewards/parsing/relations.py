@@ -84,6 +84,14 @@ def is_assignment(value: Value) -> TypeGuard[Relation]:
     return isinstance(value, Relation) and set(value.operators) == {"="} and is_name(value.sides[0])
 
 
+def name_first(relation: Relation) -> Relation:
+    """Return `x = 5` for `5 = x`, any other relation as it is."""
+    left, right = relation.sides[0], relation.sides[-1]
+    if relation.operators == ("=",) and is_name(right) and not is_name(left):
+        return Relation((right, left), relation.operators)
+    return relation
+
+
 def is_inequality(value: Value) -> TypeGuard[Relation]:
     """Whether a value has an operator other than `=`."""
     return isinstance(value, Relation) and set(value.operators) != {"="}

@@ -5,9 +5,9 @@
 
 A call ends within `deadline` seconds in all, retries and waits included, and reads at most
 `MAX_REPLY_BYTES`. Whatever else comes back (an HTML page, an empty or broken body, a message that
-is null or a list, a closed connection, a redirect) is a NoUsableReplyError with a short reason, never a
-traceback. What may pass is retried: status 429 and 5xx, a failed connection, an unreadable body.
-When most calls of a session fail, the rest isn't made (`MIN_FAILED`).
+is null or a list, a closed connection, a redirect) is a NoUsableReplyError with a short reason,
+never a traceback. What may pass is retried: status 429 and 5xx, a failed connection, an unreadable
+body. When most calls of a session fail, the rest is not made (`MIN_FAILED`).
 
 The API key is that of the environment variable JUDGE_API_KEY. Without it, OPENAI_API_KEY is sent to
 https://api.openai.com and nothing to any other address. Redirects are not followed.
@@ -165,7 +165,7 @@ class ChatSession:
             return error
 
     async def ask(self, prompt: str, max_tokens: int) -> str:
-        """Return the text of the reply to one prompt, at temperature 0. Raises NoUsableReplyError."""
+        """Return the reply to one prompt, at temperature 0. Raises NoUsableReplyError."""
         body = {
             "model": self.endpoint.model,
             "messages": [{"role": "user", "content": prompt}],

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 
 from sapo_vl.errors import DataError
-from sapo_vl.rewards.parsing import number_words
 from sapo_vl.rewards.parsing.extract import (
     Extraction,
     answer_part,
@@ -21,6 +20,7 @@ from sapo_vl.rewards.parsing.extract import (
     last_tag,
 )
 from sapo_vl.rewards.parsing.latex import clean, fold
+from sapo_vl.rewards.parsing.number_words import value_of
 from sapo_vl.rewards.parsing.phrases import fold_words, saying
 from sapo_vl.schema import Outcome, Sample, Verdict
 
@@ -66,8 +66,8 @@ def _same(gold: str, answer: str) -> bool:
         return True
     if _KIND.sub("", gold) == answer or gold == _KIND.sub("", answer):
         return True
-    number = number_words.value_of(answer) if answer else None
-    return number is not None and number == number_words.value_of(gold)
+    number = value_of(answer) if answer else None
+    return number is not None and number == value_of(gold)
 
 
 def normalise(text: str) -> str:
