@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -120,7 +120,8 @@ def decode_changes(data: bytes, factor: int = QWEN3_VL_FACTOR) -> list[str]:
 
 def is_one_colour(image: Image.Image) -> bool:
     """Whether an RGB image shows nothing: all its pixels are the same."""
-    return all(low == high for low, high in image.getextrema())
+    extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
+    return all(low == high for low, high in extrema)
 
 
 def file_format(data: bytes) -> str:

@@ -25,7 +25,7 @@ from typing import Literal
 
 from sapo_vl.data import DATASETS, READING_NOTES, Dropped, images
 from sapo_vl.data.readers.columns import parse_map
-from sapo_vl.data.readers.escapes import MENDED, mend
+from sapo_vl.data.readers.escapes import MENDED, mend, mend_gold
 from sapo_vl.data.readers.golds import TAKEN_OUT, worked_answer
 from sapo_vl.data.readers.image_refs import outside_allowed
 from sapo_vl.data.readers.text import gold_type
@@ -244,13 +244,15 @@ def _accept(
     try:
         record = _mended(record)
         reason = fault(record)
-        if not reason:
-            record = _reduced(record)
         if record.id in ids:
             way = ": name others with --map id=COLUMN, or several as id=A+B"
             reason = "the id is repeated" + (way if report.name == "generic" else "")
         if reason:
             return Dropped(record.id, reason)
+        try:
+            record = _reduced(record)
+        except DataError as error:
+            return Dropped(record.id, str(error), by_rule=True)
         sample = replace(record, images=_fit_images(record, options, report))
         refusal = check(sample) if check else None
         if refusal is not None:
@@ -264,7 +266,7 @@ def _accept(
 
 def _mended(sample: Sample) -> Sample:
     """Return a sample with the backslashes back that escapes had taken, which is noted."""
-    problem, answer = mend(sample.problem), mend(sample.answer)
+    problem, answer = mend(sample.problem), mend_gold(sample.answer)
     choices = tuple(map(mend, sample.choices))
     if (problem, answer, choices) == (sample.problem, sample.answer, sample.choices):
         return sample

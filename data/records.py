@@ -94,6 +94,8 @@ def _text_fault(sample: Sample) -> str | None:
             return f"the {name} has a mark that is neither text nor an image: {mark}"
         if char := control_character(text):
             return f"the {name} has a control character: {printable(char)}"
+    if "\t" in sample.answer.strip():
+        return "the gold answer has a control character: \\t"
     if sample.precision is not None and not 0 <= sample.precision <= MAX_PRECISION:
         return f"the precision is not from 0 to {MAX_PRECISION}: {str(sample.precision)[:40]}"
     if sample.rel_tol is not None and not 0 < sample.rel_tol < 1:

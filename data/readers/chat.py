@@ -143,7 +143,7 @@ def _is_image(part: dict[str, Any]) -> bool:
     others = [k for k, v in part.items() if k not in _NOT_CONTENT and not is_missing(v)]
     media = next((k for k in others if k.lower().startswith(("video", "audio", "input_audio"))), "")
     if kind not in _TEXT_TYPES or media:
-        raise DataError(f"a chat's part is neither text nor image: {kind or media!r}")
+        raise DataError(f"a chat's part is neither text nor image: {media or kind!r}")
     if kind == "" and others:
         if not all(key.startswith(("image", "inline", "path", "bytes", "url")) for key in others):
             raise DataError(f"a chat's part is neither text nor image: {', '.join(others)!r:.100}")

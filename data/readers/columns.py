@@ -22,7 +22,7 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "answer": ("answer", "gold", "label", "ground_truth", "target", "solution"),
     "images": ("images", "image", "decoded_image", "image_path", "image_file", "img", "file_name"),
     "choices": ("choices", "options", "option"),
-    "context": ("context", "passage", "system"),
+    "context": ("system", "context", "passage"),
     "id": ("id", "pid", "qid", "question_id"),
     "task": ("task", "category", "subject"),
     "split": (),
@@ -32,7 +32,7 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "unit": ("unit",),
 }
 """Field of a sample -> column names it is read from when it is not mapped, best first. `context` is
-text that goes before the problem."""
+text that goes before the problem, joined from all of its columns."""
 
 REQUIRED = ("problem", "answer")
 
@@ -113,7 +113,7 @@ def with_common_names(seen: Iterable[str], columns: Mapping[str, str]) -> dict[s
     for field, names in COMMON_NAMES.items():
         present = [by_lower[name] for name in names if name in by_lower]
         if field not in field_columns and present:
-            field_columns[field] = present[0]
+            field_columns[field] = "+".join(present) if field == "context" else present[0]
     if field_columns.get("problem", "").lower() == "instruction" and "input" in by_lower:
         field_columns["problem"] += f"+{by_lower['input']}"  # Alpaca's two halves of a problem
     return field_columns

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -31,6 +33,9 @@ hundredth; a bomb reaches a thousandth."""
 
 RATIO_FROM = 2**26
 """Unpacked bytes from which MAX_RATIO counts; less harms nobody."""
+
+MAX_PROBED_BYTES = 2**30
+"""Unpacked bytes that are counted ahead."""
 
 KINDS = {
     ".parquet": "parquet",
@@ -159,6 +164,7 @@ def read_lines(file: Path) -> Iterator[bytes]:
         DataError: a line is over `MAX_LINE_BYTES`, or the file unpacks without an end.
     """
     packed, read = file.stat().st_size, 0
+    _refuse_bomb(file, packed, _unpacked_size(file, packed, file.stat().st_mtime_ns))
     with opened(file) as stream:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):
@@ -189,6 +195,21 @@ def read_whole(file: Path) -> bytes:
                     f"{file}: over {MAX_JSON_BYTES >> 30} GiB; save it as JSON lines, a record each"
                 )
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _unpacked_size(file: Path, packed: int, changed_ns: int) -> int:
+    """Return how many bytes a packed file unpacks to, counted up to where it is a bomb or 1 GiB.
+
+    Looked at ahead, since a bomb may be of many short records, each of which takes its time.
+    """
+    most, read = min(max(RATIO_FROM, MAX_RATIO * packed), MAX_PROBED_BYTES), 0
+    with opened(file) as stream:
+        if isinstance(stream, io.BufferedReader):
+            return packed
+        while read <= most and (part := stream.read(2**20)):
+            read += len(part)
+    return read
 
 
 def _refuse_bomb(file: Path, packed: int, read: int) -> None:

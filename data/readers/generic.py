@@ -44,7 +44,7 @@ from sapo_vl.data.readers.columns import (
     unmapped,
     with_common_names,
 )
-from sapo_vl.data.readers.escapes import MENDED, mend
+from sapo_vl.data.readers.escapes import MENDED, mend, mend_gold
 from sapo_vl.data.readers.files import record_files
 from sapo_vl.data.readers.golds import IndexVotes, as_index, read_gold_cell
 from sapo_vl.data.readers.image_refs import (
@@ -273,7 +273,7 @@ class _RowReader:
         placed = marks.place(problem, refs, from_zero=from_zero)
         unit = "" if is_missing(cells.get("unit")) else cell_text(cells["unit"])
         answer = cells["answer"]
-        mended = mend(answer) if isinstance(answer, str) else answer
+        mended = mend_gold(answer) if isinstance(answer, str) else answer
         indices = self._survey.indices if _may_be_index(mended, choices) else "from 0"
         gold = read_gold_cell(mended, choices, indices, unit or None)
         if mended != answer or mend(asked.text) != asked.text:
@@ -345,13 +345,15 @@ def _question(cells: dict[str, Any]) -> chat.Asked:
 def _with_context(asked: chat.Asked, cells: dict[str, Any]) -> chat.Asked:
     if is_missing(asked.text):
         return asked._replace(text="")
-    context = cells.get("context")
-    if is_missing(context) or (isinstance(context, str) and context.strip() in asked.text):
-        return asked
-    if not isinstance(context, str):
-        return asked._replace(notes=(*asked.notes, "a context that is no text, left out"))
-    text = f"{context.strip()}\n\n{asked.text}"
-    return asked._replace(text=text, notes=(*asked.notes, "a context, put in front of the problem"))
+    found = cells.get("context")
+    parts = [part for part in (found if isinstance(found, list) else [found])
+             if not is_missing(part)]  # fmt: skip
+    texts = [part.strip() for part in parts if isinstance(part, str)]
+    notes = ["a context that is no text, left out"] if len(texts) < len(parts) else []
+    before = [text for text in texts if text not in asked.text]
+    if before:
+        notes.append("a context, put in front of the problem")
+    return asked._replace(text="\n\n".join((*before, asked.text)), notes=(*asked.notes, *notes))
 
 
 def _refuse_other_media(row: Row) -> None:

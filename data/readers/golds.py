@@ -29,6 +29,7 @@ from sapo_vl.data.readers.text import (
 )
 from sapo_vl.errors import DataError
 from sapo_vl.rewards.parsing.extract import final_answer
+from sapo_vl.rewards.parsing.gold import MAX_GOLD_CHARS
 
 TAKEN_OUT = "a worked solution as the gold answer, its marked answer taken"
 """The note of such a record."""
@@ -163,7 +164,7 @@ def final_part(text: str) -> str:
     tagged = answer_in_tags(text[close + len("</think>") :] if close >= 0 else text)
     hashes = _HASHES.search(tagged)
     if hashes:
-        return strip_answer(hashes[1])
+        tagged = hashes[1]
     boxed = _in_boxes(tagged)
     if boxed is not None:
         return strip_answer(boxed)
@@ -209,10 +210,12 @@ def _in_boxes(text: str) -> str | None:
 def _is_prose(text: str) -> bool:
     """Whether a text reasons or says the answer in a sentence, and is no answer itself."""
     words = len(_WORD.findall(_NAME.sub(" ", _COMMAND.sub(" ", text))))
+    if len(text) > MAX_GOLD_CHARS or _STATES.search(text):
+        return True
     if words < 3:
         return text.count("\n") > 1 and "=" in text
     has_value = any(char.isdigit() for char in text)
-    if _STATES.search(text) or (has_value and _SENTENCE_END.search(text)):
+    if has_value and _SENTENCE_END.search(text):
         return True
     return (words > 4 and "=" in text) or words > 60
 
@@ -262,11 +265,18 @@ def _several(items: list[Any], choices: Sequence[str], indices: str) -> Gold:
 
 def _text_letter(text: str, choices: Sequence[str]) -> str | None:
     """Return the letter of the choice with this text, or with the same number as 1 or 1.0."""
-    folded = [fold(choice) for choice in choices]
-    for wanted in (fold(text), fold(text).removesuffix(".0")):
-        if wanted in folded:
-            return ascii_uppercase[folded.index(wanted)]
+    for normal in (fold, _whole_number):
+        normals = [normal(choice) for choice in choices]
+        if normal(text) in normals:
+            return ascii_uppercase[normals.index(normal(text))]
     return None
+
+
+def _whole_number(text: str) -> str:
+    """Return "10" for 10, 10. and 10.0, and any other text folded."""
+    folded = fold(text)
+    whole, point, decimals = folded.partition(".")
+    return whole if point and whole.isdecimal() and not decimals.strip("0") else folded
 
 
 def _letter(text: str, choices: Sequence[str], indices: str) -> str | None:

@@ -47,6 +47,7 @@ _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 _KEYS = (
     *("bytes", "base64", "b64_json", "data", "path", "url", "uri", "src", "image", "image_url"),
     *("source", "image_path", "file", "file_name", "filename", "inline_data", "inlineData"),
+    *("img", "picture", "content"),
 )
 """Keys of an image object; the first one that is set wins."""
 _LINK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -28,7 +28,8 @@ _NAMED = re.compile(
     r"|!\[[^\[\]\n]{0,500}\]\((?P<e>[^()\s]+)\)"
 )
 _PLAIN = re.compile(
-    r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|(?:<\|image_pad\|>)+"
+    r"<\|vision_start\|>(?:(?:<\|image_pad\|>)+|\s{0,3}<image>\s{0,3})<\|vision_end\|>"
+    r"|(?:<\|image_pad\|>)+"
     r"|<\|begin_of_image\|>(?:<\|image\|>)+<\|end_of_image\|>"
     r"|<\|(?:image|img|imgpad|image_start|media_pad)\|>|<(?:img|image)>(?:<IMG_CONTEXT>)+</(?:img|image)>"
     r"|\(<image>\./</image>\)|(?:<IMG_CONTEXT>)+|<im_start>(?:<im_patch>)*<im_end>|(?:<im_patch>)+"
