@@ -2,8 +2,9 @@
 
 Equal questions of a batch are asked once. "Equal" and "not equal" are cached, failures never. A job
 that timed out, crashed or ran out of memory is retried once, alone, with twice the deadline; if it
-fails again it has no verdict, and the trainer masks the response. A job over a limit has no verdict
-at once.
+fails again it has no verdict, and the trainer masks the response. After MAX_FAILED_RETRIES retries
+of a batch that failed again, the others aren't retried. A job over a limit has no verdict at once.
+A user's function that mostly gives no answer is not asked further in that batch (processes.py).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from sapo_vl.rewards.pool.jobs import (
     RewardJob,
     UserJob,
 )
-from sapo_vl.rewards.pool.processes import Pool
+from sapo_vl.rewards.pool.processes import FAILED, Pool
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 LOAD_SECONDS = 60.0  # a user's file may import large packages
 CACHE_SIZE = 200_000
-_RETRIED = ("timeout", "crash", "memory")
+MAX_FAILED_RETRIES = {"symbolic": 8, "plain": 2}  # by the pool's kind
 
 
 class PoolClient:
@@ -107,12 +108,18 @@ class PoolClient:
         self, pool: Pool, jobs: Sequence[RewardJob], load: Sequence[LoadJob] = ()
     ) -> list[Reply]:
         """Run the jobs, with one retry; `load` runs before a retry, whose worker may be new."""
-        replies = pool.run(jobs) if jobs else []
+        is_user = bool(load)
+        replies = pool.run(jobs, give_up=is_user) if jobs else []
+        gave_up = any(reply.status == "not asked" for reply in replies)
+        allowed = 0 if gave_up else MAX_FAILED_RETRIES[pool.kind]
         for i, reply in enumerate(replies):
-            if reply.status in _RETRIED:
+            if allowed == 0:
+                break
+            if reply.status in FAILED:
                 if load:
                     pool.run(load, deadline=LOAD_SECONDS)
                 replies[i] = pool.run([jobs[i]], deadline=2 * self.deadline)[0]
+                allowed -= replies[i].status in FAILED
         return replies
 
     def _store(self, question: Question, verdict: Verdict) -> None:

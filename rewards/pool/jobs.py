@@ -56,7 +56,7 @@ RewardJob = EqualJob | UserJob | LoadJob
 class Reply:
     """The result of a job."""
 
-    status: str  # done, timeout, crash, memory, limit, error
+    status: str  # done, timeout, crash, memory, limit, error, not asked
     reason: str = ""
     seconds: float = 0.0  # measured in the worker; the deadline for a timeout
     outcome: str = ""  # an Outcome's value; empty for a LoadJob and for a job that failed

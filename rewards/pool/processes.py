@@ -5,7 +5,10 @@
     pool.close()
 
 One job is in flight per worker. The deadline counts from dispatch on a monotonic clock; a worker
-that misses it is killed, reaped and replaced, and its job ends as a timeout (client.py retries).
+that misses it is killed with its process group, reaped and replaced, and its job ends as a timeout
+(client.py retries). With `give_up`, jobs that have not started end as "not asked" once at least
+`MIN_FAILED` jobs got no answer (deadline, crash, memory) and these are more than half of all that
+ended: a function that hangs every time costs seconds, not hours.
 Workers are plain subprocesses: forking a process that has threads or a CUDA context isn't safe, and
 `__main__` is not imported again. They are recycled after `MAX_JOBS` jobs or above `MAX_RSS_KB` of
 memory. Thread-safe: concurrent `run` calls are serialised.
@@ -13,11 +16,14 @@ memory. Thread-safe: concurrent `run` calls are serialised.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pickle
+import select
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +41,11 @@ START_SECONDS = 180.0  # a worker that isn't ready by then has failed to start
 MAX_FAILED_STARTS = 3
 MAX_JOBS = 2000
 MAX_RSS_KB = 700_000
+MIN_FAILED = 8
+SOCKET_SECONDS = 10.0  # for a message that has begun; a worker that stops in it has crashed
+LEAVING_SECONDS = 1.0  # between a worker's last message and its end
+FAILED = ("timeout", "crash", "memory")
+"""Statuses of a job whose worker gave no answer."""
 _ENVIRONMENT = {
     "SYMPY_GROUND_TYPES": "python",  # with gmpy2 a huge power can't be interrupted, or aborts
     "MPMATH_NOGMPY": "1",
@@ -48,6 +59,7 @@ _ENVIRONMENT = {
 class _Worker:
     process: subprocess.Popen[bytes]
     channel: socket.socket
+    pidfd: int  # readable once the process has ended, even if a child of it holds the channel
     is_ready: bool = False
     jobs_done: int = 0
     job: int | None = None  # index of the job in flight
@@ -67,14 +79,17 @@ class Pool:
         self.kind = "symbolic" if symbolic else "plain"
         self.kills = 0
         self._failed_starts = 0
+        self._failed = 0  # jobs of this run whose worker gave no answer
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
 
-    def run(self, jobs: Sequence[RewardJob], deadline: float | None = None) -> list[Reply]:
+    def run(
+        self, jobs: Sequence[RewardJob], deadline: float | None = None, give_up: bool = False
+    ) -> list[Reply]:
         """Return one Reply per job, in order. Raises RuntimeError when no worker can start."""
         with self._lock:
-            return self._run(jobs, deadline or self.deadline)
+            return self._run(jobs, deadline or self.deadline, give_up)
 
     def close(self) -> None:
         """Kill and reap all workers. Idempotent."""
@@ -82,10 +97,18 @@ class Pool:
             for worker in list(self._workers):
                 self._stop(worker)
 
-    def _run(self, jobs: Sequence[RewardJob], deadline: float) -> list[Reply]:
+    def _run(self, jobs: Sequence[RewardJob], deadline: float, give_up: bool) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(jobs)
         queue = deque(range(len(jobs)))
+        self._failed = 0
         while queue or any(worker.job is not None for worker in self._workers):
+            in_flight = sum(worker.job is not None for worker in self._workers)
+            ended = len(jobs) - len(queue) - in_flight
+            if give_up and queue and self._failed >= MIN_FAILED and 2 * self._failed > ended:
+                for index in queue:
+                    replies[index] = Reply("not asked", "most calls before it had no answer")
+                queue.clear()
+                continue
             while len(self._workers) < min(self.size, len(queue)):
                 self._start()
             for worker in self._workers:
@@ -94,7 +117,8 @@ class Pool:
             next_expiry = min((w.expires for w in self._workers), default=math.inf)
             timeout = None if next_expiry == math.inf else max(0.0, next_expiry - time.monotonic())
             for key, _ in self._selector.select(timeout):
-                self._receive(key.data, replies)
+                if key.data in self._workers:  # not stopped by the event before
+                    self._receive(key.data, replies)
             self._kill_expired(replies, deadline)
         return [reply for reply in replies if reply is not None]
 
@@ -112,9 +136,12 @@ class Pool:
             start_new_session=True,
         )
         worker_end.close()
-        worker = _Worker(process, parent_end, expires=time.monotonic() + START_SECONDS)
+        parent_end.settimeout(SOCKET_SECONDS)
+        pidfd = os.pidfd_open(process.pid)
+        worker = _Worker(process, parent_end, pidfd, expires=time.monotonic() + START_SECONDS)
         self._workers.append(worker)
         self._selector.register(parent_end, selectors.EVENT_READ, worker)
+        self._selector.register(pidfd, selectors.EVENT_READ, worker)
 
     def _dispatch(
         self, worker: _Worker, queue: deque[int], jobs: Sequence[RewardJob], deadline: float
@@ -130,35 +157,49 @@ class Pool:
             self._stop(worker)
 
     def _receive(self, worker: _Worker, replies: list[Reply | None]) -> None:
+        message: dict[str, Any] | None = None
         try:
-            body = receive(worker.channel)
-        except OSError:
-            body = None
-        if body is None:
+            # Readable, or its process has ended and perhaps left nothing in the channel.
+            if _is_readable(worker.channel.fileno(), 0):
+                body = receive(worker.channel)
+                message = None if body is None else json.loads(body)
+        except (OSError, ValueError):
+            message = None
+        if message is None or not self._take(worker, message, replies):
             self._handle_exit(worker, replies)
-            return
-        message: dict[str, Any] = json.loads(body)
-        worker.expires = math.inf
-        if message["status"] == "ready":
-            worker.is_ready, self._failed_starts = True, 0
-            return
-        assert worker.job is not None, message
-        rss = message.pop("rss_kb")
-        replies[worker.job] = Reply(**message)
-        worker.job = None
+
+    def _take(self, worker: _Worker, message: Any, replies: list[Reply | None]) -> bool:
+        """Accept a worker's message; False for one that no worker of ours sends."""
+        if not isinstance(message, dict):
+            return False
+        if message.get("status") == "ready":
+            worker.is_ready, worker.expires, self._failed_starts = True, math.inf, 0
+            return True
+        try:
+            rss = message.pop("rss_kb")
+            reply = Reply(**message)
+        except (KeyError, TypeError):
+            return False
+        if worker.job is None:
+            return False
+        replies[worker.job] = reply
+        self._failed += reply.status in FAILED
+        worker.job, worker.expires = None, math.inf
         worker.jobs_done += 1
         if worker.jobs_done >= MAX_JOBS or rss > MAX_RSS_KB:
             self._stop(worker)
+        return True
 
     def _handle_exit(self, worker: _Worker, replies: list[Reply | None]) -> None:
-        self._stop(worker)
-        code = worker.process.returncode
+        _is_readable(worker.pidfd, LEAVING_SECONDS)
+        how = self._stop(worker)
         if worker.job is not None:
-            replies[worker.job] = Reply("crash", f"the worker ended with code {code}")
+            replies[worker.job] = Reply("crash", f"the worker {how}")
+            self._failed += 1
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                raise RuntimeError(f"a verifier worker doesn't start (exit code {code})")
+                raise RuntimeError(f"a verifier worker doesn't start: it {how}")
         self._start()
 
     def _kill_expired(self, replies: list[Reply | None], deadline: float) -> None:
@@ -168,14 +209,30 @@ class Pool:
             self.kills += 1
             if worker.job is not None:
                 replies[worker.job] = Reply("timeout", f"no answer within {deadline:g} s", deadline)
+                self._failed += 1
                 self._start()
             elif not worker.is_ready:
                 raise RuntimeError(f"a verifier worker isn't ready after {START_SECONDS:g} s")
 
-    def _stop(self, worker: _Worker) -> None:
-        """Kill a worker, reap it and drop it from the pool."""
+    def _stop(self, worker: _Worker) -> str:
+        """Kill a worker and its children, reap it and drop it; return how it ended, in words."""
         self._workers.remove(worker)
         self._selector.unregister(worker.channel)
+        self._selector.unregister(worker.pidfd)
         worker.channel.close()
-        worker.process.kill()
+        os.close(worker.pidfd)
+        code = worker.process.poll()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.process.pid, signal.SIGKILL)  # its own session: its children as well
         worker.process.wait()
+        if code is None:
+            return "was killed"
+        if code < 0:
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"left with exit code {code}"
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))

@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import json
 import logging
+import os
 import pickle
 import resource
 import socket
@@ -31,12 +32,16 @@ from sapo_vl.schema import Outcome, Verdict
 HEADER = struct.Struct("!I")
 """The length of the message body that follows, in bytes."""
 
+MAX_TEXT = 2000  # characters of a reason or an extracted answer
+
 _loaded: dict[str, Any] = {}  # target -> a user's function
 
 
 def main() -> None:
     """Set the limits, report "ready", and run jobs until the socket closes."""
     channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)  # a program that a user's function starts must not hold it open
+    process = os.getpid()
     memory = int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -50,6 +55,8 @@ def main() -> None:
             _limit_cpu(deadline)
             start = time.perf_counter()
             reply = replace(run_job(job), seconds=time.perf_counter() - start)
+            if os.getpid() != process:
+                os._exit(0)  # a user's function forked, and this is the child: no second reply
             _send(channel, asdict(reply) | {"rss_kb": _resident_kb()})
 
 
@@ -76,7 +83,14 @@ def run_job(job: RewardJob) -> Reply:
     except RecursionError:
         return Reply("limit", "nested too deep")
     except Exception as error:  # the boundary of a job: recorded as its reason
-        return Reply("error", f"raised {error!r}"[:500])
+        return Reply("error", _raised(error))
+
+
+def _raised(error: Exception) -> str:
+    try:
+        return f"raised {error!r}"[:500]
+    except Exception:  # a repr of the user's that raises itself
+        return f"raised {type(error).__name__}"
 
 
 def _decide(job: EqualJob) -> Reply:
@@ -129,14 +143,38 @@ def _load(target: str, key: str = "rewards") -> Any:
 
 
 def as_verdict(result: Any) -> Verdict:
-    """Return the Verdict for a user function's result. Raises ValueError for a wrong one."""
-    if isinstance(result, Verdict):
-        return result
-    score = float(result)
+    """Return the Verdict for a user function's result. Raises ValueError for a wrong one.
+
+    Right is a Verdict whose score is in [0, 1], or a number in [0, 1]: also a bool, a numpy scalar
+    or a tensor with one element.
+    """
+    if not isinstance(result, Verdict):
+        score = _score(result, "returned")
+        outcome = Outcome.CORRECT if score >= 0.5 else Outcome.WRONG
+        return Verdict(outcome, score, f"scored {score:g}")
+    try:
+        outcome = Outcome(result.outcome)
+    except ValueError:
+        raise ValueError(f"returned a Verdict with the outcome {result.outcome!r}"[:200]) from None
+    score = 0.0
+    if outcome is not Outcome.NO_VERDICT:
+        score = _score(result.score, "returned a Verdict with the score")
+    extracted = None if result.extracted is None else str(result.extracted)[:MAX_TEXT]
+    return Verdict(outcome, score, str(result.reason)[:MAX_TEXT], extracted)
+
+
+def _score(value: Any, what: str) -> float:
+    """Return a number in [0, 1] as a float. Raises ValueError that begins with `what`."""
+    allowed = "allowed is a Verdict or a number in [0, 1]"
+    if value is None or isinstance(value, str | bytes | bytearray):
+        raise ValueError(f"{what} {value!r}"[:200] + f", {allowed}")
+    try:
+        score = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ValueError(f"{what} a {type(value).__name__}, {allowed}") from None
     if not 0.0 <= score <= 1.0:
-        raise ValueError(f"returned {score}, allowed is a Verdict or a number in [0, 1]")
-    outcome = Outcome.CORRECT if score >= 0.5 else Outcome.WRONG
-    return Verdict(outcome, score, f"scored {score:g}")
+        raise ValueError(f"{what} {score}, {allowed}")
+    return score
 
 
 def _limit_cpu(deadline: float) -> None:

@@ -2,23 +2,21 @@
 
 The score is 2 * (sum of the matched IoUs) / (gold boxes + answered boxes), a soft F1. Correct: as
 many boxes as the gold answer has, each matched with an IoU of at least `MIN_IOU`. A box is four
-finite ordered numbers with a positive area, in the gold answer's coordinates; nothing is rescaled.
+finite ordered numbers with a positive area, or two points, in the gold answer's coordinates;
+nothing is rescaled. parsing/coordinates.py has the forms that are read.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 
 from sapo_vl.errors import DataError
+from sapo_vl.rewards.parsing.coordinates import coordinates
 from sapo_vl.rewards.parsing.extract import answer_part, last_box, last_tag
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 MIN_IOU = 0.5
 MAX_BOXES = 256
-MAX_COORDINATE = 1e6
-_LIST = re.compile(r"\[\s*([^\[\]]{1,200}?)\s*\]")
 
 Box = tuple[float, float, float, float]
 
@@ -51,28 +49,27 @@ def marked_text(response: str) -> str:
 
 def parse_boxes(text: str) -> list[Box] | str:
     """Return the boxes in `text`, or the reason why it can't be read as boxes."""
-    boxes = []
-    for content in _LIST.findall(text):
-        numbers = parse_numbers(content)
-        if numbers is None or len(numbers) != 4:
-            return f"[{content[:60]}] is not four finite numbers"
-        x1, y1, x2, y2 = numbers
+    found = coordinates(text)
+    if isinstance(found, str):
+        return found
+    boxes: list[Box] = []
+    corner: tuple[float, ...] = ()
+    for numbers in found:
+        if len(numbers) == 4 and corner:
+            break
+        if len(numbers) == 2 and not corner:
+            corner = numbers
+            continue
+        x1, y1, x2, y2 = corner + numbers
+        corner = ()
         if x1 >= x2 or y1 >= y2:
-            return f"[{content[:60]}] has no area"
+            return f"{[x1, y1, x2, y2]} has no area"
         boxes.append((x1, y1, x2, y2))
+    if corner:
+        return f"{list(corner)} is a single point, not a box"
     if not boxes:
         return "no box found"
     return boxes if len(boxes) <= MAX_BOXES else f"more than {MAX_BOXES} boxes"
-
-
-def parse_numbers(text: str) -> list[float] | None:
-    """Return comma-separated numbers; None unless all are finite and within MAX_COORDINATE."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        return None
-    in_range = all(math.isfinite(n) and abs(n) <= MAX_COORDINATE for n in numbers)
-    return numbers if in_range else None
 
 
 def iou(a: Box, b: Box) -> float:

@@ -5,7 +5,8 @@
 verify_rows.py has the fields of a row. Each row gives one verdict, in order; the last line on
 stdout is a JSON object of totals. A gold answer that can't be used is `no_verdict` for its row. A
 malformed row or an unknown verifier ends the command with file and line, before anything is
-written. With `--judge` the default verifier is `answer_or_judge` in place of `answer`.
+written. The output takes its name when it is complete, and is never the input. With `--judge` the
+default verifier is `answer_or_judge` in place of `answer`.
 """
 
 from __future__ import annotations
@@ -15,37 +16,46 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from sapo_vl.cli.verify_rows import VerifyRow, open_text, read_rows
+from sapo_vl.cli.verify_rows import VerifyRow, open_output, read_rows
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.rewards import JUDGED
-from sapo_vl.rewards.parsing.extract import Extraction
+from sapo_vl.rewards.parsing.extract import MAX_ANSWER_CHARS, Extraction
+from sapo_vl.rewards.parsing.statements import stated_value
 from sapo_vl.rewards.pool.client import PoolClient
 from sapo_vl.rewards.pool.jobs import NeedsWorker
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers import maths
+from sapo_vl.rewards.verifiers.endpoint import ChatEndpoint
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
+from sapo_vl.runs.files import atomic_write
 from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.schema import Outcome, Sample, Verdict
 
-CHUNK = 2048  # rows in memory at a time
+CHUNK_ROWS, CHUNK_CHARS = 2048, 1 << 25  # in memory at a time
+MAX_DEADLINE = 3600.0  # seconds
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Verify all rows and print the totals. Raises DataError for a malformed row."""
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise DataError("--judge and --judge-model go together")
-    if arguments.deadline <= 0 or (arguments.workers is not None and arguments.workers < 1):
-        raise DataError("--deadline and --workers must be positive")
+    if not 0 < arguments.deadline <= MAX_DEADLINE:
+        raise DataError(f"--deadline must be above 0 and at most {MAX_DEADLINE:g} s")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise DataError("--workers must be positive")
     if not arguments.input.is_file():
         raise DataError(f"--in {arguments.input}: no such file")
+    if arguments.out.exists() and arguments.out.samefile(arguments.input):
+        raise DataError(f"--out {arguments.out}: is the file of --in, which it would replace")
     judge = None
     if arguments.judge:
+        ChatEndpoint(arguments.judge, arguments.judge_model).check_url("--judge")
         judge = Judge(JudgeConfig(arguments.judge, arguments.judge_model))
         judge.check()
     verifier = "answer_or_judge" if judge else "answer"
@@ -75,12 +85,12 @@ def _check_rows(rows: Iterator[VerifyRow], rubric: Rubric) -> int:
 def _write_verdicts(path: Path, rows: Iterator[VerifyRow], count: int, rubric: Rubric) -> Totals:
     totals = Totals()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            open_text(path, "wt") as out,
+            _complete_or_absent(path) as target,
+            open_output(target, path.name) as out,
             ProgressDisplay(None, count, "verify", Console(stderr=True)) as progress,
         ):
-            while chunk := list(islice(rows, CHUNK)):
+            for chunk in _chunks(rows):
                 for row, verdict in zip(chunk, verify(chunk, rubric), strict=True):
                     out.write(json.dumps(_record(row, verdict), ensure_ascii=False) + "\n")
                     totals.add(verdict)
@@ -88,6 +98,24 @@ def _write_verdicts(path: Path, rows: Iterator[VerifyRow], count: int, rubric: R
     except OSError as error:
         raise SetupError(f"--out {path}: {error}") from error
     return totals
+
+
+def _complete_or_absent(path: Path) -> AbstractContextManager[Path]:
+    """Return where to write: a temporary file that is renamed at the end, or a device itself."""
+    return nullcontext(path) if path.exists() and not path.is_file() else atomic_write(path)
+
+
+def _chunks(rows: Iterator[VerifyRow]) -> Iterator[list[VerifyRow]]:
+    chunk: list[VerifyRow] = []
+    chars = 0
+    for row in rows:
+        chunk.append(row)
+        chars += len(row.response) + len(row.sample.answer)
+        if len(chunk) == CHUNK_ROWS or chars > CHUNK_CHARS:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
 
 
 def verify(chunk: list[VerifyRow], rubric: Rubric) -> list[Verdict]:
@@ -110,7 +138,8 @@ def verify(chunk: list[VerifyRow], rubric: Rubric) -> list[Verdict]:
 
 def _compare_bare(sample: Sample, response: str) -> Verdict | NeedsWorker:
     """Compare a response that is the answer itself."""
-    return maths.compare(sample, Extraction(response.strip() or None, "a bare answer"))
+    answer = stated_value(response.strip()) if len(response) <= MAX_ANSWER_CHARS else response
+    return maths.compare(sample, Extraction(answer.strip() or None, "a bare answer"))
 
 
 def _record(row: VerifyRow, verdict: Verdict) -> dict[str, Any]:

@@ -12,21 +12,28 @@ itself and nothing has to be extracted from it. Other keys are ignored.
 
 Rows in the format of the labelled pairs have a `mode` in place of `verifier`, `answer_type` and
 `bare`, and may spell the response `response_or_answer`, or `response_repeat` ([prefix, unit, n,
-suffix]: prefix + n * unit + suffix) where it is huge.
+suffix]: prefix + n * unit + suffix) where it is huge. A row is at most MAX_LINE_BYTES long.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from sapo_vl.errors import DataError, nearest
+from sapo_vl.rewards.parsing.letters import LETTERS
 from sapo_vl.rewards.verifiers.answer import MATHEMATICAL
 from sapo_vl.schema import ANSWER_TYPES, Sample
+
+MAX_LINE_BYTES = 1 << 24  # of one row, unpacked
+MAX_BLANK_LINES = 100_000  # in a row: a few kB of gzip can hold billions
+MAX_PRECISION = 30  # decimals
+GZIP_MAGIC = b"\x1f\x8b"
 
 MODES: dict[str, dict[str, Any]] = {
     "answer": {"bare": True},
@@ -57,37 +64,57 @@ class VerifyRow:
 
 
 def read_rows(path: Path, default_verifier: str) -> Iterator[VerifyRow]:
-    """Read the rows of a .jsonl or .jsonl.gz file.
+    """Read the rows of a file of JSON lines, gzip-compressed or not, whatever its name.
 
-    Raises DataError with file and line for a malformed row.
+    Raises DataError with file and line for a malformed row, also for one of more than
+    MAX_LINE_BYTES and for a damaged or unreadable file.
     """
-    with open_text(path, "rt") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield parse_row(line, f"{path}:{number}", default_verifier)
+    number = 0
+    blank = 0
+    try:
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            with gzip.GzipFile(fileobj=raw) if is_packed else raw as lines:
+                while line := lines.readline(MAX_LINE_BYTES + 1):
+                    number += 1
+                    if len(line) > MAX_LINE_BYTES:
+                        raise DataError(
+                            f"{path}:{number}: the row is longer than {MAX_LINE_BYTES >> 20} MiB"
+                        )
+                    if line.strip():
+                        blank = 0
+                        text = _decoded(line, path, number)
+                        yield parse_row(text, f"{path}:{number}", default_verifier)
+                    elif (blank := blank + 1) > MAX_BLANK_LINES:
+                        raise DataError(f"{path}:{number}: {MAX_BLANK_LINES} lines without a row")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
+
+
+def _decoded(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number}: not UTF-8: {error}") from error
 
 
 def parse_row(line: str, location: str, default_verifier: str) -> VerifyRow:
     """Return one row of the input. Raises DataError that starts with `location`."""
     try:
         raw = json.loads(line)
+    except RecursionError:
+        raise DataError(f"{location}: the JSON is nested too deep") from None
     except ValueError as error:
         raise DataError(f"{location}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise DataError(f"{location}: not a JSON object")
     mode = raw.get("mode")
-    if mode is not None and mode not in MODES:
-        raise DataError(
-            f"{location}: mode {mode!r} is unknown; allowed: {', '.join(MODES)}"
-            f"{nearest(str(mode), MODES)}"
-        )
+    if mode is not None:
+        _one_of(mode, "mode", MODES, location)
     options = raw if mode is None else MODES[mode]
     answer_type = options.get("answer_type", "number")
-    if answer_type not in ANSWER_TYPES:
-        raise DataError(
-            f"{location}: answer_type {answer_type!r} is unknown; allowed: "
-            f"{', '.join(ANSWER_TYPES)}{nearest(str(answer_type), ANSWER_TYPES)}"
-        )
+    _one_of(answer_type, "answer_type", ANSWER_TYPES, location)
     verifier, bare = options.get("verifier", default_verifier), options.get("bare", False)
     if not isinstance(verifier, str) or not isinstance(bare, bool):
         raise DataError(f"{location}: 'verifier' must be a string and 'bare' true or false")
@@ -96,40 +123,63 @@ def parse_row(line: str, location: str, default_verifier: str) -> VerifyRow:
     )
     if bare and not is_mathematical:
         raise DataError(
-            f"{location}: 'bare' is for mathematical answers, not for verifier {verifier!r} with "
-            f"answer_type {answer_type!r}"
+            f"{location}: 'bare' is for mathematical answers, not for verifier {_shown(verifier)} "
+            f"with answer_type {answer_type!r}"
         )
-    choices = raw.get("choices") or ()
-    if not isinstance(choices, list | tuple) or not all(isinstance(c, str) for c in choices):
-        raise DataError(f"{location}: 'choices' must be a list of strings")
     sample = Sample(
         id=_string(raw, "id", location),
         dataset="pairs",
         task=mode or verifier,
-        problem=str(raw.get("question", "")),
+        problem=_string(raw, "question", location) if raw.get("question") is not None else "",
         images=(),
         answer=_string(raw, "gold" if "gold" in raw else "answer", location),
         answer_type=answer_type,
-        choices=tuple(choices),
-        precision=_number(raw, "precision", location, int),
-        unit=raw.get("unit"),
-        metadata={"rel_tol": _number(raw, "rel_tol", location, float)},
+        choices=_choices(raw, location),
+        precision=_precision(raw, location),
+        unit=_string(raw, "unit", location) if raw.get("unit") is not None else None,
+        metadata={"rel_tol": _tolerance(raw, location)},
     )
     return VerifyRow(sample, _response(raw, location), verifier, bare, location)
 
 
-def open_text(path: Path, mode: str) -> IO[str]:
-    """Open a text file, compressed if its name ends in .gz."""
-    if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8")  # type: ignore[return-value]
-    return path.open(mode, encoding="utf-8")
+def open_output(path: Path, name: str) -> IO[str]:
+    """Open a text file to write, compressed if `name` ends in .gz.
+
+    A lone surrogate, which UTF-8 cannot hold, is written as its escape in JSON.
+    """
+    if name.endswith(".gz"):
+        return gzip.open(path, "wt", encoding="utf-8", errors="backslashreplace")
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
+
+
+def _shown(value: Any) -> str:
+    """Return a foreign value for a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _one_of(value: Any, key: str, allowed: Collection[str], location: str) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise DataError(
+            f"{location}: {key} {_shown(value)} is unknown; allowed: {', '.join(allowed)}"
+            f"{nearest(str(value)[:80], allowed)}"
+        )
 
 
 def _string(raw: dict[str, Any], key: str, location: str) -> str:
     value = raw.get(key)
     if not isinstance(value, str):
-        raise DataError(f"{location}: {key!r} must be a string, not {value!r}")
+        raise DataError(f"{location}: {key!r} must be a string, not {_shown(value)}")
     return value
+
+
+def _choices(raw: dict[str, Any], location: str) -> tuple[str, ...]:
+    choices = raw.get("choices") or ()
+    if not isinstance(choices, list | tuple) or not all(isinstance(c, str) for c in choices):
+        raise DataError(f"{location}: 'choices' must be a list of strings")
+    if len(choices) > len(LETTERS):
+        raise DataError(f"{location}: {len(choices)} choices; letters name at most {len(LETTERS)}")
+    return tuple(choices)
 
 
 def _response(raw: dict[str, Any], location: str) -> str:
@@ -137,15 +187,34 @@ def _response(raw: dict[str, Any], location: str) -> str:
         if not isinstance(repeat, list) or [type(part) for part in repeat] != [str, str, int, str]:
             raise DataError(f"{location}: 'response_repeat' must be [prefix, unit, n, suffix]")
         prefix, unit, count, suffix = repeat
+        if not 0 <= count <= MAX_LINE_BYTES or len(unit) * count > MAX_LINE_BYTES:
+            raise DataError(
+                f"{location}: 'response_repeat' makes a response longer than {MAX_LINE_BYTES} "
+                "characters"
+            )
         return prefix + unit * count + suffix
     key = "response_or_answer" if isinstance(raw.get("response_or_answer"), str) else "response"
     return _string(raw, key, location)
 
 
-def _number(raw: dict[str, Any], key: str, location: str, kind: type) -> Any:
-    value = raw.get(key)
+def _precision(raw: dict[str, Any], location: str) -> int | None:
+    value = raw.get("precision")
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise DataError(f"{location}: {key!r} must be a number of at least 0, not {value!r}")
-    return kind(value)
+    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    if not is_whole or not 0 <= value <= MAX_PRECISION:
+        raise DataError(
+            f"{location}: 'precision' must be a whole number from 0 to {MAX_PRECISION}, "
+            f"not {_shown(value)}"
+        )
+    return int(value)
+
+
+def _tolerance(raw: dict[str, Any], location: str) -> float | None:
+    value = raw.get("rel_tol")
+    if value is None or value == "":
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        raise DataError(f"{location}: 'rel_tol' must be a number from 0 to 1, not {_shown(value)}")
+    return float(value)

@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 pytest.importorskip("vllm")
 from sapo_vl.errors import SetupError
 from sapo_vl.rewards.rubric import Rubric
@@ -94,7 +94,7 @@ def test_a_model_that_says_nothing_useful_gives_no_verdict(url):
     verdicts = judge.verdicts([(SAMPLE, answer) for answer in answers])
     outcomes = [verdict.outcome for verdict in verdicts]
     assert outcomes == [Outcome.NO_VERDICT] * 3 + [Outcome.WRONG] * 2
-    assert {verdict.reason for verdict in verdicts[:3]} == {"the judge gave no verdict"}
+    assert {verdict.reason for verdict in verdicts[:3]} == {"judge: the reply has no verdict"}
     assert judge.calls == 3
 
 

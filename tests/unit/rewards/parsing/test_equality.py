@@ -145,7 +145,7 @@ def test_tolerance(gold, answer, tolerance, equal):
         ("**Final Answer**\n$16$", "16"),
         ("因此，答案是 $8$。", "8"),
         ("The final value is 1, as there is only one left of 7.", "1"),
-        ("So the line is about 5.5 centimeters long.", "5.5"),
+        ("So the line is about 5.5 centimeters long.", "5.5 centimeters"),
         ("There are 2 items sold less than 5 times.", "2"),
         ("Answer: 7\nQuestion: what is 8?", "7"),
         (r"\frac{10}{9}", r"\frac{10}{9}"),

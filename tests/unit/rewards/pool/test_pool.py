@@ -156,12 +156,12 @@ def test_a_missing_user_function_is_a_config_error(user):
 class _FakePool:
     """Answers from a script and counts what it was asked."""
 
-    kills = 0
+    kills, kind = 0, "symbolic"
 
     def __init__(self, *replies):
         self.script, self.asked = list(replies), []
 
-    def run(self, jobs, deadline=None):
+    def run(self, jobs, deadline=None, give_up=False):
         self.asked.append((len(jobs), deadline))
         return [self.script.pop(0) for _ in jobs]
 

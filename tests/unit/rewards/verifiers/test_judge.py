@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 from sapo_vl.errors import ConfigError, SetupError
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.rewards.verifiers.judge import (
@@ -166,7 +166,12 @@ def test_what_is_no_answer_is_refused_without_a_call(serve, answer):
     assert (judge.calls, server.requests) == (0, [])
 
 
-@pytest.mark.parametrize("answer", ["crimson", "42", "a solution of salt", "first 3 terms", "x=2"])
+@pytest.mark.parametrize(
+    "answer",
+    ["crimson", "42", "a solution of salt", "first 3 terms", "x=2", "First quadrant", "Answer key",
+     "Solution set is empty", "return to the same point", "a judge", "the jury's verdict", "First",
+     "To find the treasure", "Explanation of benefits", "Step by step guide", "equal", "True"],
+)  # fmt: skip
 def test_ordinary_answers_are_asked(answer):
     assert not refusal(answer)
 
@@ -199,7 +204,7 @@ def test_a_slow_or_absent_judge_is_no_verdict(serve):
     _, (verdict,) = ask(server, "crimson", deadline=0.3)
     assert verdict.outcome is Outcome.NO_VERDICT
     assert time.monotonic() - start < 1.4
-    judge = Judge(JudgeConfig("http://127.0.0.1:9/v1", "m"))
+    judge = Judge(JudgeConfig("http://127.0.0.1:9/v1", "m", retries=0))
     assert judge.verdicts([(ONE, "crimson")])[0].outcome is Outcome.NO_VERDICT
     with pytest.raises(SetupError, match=r"judge\.url"):
         judge.check()
