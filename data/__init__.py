@@ -50,6 +50,11 @@ DATASETS: dict[str, str] = {
 """Source name -> module with its `rows`. Users name their own as `my/source.py:rows`."""
 
 
+READING_NOTES = "reading_notes"
+"""Key of a sample's metadata: what reading the record changed or left out, a list of texts that the
+report counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """A record that cannot become a `Sample`; the report counts it."""

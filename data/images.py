@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -65,8 +65,8 @@ class Size(NamedTuple):
 def open_image(data: bytes) -> Image.Image:
     """Decode an image file to upright RGB.
 
-    EXIF orientation is applied, transparency is composited on white, 16-bit grey is cut to its
-    upper 8 bits, and an animation gives its first frame.
+    EXIF orientation is applied, transparency is composited on white, grey of more than 8 bits is
+    scaled by the range it uses, and an animation gives its first frame.
 
     Raises:
         DataError: the bytes cannot be decoded, or claim over `MAX_DECODED_PIXELS` pixels.
@@ -109,13 +109,19 @@ def decode_changes(data: bytes, factor: int = QWEN3_VL_FACTOR) -> list[str]:
     changes = {
         "transparent, composited on white": transparent,
         "rotated upright (EXIF)": _orientation(image) in _TRANSPOSE,
-        "16-bit grey, cut to 8 bits": image.mode.startswith("I"),
+        "integer grey, scaled to 8 bits by its range": image.mode.startswith("I"),
         "palette, expanded to RGB": image.mode == "P" and not transparent,
         "CMYK, converted to RGB": image.mode == "CMYK",
         "animation, first frame only": animated,
         f"a side under {factor} pixels, scaled up when rendered": min(image.size) < factor,
     }
     return [change for change, applies in changes.items() if applies]
+
+
+def is_one_colour(image: Image.Image) -> bool:
+    """Whether an RGB image shows nothing: all its pixels are the same."""
+    extrema = cast("tuple[tuple[int, int], ...]", image.getextrema())
+    return all(low == high for low, high in extrema)
 
 
 def file_format(data: bytes) -> str:
@@ -191,8 +197,15 @@ def resize(image: Image.Image, size: Size) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def fit_to_budget(data: bytes, max_pixels: int, factor: int = QWEN3_VL_FACTOR) -> bytes:
+def fit_to_budget(
+    data: bytes,
+    max_pixels: int,
+    factor: int = QWEN3_VL_FACTOR,
+    decoded: Image.Image | None = None,
+) -> bytes:
     """Return the file unchanged, or a PNG scaled down to at most `max_pixels`.
+
+    `decoded` is what `open_image` gives for the file, where the caller has it.
 
     The PNG has the pixels that a renderer with the same budget and `factor` produces: its sides are
     multiples of `factor`, so that rendering does not resample it. A renderer with another factor
@@ -206,7 +219,7 @@ def fit_to_budget(data: bytes, max_pixels: int, factor: int = QWEN3_VL_FACTOR) -
         return data
     target = target_size(*size, factor=factor, min_pixels=factor**2, max_pixels=max_pixels)
     png = BytesIO()
-    resize(open_image(data), target).save(png, "PNG")
+    resize(decoded or open_image(data), target).save(png, "PNG")
     return png.getvalue()
 
 
@@ -238,8 +251,10 @@ def _open(data: bytes) -> Image.Image:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise DataError(
-            f"not an image file ({len(data)} bytes); supported: {', '.join(FORMATS)}"
+            f"{_what_it_is(data)} ({len(data)} bytes); supported: {', '.join(FORMATS)}"
         ) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image claims over {MAX_DECODED_PIXELS} pixels: {error}") from error
     except _UNREADABLE as error:
         raise DataError(f"an image file with a broken header: {error}") from error
     if image.width * image.height > MAX_DECODED_PIXELS:
@@ -247,6 +262,28 @@ def _open(data: bytes) -> Image.Image:
             f"image claims {image.width}x{image.height} pixels, over {MAX_DECODED_PIXELS}"
         )
     return image
+
+
+def _what_it_is(data: bytes) -> str:
+    """Name what a file is that is no supported image, by its first bytes."""
+    if not data.strip(b"\x00"):
+        return "an empty file"
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer in place of the image, fetch it with `git lfs pull`"
+    if start.startswith((b"<!doctype html", b"<html")) or b"<html" in start:
+        return "not an image file but an HTML page, download it again"
+    if b"<svg" in start:
+        return "not an image file but an SVG drawing, convert it"
+    named = {b"%pdf": "a PDF", b"\x00\x00\x01\x00": "an ICO icon", b"%!ps": "PostScript",
+             b"\xff\x4f\xff\x51": "a JPEG 2000 stream", b"8bps": "a Photoshop file"}  # fmt: skip
+    kind = next((name for sign, name in named.items() if start.startswith(sign)), "")
+    if data[4:8] == b"ftyp":
+        brand = data[8:12].decode("latin-1").upper().strip()
+        kind = {"AVIF": "AVIF", "AVIS": "AVIF", "HEIC": "HEIC", "MIF1": "HEIF"}.get(
+            brand, "a video"
+        )
+    return f"not an image file but {kind}, convert it" if kind else "not an image file"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -262,10 +299,24 @@ def _orientation(image: Image.Image) -> int:
         return 1  # as image viewers do
 
 
+def _to_8_bits(grey_HW: np.ndarray) -> np.ndarray:
+    """Scale integer grey [H, W] to 0..255 by the range it uses.
+
+    Files of 16 or 32 bits hold 8, 10, 12 or 14 bits as often as all of theirs; the white level is
+    the smallest of these that no pixel exceeds. Signed values are scaled from their lowest to their
+    highest.
+    """
+    low, high = int(grey_HW.min()), int(grey_HW.max())
+    if low < 0:
+        return ((grey_HW - low) * 255 // max(high - low, 1)).astype(np.uint8)
+    bits = next(bits for bits in (8, 10, 12, 14, 16, 24, 32, 63) if high < 2**bits)
+    return (grey_HW >> (bits - 8)).astype(np.uint8)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey_HW = np.asarray(image).astype(np.int64)
-        rgb = Image.fromarray((grey_HW >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        rgb = Image.fromarray(_to_8_bits(grey_HW)).convert("RGB")
         if "transparency" in image.info:
             clear_HW = (grey_HW == image.info["transparency"]).astype(np.uint8) * 255
             rgb.paste((255, 255, 255), mask=Image.fromarray(clear_HW))

@@ -16,14 +16,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from sapo_vl.data import DATASETS, Dropped, images
-from sapo_vl.data.readers import generic
+from sapo_vl.data import DATASETS, READING_NOTES, Dropped, images
+from sapo_vl.data.readers.columns import parse_map
+from sapo_vl.data.readers.escapes import MENDED, mend, mend_gold
+from sapo_vl.data.readers.golds import TAKEN_OUT, worked_answer
+from sapo_vl.data.readers.image_refs import outside_allowed
+from sapo_vl.data.readers.text import gold_type
 from sapo_vl.data.records import fault, image_name
 from sapo_vl.data.report import Report
 from sapo_vl.data.shards import DatasetWriter, fingerprint
@@ -38,6 +43,9 @@ CHECKPOINT_RECORDS = 2000
 
 HOLDOUT = 0.15
 """Default share of test images."""
+
+FREE_TYPES = ("number", "expression", "equation", "tuple", "interval", "set", "text")
+"""Answer types that are read from the gold's notation."""
 
 Check = Callable[[Sample], str | None]
 """Returns why a sample's gold answer cannot be graded, or None; data/ knows no verifiers. Its repr
@@ -57,6 +65,7 @@ class PrepareOptions:
     max_pixels: int | None = None  # scale larger images down to this budget
     image_factor: int = images.QWEN3_VL_FACTOR  # side of a visual token in the renderer, in pixels
     on_error: Literal["stop", "skip"] = "stop"  # at an invalid record
+    allow_outside: bool = False  # read images by paths that lead out of the source's folder
     overwrite: bool = False  # replace a data set in `out`
 
 
@@ -85,9 +94,11 @@ def prepare(
         ConfigError: the source is unknown, or an option is out of range, missing or does not apply.
     """
     read = _reader(name, options, synthetic)
-    with DatasetWriter(
-        options.out, _resume_key(name, options, synthetic, check), overwrite=options.overwrite
-    ) as writer:
+    key = _resume_key(name, options, synthetic, check)
+    with ExitStack() as stack:
+        if options.allow_outside:
+            stack.enter_context(outside_allowed())
+        writer = stack.enter_context(DatasetWriter(options.out, key, overwrite=options.overwrite))
         saved = writer.state
         report = Report.from_dict(saved) if saved else Report(name, str(options.out))
         started = time.monotonic() - report.seconds
@@ -147,7 +158,7 @@ def _reader(
         return partial(all_rows, synthetic or SyntheticOptions())
     function = source_function(name)
     if name == "generic":
-        function = partial(function, columns=generic.parse_map(options.columns))
+        function = partial(function, columns=parse_map(options.columns))
     if name in DATASETS and options.source is None:
         raise ConfigError(f"source: {name} needs the folder or hub name of its files")
 
@@ -160,6 +171,10 @@ def _reader(
         yield from rows() if has_test else (_assign_split(r, holdout) for r in rows())
 
     return records
+
+
+_NOT_DRAWN = ("source", "columns", "holdout", "split", "limit", "allow_outside")
+"""Options of sources that are read, not drawn."""
 
 
 def given_options(options: PrepareOptions, synthetic: SyntheticOptions | None) -> list[str]:
@@ -184,7 +199,7 @@ def refuse_inapplicable(name: str, given: Iterable[str]) -> None:
     drawing = [field.name for field in fields(SyntheticOptions)]
     for option in given:
         key = "map" if option == "columns" else option
-        if name == "synthetic" and option in ("source", "columns", "holdout", "split", "limit"):
+        if name == "synthetic" and option in _NOT_DRAWN:
             raise ConfigError(
                 f"{key}: synthetic draws its records and does not take it; it takes "
                 f"{', '.join(drawing)}"
@@ -227,9 +242,17 @@ def _accept(
     if isinstance(record, Dropped):
         return record
     try:
-        reason = "the id is repeated" if record.id in ids else fault(record)
+        record = _mended(record)
+        reason = fault(record)
+        if record.id in ids:
+            way = ": name others with --map id=COLUMN, or several as id=A+B"
+            reason = "the id is repeated" + (way if report.name == "generic" else "")
         if reason:
             return Dropped(record.id, reason)
+        try:
+            record = _reduced(record)
+        except DataError as error:
+            return Dropped(record.id, str(error), by_rule=True)
         sample = replace(record, images=_fit_images(record, options, report))
         refusal = check(sample) if check else None
         if refusal is not None:
@@ -241,21 +264,62 @@ def _accept(
     return sample
 
 
+def _mended(sample: Sample) -> Sample:
+    """Return a sample with the backslashes back that escapes had taken, which is noted."""
+    problem, answer = mend(sample.problem), mend_gold(sample.answer)
+    choices = tuple(map(mend, sample.choices))
+    if (problem, answer, choices) == (sample.problem, sample.answer, sample.choices):
+        return sample
+    noted = sample.metadata.get(READING_NOTES, [])
+    kind = sample.answer_type
+    if answer != sample.answer and kind in FREE_TYPES:
+        kind = gold_type(answer, sample.unit)
+    return replace(
+        sample,
+        problem=problem,
+        answer=answer,
+        answer_type=kind,
+        choices=choices,
+        metadata=sample.metadata | {READING_NOTES: [*noted, MENDED]},
+    )
+
+
+def _reduced(record: Sample) -> Sample:
+    """Return a sample with the marked answer in place of a gold that is a worked solution.
+
+    Raises:
+        DataError: the answer is not marked.
+    """
+    if record.answer_type not in FREE_TYPES:
+        return record
+    answer = worked_answer(record.answer)
+    if answer is None or answer == record.answer:
+        return record
+    noted = record.metadata.get(READING_NOTES, [])
+    return replace(
+        record,
+        answer=answer,
+        answer_type=gold_type(answer, record.unit),
+        metadata=record.metadata | {READING_NOTES: [*noted, TAKEN_OUT]},
+    )
+
+
 def _fit_images(sample: Sample, options: PrepareOptions, report: Report) -> tuple[bytes, ...]:
     """Return the images within `max_pixels`; each is decoded once. Raises DataError naming one."""
     budget, factor = options.max_pixels, options.image_factor
     fitted = []
     for number, data in enumerate(sample.images, start=1):
         try:
-            image = images.fit_to_budget(data, budget, factor) if budget else data
-            if image is data:
-                images.open_image(data)
+            decoded = images.open_image(data)
+            image = images.fit_to_budget(data, budget, factor, decoded) if budget else data
             images.count_tokens([image], factor=factor)
         except DataError as error:
             file = image_name(sample, number)
             raise DataError(f"an image cannot be read: {file}: {error}") from error
         if image is not data:
             report.change(f"over {budget} pixels, scaled down")
+        if images.is_one_colour(decoded):
+            report.change("one colour only, so that nothing is to be seen")
         fitted.append(image)
     return tuple(fitted)
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.data import Dropped
+from sapo_vl.data import READING_NOTES, Dropped
+from sapo_vl.data.gold_counts import GoldCounts
 from sapo_vl.data.images import (
     MAX_DECODED_PIXELS,
     QWEN3_VL_FACTOR,
@@ -16,6 +17,7 @@ from sapo_vl.data.images import (
     file_format,
 )
 from sapo_vl.data.shards import Counts
+from sapo_vl.errors import printable
 from sapo_vl.schema import Sample
 
 EXAMPLES = 3
@@ -42,6 +44,8 @@ class Report:
     read: int = 0  # records the source yielded
     kept: dict[str, int] = field(default_factory=dict)  # split -> samples
     dropped: dict[str, Drops] = field(default_factory=dict)  # cause -> records
+    notes: dict[str, int] = field(default_factory=dict)  # what reading changed -> records
+    golds: GoldCounts = field(default_factory=GoldCounts)  # how the gold answers are read
     images: int = 0  # images stored, byte for byte as in the source unless scaled
     image_bytes: int = 0  # their encoded size
     changed: dict[str, int] = field(default_factory=dict)  # change on decoding -> images
@@ -51,7 +55,8 @@ class Report:
 
     def table(self) -> str:
         """Format the report for the terminal."""
-        lines = [f"{self.name} -> {self.out}", f"  {'read':<10}{self.read:>9,}"]
+        title = f"{printable(self.name)} -> {printable(self.out)}"
+        lines = [title, f"  {'read':<10}{self.read:>9,}"]
         lines += [f"  {split:<10}{rows:>9,}" for split, rows in sorted(self.kept.items())]
         lines.append(f"  {'images':<10}{self.images:>9,}  {self.image_bytes / 2**20:.1f} MiB")
         lines += [f"  {'':<10}{n:>9,}  {what}" for what, n in sorted(self.changed.items())]
@@ -61,6 +66,11 @@ class Report:
             f"  {'dropped':<10}{drops.count:>9,}  {cause}: {', '.join(drops.examples)}"
             for cause, drops in sorted(self.dropped.items())
         ]
+        lines += [f"  {'noted':<10}{n:>9,}  {what}" for what, n in sorted(self.notes.items())]
+        first = "golds"
+        for line in self.golds.lines():
+            lines.append(f"  {first:<10}{line}" if line[0] == " " else line)
+            first = ""
         return "\n".join(lines)
 
     def count_written(self, counts: Counts) -> None:
@@ -75,11 +85,12 @@ class Report:
 
     def drop(self, record: Dropped) -> None:
         """Count a dropped record under its cause, the part of the reason before the colon."""
-        cause, _, detail = record.reason.partition(": ")
+        cause, _, detail = printable(record.reason).partition(": ")
+        name = printable(record.id)
         drops = self.dropped.setdefault(cause, Drops())
         drops.count += 1
         if len(drops.examples) < EXAMPLES:
-            drops.examples.append(f"{record.id} ({detail})" if detail else record.id)
+            drops.examples.append(f"{name} ({detail})" if detail else name)
 
     def change(self, what: str) -> None:
         """Count one image under a change."""
@@ -97,9 +108,15 @@ class Report:
             DataError: an image has no legal size, as `target_size`.
         """
         tokens = count_tokens(sample.images, max_pixels, factor)
+        self.golds.add(sample)
+        notes = sample.metadata.get(READING_NOTES)
+        for note in notes if isinstance(notes, list) else ():
+            what = printable(note)
+            self.notes[what] = self.notes.get(what, 0) + 1
         self.visual_tokens += tokens
         self.most_visual_tokens = max(self.most_visual_tokens, tokens)
         files = sample.metadata.get("files") or []
+        files = [str(file) for file in files] if isinstance(files, list) else []
         for i, data in enumerate(sample.images):
             for what in decode_changes(data, factor):
                 self.change(what)
@@ -120,4 +137,5 @@ class Report:
     def from_dict(cls, content: dict[str, Any]) -> Report:
         """Restore a report from `dataclasses.asdict`."""
         drops = {cause: Drops(**d) for cause, d in content["dropped"].items()}
-        return cls(**(content | {"dropped": drops}))
+        golds = GoldCounts.from_dict(content["golds"])
+        return cls(**(content | {"dropped": drops, "golds": golds}))

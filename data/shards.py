@@ -5,7 +5,8 @@
             writer.add(sample)
         writer.finish(report_json)
 
-The hidden folder lies beside the target. Its checkpoint lists the complete shards; a later
+The hidden folder lies beside the target and holds a marker with the target's path; without it the
+folder is somebody else's and is left alone. Its checkpoint lists the complete shards; a later
 `DatasetWriter` with the same key resumes from it, one with another key starts over.
 """
 
@@ -39,7 +40,10 @@ CHECKPOINT_NAME = "checkpoint.json"
 """In the hidden folder; the complete shards, and the caller's state at that point."""
 
 LOCK_NAME = "lock"
-"""In the hidden folder; locked by the process that writes it."""
+"""In the hidden folder; the marker, locked by the process that writes it."""
+
+MARKER = "sapo-vl prepares in this folder: "
+"""The marker's text; the target's path follows."""
 
 SHARD = re.compile(r"(?P<split>\w+)-\d{5}\.parquet")
 
@@ -67,14 +71,14 @@ class DatasetWriter:
         """
         self._target, self._shard_rows = Path(target).absolute(), shard_rows
         refuse_occupied(self._target, overwrite)
-        self._key = key
+        self._key, self._overwrite = key, overwrite
         self.folder = self._target.parent / f".{self._target.name}.partial"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = self._acquire_lock()
         self._writers: dict[str, _ShardWriter] = {}
         self.ids: set[str] = set()  # of the samples written so far
         self.counts = Counts()
         self.state: dict[str, Any] = {}  # the caller's state at the checkpoint; {} without one
+        self._is_kept = False  # complete, but it could not be renamed
         self._has_checkpoint = self._recover()
 
     def __enter__(self) -> DatasetWriter:
@@ -86,9 +90,9 @@ class DatasetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._has_checkpoint and not self._is_kept and self.folder.exists():
+            self._remove_partial()
         self._lock.close()
-        if not self._has_checkpoint and self.folder.exists():
-            shutil.rmtree(self.folder)
 
     def add(self, sample: Sample) -> None:
         """Write one sample.
@@ -124,32 +128,69 @@ class DatasetWriter:
         """Rename the hidden folder to the target and return the counts.
 
         Raises:
-            DataError: there are no samples.
+            DataError: there are no samples, or the target has appeared in the meantime. The set is
+                kept in the hidden folder then.
         """
         if not self.ids:
             raise DataError("there are no samples to write")
         self._close_shards()
-        for name in (CHECKPOINT_NAME, LOCK_NAME):
-            (self.folder / name).unlink(missing_ok=True)
         if report is not None:
             (self.folder / REPORT_NAME).write_text(report, encoding="utf-8")
-        replace_folder(self.folder, self._target)
+        self._is_kept = True
+        for name in (CHECKPOINT_NAME, LOCK_NAME):
+            (self.folder / name).unlink(missing_ok=True)
+        try:
+            refuse_occupied(self._target, self._overwrite)
+            replace_folder(self.folder, self._target, _is_ours, overwrite=self._overwrite)
+        except (DataError, OSError) as error:
+            raise DataError(
+                f"{error}; the finished set is in {self.folder}: rename that folder"
+            ) from error
         return self.counts
 
     def _acquire_lock(self) -> IO[str]:
-        lock = (self.folder / LOCK_NAME).open("w")
+        """Mark the hidden folder as ours and lock it.
+
+        Raises:
+            DataError: the folder is somebody else's, or another process holds the lock.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker, text = self.folder / LOCK_NAME, f"{MARKER}{self._target}\n"
+        entries = {entry.name for entry in self.folder.iterdir()}
+        marked = marker.is_file() and marker.read_text(errors="replace").startswith(MARKER)
+        foreign = sorted(name for name in entries if not _is_own_name(name))
+        if foreign or (entries and not marked):
+            raise DataError(
+                f"{self.folder} holds files that no preparation made "
+                f"({(foreign or sorted(entries))[0]}, ...); move it away or choose another folder"
+            )
+        lock = marker.open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             lock.close()
             raise DataError(f"{self._target}: another process is writing it") from error
+        lock.truncate(0)
+        lock.write(text)
+        lock.flush()
         return lock
+
+    def _remove_partial(self) -> None:
+        """Delete the hidden folder's files by the names that this class gives."""
+        for path in list(self.folder.iterdir()):
+            if _is_own_name(path.name):
+                _remove(path)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _recover(self) -> bool:
         """Load the checkpoint if its key matches; delete all files that it does not list."""
         file = self.folder / CHECKPOINT_NAME
-        note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        resumable = note.get("key") == self._key
+        try:
+            note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except ValueError:
+            note = {}  # damaged: start over
+        resumable = isinstance(note, dict) and note.get("key") == self._key
         files = note["files"] if resumable else {}
         complete = [
             self.folder / _shard_name(split, number)
@@ -158,8 +199,9 @@ class DatasetWriter:
         ]
         for path in self.folder.iterdir():
             is_checkpoint = resumable and path == file
-            if path not in complete and path.name != LOCK_NAME and not is_checkpoint:
-                path.unlink()
+            kept = path in complete or path.name == LOCK_NAME or is_checkpoint
+            if _is_own_name(path.name) and not kept:
+                _remove(path)
         if not resumable:
             return False
         for split, count in files.items():
@@ -234,12 +276,30 @@ def fingerprint(source: object) -> list[int]:
     return [len(stats), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
 
 
+def _is_own_name(name: str) -> bool:
+    """Whether a `DatasetWriter` gives this name to a file of its hidden folder."""
+    own = name in (CHECKPOINT_NAME, LOCK_NAME, REPORT_NAME)
+    return own or name.startswith(f".{CHECKPOINT_NAME}.new.") or SHARD.fullmatch(name) is not None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is part of a data set."""
+    return path.is_file() and (path.name == REPORT_NAME or SHARD.fullmatch(path.name) is not None)
+
+
 def refuse_occupied(target: Path, overwrite: bool) -> None:
     """Raise DataError unless `target` is free, or a data set that `overwrite` allows to replace."""
     if target.exists() and not target.is_dir():
         raise DataError(f"{target} is a file; the data set needs a folder")
     entries = [entry.name for entry in target.iterdir()] if target.exists() else []
-    foreign = [n for n in entries if n != REPORT_NAME and not SHARD.fullmatch(n)]
+    foreign = [n for n in entries if not _is_ours(target / n)]
     if foreign:
         raise DataError(f"{target} holds other files ({foreign[0]}, ...); choose another folder")
     if entries and not overwrite:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sapo_vl.data import images
+from sapo_vl.data.gold_counts import GoldCounts
 from sapo_vl.data.store import iter_samples
+from sapo_vl.errors import printable
 
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Lower bounds of the histogram bins."""
@@ -27,6 +29,7 @@ class Stats:
     splits: Counter[str] = field(default_factory=Counter)
     tasks: Counter[str] = field(default_factory=Counter)  # "dataset: task"
     answer_types: Counter[str] = field(default_factory=Counter)
+    golds: GoldCounts = field(default_factory=GoldCounts)  # by the rule that reads them
     images: Counter[int] = field(default_factory=Counter)  # images per record
     visual_tokens: Counter[int] = field(default_factory=Counter)  # by lower bound of the bin
     characters: Counter[int] = field(
@@ -39,6 +42,7 @@ class Stats:
             _counts("split", self.splits),
             _counts("task", self.tasks),
             _counts("answer type", self.answer_types),
+            "\n".join(("gold answers by rule", *(f"  {line}" for line in self.golds.lines()))),
             _counts("images per record", self.images),
             _histogram("visual tokens per record", self.visual_tokens),
             _histogram("characters per problem", self.characters),
@@ -59,6 +63,7 @@ def stats(source: str | Path, tick: Callable[[], None] | None = None) -> Stats:
         counts.splits[sample.split] += 1
         counts.tasks[f"{sample.dataset}: {sample.task}"] += 1
         counts.answer_types[sample.answer_type] += 1
+        counts.golds.add(sample)
         counts.images[len(sample.images)] += 1
         counts.visual_tokens[_bin(images.count_tokens(sample.images))] += 1
         counts.characters[_bin(len(sample.problem))] += 1
@@ -72,7 +77,7 @@ def _bin(value: int) -> int:
 
 
 def _counts(title: str, counts: Counter) -> str:
-    lines = [f"  {n:>9,}  {name}" for name, n in counts.most_common()]
+    lines = [f"  {n:>9,}  {printable(name)}" for name, n in counts.most_common()]
     return "\n".join((title, *lines))
 
 

@@ -11,6 +11,7 @@ images. This module uses pyarrow because importing `datasets` takes over a secon
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sapo_vl.data.records import COLUMNS, SPLITS, from_row
-from sapo_vl.data.shards import SHARD, Counts, DatasetWriter
+from sapo_vl.data.shards import REPORT_NAME, SHARD, Counts, DatasetWriter
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
+
+_DAMAGE = (pa.ArrowException, OSError, ValueError, OverflowError, IndexError)
+"""Raised by pyarrow for damaged files, also for text that is not UTF-8."""
 
 CACHED_GROUPS = 16
 """Row groups cached: sequential reads hit the cache, shuffled reads do not profit from it."""
@@ -72,16 +76,33 @@ def load(path: str | Path, split: str) -> Samples:
         )
     if split not in shards:
         raise DataError(f"data.path: {folder} has no split {split!r}, only {', '.join(shards)}")
-    return Samples(shards[split])
+    samples = Samples(shards[split])
+    expected = _reported(folder).get(split, len(samples))
+    if len(samples) != expected:
+        raise DataError(
+            f"{folder}: {len(samples)} of the {expected} records of {split} that {REPORT_NAME} "
+            "counts are there; a shard is missing or was exchanged: copy the set again"
+        )
+    return samples
 
 
 def splits(path: str | Path) -> list[str]:
-    """Return the names of a data set's splits. Raises DataError when there are none."""
+    """Return the names of a data set's splits.
+
+    Raises:
+        DataError: there are none, or one that the report counts is missing.
+    """
     folder = Path(path)
     names = list(_shards(folder)) if folder.is_dir() else []
     if not names:
         raise DataError(
             f"{folder} is not a prepared data set: no train-*.parquet or test-*.parquet"
+        )
+    missing = [split for split, count in _reported(folder).items() if count and split not in names]
+    if missing:
+        raise DataError(
+            f"{folder}: no shard of {missing[0]} is there, which {REPORT_NAME} counts: copy the "
+            "set again"
         )
     return names
 
@@ -112,6 +133,7 @@ class Samples(Sequence[Sample]):
         """
         self._groups: list[tuple[pq.ParquetFile, int]] = []
         self._starts: list[int] = []
+        self._files: list[Path] = []  # of each row group
         self.ids: list[str] = []  # in row order
         for file in files:
             self._add_shard(file)
@@ -133,28 +155,31 @@ class Samples(Sequence[Sample]):
         if not 0 <= position < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         number = bisect_right(self._starts, position) - 1
-        return from_row(self._group(number)[position - self._starts[number]])
+        try:
+            return from_row(self._group(number)[position - self._starts[number]])
+        except DataError as error:
+            raise DataError(f"{self._files[number]}: {error}") from error
 
     def column(self, name: str) -> list[Any]:
         """Return one column of all samples in order, without reading the images."""
-        files = dict.fromkeys(shard for shard, _ in self._groups)
-        tables = (file.read(columns=[name], use_threads=False) for file in files)
-        return [value for table in tables for value in table[name].to_pylist()]
+        shards = dict(zip((shard for shard, _ in self._groups), self._files, strict=True))
+        return [value for shard, file in shards.items() for value in _column(shard, name, file)]
 
     def _add_shard(self, file: Path) -> None:
         try:
             shard = pq.ParquetFile(file, memory_map=True)
-        except (pa.ArrowInvalid, OSError) as error:
+        except _DAMAGE as error:
             raise DataError(f"{file}: not a readable parquet file: {error}") from error
         missing = [name for name in COLUMNS if name not in shard.schema_arrow.names]
         if missing:
-            raise DataError(f"{file}: columns missing: {', '.join(missing)}")
+            raise DataError(f"{file}: columns missing: {', '.join(missing)}; prepare the set anew")
         start = len(self.ids)
         for number in range(shard.num_row_groups):
             self._groups.append((shard, number))
+            self._files.append(file)
             self._starts.append(start)
             start += shard.metadata.row_group(number).num_rows
-        self.ids += shard.read(columns=["id"], use_threads=False)["id"].to_pylist()
+        self.ids += _column(shard, "id", file)
 
     def _group(self, number: int) -> list[dict[str, Any]]:
         with self._lock:
@@ -164,14 +189,33 @@ class Samples(Sequence[Sample]):
             shard, local = self._groups[number]
             try:
                 table = shard.read_row_group(local, list(COLUMNS), use_threads=False)
-            except (pa.ArrowException, OSError) as error:
+                rows = table.to_pylist()
+            except _DAMAGE as error:
                 first = self.ids[self._starts[number]]
                 raise DataError(f"damaged shard, from record {first!r} on: {error}") from error
-            rows = table.to_pylist()
             self._cache[number] = rows
             if len(self._cache) > CACHED_GROUPS:
                 self._cache.popitem(last=False)
             return rows
+
+
+def _column(shard: pq.ParquetFile, name: str, file: Path) -> list[Any]:
+    try:
+        return shard.read(columns=[name], use_threads=False)[name].to_pylist()
+    except _DAMAGE as error:
+        raise DataError(f"{file}: damaged shard, in the column {name!r}: {error}") from error
+
+
+def _reported(folder: Path) -> dict[str, int]:
+    """Return the number of samples of each split that the set's report counts, if it has one."""
+    file = folder / REPORT_NAME
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))["kept"] if file.is_file() else {}
+        return {str(split): int(count) for split, count in kept.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{file}: not the report of a prepared set: {error!r}; remove it"
+        ) from error
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
@@ -180,4 +224,10 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
         match = SHARD.fullmatch(file.name)
         if match:
             shards.setdefault(match["split"], []).append(file)
+    for split, files in shards.items():
+        for number, file in enumerate(files):
+            if file.name != f"{split}-{number:05d}.parquet":
+                raise DataError(
+                    f"{folder}: {split}-{number:05d}.parquet is missing: copy the set again"
+                )
     return shards

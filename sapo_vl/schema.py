@@ -63,6 +63,7 @@ class Sample:
     answer_type: str = "number"  # one of ANSWER_TYPES
     choices: tuple[str, ...] = ()  # option texts in the order of their letters
     precision: int | None = None  # decimal places that count, where the source says so
+    rel_tol: float | None = None  # relative tolerance of a number, where the source says so
     unit: str | None = None  # unit of the gold answer, where the source gives one
     split: str = "train"  # "train" or "test"
     solution: str | None = None  # a whole worked response for supervised warm-up, right or not

@@ -3,104 +3,78 @@
     sapo-vl prepare generic --source FILE_OR_DIR --out DIR \\
         --map problem=question,answer=label,images=image,choices=options
 
-SOURCE is a parquet, JSON, JSONL, CSV or TSV file, a folder of them, or a hub name. One row, with
-the map above:
+SOURCE is a parquet, arrow, JSON, JSON lines, CSV or TSV file, a folder of them, or a hub name. One
+row, with the map above:
 
     {"question": "How many cats?", "options": ["1", "2"], "label": "B", "image": "img/7.png"}
 
 `images=image_1+image_2` joins columns, `answer=reward.gold` reads a key of an object and
 `answer=golds.0` an entry of a list. Columns with a common name (question, answer, image, ..) need
-no map.
+no map, and neither do columns of one choice each (A, B, C, D; option_1, option_2).
 
-- Images are read by image_refs.py; a chat in place of the problem gives its last user turn.
-- The gold answer is a letter, a choice's text, its index from 0, several of these in a list, or a
-  free answer; a box or answer tags around it are stripped.
+- Images are read by image_refs.py, marks of their places by marks.py; a chat in place of the
+  problem gives its last user turn, with what precedes it.
+- The gold answer is a letter, a choice's text, its index, several of these in a list, or a free
+  answer; of a worked solution the marked answer is taken (golds.py). Whether indices count from 0
+  or 1, and whether pictures' marks do, is decided by the whole column, in a pass of its own.
 - In a folder, files named after splits (train-*, validation-*, test.jsonl, val/..) keep them.
 - Short unmapped columns go into the metadata, with the file and the record's number in it
-  ("record").
+  ("record"), and with what was changed or left out ("reading_notes").
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain, islice
-from math import isnan
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from sapo_vl.data import Dropped, images
-from sapo_vl.data.readers import chat, hub
-from sapo_vl.data.readers.image_refs import file_names, load_image, load_images, split_refs
-from sapo_vl.data.readers.source_rows import UNEXPECTED, drop_reason
-from sapo_vl.data.readers.tables import Row, parse_literal, read_rows, record_files
-from sapo_vl.data.readers.text import (
-    answer_in_tags,
-    append_choices,
-    cell_text,
-    choice_letter,
-    choice_letters,
-    guess_answer_type,
-    parse_choices,
-    place_images,
-    split_choices,
-    strip_answer,
+from sapo_vl.data import READING_NOTES, Dropped, images
+from sapo_vl.data.readers import chat, hub, marks
+from sapo_vl.data.readers.choices import append_choices, parse_choices, split_choices
+from sapo_vl.data.readers.columns import (
+    COMMON_NAMES,
+    cell,
+    resolve,
+    row_id,
+    unmapped,
+    with_common_names,
 )
-from sapo_vl.errors import ConfigError, DataError, nearest
-from sapo_vl.schema import IMAGE_MARK, Sample
-
-COMMON_NAMES: dict[str, tuple[str, ...]] = {
-    "problem": ("problem", "question", "query", "prompt", "instruction"),
-    "answer": ("answer", "gold", "label", "ground_truth", "target", "solution"),
-    "images": ("images", "image", "decoded_image", "image_path", "image_file", "img", "file_name"),
-    "choices": ("choices", "options", "option"),
-    "id": ("id", "pid", "qid", "question_id"),
-    "task": ("task", "category", "subject"),
-    "split": (),
-    "answer_type": (),
-    "precision": ("precision",),
-    "unit": ("unit",),
-}
-"""Field of a sample -> column names it is read from when it is not mapped, best first."""
-
-REQUIRED = ("problem", "answer")
-
-SHORT = 200
-"""Longest unmapped column, in characters of JSON, that goes into the metadata."""
+from sapo_vl.data.readers.escapes import MENDED, mend, mend_gold
+from sapo_vl.data.readers.files import record_files
+from sapo_vl.data.readers.golds import IndexVotes, as_index, read_gold_cell
+from sapo_vl.data.readers.image_refs import (
+    Place,
+    file_names,
+    load_image,
+    split_refs,
+)
+from sapo_vl.data.readers.literals import is_missing
+from sapo_vl.data.readers.source_rows import UNEXPECTED, drop_reason
+from sapo_vl.data.readers.tables import Row, read_rows
+from sapo_vl.data.readers.text import cell_text
+from sapo_vl.errors import DataError
+from sapo_vl.schema import Sample
 
 PEEK = 32
 """Records read ahead to find a file's columns, since JSON records may differ. Few, because they
 carry images."""
 
-_ABSENT = object()
-_NUMBER = re.compile(r"(\d+)(?:\.0*)?")
+MAX_TEXT_CHARS = 2**20
+"""Longest text of one cell but an image's. A problem of a million characters is none."""
+
+MAX_SHARED_BYTES = 2**30
+"""Images held that other records name by their record's index."""
+
+_NUMBER = re.compile(r"(\d{1,3})(?:\.0*)?")
 _TRAINING = ("train", "training")
 _HELD_OUT = ("test", "testing", "testmini", "val", "valid", "validation", "dev", "eval")
 
-
-def parse_map(text: str) -> dict[str, str]:
-    """Parse the --map option, "problem=question,answer=label", into field -> column.
-
-    Raises:
-        ConfigError: a part has no column, a field is unknown, or a field is mapped twice.
-    """
-    columns: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        field, equals, column = (p.strip() for p in part.partition("="))
-        if not equals or not column:
-            raise ConfigError(f"--map: {part!r} is not FIELD=COLUMN")
-        if field not in COMMON_NAMES:
-            hint = nearest(field, COMMON_NAMES)
-            raise ConfigError(
-                f"--map: {field!r} is unknown; allowed: {', '.join(COMMON_NAMES)}{hint}"
-            )
-        if field in columns:
-            raise ConfigError(f"--map: {field} is mapped twice; A+B joins columns")
-        columns[field] = column
-    return columns
+Change = Callable[[Row], Row]
 
 
 def rows(
@@ -108,7 +82,7 @@ def rows(
     columns: Mapping[str, str] | None = None,
     *,
     dataset: str | None = None,
-    change: Callable[[Row], Row] | None = None,
+    change: Change | None = None,
 ) -> Iterator[Sample | Dropped]:
     """Yield every record of every file, in order.
 
@@ -124,26 +98,18 @@ def rows(
     name = dataset or Path(source).stem or "generic"
     path = Path(source)
     files = _local_files(path) if path.exists() else [_hub_file(str(source))]
-    for file in files:
-        records = _changed(file.rows, change)
-        first = list(islice(records, PEEK))
-        readable = [row for row, error in first if error is None]
-        seen = dict.fromkeys(chain.from_iterable(readable))
-        field_columns = _resolve(readable, seen, columns or {}, file.name) if readable else {}
-        if readable and "images" not in field_columns:
-            _refuse_unmapped_images(readable, field_columns, file)
-        for number, (row, error) in enumerate(chain(first, records)):
-            if error is None and not row.keys() <= seen.keys():
-                seen |= dict.fromkeys(row)
-                field_columns = _with_common_names(seen, columns or {}) | field_columns
-            identity = f"{name}-{_row_id(row, field_columns) or f'{file.prefix}{number}'}"
+    tables = [_Table(file, columns or {}, change) for file in files]
+    reader = _Reader(name, _Survey(tables))
+    for table in tables:
+        for number, (row, error) in enumerate(table.records()):
+            identity = f"{name}-{table.row_id(row) or f'{table.file.prefix}{number}'}"
             try:
                 if error:
                     raise error
-                yield _sample(identity, name, field_columns, file, number, row)
+                yield reader.sample(identity, table, number, row)
             except UNEXPECTED as failure:
                 reason = drop_reason(failure, row)
-                where = f"{file.name}, record {number}"
+                where = f"{table.file.name}, record {number}"
                 yield Dropped(
                     identity, f"{reason} ({where})" if ": " in reason else f"{reason}: {where}"
                 )
@@ -153,235 +119,283 @@ def rows(
 class _DataFile:
     """One file of records, or one split of a hub data set."""
 
-    rows: Iterator[Row]
+    open: Callable[[], Iterator[Row]]  # its rows from the first, each time anew
     name: str  # path or hub name, for messages
-    folder: Path  # base of relative image paths
+    place: Place  # base of relative image paths
     prefix: str = ""  # of generated ids, when the source has several files
     split: str | None = None  # split that the path names, as it is spelled there
 
 
-def _changed(
-    rows: Iterator[Row], change: Callable[[Row], Row] | None
-) -> Iterator[tuple[Row, Exception | None]]:
-    """Yield (changed row, None), or (original row, error) when `change` fails."""
-    for row in rows:
-        try:
-            yield (change(row) if change else row), None
-        except UNEXPECTED as error:
+class _Table:
+    """A file's records, and which of its columns is what."""
+
+    def __init__(self, file: _DataFile, columns: Mapping[str, str], change: Change | None) -> None:
+        self.file = file
+        self.field_columns: dict[str, str] = {}
+        self._columns, self._change = columns, change
+
+    def records(self) -> Iterator[tuple[Row, Exception | None]]:
+        """Yield (row, None), or (row, error) when deriving its columns fails.
+
+        Raises:
+            DataError: a column is missing, or images are in a column that is not mapped.
+        """
+        records = self._changed()
+        first = list(islice(records, PEEK))
+        readable = [row for row, error in first if error is None]
+        seen = dict.fromkeys(chain.from_iterable(readable))
+        if readable:
+            self.field_columns = resolve(readable, seen, self._columns, self.file.name)
+            if "images" not in self.field_columns:
+                self._refuse_unmapped_images(readable)
+        for row, error in chain(first, records):
+            if error is None and not row.keys() <= seen.keys():
+                seen |= dict.fromkeys(row)
+                self.field_columns = with_common_names(seen, self._columns) | self.field_columns
             yield row, error
 
+    def cells(self, row: Row) -> dict[str, Any]:
+        """Return the fields' cells of a row."""
+        found = {field: cell(row, column) for field, column in self.field_columns.items()}
+        images_column = self.field_columns.get("images", "")
+        if images_column.lower() in COMMON_NAMES["images"] and images_column not in row:
+            # Records may spell the column differently: image in one, images in the next.
+            found["images"] = cell(row, with_common_names(row, {}).get("images", "images"))
+        for field, value in found.items():
+            if field != "images" and isinstance(value, str) and len(value) > MAX_TEXT_CHARS:
+                raise DataError(f"a text is over {MAX_TEXT_CHARS} characters: the {field}")
+        return found
 
-def _sample(
-    identity: str, name: str, field_columns: dict[str, str], file: _DataFile, number: int, row: Row
-) -> Sample:
-    cells = {field: _cell(row, column) for field, column in field_columns.items()}
-    images_column = field_columns.get("images", "")
-    if images_column.lower() in COMMON_NAMES["images"] and images_column not in row:
-        # Records may spell the column differently: image in one, images in the next.
-        cells["images"] = _cell(row, _with_common_names(row, {}).get("images", "images"))
-    problem, chat_images = _problem(cells["problem"])
-    refs = split_refs(cells.get("images")) or chat_images
-    pictures = load_images(refs, file.folder)
-    choices = parse_choices(cells.get("choices"))
-    only_letters = list(choices) == list(ascii_uppercase[: len(choices)])
-    if not only_letters and len(split_choices(problem)) != len(choices):
-        problem = append_choices(problem, choices)
-    if problem.count(IMAGE_MARK) != len(pictures):
-        problem, pictures, _ = place_images(problem, dict(enumerate(pictures, start=1)))
-    answer, answer_type = _answer(cells["answer"], choices)
-    split = cell_text(cells.get("split") or file.split)
-    record = {"record": f"{Path(file.name).name}, record {number}"}
-    return Sample(
-        id=identity,
-        dataset=name,
-        task=str(cells.get("task") or name),
-        problem=problem,
-        images=pictures,
-        answer=answer,
-        answer_type=str(cells.get("answer_type") or answer_type),
-        choices=choices,
-        precision=_precision(cells.get("precision")),
-        unit=cell_text(cells.get("unit")) or None,
-        split="train" if (split or "train").lower() in _TRAINING else "test",
-        metadata=record
-        | _unmapped(row, field_columns)
-        | ({"split": split} if split else {})
-        | {"files": file_names(refs)},
-    )
+    def row_id(self, row: Row) -> str:
+        """Return the row's own id; "" when it has none."""
+        return row_id(row, self.field_columns)
+
+    def index(self, row: Row) -> str:
+        """Return the number by which other records may name this one's image."""
+        return cell_text(row.get("index")) or self.row_id(row)
+
+    def _changed(self) -> Iterator[tuple[Row, Exception | None]]:
+        for row in self.file.open():
+            try:
+                yield (self._change(row) if self._change else row), None
+            except UNEXPECTED as error:
+                yield row, error
+
+    def _refuse_unmapped_images(self, rows: list[Row]) -> None:
+        """Raise DataError for a column that holds images but is not mapped to a field."""
+        mapped = self.field_columns.values()
+        for column, value in chain.from_iterable(row.items() for row in rows):
+            for ref in split_refs(value)[:1] if column not in mapped else ():
+                try:
+                    images.file_format(load_image(ref, self.file.place))
+                except DataError:
+                    continue
+                name = self.file.name
+                raise DataError(f"{name}: {column!r} holds images: say --map images={column}")
 
 
-def _problem(value: Any) -> tuple[str, list[Any]]:
-    """Return the problem's text, and the image references of a chat in its place."""
+class _Survey:
+    """What only whole columns tell, over all files; read when it is first asked for."""
+
+    def __init__(self, tables: list[_Table]) -> None:
+        self._tables = [_Table(t.file, t._columns, t._change) for t in tables]
+
+    @cached_property
+    def indices(self) -> str:
+        """How integers beside choices are read: "texts", "from 0", "from 1" or ""."""
+        votes = IndexVotes()
+        for _, _, cells in self._read():
+            try:
+                votes.add(cells.get("answer"), parse_choices(cells.get("choices")))
+            except DataError:
+                continue
+        return votes.reading()
+
+    @cached_property
+    def marks_from_zero(self) -> bool:
+        """Whether the numbered marks of pictures start at 0."""
+        return any(
+            marks.numbers_from_zero(str(cells.get("problem"))) for _, _, cells in self._read()
+        )
+
+    @cached_property
+    def shared_images(self) -> dict[str, list[Any]]:
+        """Image references by the index of their record, of those that another record names."""
+        wanted = {index for _, _, cells in self._read() if (index := _image_index(cells))}
+        found: dict[str, list[Any]] = {}
+        held = 0
+        for table, row, cells in self._read():
+            index = table.index(row)
+            if index in wanted and not _image_index(cells):
+                found[index] = split_refs(cells.get("images"))
+                held += sum(len(ref) for ref in found[index] if isinstance(ref, str | bytes))
+            if held > MAX_SHARED_BYTES:
+                break
+        return found
+
+    def _read(self) -> Iterator[tuple[_Table, Row, dict[str, Any]]]:
+        """Yield each readable row with its cells, up to where a file is damaged."""
+        for table in self._tables:
+            try:
+                for row, error in table.records():
+                    cells = _cells_or_none(table, row) if error is None else None
+                    if cells is not None:
+                        yield table, row, cells
+            except DataError:
+                continue  # the reader of the records raises it again, in its place
+
+
+def _cells_or_none(table: _Table, row: Row) -> dict[str, Any] | None:
+    try:
+        return table.cells(row)
+    except UNEXPECTED:
+        return None
+
+
+class _Reader:
+    """Turns rows into samples."""
+
+    def __init__(self, dataset: str, survey: _Survey) -> None:
+        self._dataset, self._survey = dataset, survey
+
+    def sample(self, identity: str, table: _Table, number: int, row: Row) -> Sample:
+        """Return a row's sample. Raises DataError, or one of `UNEXPECTED`, for a bad row."""
+        _refuse_other_media(row)
+        cells = table.cells(row)
+        asked = _question(cells)
+        choices = tuple(mend(choice) for choice in parse_choices(cells.get("choices")))
+        problem, notes = mend(asked.text).strip(), list(asked.notes)
+        only_letters = list(choices) == list(ascii_uppercase[: len(choices)])
+        if not only_letters and len(split_choices(problem)) != len(choices):
+            problem = append_choices(problem, choices)
+        refs = self._image_refs(cells, table) or asked.image_refs
+        from_zero = marks.has_numbers(problem) and self._survey.marks_from_zero
+        placed = marks.place(problem, refs, from_zero=from_zero)
+        unit = "" if is_missing(cells.get("unit")) else cell_text(cells["unit"])
+        answer = cells["answer"]
+        mended = mend_gold(answer) if isinstance(answer, str) else answer
+        indices = self._survey.indices if _may_be_index(mended, choices) else "from 0"
+        gold = read_gold_cell(mended, choices, indices, unit or None)
+        if mended != answer or mend(asked.text) != asked.text:
+            notes.append(MENDED)
+        if placed.has_foreign_marks:
+            notes.append("another toolkit's mark of an image, read as its place")
+        split = next((cell_text(s) for s in (cells.get("split"), table.file.split)
+                      if not is_missing(s)), "")  # fmt: skip
+        record = {"record": f"{Path(table.file.name).name}, record {number}"}
+        given_type, task = cells.get("answer_type"), cells.get("task")
+        return Sample(
+            id=identity,
+            dataset=self._dataset,
+            task=self._dataset if is_missing(task) else cell_text(task),
+            problem=placed.text,
+            images=tuple(load_image(ref, table.file.place) for ref in placed.refs),
+            answer=gold.answer,
+            answer_type=gold.answer_type if is_missing(given_type) else cell_text(given_type),
+            choices=choices,
+            precision=_precision(cells.get("precision")),
+            rel_tol=_rel_tol(cells.get("rel_tol")),
+            unit=unit or None,
+            split="train" if (split or "train").lower() in _TRAINING else "test",
+            metadata=record
+            | unmapped(row, table.field_columns)
+            | ({"split": split} if split else {})
+            | {"files": file_names(placed.refs)}
+            | ({READING_NOTES: [*notes, *gold.notes]} if notes or gold.notes else {}),
+        )
+
+    def _image_refs(self, cells: dict[str, Any], table: _Table) -> list[Any]:
+        """Return the references of the images' cell; one that names another record gives its."""
+        index = _image_index(cells)
+        if index and not (table.file.place.folder / index).exists():
+            shared = self._survey.shared_images.get(index)
+            if shared:
+                return shared
+        return split_refs(cells.get("images"))
+
+
+def _image_index(cells: dict[str, Any]) -> str:
+    """Return the index of another record in the place of an image (VLMEvalKit); "" else."""
+    value = cells.get("images")
+    text = cell_text(value) if isinstance(value, str | int) else ""
+    return text if text.isdecimal() and len(text) < 13 else ""
+
+
+def _may_be_index(value: Any, choices: tuple[str, ...]) -> bool:
+    if not choices:
+        return False
+    votes = IndexVotes()
+    votes.add(value, choices)
+    return votes.total > 0 or as_index(value) is not None
+
+
+def _question(cells: dict[str, Any]) -> chat.Asked:
+    """Return the problem with the context before it, and the image references of a chat."""
+    value = cells["problem"]
+    if isinstance(value, chat.Asked):
+        return _with_context(value, cells)
     if isinstance(value, dict):
         raise DataError("the problem is an object; map a key of it: --map problem=COLUMN.KEY")
-    turn = chat.last_user_turn(value if isinstance(value, list) else cell_text(value))
-    return chat.text(turn).strip(), chat.image_refs(turn)
+    if isinstance(value, list) and not any(isinstance(part, dict) for part in value):
+        value = "\n".join(cell_text(part) for part in value if not is_missing(part))
+    asked = chat.last_question(value if isinstance(value, list) else cell_text(value))
+    return _with_context(asked, cells)
 
 
-def _answer(value: Any, choices: tuple[str, ...]) -> tuple[str, str]:
-    """Return the gold answer and its type.
-
-    Raises:
-        DataError: it is not a single answer, or not one of the choices.
-    """
-    value = parse_literal(value) if choices else value
-    if isinstance(value, list) and len(value) == 1:
-        (value,) = value
-    if isinstance(value, dict):
-        raise DataError("the gold answer is an object; map a key of it: --map answer=COLUMN.KEY")
-    if isinstance(value, list) and choices:
-        letters = {letter for item in value if (letter := _letter(cell_text(item), choices))}
-        if len(letters) == len(value):
-            return ", ".join(sorted(letters)), "multi_choice"
-    elif isinstance(value, list):
-        if not value or not all(isinstance(item, int | float) for item in value):
-            raise DataError(
-                "the gold answer is a list; map one entry: --map answer=COLUMN.0 for the first"
-            )
-        return json.dumps(value), "tuple"
-    tagged = answer_in_tags(cell_text(value))
-    text = strip_answer(tagged)
-    letter = (_letter(tagged, choices) or _letter(text, choices)) if text else None
-    if letter:
-        return letter, "choice"
-    several = choice_letters(text, choices)
-    if several:
-        return several, "multi_choice"
-    if text and choices:
-        raise DataError(
-            f"the gold answer is none of the choices: {text!r} is no letter, text or index from 0 "
-            f"of {', '.join(choices)}"
-        )
-    return text, guess_answer_type(text) if text else "text"
+def _with_context(asked: chat.Asked, cells: dict[str, Any]) -> chat.Asked:
+    if is_missing(asked.text):
+        return asked._replace(text="")
+    found = cells.get("context")
+    parts = [part for part in (found if isinstance(found, list) else [found])
+             if not is_missing(part)]  # fmt: skip
+    texts = [part.strip() for part in parts if isinstance(part, str)]
+    notes = ["a context that is no text, left out"] if len(texts) < len(parts) else []
+    before = [text for text in texts if text not in asked.text]
+    if before:
+        notes.append("a context, put in front of the problem")
+    return asked._replace(text="\n\n".join((*before, asked.text)), notes=(*asked.notes, *notes))
 
 
-def _letter(text: str, choices: tuple[str, ...]) -> str | None:
-    """Return the letter of a gold answer: a letter, a choice's text, or its index as 1 or 1.0."""
-    number = _NUMBER.fullmatch(text)
-    whole = number[1] if number else text
-    letter = choice_letter(text, choices) or choice_letter(whole, choices)
-    if letter is None and number and int(whole) < len(choices):
-        return ascii_uppercase[int(whole)]
-    return letter
+def _refuse_other_media(row: Row) -> None:
+    column = marks.media_column(row, is_missing)
+    if column:
+        raise DataError(f"the record has a video or a sound: column {column!r}")
+    history = next((column for column in row if column.lower() == "history"), None)
+    if history and not is_missing(row[history]):
+        raise DataError(f"the record has earlier turns beside the problem: column {history!r}")
 
 
 def _precision(value: Any) -> int | None:
-    text = cell_text(value)
-    if not text:
+    if is_missing(value):
         return None
-    if not _NUMBER.fullmatch(text):
-        raise DataError(f"the precision is not a number of decimals: {value!r}")
-    return int(float(text))
+    number = _NUMBER.fullmatch(cell_text(value))
+    if number is None:
+        raise DataError(f"the precision is not a number of decimals: {value!r:.80}")
+    return int(number[1])
 
 
-def _resolve(
-    rows: list[Row], seen: Mapping[str, Any], columns: Mapping[str, str], file: str
-) -> dict[str, str]:
-    """Return field -> column, from the map first, then by `COMMON_NAMES`.
-
-    Raises:
-        DataError: a mapped column, the problem or the answer is in none of the rows.
-    """
-    for field, column in columns.items():
-        for part in [column] if column in seen else column.split("+"):
-            if all(_lookup(row, part) is _ABSENT for row in rows):
-                raise DataError(
-                    f"{file}: no column {part!r} for {field}{nearest(part, seen)}; "
-                    f"columns: {', '.join(seen)}"
-                )
-    field_columns = _with_common_names(seen, columns)
-    for field in REQUIRED:
-        if field not in field_columns:
-            raise DataError(
-                f"{file}: no column is the {field}: say --map {field}=COLUMN; "
-                f"columns: {', '.join(seen)}"
-            )
-    return field_columns
+def _rel_tol(value: Any) -> float | None:
+    if is_missing(value):
+        return None
+    try:
+        return float(cell_text(value))
+    except ValueError as error:
+        raise DataError(f"the rel_tol is not a number between 0 and 1: {value!r:.80}") from error
 
 
-def _refuse_unmapped_images(
-    rows: list[Row], field_columns: dict[str, str], file: _DataFile
-) -> None:
-    """Raise DataError for a column that holds images but is not mapped to a field."""
-    for column, value in chain.from_iterable(row.items() for row in rows):
-        for ref in split_refs(value)[:1] if column not in field_columns.values() else ():
-            try:
-                images.file_format(load_image(ref, file.folder))
-            except DataError:
-                continue
-            raise DataError(f"{file.name}: {column!r} holds images: say --map images={column}")
-
-
-def _with_common_names(seen: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the mapped columns, plus each other field's first common name, in any case."""
-    field_columns = dict(columns)
-    by_lower = {
-        column.lower(): column for column in reversed(list(seen)) if column not in columns.values()
-    }
-    for field, names in COMMON_NAMES.items():
-        present = [by_lower[name] for name in names if name in by_lower]
-        if field not in field_columns and present:
-            field_columns[field] = present[0]
-    return field_columns
-
-
-def _cell(row: Row, column: str) -> Any:
-    """Return the value of a column; None when it is absent or NaN."""
-    if "+" in column and column not in row:
-        cells = (_cell(row, part) for part in column.split("+"))
-        return [cell for cell in cells if cell is not None and cell != ""]
-    value = _lookup(row, column)
-    missing = value is _ABSENT or (isinstance(value, float) and isnan(value))
-    return None if missing else value
-
-
-def _lookup(row: Row, column: str) -> Any:
-    """Return a column or a nested value: `a.b` of an object or of each in a list, `a.0` of a list.
-
-    `_ABSENT` when there is no such value.
-    """
-    if column in row:
-        return row[column]
-    value: Any = row
-    for key in column.split("."):
-        value = parse_literal(value)
-        if isinstance(value, list) and key.isdecimal():
-            value = dict(enumerate(value)).get(int(key), _ABSENT)
-        elif isinstance(value, list):
-            value = [item.get(key) for item in value if isinstance(item, dict)]
-        else:
-            value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
-    return value
-
-
-def _row_id(row: Row, field_columns: dict[str, str]) -> str:
-    """Return the row's own id; "" when it has none."""
-    cell = _cell(row, field_columns["id"]) if "id" in field_columns else None
-    return "-".join(map(str, cell)) if isinstance(cell, list) else cell_text(cell)
-
-
-def _unmapped(row: Row, field_columns: dict[str, str]) -> dict[str, Any]:
-    """Return the short columns that no field is read from, for the metadata."""
-    used = {part.split(".")[0] for column in field_columns.values() for part in column.split("+")}
-    short = {}
-    for column, value in row.items():
-        if column in used:
-            continue
-        try:
-            if len(json.dumps(value, ensure_ascii=False, allow_nan=False)) <= SHORT:
-                short[column] = value
-        except (TypeError, ValueError):  # not JSON: bytes, a date, NaN
-            if not isinstance(value, bytes | dict | list | float):
-                short[column] = str(value)[:SHORT]
-    return short
-
-
-def _local_files(source: Path) -> Iterator[_DataFile]:
+def _local_files(source: Path) -> list[_DataFile]:
     files = record_files(source)
-    for file in files:
-        prefix = f"{file.stem}-" if len(files) > 1 else ""
-        split = _split_name(file.relative_to(source)) if source.is_dir() else None
-        yield _DataFile(read_rows(file), str(file), file.parent, prefix, split)
+    root = source if source.is_dir() else source.parent
+    return [
+        _DataFile(
+            partial(read_rows, file),
+            str(file),
+            Place(file.parent, root),
+            f"{file.stem}-" if len(files) > 1 else "",
+            _split_name(file.relative_to(source)) if source.is_dir() else None,
+        )
+        for file in files
+    ]
 
 
 def _split_name(file: Path) -> str | None:
@@ -391,4 +405,8 @@ def _split_name(file: Path) -> str | None:
 
 
 def _hub_file(source: str) -> _DataFile:
-    return _DataFile(hub.rows(source, ("train",)), source, Path())
+    return _DataFile(
+        partial(hub.rows, source, ("train",)),
+        source,
+        Place(Path("/nonexistent"), Path("/nonexistent")),
+    )

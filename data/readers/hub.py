@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapo_vl.data.readers.tables import BATCH_ROWS, Row, read_parquet, require_all_shards
+from sapo_vl.data.readers.files import require_all_shards
+from sapo_vl.data.readers.image_refs import SourceFile
+from sapo_vl.data.readers.tables import BATCH_ROWS, Row, read_parquet
 from sapo_vl.errors import DataError
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -84,5 +86,5 @@ def _unwrap(value: Any, folder: Path) -> Any:
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         if value["bytes"] is not None:
             return value["bytes"]
-        return folder / value["path"] if value["path"] else value
+        return SourceFile(folder, value["path"]) if value["path"] else value
     return value

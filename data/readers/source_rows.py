@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
+from sapo_vl.data.readers.image_refs import SourceFile
 from sapo_vl.data.readers.tables import Row, read_rows
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.schema import Sample
@@ -56,4 +57,4 @@ def rows_with_image(file: Path, column: str, folder: Path, into: str = "image") 
     """
     for row in read_rows(file):
         name = row.get(column)
-        yield row | {into: folder / name if isinstance(name, str) else name}
+        yield row | {into: SourceFile(folder, name) if isinstance(name, str) else name}

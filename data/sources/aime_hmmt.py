@@ -25,11 +25,11 @@ import yaml
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.image_refs import SourceFile, file_names, load_images
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -63,7 +63,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    images = load_images(row["image"], Path())
+    images = load_images(row["image"])
     answer = cell_text(row["answer"])
     aime = row["contest"].startswith("aime")
     if aime:
@@ -83,7 +83,7 @@ def _sample(row: Row) -> Sample:
         problem=prepend_marks(problem, len(images)),
         images=images,
         answer=answer,
-        answer_type="number" if aime else guess_answer_type(answer),
+        answer_type="number" if aime else gold_type(answer),
         split="test",
         metadata={
             "number": int(row["problem_idx"]),
@@ -103,14 +103,14 @@ def _local(contest: Path) -> Iterator[Row]:
     for file in sorted((contest / "problems").glob("*.tex"), key=lambda p: int(p.stem)):
         if file.stem not in answers:
             raise DataError(f"{contest / 'answers.csv'}: no answer to problem {file.stem}")
-        figure = contest / "images" / f"problem_{file.stem}.png"
+        figure = SourceFile(contest / "images", f"problem_{file.stem}.png")
         yield {
             "contest": contest.name,
             "problem_idx": file.stem,
             "problem": file.read_text(encoding="utf-8"),
             "answer": answers[file.stem],
             "instruction": instruction,
-            "image": figure if figure.is_file() else None,
+            "image": figure if (figure.folder / figure.name).is_file() else None,
         }
 
 

@@ -11,8 +11,7 @@ One row of the original, and of the hub:
     {"image": {"bytes": .., "path": ..}, "query": "How many ..?", "label": ["14"],
      "human_or_machine": 0}
 
-The official metric accepts numbers within 5 %; `precision` can't say that, so it is in the
-metadata as "tolerance". Left out: the charts' tables.
+The official metric accepts numbers within 5 %, which `rel_tol` says. Left out: the charts' tables.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sapo_vl.data.readers import hub
 from sapo_vl.data.readers.image_refs import file_names, load_image
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.schema import Sample
 
 SPLITS = ("train", "val", "test")
@@ -61,13 +60,13 @@ def _sample(row: Row) -> Sample:
         dataset="chartqa",
         task=_KINDS[kind] if isinstance(kind, int) else str(kind),
         problem=prepend_marks(row["query"], 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=answer,
-        answer_type=guess_answer_type(answer),
+        answer_type=gold_type(answer),
+        rel_tol=TOLERANCE,
         split="train" if row["split"] == "train" else "test",
         metadata={
             "split": row["split"],
-            "tolerance": TOLERANCE,
             "files": file_names(row["image"]),
         },
     )

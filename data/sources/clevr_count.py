@@ -27,7 +27,7 @@ from sapo_vl.data.readers.tables import Row
 from sapo_vl.data.readers.text import (
     answer_in_tags,
     cell_text,
-    guess_answer_type,
+    gold_type,
     prepend_marks,
     strip_answer,
 )
@@ -56,10 +56,10 @@ def answered(source: str | Path, dataset: str, **fields: Any) -> Iterator[Sample
     """
 
     def sample(row: Row) -> Sample:
-        images = load_images(row["images"] if "images" in row else row["image"], Path())
+        images = load_images(row["images"] if "images" in row else row["image"])
         solution = row["solution"] if "solution" in row else row["answer"]
         answer = strip_answer(answer_in_tags(cell_text(solution)))
-        constant = {"answer_type": guess_answer_type(answer)} | fields
+        constant = {"answer_type": gold_type(answer)} | fields
         return Sample(
             id=row["name"],
             dataset=dataset,

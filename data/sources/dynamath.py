@@ -23,11 +23,12 @@ from typing import Any
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.choices import split_choices
 from sapo_vl.data.readers.image_refs import file_names, load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, split_choices
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.schema import Sample
 
 VARIANTS = range(1, 11)
@@ -58,7 +59,7 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     answer, choices = cell_text(row["answer"]), split_choices(row["question"])
-    kind, precision = guess_answer_type(answer), None
+    kind, precision = gold_type(answer), None
     if row["answer_type"] == "float":
         precision = PRECISION
     elif kind not in ("choice", "number", "tuple"):
@@ -76,7 +77,7 @@ def _sample(row: Row) -> Sample:
         dataset="dynamath",
         task=row["subject"],
         problem=prepend_marks(row["question"], 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=answer,
         answer_type=kind,
         choices=choices if kind == "choice" else (),

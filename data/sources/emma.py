@@ -22,16 +22,12 @@ from string import ascii_uppercase
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.choices import append_choices, choice_letter
+from sapo_vl.data.readers.literals import parse_list
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
-from sapo_vl.data.readers.tables import Row, parse_list
-from sapo_vl.data.readers.text import (
-    append_choices,
-    cell_text,
-    choice_letter,
-    guess_answer_type,
-    place_images,
-)
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import cell_text, gold_type, place_images
 from sapo_vl.data.sources.mmmu import configurations, numbered_images
 from sapo_vl.schema import Sample
 
@@ -78,7 +74,7 @@ def _sample(row: Row) -> Sample:
         problem=placed.text,
         images=placed.images,
         answer=choice_letter(answer, choices) or answer if choices else answer,
-        answer_type="choice" if choices else guess_answer_type(answer),
+        answer_type="choice" if choices else gold_type(answer),
         choices=choices,
         split="test",
         metadata={"source": row.get("source"), "published": published},

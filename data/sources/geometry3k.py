@@ -22,11 +22,11 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.image_refs import SourceFile, file_names, load_images
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import UNEXPECTED, to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -52,7 +52,7 @@ def _name(row: Row) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    images = load_images(row["images"], Path())
+    images = load_images(row["images"])
     answer = cell_text(row["answer"])
     goal = row.get("problem_type_goal")
     published: Published = {
@@ -68,7 +68,7 @@ def _sample(row: Row) -> Sample:
         problem=prepend_marks(row["problem"], len(images)),
         images=images,
         answer=answer,
-        answer_type=guess_answer_type(answer),
+        answer_type=gold_type(answer),
         unit=row.get("unit") or None,
         split="train" if row["split"] == "train" else "test",
         metadata={
@@ -104,5 +104,5 @@ def _local(folder: Path, splits: Sequence[str]) -> Iterator[Row]:
                 "split": split,
                 "problem": IMAGE_MARK + text,
                 "answer": value,
-                "images": [file.parent / "img_diagram.png"],
+                "images": [SourceFile(file.parent, "img_diagram.png")],
             }

@@ -24,7 +24,7 @@ from sapo_vl.data.readers.image_refs import load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.data.sources.clevr_count import answered
 from sapo_vl.data.sources.superclevr import r1v_records
 from sapo_vl.schema import Sample
@@ -67,9 +67,9 @@ def _sample(row: Row) -> Sample:
         dataset="geoqa",
         task="plane geometry",
         problem=prepend_marks(row["question"], 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=answer,
-        answer_type=guess_answer_type(answer),
+        answer_type=gold_type(answer),
         split="test",
         metadata={"published": published, "files": [row["image_path"]]},
     )

@@ -22,17 +22,12 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.choices import choice_letters, split_choices
 from sapo_vl.data.readers.image_refs import load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import (
-    cell_text,
-    choice_letters,
-    guess_answer_type,
-    prepend_marks,
-    split_choices,
-)
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.schema import Sample
 
 SPLITS = ("test",)
@@ -81,9 +76,9 @@ def _sample(unanswered: bool, row: Row) -> Sample | Dropped:
         dataset="logicvista",
         task=row["skill"][0],
         problem=prepend_marks(row["question"], 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=several or answer,
-        answer_type="multi_choice" if several else guess_answer_type(answer),
+        answer_type="multi_choice" if several else gold_type(answer),
         choices=choices if answer in "ABCDEFGH"[: len(choices)] or several else (),
         split="test",
         metadata={"published": published, "files": [row["imagename"]]},

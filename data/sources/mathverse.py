@@ -25,18 +25,13 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.choices import choice_letters, split_choices
+from sapo_vl.data.readers.image_refs import SourceFile, file_names, load_images
+from sapo_vl.data.readers.json_layouts import json_records
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
-from sapo_vl.data.readers.tables import Row, json_records, read_rows
-from sapo_vl.data.readers.text import (
-    QUESTION_IN_IMAGE,
-    cell_text,
-    choice_letters,
-    guess_answer_type,
-    prepend_marks,
-    split_choices,
-)
+from sapo_vl.data.readers.tables import Row, read_rows
+from sapo_vl.data.readers.text import QUESTION_IN_IMAGE, cell_text, gold_type, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -74,12 +69,12 @@ def _sample(row: Row) -> Sample:
     answer = cell_text(row["answer"])
     if choices or "multi" in row["question_type"]:
         answer = answer.strip("()")
-    kind = "choice" if choices else guess_answer_type(answer)
+    kind = "choice" if choices else gold_type(answer)
     several = choice_letters(answer, choices)
     if several:
         answer, kind = several, "multi_choice"
     question = cell_text(row["question"]) or QUESTION_IN_IMAGE
-    images = load_images(row["image"], Path())
+    images = load_images(row["image"])
     metadata, versions = row["metadata"], ("problem_version", "problem_index")
     published: Published = {
         "problem_id": str(row["sample_index"]),
@@ -135,7 +130,7 @@ def _website(folder: Path, file: Path) -> Iterator[Row]:
             "part": "web-",
             "sample_index": row.get("pid"),
             "problem_version": (row.get("metadata") or {}).get("problem_version"),
-            "image": images / row["image"] if row.get("image") else None,
+            "image": SourceFile(images, row["image"]) if row.get("image") else None,
         }
 
 

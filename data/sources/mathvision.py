@@ -24,11 +24,12 @@ from string import ascii_uppercase
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.choices import append_choices
 from sapo_vl.data.readers.image_refs import file_names, load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import append_choices, cell_text, prepend_marks
+from sapo_vl.data.readers.text import cell_text, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -82,7 +83,7 @@ def _sample(row: Row) -> Sample:
         dataset="mathvision",
         task=row["subject"],
         problem=question,
-        images=(load_image(row["decoded_image"], Path()),),
+        images=(load_image(row["decoded_image"]),),
         answer=answer,
         answer_type=answer_type,
         choices=tuple(options),

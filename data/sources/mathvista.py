@@ -22,11 +22,12 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.choices import append_choices, choice_letter
+from sapo_vl.data.readers.image_refs import Place, file_names, load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row, read_rows
-from sapo_vl.data.readers.text import append_choices, cell_text, choice_letter, prepend_marks
+from sapo_vl.data.readers.text import cell_text, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -44,7 +45,8 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
     for folder in (Path(source), Path(source) / "data"):
         if (folder / "testmini.json").is_file():
             local = read_rows(folder / "testmini.json")
-            records = (row | {"decoded_image": row["image"], "folder": folder} for row in local)
+            place = Place(folder, folder)
+            records = (row | {"decoded_image": row["image"], "place": place} for row in local)
     yield from to_samples(records, _name, _sample)
 
 
@@ -79,7 +81,7 @@ def _sample(row: Row) -> Sample:
         dataset="mathvista",
         task=row["metadata"].get("task") or "math",
         problem=prepend_marks(question, 1),
-        images=(load_image(row["decoded_image"], row.get("folder", Path())),),
+        images=(load_image(row["decoded_image"], row.get("place")),),
         answer=answer,
         answer_type=kind,
         choices=choices,

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import chat, hub
-from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.image_refs import Place, file_names, load_images
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row, read_rows
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, strip_answer
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks, strip_answer
 from sapo_vl.schema import Sample
 
 SPLITS = ("train", "test")
@@ -54,9 +54,9 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     if "message" in row:
-        turn = chat.last_user_turn(row["message"])
-        row = row | {"question": chat.text(turn), "image": chat.image_refs(turn)}
-    images = load_images(row["image"], row.get("folder", Path()))
+        asked = chat.last_question(row["message"])
+        row = row | {"question": asked.text, "image": asked.image_refs}
+    images = load_images(row["image"], row.get("place"))
     answer = strip_answer(cell_text(row["answer"]))
     published: Published = {
         "problem_id": str(row["id"]),
@@ -70,7 +70,7 @@ def _sample(row: Row) -> Sample:
         problem=prepend_marks(row["question"], len(images)),
         images=images,
         answer=answer,
-        answer_type=guess_answer_type(answer),
+        answer_type=gold_type(answer),
         split=row["split"],
         metadata={"published": published, "files": file_names(row["image"])},
     )
@@ -83,4 +83,4 @@ def _k12(file: Path) -> Iterator[Row]:
 
 def _trainer(file: Path) -> Iterator[Row]:
     for row in read_rows(file):
-        yield row | {"folder": file.parent, "split": "train"}
+        yield row | {"place": Place(file.parent, file.parent), "split": "train"}

@@ -25,17 +25,13 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.choices import append_choices, parse_choices
 from sapo_vl.data.readers.image_refs import load_image
+from sapo_vl.data.readers.literals import parse_list
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
-from sapo_vl.data.readers.tables import Row, parse_list
-from sapo_vl.data.readers.text import (
-    append_choices,
-    cell_text,
-    guess_answer_type,
-    parse_choices,
-    place_images,
-)
+from sapo_vl.data.readers.tables import Row
+from sapo_vl.data.readers.text import cell_text, gold_type, place_images
 from sapo_vl.schema import Sample
 
 SPLITS = ("dev", "validation")
@@ -84,7 +80,7 @@ def _sample(row: Row) -> Sample:
 def numbered_images(row: Row, most: int) -> dict[int, bytes]:
     """Return the images of columns image_1, image_2, .. that hold one."""
     cells = {n: row.get(f"image_{n}") for n in range(1, most + 1)}
-    return {n: load_image(cell, Path()) for n, cell in cells.items() if cell is not None}
+    return {n: load_image(cell) for n, cell in cells.items() if cell is not None}
 
 
 def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, bytes]) -> Sample:
@@ -114,7 +110,7 @@ def sample(row: Row, dataset: str, name: str, question: str, images: dict[int, b
         problem=placed.text,
         images=placed.images,
         answer=answer,
-        answer_type="choice" if choices else guess_answer_type(answer),
+        answer_type="choice" if choices else gold_type(answer),
         choices=choices,
         split="test",
         metadata={

@@ -52,7 +52,7 @@ def _sample(row: Row) -> Sample:
         images = mmmu.numbered_images(row, mmmu.MOST_IMAGES)
         sample = mmmu.sample(row, "mmmu_pro", _name(row), row["question"], images)
     else:
-        images = {1: load_image(row["image"], Path())}
+        images = {1: load_image(row["image"])}
         sample = mmmu.sample(row, "mmmu_pro", _name(row), "", images)
         sample = replace(sample, problem=f"{IMAGE_MARK}\n{QUESTION_IN_IMAGE}")
     published = sample.metadata["published"]

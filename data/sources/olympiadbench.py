@@ -21,10 +21,11 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.literals import parse_list
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
-from sapo_vl.data.readers.tables import Row, parse_list, read_parquet
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, place_images, strip_answer
+from sapo_vl.data.readers.tables import Row, read_parquet
+from sapo_vl.data.readers.text import cell_text, gold_type, place_images, strip_answer
 from sapo_vl.data.sources.mmmu import numbered_images
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
@@ -83,7 +84,7 @@ def _sample(row: Row) -> Sample:
         problem=marked.text,
         images=marked.images,
         answer=answer,
-        answer_type=guess_answer_type(answer),
+        answer_type=gold_type(answer),
         unit=unit,
         split="test",
         metadata={"published": published},

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers.text import split_choices
+from sapo_vl.data.readers.choices import split_choices
 from sapo_vl.data.sources.clevr_count import answered
 from sapo_vl.schema import Sample
 

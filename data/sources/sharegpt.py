@@ -9,8 +9,9 @@ One row, and the form with `messages`:
     {"images": ["images/7.png"], "messages": [
         {"role": "user", "content": "<image>How many?"}, {"role": "assistant", "content": "3"}]}
 
-Only the first exchange is used, with the images that its marks stand for; they may also be in its
-parts. An answer in answer tags or in a box is unwrapped.
+Only the first exchange is used, with what precedes it and the images that its marks stand for; they
+may also be in its parts. Later turns are left out and counted. Of an answer that is a worked
+solution the marked answer is taken.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from pathlib import Path
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import chat, generic
 from sapo_vl.data.readers.image_refs import split_refs
+from sapo_vl.data.readers.literals import is_missing
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import answer_in_tags
+from sapo_vl.errors import DataError
 from sapo_vl.schema import IMAGE_MARK, Sample
 
+CHATS = ("messages", "conversations", "conversation")
 COLUMNS = {"problem": "problem", "answer": "published_answer", "images": "exchange_images"}
 
 
@@ -38,14 +41,18 @@ def rows(source: str | Path) -> Iterator[Sample | Dropped]:
 
 
 def _first_exchange(row: Row) -> Row:
-    turns = row["messages"] if "messages" in row else row["conversations"]
-    exchange = chat.first_exchange(turns)
-    images = split_refs(row.get("images") or row.get("image")) or exchange.image_refs
-    marks = exchange.question.count(IMAGE_MARK)
+    column = next((name for name in CHATS if not is_missing(row.get(name))), None)
+    if column is None:
+        raise DataError(f"the record has no chat: none of {', '.join(CHATS)}")
+    exchange = chat.first_exchange(row[column])
+    question = exchange.question
+    images = split_refs(row.get("images") or row.get("image")) or question.image_refs
+    marks = question.text.count(IMAGE_MARK)
     if exchange.later and len(images) == marks + exchange.later:
         images = images[:marks]
-    return row | {
-        "problem": exchange.question,
-        "published_answer": answer_in_tags(exchange.answer),
+    kept = {name: cell for name, cell in row.items() if name not in CHATS}
+    return kept | {
+        "problem": question,
+        "published_answer": exchange.answer,
         "exchange_images": images,
     }

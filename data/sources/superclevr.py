@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.image_refs import SourceFile, file_names, load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row, read_jsonl, read_rows
@@ -75,7 +75,7 @@ def r1v_records(source: str | Path, name: str) -> Iterator[Row]:
     if not files:
         raise DataError(f"{folder} has no {R1V_FOLDERS[0]}/{name}")
     for number, (_, row) in enumerate(read_jsonl(files[0])):
-        yield row | {"number": number, "image": folder / row["image_path"]}
+        yield row | {"number": number, "image": SourceFile(folder, row["image_path"])}
 
 
 def _r1v_name(row: Row) -> str:
@@ -94,7 +94,7 @@ def _r1v_sample(row: Row) -> Sample:
         dataset="superclevr",
         task="count",
         problem=prepend_marks(row["question"], 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=str(row["ground_truth"]),
         answer_type="count",
         split="test",
@@ -121,7 +121,7 @@ def _sample(row: Row) -> Sample:
         dataset="superclevr",
         task=Path(row["template_filename"]).stem,
         problem=prepend_marks(row["question"], 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=str(answer),
         answer_type="count" if isinstance(answer, int) else "text",
         metadata={
@@ -136,5 +136,5 @@ def _local(files: list[Path]) -> Iterator[Row]:
     for file in files:
         part = file.stem.removeprefix("superCLEVR_questions").strip("_")
         for row in read_rows(file):
-            image = file.parent / "images" / row["image_filename"]
+            image = SourceFile(file.parent / "images", row["image_filename"])
             yield row | {"part": part, "image": image}

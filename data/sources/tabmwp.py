@@ -21,17 +21,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers.image_refs import file_names, load_image
+from sapo_vl.data.readers.choices import append_choices, choice_letter
+from sapo_vl.data.readers.image_refs import SourceFile, file_names, load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import to_samples
 from sapo_vl.data.readers.tables import Row, read_rows
-from sapo_vl.data.readers.text import (
-    append_choices,
-    cell_text,
-    choice_letter,
-    guess_answer_type,
-    prepend_marks,
-)
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -58,7 +53,7 @@ def _name(row: Row) -> str:
 def _sample(row: Row) -> Sample:
     choices, answer_text = tuple(row["choices"] or ()), cell_text(row["answer"])
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
-    kind, answer = guess_answer_type(answer_text), answer_text
+    kind, answer = gold_type(answer_text), answer_text
     if choices:
         kind, question = "choice", append_choices(question, choices)
         answer = choice_letter(answer_text, choices) or ""
@@ -79,7 +74,7 @@ def _sample(row: Row) -> Sample:
         dataset="tabmwp",
         task=row["ans_type"],
         problem=prepend_marks(question, 1),
-        images=(load_image(row["image"], Path()),),
+        images=(load_image(row["image"]),),
         answer=answer,
         answer_type=kind,
         choices=choices,
@@ -99,4 +94,4 @@ def _local(files: list[Path]) -> Iterator[Row]:
         for row in read_rows(file):
             if row["id"] not in seen:
                 seen.add(row["id"])
-                yield row | {"image": file.parent / "tables" / f"{row['id']}.png"}
+                yield row | {"image": SourceFile(file.parent / "tables", f"{row['id']}.png")}

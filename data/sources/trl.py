@@ -9,7 +9,7 @@ One row:
 
 It is the generic reader with this column: the prompt may also be a plain string, its parts may hold
 the images, and the answer may be in `answer`; answer tags or a box around it are stripped.
-Left out: system turns and completions.
+System and earlier turns go before the problem. Left out: completions.
 """
 
 from __future__ import annotations

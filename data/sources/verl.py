@@ -10,7 +10,7 @@ One row:
      "extra_info": {"split": "train", "index": 0, "answer": "3", "question": "<image>Find x."}}
 
 The problem is `extra_info.question` where it is given, because the prompt ends with verl's own
-instruction; else it is the prompt's last user turn. Left out: system turns.
+instruction; else it is the prompt's last user turn. System and earlier turns go before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import chat, generic
-from sapo_vl.data.readers.tables import Row, parse_literal
+from sapo_vl.data.readers.literals import parse_literal
+from sapo_vl.data.readers.tables import Row
 from sapo_vl.schema import Sample
 
 COLUMNS = {
@@ -43,6 +44,6 @@ def _with_problem(row: Row) -> Row:
     extra = parse_literal(row.get("extra_info"))
     extra = extra if isinstance(extra, dict) else {}
     return row | {
-        "problem": extra.get("question") or chat.text(chat.last_user_turn(row["prompt"])),
+        "problem": chat.last_question(row["prompt"], extra.get("question")),
         "part": extra.get("split"),
     }

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
-from sapo_vl.data.readers.image_refs import file_names, load_images
+from sapo_vl.data.readers.files import record_files
+from sapo_vl.data.readers.image_refs import Place, file_names, load_images
 from sapo_vl.data.readers.source_rows import to_samples
-from sapo_vl.data.readers.tables import Row, read_rows, record_files
-from sapo_vl.data.readers.text import cell_text, guess_answer_type, prepend_marks, strip_answer
+from sapo_vl.data.readers.tables import Row, read_rows
+from sapo_vl.data.readers.text import cell_text, gold_type, prepend_marks, strip_answer
 from sapo_vl.schema import Sample
 
 SPLITS = ("train",)
@@ -47,7 +48,7 @@ def _name(row: Row) -> str:
 
 def _sample(row: Row) -> Sample:
     cell = row["images"] if "images" in row else row["image"]
-    images = load_images(cell, row.get("folder", Path()))
+    images = load_images(cell, row.get("place"))
     answer = strip_answer(cell_text(row["answer"]))
     return Sample(
         id=_name(row),
@@ -56,13 +57,14 @@ def _sample(row: Row) -> Sample:
         problem=prepend_marks(row["problem"] if "problem" in row else row["question"], len(images)),
         images=images,
         answer=answer,
-        answer_type=guess_answer_type(answer),
+        answer_type=gold_type(answer),
         metadata={key: row[key] for key in _METADATA if key in row}
         | {"published_answer": row["answer"], "files": file_names(cell)},
     )
 
 
 def _local(path: Path) -> Iterator[Row]:
+    folder = path if path.is_dir() else path.parent
     for file in record_files(path):
         for row in read_rows(file):
-            yield row | {"folder": path if path.is_dir() else path.parent}
+            yield row | {"place": Place(folder, folder)}

@@ -22,11 +22,12 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers import hub
+from sapo_vl.data.readers.choices import append_choices, split_choices
 from sapo_vl.data.readers.image_refs import file_names, load_image
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.source_rows import rows_with_image, to_samples
 from sapo_vl.data.readers.tables import Row
-from sapo_vl.data.readers.text import append_choices, cell_text, prepend_marks, split_choices
+from sapo_vl.data.readers.text import cell_text, prepend_marks
 from sapo_vl.errors import DataError
 from sapo_vl.schema import Sample
 
@@ -70,7 +71,7 @@ def _sample(row: Row) -> Sample:
         dataset="wemath",
         task=row["key"].rpartition("_")[0] + ("_multi" if "multi" in row["key"] else "_single"),
         problem=prepend_marks(append_choices(row["question"], choices), 1),
-        images=(load_image(row["image_path"], Path()),),
+        images=(load_image(row["image_path"]),),
         answer=cell_text(row["answer"]),
         answer_type="choice",
         choices=choices,

@@ -1,65 +1,74 @@
-"""Compare two answers structurally, part by part.
+r"""Compare two answers by their structure, part by part.
 
-`same(gold, answer, decider)` parses two cleaned texts (latex.py) into trees (answer_tree.py) and
-compares them. Leaves go to the `decider`: exact arithmetic only in the main process, which may
-leave them undecided; arithmetic and sympy in a worker. The result is True, False or None
-(undecided).
+`same(gold, answer, decider)` parses two cleaned texts (latex.py) into typed values (answer_tree.py)
+and compares them. Expressions without structure go to the `decider`: exact arithmetic only in the
+main process, which may leave them undecided; arithmetic and sympy in a worker. The result is True,
+False or None (undecided).
 
 Conventions (docs/verifiers.md has all of them): a bare list and a set are unordered, a tuple is
 ordered; `1,2` matches `(1,2)` in that order; `x = 5` matches `5`, `y = 5` does not match `x = 5`;
-an inequality matches its interval; `\\pm` stands for both values; a vector matches the tuple of
-its entries.
+values with names are matched by name; an inequality matches its interval; `\pm` stands for both
+values; a vector matches the tuple of its entries.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeGuard
 
-from sapo_vl.rewards.parsing import units
-from sapo_vl.rewards.parsing.answer_tree import (
+from sapo_vl.rewards.parsing import leaves
+from sapo_vl.rewards.parsing.answer_tree import parse, without_domain
+from sapo_vl.rewards.parsing.answer_values import (
+    Alternatives,
+    Approximation,
+    Figure,
     Group,
     Leaf,
     Matrix,
+    Named,
+    Pair,
     Relation,
+    Statement,
     Tristate,
     Value,
     Words,
-    fold_words,
-    is_name,
-    parse,
-    split_top,
+    all_of,
+    any_of,
 )
-from sapo_vl.rewards.parsing.rationals import to_fraction
+from sapo_vl.rewards.parsing.geometry import same_figures, same_statements
+from sapo_vl.rewards.parsing.leaves import Decider
+from sapo_vl.rewards.parsing.matrices import as_matrix, as_vector, is_in_units
+from sapo_vl.rewards.parsing.named_values import NamedValues, match_names, named_values, one_by_one
+from sapo_vl.rewards.parsing.number_sets import is_set, number_set, same_sets
+from sapo_vl.rewards.parsing.pairs import as_fraction, is_time_only, same_pairs
+from sapo_vl.rewards.parsing.relations import (
+    canonical_name,
+    is_assignment,
+    is_inequality,
+    is_numeric,
+    is_quantity,
+    same_name,
+    with_argument_of,
+)
 
-_BASED = re.compile(r"([0-9A-Z]+)\s*_\s*\{?\s*(\d+)\s*\}?")
-_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _DIGIT_GAP = re.compile(r"\d \d")
 _DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})$")
-_FUNCTION_OF = re.compile(r"([a-zA-Z]+)\(([a-zA-Z])\)")
-
-
-class Decider(Protocol):
-    """Decides whether two leaves are equal."""
-
-    def number(self, gold: str, answer: str) -> Tristate:
-        """Compare two expressions without units."""
-
-    def relation(self, gold: Relation, answer: Relation) -> Tristate:
-        """Compare two equations or inequalities that are not plain assignments."""
+_INDIAN = re.compile(r"(?<![\d,.])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
+_PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
 def same(gold: str, answer: str, decider: Decider) -> Tristate:
     """Whether two cleaned texts are the same answer; None when the decider can't tell."""
     if not answer.strip() or not gold.strip():
         return False
-    if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
-        if " " not in answer or gold.split() == answer.split():
-            return True
+    if gold == answer:
+        return True
+    if gold.replace(" ", "") == answer.replace(" ", ""):
         gaps = [bool(_DIGIT_GAP.search(text)) for text in (gold, answer)]
-        return gaps[0] == gaps[1]  # `4 2` isn't `42`
+        return gaps[0] == gaps[1] and (not gaps[0] or gold.split() == answer.split())
+    if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
+        return decider.number(gold, answer)
+    if _other_domain(gold, answer):
+        return False
     gold_tree, answer_tree = parse(gold), parse(answer)
     result = _same(gold_tree, answer_tree, decider)
     one_is_leaf = isinstance(gold_tree, Leaf) != isinstance(answer_tree, Leaf)
@@ -68,16 +77,26 @@ def same(gold: str, answer: str, decider: Decider) -> Tristate:
     return result
 
 
+def _other_domain(gold: str, answer: str) -> bool:
+    """Whether both sides say what a parameter ranges over, and not the same."""
+    domain = without_domain(gold)[1]
+    return bool(domain) and without_domain(answer)[1] not in ("", domain)
+
+
 def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Decider) -> Tristate:
     """Compare again with other meanings of the comma, when one side is a leaf and one a list.
 
-    `100,200` may be one number or two; `1,22` may be a decimal.
+    `100,200` may be one number or two; `1,22` may be a decimal; `1,00,000` is grouped
+    as in India.
     """
     as_list = (
         (gold.replace(",", ", "), answer) if gold_is_leaf else (gold, answer.replace(",", ", "))
     )
     if as_list != (gold, answer) and _same(parse(as_list[0]), parse(as_list[1]), decider):
         return True
+    if _INDIAN.search(answer if gold_is_leaf else gold):
+        joined = [_INDIAN.sub(lambda m: m[0].replace(",", ""), text) for text in (gold, answer)]
+        return _same(parse(joined[0]), parse(joined[1]), decider)
     gold_decimal, answer_decimal = (_DECIMAL_COMMA.sub(r"\1.\2", text) for text in (gold, answer))
     is_changed = (gold_decimal, answer_decimal) != (gold, answer)
     if is_changed and not isinstance(parse(gold_decimal), Group):
@@ -86,15 +105,46 @@ def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Dec
 
 
 def _same(gold: Value, answer: Value, decider: Decider) -> Tristate:
-    gold, answer = _as_interval(gold, answer), _as_interval(answer, gold)
+    """Compare two values: the first kind that either side has decides the rule."""
+    if isinstance(gold, Alternatives):
+        return any_of(_same(value, answer, decider) for value in gold.values)
+    if isinstance(answer, Alternatives):
+        return all_of(_same(gold, value, decider) for value in answer.values)
+    if isinstance(gold, Group) and leaves.is_one_value(gold, decider):
+        return any_of(_same(value, answer, decider) for value in gold.items)
+    if isinstance(gold, Approximation) or isinstance(answer, Approximation):
+        return _same_approximations(gold, answer, decider)
+    if isinstance(gold, Named) or isinstance(answer, Named):
+        return _same_named(gold, answer, decider)
+    if is_set(gold) or is_set(answer):
+        sets = number_set(gold), number_set(answer)
+        if sets[0] is not None and sets[1] is not None:
+            return same_sets(sets[0], sets[1], decider.number)
+    gold, answer = one_by_one(gold), one_by_one(answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _same_relations(gold, answer, decider)
+    if isinstance(gold, Figure | Statement) or isinstance(answer, Figure | Statement):
+        return _same_geometry(gold, answer, decider)
+    if isinstance(gold, Pair) or isinstance(answer, Pair):
+        return _same_as_pair(gold, answer, decider)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return _same_words(gold, answer)
+        return leaves.same_words(gold, answer)
+    return _same_collections(gold, answer, decider)
+
+
+def _same_collections(gold: Value, answer: Value, decider: Decider) -> Tristate:
+    """Compare leaves, matrices, vectors and groups."""
     if isinstance(gold, Leaf) and isinstance(answer, Leaf):
-        return _same_leaves(gold.text, answer.text, decider)
+        if is_in_units(gold) != is_in_units(answer):
+            return False
+        return leaves.same_leaves(gold.text, answer.text, decider)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return _same_matrices(gold, answer, decider)
+    if is_in_units(gold) or is_in_units(answer):
+        vectors = as_vector(gold), as_vector(answer)
+        if vectors[0] is None or vectors[1] is None:
+            return False
+        return _same_groups(vectors[0], vectors[1], decider)
     for value, counterpart in ((gold, answer), (answer, gold)):
         if isinstance(value, Group) and value.is_ordered and not isinstance(counterpart, Group):
             return False
@@ -110,7 +160,10 @@ def _same_groups(gold: Group, answer: Group, decider: Decider) -> Tristate:
         same_brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
         if len(gold.items) == 2 and not same_brackets:  # two intervals
             return False
-        return _all(_same(g, a, decider) for g, a in zip(gold.items, answer.items, strict=True))
+        return _same_in_order(gold, answer, decider)
+    names = named_values(gold), named_values(answer)
+    if names[0] is not None or names[1] is not None:
+        return _same_with_names(gold, answer, names, decider)
     if gold.is_ordered != answer.is_ordered:
         ordered, unordered = (gold, answer) if gold.is_ordered else (answer, gold)
         if unordered.opening or len(ordered.items) != len(unordered.items):
@@ -120,15 +173,50 @@ def _same_groups(gold: Group, answer: Group, decider: Decider) -> Tristate:
             return _same_lists(gold_items, answer_items, decider)
         if ordered.opening == "[" and ordered is gold and len(ordered.items) == 2:
             return False
-        return _all(_same(g, a, decider) for g, a in zip(gold.items, answer.items, strict=True))
+        return _same_in_order(gold, answer, decider)
     return _same_lists(gold.items, answer.items, decider)
 
 
-def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decider: Decider) -> Tristate:
+def _same_in_order(gold: Group, answer: Group, decider: Decider) -> Tristate:
+    if len(gold.items) != len(answer.items):
+        return False
+    return all_of(_same(g, a, decider) for g, a in zip(gold.items, answer.items, strict=True))
+
+
+def _same_with_names(
+    gold: Group,
+    answer: Group,
+    names: tuple[NamedValues | None, NamedValues | None],
+    decider: Decider,
+) -> Tristate:
+    """Compare two groups of which at least one gives its values names.
+
+    Both named: by name. Only the gold: in its order. Only the answer: a tuple in the order of the
+    names (`y = 3, x = 4` is (4, 3)), a list in any order.
+    """
+    gold_names, answer_names = names
+    if gold_names is not None and answer_names is not None:
+        pairs = match_names(gold_names, answer_names)
+        if pairs is None:
+            return _same_lists(gold_names.values, answer_names.values, decider)
+        return all_of(_same(g, a, decider) for g, a in pairs) if pairs else False
+    if gold_names is not None:
+        if gold_names.is_ordered and not any(isinstance(i, Relation | Named) for i in answer.items):
+            return _same_in_order(Group(gold_names.values), answer, decider)
+        return _same_lists(gold_names.values, answer.items, decider)
+    assert answer_names is not None
+    if gold.is_ordered and answer_names.is_ordered:
+        return _same_in_order(gold, Group(answer_names.in_order()), decider)
+    if gold.is_ordered:
+        return _same_in_order(gold, Group(answer_names.values), decider)
+    return _same_lists(gold.items, answer_names.values, decider)
+
+
+def _same_lists(gold: tuple[Value, ...], answer: tuple[Value, ...], decider: Decider) -> Tristate:
     """Match the items one to one, in any order; where the lengths differ, without duplicates."""
     gold, answer = _drop_names(gold), _drop_names(answer)
     if len(gold) != len(answer):
-        gold, answer = list(dict.fromkeys(gold)), list(dict.fromkeys(answer))
+        gold, answer = leaves.distinct(gold), leaves.distinct(answer)
     if len(gold) != len(answer):
         return False
     if len(gold) == 1 and not (isinstance(gold[0], Group) and isinstance(answer[0], Group)):
@@ -149,6 +237,8 @@ def _same_lists(gold: Sequence[Value], answer: Sequence[Value], decider: Decider
 def _same_item(gold: Value, answer: Value, decider: Decider) -> Tristate:
     """Compare two items of lists, in which a bare list (`p=5, q=2`) is a tuple."""
     if isinstance(gold, Group) and isinstance(answer, Group):
+        if named_values(gold) is not None or named_values(answer) is not None:
+            return _same_groups(gold, answer, decider)
         if not gold.opening:
             gold = Group(_drop_names(gold.items), "(", ")")
         if not answer.opening:
@@ -156,179 +246,124 @@ def _same_item(gold: Value, answer: Value, decider: Decider) -> Tristate:
     return _same(gold, answer, decider)
 
 
-def _drop_names(items: Sequence[Value]) -> tuple[Value, ...]:
-    """Reduce assignments to values: `n = 2, 3, 4` and `a = 2, h = 1` are lists of values."""
-    return tuple(parse(i.sides[-1]) if _is_assignment(i) else i for i in items)
+def _drop_names(items: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Reduce assignments to values: `n = 2, 3, 4` is a list of values."""
+    return tuple(
+        parse(i.sides[-1]) if is_assignment(i) else i.value if isinstance(i, Named) else i
+        for i in items
+    )
 
 
-def _is_assignment(value: Value) -> TypeGuard[Relation]:
-    return isinstance(value, Relation) and set(value.operators) == {"="} and is_name(value.sides[0])
+def _same_named(gold: Value, answer: Value, decider: Decider) -> Tristate:
+    """Compare `A(1,2)` or `length: 5`; two names must be the same, a missing one agrees."""
+    names, values = [], []
+    for value in (gold, answer):
+        names += [canonical_name(value.name)] if isinstance(value, Named) else []
+        values.append(value.value if isinstance(value, Named) else value)
+    return len(set(names)) == 1 and _same(values[0], values[1], decider)
 
 
-def _all(results: Iterable[Tristate]) -> Tristate:
-    """Three-valued `all`."""
-    undecided = False
-    for result in results:
-        if result is False:
+def _same_approximations(gold: Value, answer: Value, decider: Decider) -> Tristate:
+    r"""Compare where a side is `exact \approx rounded`: either side may be meant.
+
+    The rounded side of an answer counts only where it is the exact one, rounded: `5 \approx 3`
+    claims 5.
+    """
+    if isinstance(answer, Approximation):
+        gold_name = gold.name if isinstance(gold, Approximation) else ""
+        if is_assignment(gold):
+            gold_name = gold.sides[0]
+        if gold_name and answer.name and not same_name(gold_name, answer.name):
             return False
-        undecided = undecided or result is None
-    return None if undecided else True
-
-
-def _same_words(gold: Value, answer: Value) -> Tristate:
-    gold_words, answer_words = _plain_words(gold), _plain_words(answer)
-    if gold_words == answer_words:
-        return bool(gold_words)
-    if isinstance(gold, Words) and isinstance(answer, Words):
+        exact = _same(gold, parse(answer.exact), decider) if answer.exact else False
+        if exact is True:
+            return True
+        rounded = _same(gold, parse(answer.rounded), decider)
+        if rounded is not True or not answer.exact:
+            return rounded if rounded is not False or exact is not None else None
+        return leaves.is_rounded(answer.exact, answer.rounded, decider)
+    assert isinstance(gold, Approximation), gold
+    if is_assignment(answer) and gold.name and not same_name(gold.name, answer.sides[0]):
         return False
-    try:
-        numbers = [to_fraction(text) for text in (gold_words, answer_words)]
-    except ArithmeticError:
+    value = parse(answer.sides[-1]) if is_assignment(answer) else answer
+    return any_of(_same(parse(text), value, decider) for text in (gold.exact, gold.rounded) if text)
+
+
+def _same_geometry(gold: Value, answer: Value, decider: Decider) -> Tristate:
+    if isinstance(gold, Statement) and isinstance(answer, Statement):
+        return same_statements(gold, answer)
+    figures = [leaves.as_figure(value) for value in (gold, answer)]
+    if isinstance(gold, Statement | Pair) or figures[0] is None or figures[1] is None:
+        texts = [leaves.figure_text(value) for value in (gold, answer)]
+        return decider.number(*texts) if all(texts) else False
+    return same_figures(figures[0], figures[1])
+
+
+def _same_as_pair(gold: Value, answer: Value, decider: Decider) -> Tristate:
+    """Compare a time, ratio or range with another one or with a number."""
+    if isinstance(gold, Pair) and isinstance(answer, Pair):
+        return same_pairs(gold, answer, decider.number)
+    if isinstance(gold, Pair):
+        fraction = as_fraction(gold)
+        if fraction is None or is_time_only(gold) or not isinstance(answer, Leaf):
+            return False
+        return leaves.same_leaves(fraction, answer.text, decider)
+    assert isinstance(answer, Pair), answer
+    if not isinstance(gold, Leaf):
         return False
-    return numbers[0] is not None and numbers[0] == numbers[1]
-
-
-def _plain_words(value: Value) -> str:
-    if isinstance(value, Words):
-        return value.text
-    if isinstance(value, Leaf):
-        return fold_words(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", value.text))
-    return ""
+    if answer.kind == "hyphen" and len(answer.parts) == 2:  # `7-2` for 5: not worked out
+        return leaves.same_leaves(gold.text, answer.text, decider)
+    fraction = as_fraction(answer)
+    return False if fraction is None else leaves.same_leaves(gold.text, fraction, decider)
 
 
 def _same_matrices(gold: Value, answer: Value, decider: Decider) -> Tristate:
-    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
-        if [len(r) for r in gold.rows] != [len(r) for r in answer.rows]:
+    matrices = as_matrix(gold), as_matrix(answer)
+    if matrices[0] is not None and matrices[1] is not None:
+        rows = matrices[0].rows, matrices[1].rows
+        if [len(r) for r in rows[0]] != [len(r) for r in rows[1]]:
             return False
-        cells = zip(itertools.chain(*gold.rows), itertools.chain(*answer.rows), strict=True)
-        return _all(_same_leaves(g.text, a.text, decider) for g, a in cells)
-    gold_vector, answer_vector = _as_vector(gold), _as_vector(answer)
-    if gold_vector is None or answer_vector is None:
+        return all_of(
+            leaves.same_leaves(g.text, a.text, decider)
+            for gold_row, answer_row in zip(*rows, strict=True)
+            for g, a in zip(gold_row, answer_row, strict=True)
+        )
+    vectors = as_vector(gold), as_vector(answer)
+    if vectors[0] is None or vectors[1] is None:
         return False
-    return _same_groups(gold_vector, answer_vector, decider)
-
-
-def _as_vector(value: Value) -> Group | None:
-    if isinstance(value, Group) and value.opening == "(":
-        return value
-    if isinstance(value, Matrix) and (len(value.rows) == 1 or all(len(r) == 1 for r in value.rows)):
-        return Group(tuple(itertools.chain(*value.rows)), "(", ")")
-    return None
-
-
-def _as_interval(value: Value, counterpart: Value) -> Value:
-    """Convert an inequality with numeric ends to its interval, unless both sides are relations."""
-    if isinstance(value, Group) and any(isinstance(i, Relation) for i in value.items):
-        if isinstance(counterpart, Group) and any(isinstance(i, Group) for i in counterpart.items):
-            return Group(
-                tuple(_as_interval(i, Leaf("")) for i in value.items), value.opening, value.closing
-            )
-        return value
-    if not isinstance(value, Relation) or isinstance(counterpart, Relation):
-        return value
-    return interval(value) or value
-
-
-def interval(relation: Relation) -> Group | None:
-    """Return the interval of `a < x <= b` or `x > a`; None when an end isn't a number."""
-    sides, operators = relation.sides, relation.operators
-    if all(op in (">", "\\ge") for op in operators):
-        sides = sides[::-1]
-        operators = tuple({">": "<", "\\ge": "\\le"}[op] for op in operators[::-1])
-    if not all(op in ("<", "\\le") for op in operators):
-        return None
-    strict = [op == "<" for op in operators]
-    if len(sides) == 3 and _is_numeric(sides[0]) and _is_numeric(sides[2]) and is_name(sides[1]):
-        ends, open_left, open_right = (sides[0], sides[2]), strict[0], strict[1]
-    elif len(sides) == 2 and is_name(sides[0]) and _is_numeric(sides[1]):
-        ends, open_left, open_right = ("-\\infty", sides[1]), True, strict[0]
-    elif len(sides) == 2 and is_name(sides[1]) and _is_numeric(sides[0]):
-        ends, open_left, open_right = (sides[0], "\\infty"), strict[0], True
-    else:
-        return None
-    opening, closing = "(" if open_left else "[", ")" if open_right else "]"
-    return Group((Leaf(ends[0]), Leaf(ends[1])), opening, closing)
-
-
-def _is_numeric(text: str) -> bool:
-    return bool(text.strip()) and not any(c.isalpha() for c in _COMMAND.sub("", text))
+    return _same_groups(vectors[0], vectors[1], decider)
 
 
 def _same_relations(gold: Value, answer: Value, decider: Decider) -> Tristate:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _two_relations(gold, answer, decider)
     if isinstance(gold, Relation):
-        if _is_assignment(gold):
+        if is_inequality(gold):
+            return False
+        is_valued = is_quantity(gold.sides[0]) and is_numeric(gold.sides[-1])
+        if is_assignment(gold) or is_valued:
             return _same(parse(gold.sides[-1]), answer, decider)
         return False
     assert isinstance(answer, Relation), answer
-    if answer.operators[-1] not in ("=", "=="):
+    if answer.operators[-1] != "=":
         return False
-    if not is_name(answer.sides[0]) and isinstance(gold, Leaf) and gold.text.strip() == "0":
+    is_equation = not is_assignment(answer) and not is_quantity(answer.sides[0])
+    if is_equation and isinstance(gold, Leaf) and gold.text.strip() == "0":
         return False
-    return _same(gold, parse(answer.sides[-1]), decider)
+    first, last = parse(answer.sides[0]), parse(answer.sides[-1])
+    result = _same(gold, last, decider)
+    if result is False and any(map(str.isdigit, answer.sides[0])):  # `5 cm = 50 mm`
+        return all_of(_same(first, value, decider) for value in (gold, last))
+    return result
 
 
 def _two_relations(gold: Relation, answer: Relation, decider: Decider) -> Tristate:
-    if _is_assignment(gold) and _is_assignment(answer):
-        renamed = _with_argument_of(gold.sides[0], answer)
-        if renamed is None:
+    if is_assignment(gold) and is_assignment(answer):
+        renamed = with_argument_of(gold.sides[0], answer)
+        if renamed is not None:
+            return _same(parse(gold.sides[-1]), parse(renamed), decider)
+        if is_numeric(gold.sides[-1]) or is_numeric(answer.sides[-1]):
             return False
-        return _same(parse(gold.sides[-1]), parse(renamed), decider)
-    gold_interval, answer_interval = interval(gold), interval(answer)
-    if gold_interval is not None and answer_interval is not None:
-        same_variables = _variables(gold) == _variables(answer)
-        return same_variables and _same(gold_interval, answer_interval, decider)
+    if is_inequality(gold) != is_inequality(answer):
+        return False
     return decider.relation(gold, answer)
-
-
-def _variables(relation: Relation) -> str:
-    return "".join(c for side in relation.sides for c in _COMMAND.sub("", side) if c.isalpha())
-
-
-def _with_argument_of(gold_name: str, answer: Relation) -> str | None:
-    """Return the answer's right side with the argument renamed as in the gold's left side.
-
-    `f(m) = m+1` gives `n+1` for `f(n)`; None when the two left sides are different names.
-    """
-    name, answer_name = gold_name.replace(" ", ""), answer.sides[0].replace(" ", "")
-    if re.sub(r"[{}]", "", name).casefold() == re.sub(r"[{}]", "", answer_name).casefold():
-        return answer.sides[-1]
-    g, a = _FUNCTION_OF.fullmatch(name), _FUNCTION_OF.fullmatch(answer_name)
-    if g and a and g[1] == a[1]:
-        return re.sub(rf"(?<![a-zA-Z\\]){a[2]}(?![a-zA-Z])", g[2], answer.sides[-1])
-    return None
-
-
-def _same_leaves(gold: str, answer: str, decider: Decider) -> Tristate:
-    """Compare two expressions with their units, percent signs and bases."""
-    if gold == answer:
-        return bool(gold)
-    gold_based, answer_based = _BASED.fullmatch(gold), _BASED.fullmatch(answer)
-    if gold_based and answer_based:
-        return gold_based.groups() == answer_based.groups()
-    if (gold_based or answer_based) and _is_numeric(gold + answer):
-        return False
-    left, right = units.split(_ratio_as_fraction(gold)), units.split(_ratio_as_fraction(answer))
-    if not left.value or not right.value or not units.agree(left.unit, right.unit):
-        return False
-    if left.degrees != right.degrees and "\\pi" in (left.value + right.value):
-        return decider.number(_in_radians(left), _in_radians(right))
-    plain = decider.number(left.value, right.value)
-    if plain is True or left.percent == right.percent:
-        return plain
-    if left.percent:
-        return decider.number(f"({left.value})/100", right.value)
-    return decider.number(left.value, f"({right.value})/100")
-
-
-def _in_radians(quantity: units.Quantity) -> str:
-    return f"({quantity.value})*\\pi/180" if quantity.degrees else quantity.value
-
-
-def _ratio_as_fraction(text: str) -> str:
-    """Return `20:3` as a fraction, any other text unchanged."""
-    parts = split_top(text, ":")
-    if len(parts) == 2 and all(parts):
-        return f"\\frac{{{parts[0]}}}{{{parts[1]}}}"
-    return text

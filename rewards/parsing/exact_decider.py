@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sapo_vl.rewards.parsing.answer_tree import Relation, Tristate
+from sapo_vl.rewards.parsing.answer_values import Relation, Tristate
 from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORD = re.compile(r"[A-Za-z]{4,}")
+_DECIMAL = re.compile(r"[+-]?(\d*)\.(\d+)")
 _UNEVALUATED = re.compile(r"\\(?:int|iint|oint|lim|det|sum|prod)(?![a-z])")
 _SHORT_SUM = re.compile(
     r"\\(?:sum|prod)\s*_\s*\{[^{}]*=\s*\d{1,2}\s*\}\s*\^\s*(?:\d{1,2}|\{\s*\d{1,2}\s*\})(?!\d)"
@@ -37,6 +38,19 @@ class Tolerance:
         return self.precision is not None and gap <= Fraction(1, 2 * 10**self.precision)
 
 
+LONG_DECIMAL = 10
+"""Significant digits from which a decimal that rounds the exact gold is taken for it: nobody writes
+ten right digits by chance."""
+
+
+def decimal_step(text: str, digits: int = 1) -> Fraction | None:
+    """Return one unit of the last place of a decimal with so many digits, else None."""
+    match = _DECIMAL.fullmatch(text.strip())
+    if match is None or len((match[1] + match[2]).lstrip("0")) < digits:
+        return None
+    return Fraction(1, 10 ** len(match[2]))
+
+
 class ExactDecider:
     """The equality.Decider of the main process; symbolic.py extends it in the workers."""
 
@@ -52,7 +66,10 @@ class ExactDecider:
             self.over_limit = str(error)
             return None
         if left is not None and right is not None:
-            return self.tolerance.allows(left, right)
+            if self.tolerance.allows(left, right):
+                return True
+            step = decimal_step(answer, LONG_DECIMAL)
+            return step is not None and "." not in gold and abs(left - right) < step
         if bare(gold) == bare(answer):
             return True
         if is_prose(answer) and not is_prose(gold):
@@ -68,6 +85,18 @@ class ExactDecider:
             if expression.replace(" ", "").isalpha() and expression not in ("e", "i"):
                 return False
         return None
+
+    def rounding(self, exact: str, rounded: str) -> Tristate:
+        """Whether `rounded` is within one unit of its last place, or 1 %, of `exact`."""
+        try:
+            left, right = to_fraction(exact), to_fraction(rounded)
+        except OverLimitError as error:
+            self.over_limit = str(error)
+            return None
+        if left is None or right is None:
+            return None
+        step = decimal_step(rounded) or Fraction(1)
+        return abs(left - right) <= max(step, abs(left) / 100)
 
     def relation(self, gold: Relation, answer: Relation) -> Tristate:
         """Relations with the same text are equal; anything else needs algebra."""

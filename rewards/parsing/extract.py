@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from sapo_vl.rewards.parsing import statements
-from sapo_vl.rewards.parsing.latex import fold
+from sapo_vl.rewards.parsing.latex import fold, mend_escapes
 
 TAIL_CHARS = 16_384  # the answer is at the end
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -38,16 +38,13 @@ class Extraction:
 def answer_part(response: str) -> str | None:
     """Return the tail of `response` that can contain the answer; None for an unclosed <think>.
 
-    A `\\b` or `\\f` that an escape sequence made of the start of \\boxed or \\fbox is mended.
+    Commands whose backslash an escape sequence has eaten (`\\b` of `\\boxed`) are mended.
     """
     close = response.rfind(THINK_CLOSE)
     start = 0 if close < 0 else close + len(THINK_CLOSE)
     if response.find(THINK_OPEN, start) >= 0:
         return None
-    text = response[max(start, len(response) - TAIL_CHARS) :]
-    if "\b" in text or "\f" in text:
-        text = text.replace("\boxed", "\\boxed").replace("\fbox", "\\fbox")
-    return text
+    return mend_escapes(response[max(start, len(response) - TAIL_CHARS) :])
 
 
 def closing_brace(text: str, opening: int) -> int:

@@ -12,7 +12,8 @@ MAX_DIGIT_RUN = 400
 MAX_TERMS = 400
 MAX_CELLS = 100
 
-_FACTORIAL = re.compile(r"(\d{4,}|[)}])\s*!")
+_FACTORIAL = re.compile(r"\d{4,}\s*!|[)}]\s*!")
+_SMALL_FACTORIAL = re.compile(r"[({]\s*(?:(?!\d{4})[\da-zA-Z+\-* ]){1,20}[)}]\s*!{1,2}(?!!)")
 _BINOMIAL = re.compile(
     r"\\binom\s*\{\s*(\d{4,}|[^{}]*\^[^{}]*)\s*\}|\\(?:Gamma|gamma)\s*\(\s*\d{4,}"
 )
@@ -41,6 +42,7 @@ def check(text: str) -> None:
         raise OverLimitError(f"more than {MAX_TERMS} operators")
     if text.count("&") > MAX_CELLS:
         raise OverLimitError("a matrix is too large")
+    text = _SMALL_FACTORIAL.sub("n!", text)  # `(m-1)!` is evaluated at small integers
     for pattern, reason in (
         (_TOWER, "a tower of powers"),
         (_BIG_EXPONENT, "an exponent of more than four digits"),

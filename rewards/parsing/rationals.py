@@ -1,9 +1,9 @@
 """Exact arithmetic on written numbers: text in, `Fraction` out, no sympy and no eval.
 
-Reads integers and decimals of up to `MAX_DIGITS` characters, `1,234`, `1.2e5`,
-`1.2 \\times 10^{5}`, `3/4`, `\\frac{3}{4}`, mixed numbers (`1 1/2`, `1\\frac{1}{2}`), repeating
-decimals (`0.\\overline{3}`), number words, and sums, products, powers, exact roots, factorials and
-binomials of those.
+Reads integers and decimals of up to `MAX_DIGITS` characters, `1,234`, `1'234`, `12,34,567`,
+`1.2e5`, `1.2 \\times 10^{5}`, `3/4`, `\\frac{3}{4}`, mixed numbers (`1 1/2`, `1\\frac{1}{2}`),
+repeating decimals (`0.\\overline{3}`, `0.1(6)`, `0.333\\dots`), numbers in words (number_words.py),
+and sums, products, powers, exact roots, factorials and binomials of those.
 Sizes are checked before anything is computed, so no input is slow and no timeout is needed.
 """
 
@@ -13,26 +13,30 @@ import math
 import re
 from fractions import Fraction
 
+from sapo_vl.rewards.parsing import number_words
+
 MAX_DIGITS = 4096  # a longer text isn't read as a number
 MAX_BITS = 16_384  # of a numerator or denominator, in every intermediate result
 MAX_FACTORIAL = 1000
 MAX_DEPTH = 32  # nesting of brackets
+MAX_DOTTED = 60  # characters of a decimal such as 0.142857142857...
 
 _PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_THOUSANDS = re.compile(
+    r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,3}(?: \d{3})+|\d{1,2}(?:,\d{2})+,\d{3})"
+    r"(?:\.\d*)?"
+)  # 1,234,567; 1'234'567; 1 234 567; 12,34,567 (Indian)
 _SCIENTIFIC = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,5})")
 _MIXED = re.compile(r"([+-]?)\s*(\d+)\s+(?:and\s+)?(\d+)\s*/\s*(\d+)")
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+_REPEATING = re.compile(
+    r"([+-]?)(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\)"
+    r"|\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?|(\d)\u0304)"
+)
+_DOTS = re.compile(r"([+-]?)(\d*)\.(\d*?)(?:(\d)\4{2,}|(\d{2,9}?)\5+)\s*\\dots\s*")
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+\.?\d*|\.\d+)"
     r"|(?P<name>\\[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]!]))"
 )
-_WORDS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14,
-    "fifteen": 15, "sixteen": 16, "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
-    "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80,
-    "ninety": 90, "hundred": 100, "thousand": 1000, "million": 10**6}  # fmt: skip
 
 
 class OverLimitError(Exception):
@@ -56,34 +60,23 @@ def to_fraction(text: str) -> Fraction | None:
     if _PLAIN.fullmatch(text):
         return Fraction(text)
     if _THOUSANDS.fullmatch(text):
-        return Fraction(text.replace(",", ""))
+        return Fraction(re.sub("[,' ]", "", text))
     if match := _SCIENTIFIC.fullmatch(text):
         return _power_of_ten(Fraction(match[1]), int(match[2]))
     if match := _MIXED.fullmatch(text):
         return _mixed_number(match[1], int(match[2]), int(match[3]), int(match[4]))
-    if match := _REPEATING.fullmatch(text):
-        return _repeating(*match.groups())
-    if text.replace("-", "").isalpha() and text[0] != "-":
-        return number_word(text)
+    match = _REPEATING.fullmatch(text)
+    if match is None and len(text) <= MAX_DOTTED and "\\dots" in text:
+        match = _DOTS.fullmatch(text)
+    if match:
+        sign, whole, fixed, *period = match.groups()
+        return _repeating(sign, whole, fixed, "".join(part or "" for part in period))
+    if text[:1].isalpha() or not text.isascii():
+        return number_words.value_of(text)
     try:
         return _Parser(text).value()
     except (_Unreadable, ZeroDivisionError):
         return None
-
-
-def number_word(text: str) -> Fraction | None:
-    """Return the value of `seven`, `Twenty-one` or `ninety nine`; None for any other word."""
-    words = text.casefold().replace("-", " ").split()
-    values = [_WORDS.get(word) for word in words]
-    if len(values) == 1 and values[0] is not None:
-        return Fraction(values[0])
-    if len(values) == 2 and values[0] is not None and values[1] is not None:
-        tens, ones = values[0], values[1]
-        if 20 <= tens <= 90 and tens % 10 == 0 and 1 <= ones <= 9:
-            return Fraction(tens + ones)
-        if 1 <= tens <= 99 and ones in (100, 1000, 10**6):
-            return Fraction(tens * ones)
-    return None
 
 
 def _mixed_number(sign: str, whole: int, top: int, bottom: int) -> Fraction | None:

@@ -1,16 +1,16 @@
 """Decide by computer algebra whether two expressions are equal. Runs in a worker only.
 
 math-verify's LaTeX grammar parses the text into a sympy object (never `parse_expr`, `sympify` or
-anything else that evaluates a string). Both objects are evaluated with 40 digits at three rational
-points; a difference at any of them means not equal. A decimal is the exact number as written, so a
-rounded value doesn't equal the exact one and 2^-99 doesn't equal 2^-98. Only an expression that
-can't be evaluated goes to `math_verify.verify`.
+anything else that evaluates a string). Both objects are compared by their values (points.py). A
+decimal is the exact number as written, so a rounded value doesn't equal the exact one and 2^-99
+doesn't equal 2^-98. Only an expression that can't be evaluated goes to `math_verify.verify`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,16 +19,26 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import LatexExtractionConfig, verify
 from math_verify.grader import should_treat_as_complex
-from sympy.core.function import AppliedUndef
 
 from sapo_vl.rewards.parsing import equality
-from sapo_vl.rewards.parsing.answer_tree import Relation, Tristate
-from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
+from sapo_vl.rewards.parsing.answer_values import Relation, Tristate
+from sapo_vl.rewards.parsing.exact_decider import (
+    LONG_DECIMAL,
+    ExactDecider,
+    Tolerance,
+    decimal_step,
+)
+from sapo_vl.rewards.parsing.geometry import named_quantities
 from sapo_vl.rewards.parsing.guards import check
+from sapo_vl.rewards.parsing.points import (
+    AGREE,
+    compare_values,
+    has_symbolic_factorial,
+    names,
+    value_at,
+)
 from sapo_vl.rewards.parsing.rationals import OverLimitError
 
-DIGITS = 40
-AGREE = sympy.Rational(1, 10**25)  # relative difference treated as 0, at 40 digits
 _NORMALIZATION = replace(LatexExtractionConfig().normalization_config, units=False)
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)°")
@@ -70,10 +80,24 @@ class SymbolicDecider(ExactDecider):
             return result
         if ("\\ln" in gold) != ("\\ln" in answer):  # beside \ln, \log is the natural logarithm
             gold, answer = (_PLAIN_LOG.sub(r"\\ln", text) for text in (gold, answer))
+        gold, answer = named_quantities(gold, answer)
         left, right = self._read(gold), self._read(answer)
         if left is None or right is None:
             return None
-        return compare(left, right, self.tolerance)
+        result = compare(left, right, self.tolerance)
+        if result is False and "." not in gold and (step := decimal_step(answer, LONG_DECIMAL)):
+            return _is_within(left, right, step)
+        return result
+
+    def rounding(self, exact: str, rounded: str) -> Tristate:
+        """Whether `rounded` is within one unit of its last place, or 1 %, of `exact`."""
+        result = super().rounding(exact, rounded)
+        if result is not None or self.over_limit:
+            return result
+        left, right = self._read(exact), self._read(rounded)
+        if left is None or right is None or names(left) | names(right):
+            return None
+        return _is_within(left, right, decimal_step(rounded) or Fraction(1), relative=0.01)
 
     def relation(self, gold: Relation, answer: Relation) -> Tristate:
         """Compare two relations: equal when left - right of one is a multiple of the other's."""
@@ -81,6 +105,11 @@ class SymbolicDecider(ExactDecider):
             return True
         if len(gold.operators) != len(answer.operators):
             return False
+        texts = named_quantities("\0".join(gold.sides), "\0".join(answer.sides))
+        gold, answer = (
+            replace(side, sides=tuple(text.split("\0")))
+            for side, text in zip((gold, answer), texts, strict=True)
+        )
         for relation in (answer, _mirrored(answer)):
             if relation.operators == gold.operators:
                 sides = [self.number(g, a) for g, a in zip(gold.sides, relation.sides, strict=True)]
@@ -88,6 +117,9 @@ class SymbolicDecider(ExactDecider):
                     return True
         if len(gold.operators) != 1:
             return False
+        return self._one_equation(gold, answer)
+
+    def _one_equation(self, gold: Relation, answer: Relation) -> Tristate:
         left, right = self._difference(gold), self._difference(answer)
         if left is None or right is None:
             return None
@@ -96,10 +128,23 @@ class SymbolicDecider(ExactDecider):
             return False
         factor = _constant_ratio(left, right)
         if factor is None:
-            return False
+            is_equation = gold.operators == answer.operators == ("=",)
+            return is_equation and self._is_solved(left, answer)
         if gold.operators[0] in ("=", "\\ne"):
             return True
         return bool((factor < 0) == is_flipped) if factor.is_real else False
+
+    def _is_solved(self, gold_difference: Any, answer: Relation) -> bool:
+        """Whether `letter = ...` is the gold equation solved for a letter that it is linear in."""
+        letter, value = (self._read(side) for side in answer.sides)
+        if not isinstance(letter, sympy.Symbol) or not isinstance(value, sympy.Expr):
+            return False
+        if letter in value.free_symbols or letter not in gold_difference.free_symbols:
+            return False
+        numerator = sympy.numer(sympy.together(gold_difference))
+        if not numerator.is_polynomial(letter) or sympy.degree(numerator, letter) != 1:
+            return False
+        return compare(gold_difference.subs(letter, value), sympy.S.Zero, Tolerance()) is True
 
     def _difference(self, relation: Relation) -> Any:
         left, right = self._read(relation.sides[0]), self._read(relation.sides[1])
@@ -135,31 +180,31 @@ def parse_latex(text: str, fold_case: bool = True) -> Any:
     )
     if not isinstance(expression, sympy.Basic):
         return expression
+    if "!!" in text:  # the grammar reads it as the factorial of the factorial
+        expression = expression.replace(
+            lambda e: isinstance(e, sympy.factorial) and isinstance(e.args[0], sympy.factorial),
+            lambda e: sympy.factorial2(e.args[0].args[0]),
+        )
     exact = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
     return expression.xreplace(exact) if exact else expression
 
 
 def compare(gold: Any, answer: Any, tolerance: Tolerance) -> Tristate:
-    """Compare two sympy objects at three points, or else with math-verify."""
+    """Compare two sympy objects by their values, or else with math-verify."""
     answer = _with_integer_names(gold, answer)
-    verdicts = [_at_point(gold, answer, i, tolerance) for i in range(3)]
-    if False in verdicts:
-        return False
-    if verdicts.count(True) >= 2 or (verdicts[0] and not _names(gold) | _names(answer)):
-        return True
+    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
+        result = compare_values(gold, answer, tolerance)
+        if result is not None or has_symbolic_factorial(gold):
+            return result
     try:
         return bool(verify(gold, answer, timeout_seconds=None, strict=True))
     except Exception:  # undecided
         return None
 
 
-def _names(expression: Any) -> set[str]:
-    return {symbol.name for symbol in getattr(expression, "free_symbols", ())}
-
-
 def _with_integer_names(gold: Any, answer: Any) -> Any:
     """Rename a lone integer parameter to the gold's: `k\\pi` and `n\\pi` are the same solutions."""
-    left, right = _names(gold), _names(answer)
+    left, right = names(gold), names(answer)
     if (
         len(left) == len(right) == 1
         and left != right
@@ -170,60 +215,30 @@ def _with_integer_names(gold: Any, answer: Any) -> Any:
     return answer
 
 
-def _value_at(expression: Any, point: int) -> Any:
-    """Return the value at a point, or None when it isn't a finite number."""
-    if not isinstance(expression, sympy.Expr) or expression.has(AppliedUndef):
-        return None
-    values = {
-        symbol: sympy.I if symbol.name == "i" else _coordinate(symbol.name, point)
-        for symbol in sorted(expression.free_symbols, key=lambda s: s.name)
-    }
-    try:
-        value = expression.subs(values).doit().evalf(DIGITS)
-    except Exception:  # poles, unknown functions: no value here
-        return None
-    if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
-        return None
-    return value
-
-
-def _coordinate(name: str, point: int) -> sympy.Rational:
-    """Return a fixed rational per symbol: point 0 in (0, 1), point 1 above 1, point 2 negative."""
-    spread = sum((i + 1) * ord(c) for i, c in enumerate(name)) % 997
-    return [
-        sympy.Rational(311 + spread, 1511),
-        sympy.Rational(2003 + 7 * spread, 1009),
-        -sympy.Rational(701 + 3 * spread, 907),
-    ][point]
-
-
-def _at_point(gold: Any, answer: Any, point: int, tolerance: Tolerance) -> Tristate:
-    left, right = _value_at(gold, point), _value_at(answer, point)
-    if left is None or right is None:
-        return None
-    gap, size = abs(left - right), max(abs(left), abs(right))
-    if gap <= AGREE * size:
-        return True
-    if tolerance.rel_tol is not None and gap <= tolerance.rel_tol * abs(left):
-        return True
-    return bool(
-        tolerance.precision is not None and gap <= sympy.Rational(1, 2 * 10**tolerance.precision)
-    )
-
-
 def _constant_ratio(left: Any, right: Any) -> Any:
     """Return c where left = c * right at all points, None when there is no such number."""
-    if _names(left) != _names(right):
+    if names(left) != names(right):
         return None
     ratios = []
     for point in range(3):
-        above, below = _value_at(left, point), _value_at(right, point)
+        above, below = value_at(left, point), value_at(right, point)
         if above is None or below is None or below == 0 or above == 0:
             return None
         ratios.append(above / below)
     if all(abs(r - ratios[0]) <= AGREE * abs(ratios[0]) for r in ratios):
         return ratios[0]
     return None
+
+
+def _is_within(gold: Any, answer: Any, step: Fraction, relative: float = 0.0) -> bool:
+    """Whether two constants differ by less than `step` or by a share of the gold."""
+    if names(gold):
+        return False
+    left, right = value_at(gold, 0), value_at(answer, 0)
+    if left is None or right is None:
+        return False
+    step = sympy.Rational(step.numerator, step.denominator)
+    return bool(abs(left - right) <= max(step, relative * abs(left)))
 
 
 def _mirrored(relation: Relation) -> Relation:

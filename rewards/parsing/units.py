@@ -1,45 +1,91 @@
-"""Split a quantity into value and unit, and compare units.
+"""Split a quantity into value and unit, and pair the values of two quantities.
 
-A unit is optional on either side; two units must agree. Nothing is converted: `100 cm` is not
-`1 m`.
+    split("20 m/s")                   Quantity("20", Unit((("m", 1), ("s", -1)), ...))
+    split("5 million dollars")        Quantity("5000000", Unit((("USD", 1),), ...))
+    split("2 h 30 min")               Quantity("5/2", Unit((("s", 1),), Fraction(3600)))
+    readings("1.5 km", "1500 m")      (("1.5", "(1500)*(1/1000)"),)
+    readings("5 cm", "5 m^2")         ()
+
+A unit that only one side has is optional. Two units must have the same dimension, and the answer's
+value is converted exactly to the gold's unit. Words of scale (`million`, `dozen`), of parts
+(`tenths`) and of powers (`squared`) change the value. docs/verifiers.md has all conventions.
+The arithmetic of units is in unit_algebra.py, their names are in unit_table.py.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
 
-_SPELLINGS = {
-    "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm decimeter",
-    "m": "m meter metre", "km": "km kilometer kilometre", "in": "in inch inche",
-    "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile", "g": "g gram gramme",
-    "kg": "kg kilogram kilo", "mg": "mg",
-    "lb": "lb pound", "oz": "oz ounce", "t": "ton tonne", "s": "s sec second", "min": "min minute",
-    "h": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "year yr",
-    "l": "l liter litre", "ml": "ml milliliter millilitre", "gal": "gal gallon",
-    "dollar": "dollar usd",
-    "cent": "cent", "yuan": "yuan", "euro": "euro", "rad": "rad radian", "deg": "deg degree",
-    "unit": "unit", "n": "newton", "j": "joule", "w": "watt", "v": "volt", "hz": "hz hertz",
-    "mph": "mph", "km/h": "kmh kph", "ohm": "ohm", "%": "percent percentage",
-}  # fmt: skip
-_CHINESE = {
-    "平方厘米": "cm^2", "立方厘米": "cm^3", "平方米": "m^2", "立方米": "m^3", "厘米": "cm",
-    "毫米": "mm", "分米": "dm", "千米": "km", "公里": "km", "米": "m", "千克": "kg", "克": "g",
-    "元": "yuan",
-    "小时": "h", "分钟": "min", "秒": "s", "度": "", "个": "",
-}  # fmt: skip
-_CHINESE_UNIT = re.compile(rf"(.*[\d)}}])\s*({'|'.join(_CHINESE)})", re.S)
-_KNOWN = {word: unit for unit, words in _SPELLINGS.items() for word in words.split()}
+from sapo_vl.rewards.parsing import number_words, unit_algebra
+from sapo_vl.rewards.parsing.unit_algebra import Certainty, Reading, Unit
+from sapo_vl.rewards.parsing.unit_table import COUNTERS
 
-_TEXT_UNIT = re.compile(
-    r"(.*?[\d})!])\s*\{?\\text\s*\{([^{}]*)\}\}?\s*(?:\^\s*\{?([23])\}?)?", re.S
+MAX_CHARS = 400  # of a text that may have a unit; a longer one is an expression
+MAX_ENDS = 40  # places where the value may end
+MAX_PARTS = 4  # of a quantity such as 1 h 20 min 5 s
+
+Pair = tuple[str, str]
+"""The gold's value and the answer's value, in the same unit."""
+
+_NO_UNIT = re.compile(r"[-+\d.,/:()\[\]^*= ]*|[^\\\W\d_]")
+_WORDS_ONLY = re.compile(r"\{?\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}\}?")
+_VALUE_END = re.compile(
+    r"[\d)}!\]%]\.?|\\(?:pi|infty)(?![a-z])|[A-Za-z](?=\s*\\text)|(?<![A-Za-z])[a-z](?=\s+[a-zA-Z]{2})"
 )
-_BARE_UNIT = re.compile(
-    r"([+-]?[\d.,/\s]*\d\.?|.*(?:[})]|\\pi))(\s*)"
-    r"\{?([A-Za-z][A-Za-z]*(?:[ /.-]+[A-Za-z]+)*)\.?\}?\s*"
-    r"(?:\^\s*\{?([23])\}?)?"
-)
+_WORD_GAP = re.compile(r"[A-Za-z]\s+\d|\d\s+[A-Za-z]")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")  # the degrees are its argument's
+_DEGREES_MINUTES = re.compile(
+    r"([+-]?)\s*(\d+(?:\.\d+)?)°\s*(\d+(?:\.\d+)?)'(?!')\s*(?:(\d+(?:\.\d+)?)(?:''|\"))?"
+)
+_FEET_INCHES = re.compile(r"(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:''|\")")
+_PART = re.compile(r"\s*(?:and\s+|,\s*)?(\d+(?:\.\d+)?|\d+\s*/\s*\d+)(\s*[^\d]+)")
+_TEXT = re.compile(r"\\text\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_ORDINAL = re.compile(
+    r"(?:the\s+)?(\d+)\s*\^?\s*\{?\s*(?:\\text\s*\{)?\s*(?:st|nd|rd|th)(?![A-Za-z])"
+    r"\s*\}*\s*([A-Za-z ]*)",
+    re.IGNORECASE,
+)
+_SCALES = {
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "dozen": 12, "ten": 10, "lakh": 10**5, "crore": 10**7,
+}  # fmt: skip
+_SCALE = re.compile(
+    rf"(?P<value>.*[\d)}}]|.*\\pi)\s*(?:\\text\s*\{{\s*)?(?P<word>{'|'.join(_SCALES)})s?\b\s*"
+    r"(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_CHINESE_SCALES = {
+    "万亿": 10**12, "亿": 10**8, "千万": 10**7, "百万": 10**6, "十万": 10**5, "万": 10**4,
+    "千": 1000, "百": 100,
+}  # fmt: skip
+_CHINESE_SCALE = re.compile(
+    rf"(.*[\d)}}])\s*({'|'.join(_CHINESE_SCALES)})(?!米|克|瓦|帕|焦|伏|分)(.*)"
+)
+_POWER = re.compile(
+    r"(.*[\d)}])\s*(?:\\text\s*\{)?\s*(?:(squared)|(cubed)|to the (?:power of )?(?:the )?(\d{1,3})"
+    r"(?:st|nd|rd|th)?(?: power)?)\s*\}?"
+)
+_BELOW_ZERO = re.compile(r"(\d.*?)\s*(?:\\text\s*\{)?\s*(below|above)\s+zero\s*\}?", re.IGNORECASE)
+_NEGATIVE = re.compile(
+    r"(?:\\text\s*\{\s*)?(minus|negative|positive|-)(?:\s*\}\s*|\s+)(?=[-\d\\.(])|\^\{-\}\s*(?=\d)|(?:负|零下)\s*(?=\d)",
+    re.IGNORECASE,
+)
+_MIXED = re.compile(r"([+-]?\d+) and (\d+\s*/\s*\d+)(?!\s*[-+*/^\d])(.*)")
+_OUT_OF = re.compile(r"(\d+) out of (\d+)")
+_LISTED = re.compile(r"(\s*,\s*|\s*,?\s+(?:and|or)\s+)(.+)", re.DOTALL)
+_SHORT_SCALE = re.compile(r"([+-]?\d[\d,]*(?:\.\d+)?)(k|K|M|B|bn|mn|mil)")
+_SHORT_SCALES = {"k": 10**3, "m": 10**6, "b": 10**9, "bn": 10**9, "mn": 10**6, "mil": 10**6}
+_PLAIN = re.compile(r"[+-]?\d[\d,. ]*")
+_PER = re.compile(r"每(.{1,4}?)((?:\d|\\frac).*)")
+_CHINESE_NUMBER = re.compile(r"([负零〇一二两三四五六七八九十百千万亿点半分之]+)(.*)")
+
+
+_PERCENT, _DEGREE = Unit((("%", 1),)), Unit((("deg", 1),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,65 +93,288 @@ class Quantity:
     """A value and its unit."""
 
     value: str  # cleaned text of the value alone
-    unit: str = ""  # normalised ("cm^2"); empty when there is none
+    unit: Unit | None = None  # None: no unit, or nothing but % or °
     percent: bool = False  # the value is followed by % or "percent"
     degrees: bool = False  # the value is followed by ° or "degrees"
+    certainty: Certainty = Certainty.WORD
+    name: str = ""  # the unit as it is written
+
+    @property
+    def whole_unit(self) -> Unit | None:
+        """The unit, or that of a percent or degree sign."""
+        return _PERCENT if self.percent else _DEGREE if self.degrees else self.unit
 
 
+@lru_cache(maxsize=16384)
 def split(text: str) -> Quantity:
-    """Return value and unit of a cleaned text. A lone letter is a unit only inside `\\text{}`."""
+    """Return value and unit of a cleaned text; a text without a unit is its own value.
+
+    One letter directly behind a digit is a variable (`5m`), unless `readings` finds a unit on the
+    other side.
+    """
+    quantity = _quantity(text)
+    return Quantity(text.strip()) if quantity.certainty is Certainty.LETTER else quantity
+
+
+@lru_cache(maxsize=16384)
+def readings(gold: str, answer: str) -> tuple[Pair, ...]:
+    """Return the pairs of values of which one has to be equal; none when the units differ."""
+    left, right = _quantity(gold), _quantity(answer)
+    if not _is_unit(left, right):
+        left = Quantity(gold.strip())
+    if not _is_unit(right, left):
+        right = Quantity(answer.strip())
+    if not left.value or not right.value:
+        return ()
+    factor: Fraction | None = Fraction(1)
+    gold_unit, answer_unit = left.whole_unit, right.whole_unit
+    if gold_unit is not None and answer_unit is not None:
+        factor = unit_algebra.factor(gold_unit, answer_unit)
+        if factor is None:
+            return _in_radians(left, right) if _are_angles(gold_unit, answer_unit) else ()
+    if left.degrees != right.degrees and "\\pi" in left.value + right.value:
+        return _in_radians(left, right)
+    value = right.value if factor == 1 else f"({right.value})*({factor})"
+    pairs = [(left.value, value)]
+    if left.percent != right.percent:
+        pairs.append(
+            (f"({left.value})/100", value) if left.percent else (left.value, f"({value})/100")
+        )
+    pairs.extend(_short_scales(left.value, value))
+    return tuple(pairs)
+
+
+def same_unit(gold: str, answer: str) -> bool:
+    """Whether two written units (`Quantity.name`) are the same; a missing one agrees with any."""
+    left, right = (unit_algebra.read(f" {text}") for text in (gold, answer))
+    if left is None or right is None:
+        return not gold or not answer or gold == answer
+    return unit_algebra.factor(left.unit, right.unit) == 1
+
+
+def compound(text: str) -> str:
+    """Return `5/2 h` for `2 hours and 30 minutes`; '' for a text that is no sum of quantities."""
+    found = _compound(text)
+    return f"{found[0].value}\\text{{ {found[1]}}}" if found else ""
+
+
+@lru_cache(maxsize=16384)
+def in_digits(text: str) -> str:
+    """Return a text whose number is in words with digits: `half an hour` is `1/2 hour`.
+
+    Returns '' for a text without a number in words, or with anything but a unit behind it.
+    """
+    if len(text) > MAX_CHARS:
+        return ""
     text = text.strip()
-    if text.endswith(("°", "°C", "°F")) and not _FUNCTION.search(text):
-        value, _, unit = text.rpartition("°")
-        return Quantity(value.strip(), f"°{unit}" if unit else "", degrees=not unit)
-    if text.endswith("%"):
-        return Quantity(text[:-1].strip(), percent=True)
-    if not text.isascii() and (match := _CHINESE_UNIT.fullmatch(text)):
-        return Quantity(match[1], _CHINESE[match[2]], degrees=match[2] == "度")
-    if not text or not (text[-1].isalpha() or text[-1] in "}23."):
+    if match := _NEGATIVE.match(text):
+        sign = "" if (match[1] or "").casefold() == "positive" else "-"
+        rest = text[match.end() :].strip()
+        rest = rest.removesuffix("}") if rest.count("{") < rest.count("}") else rest
+        return f"{sign}{in_digits(rest) or rest}"
+    plain = match[1] if (match := _WORDS_ONLY.fullmatch(text)) else text
+    if not plain.isascii() and (match := _CHINESE_NUMBER.fullmatch(plain.strip())):
+        value = number_words.read_chinese(match[1])
+        is_unit = not match[2] or match[2] in COUNTERS or match[2] in unit_algebra.CHINESE
+        return f"{value}{match[2]}" if value is not None and is_unit else ""
+    if match := _MIXED.fullmatch(plain):
+        return f"{match[1]} {match[2]}{match[3]}"
+    if match := _OUT_OF.fullmatch(plain):
+        return f"{match[1]}/{match[2]}"
+    found = number_words.read(plain)
+    if found is None:
+        return ""
+    if not found.rest.strip(" ."):
+        return str(found.value)
+    if match := _LISTED.fullmatch(found.rest):
+        others = in_digits(match[2])
+        return f"{found.value}{match[1]}{others}" if others else ""
+    rest = re.sub(r"^\s+(?:of\s+)?(?:an?|the)\s+", " ", found.rest)
+    rest = re.sub(r"^-", " ", rest)
+    if unit_algebra.read(rest) is None and not _POWER.fullmatch(f"1{rest}"):
+        return ""
+    return f"{found.value}{rest if rest[0] == ' ' else ' ' + rest}"
+
+
+def _is_unit(quantity: Quantity, other: Quantity) -> bool:
+    """Whether letters that may be variables are a unit, as far as the other side tells."""
+    if quantity.unit is None or quantity.certainty is Certainty.WORD:
+        return True
+    if other.unit is not None:
+        return other.certainty > Certainty.LETTER or quantity.certainty > Certainty.LETTER
+    if quantity.certainty is Certainty.LETTER:
+        return False
+    return not any(c.isalpha() for c in _COMMAND.sub("", other.value))
+
+
+def _are_angles(left: Unit, right: Unit) -> bool:
+    """Whether one unit is the degree and the other one the radian."""
+    return {left.powers, right.powers} == {_DEGREE.powers, (("rad", 1),)}
+
+
+def _in_radians(left: Quantity, right: Quantity) -> tuple[Pair]:
+    values = [f"({q.value})*\\pi/180" if q.degrees else q.value for q in (left, right)]
+    return ((values[0], values[1]),)
+
+
+def _short_scales(gold: str, answer: str) -> Iterator[Pair]:
+    """Yield the pair in which `5k` is 5000, where the other side is a plain number."""
+    for text, other, is_gold in ((gold, answer, True), (answer, gold, False)):
+        match = _SHORT_SCALE.fullmatch(text.replace(" ", ""))
+        if match and _PLAIN.fullmatch(other):
+            value = f"({match[1]})*{_SHORT_SCALES[match[2].casefold()]}"
+            yield (value, other) if is_gold else (other, value)
+
+
+def _quantity(text: str) -> Quantity:
+    """Read value and unit of a text, with units that `split` takes for variables."""
+    text = text.strip()
+    if _NO_UNIT.fullmatch(text) or len(text) > MAX_CHARS:
         return Quantity(text)
-    if "\\text" in text and (match := _TEXT_UNIT.fullmatch(text)):
-        return _quantity(match[1], match[2], match[3])
-    match = _BARE_UNIT.fullmatch(text)
-    if match and (
-        _is_unit(match[3], bool(match[2])) or (match[1][-1].isdigit() and f"{{{match[3]}}}" in text)
-    ):
-        return _quantity(match[1], match[3], match[4])
-    return Quantity(text)
+    if match := _WORDS_ONLY.fullmatch(text):
+        text = match[1].strip()
+    special = _special(text)
+    if special is not None:
+        return special
+    for end in _value_ends(text):
+        rest = text[end:]
+        if rest[0] in "{^_" and not text[end - 1].isdigit():
+            continue  # the second part of a fraction
+        attached = not rest[:1].isspace()
+        reading = unit_algebra.read(rest, attached)
+        if reading is not None and _can_be_value(text[:end], rest, reading):
+            return replace(_with_unit(text[:end], reading), name=rest.strip())
+    return _scaled(text) or Quantity(text)
 
 
-def agree(gold: str, answer: str) -> bool:
-    """Whether two normalised units can be the same; a missing one agrees with any unit."""
-    if not gold or not answer or gold == answer:
-        return True
-    if gold.rstrip("^23") in _SPELLINGS or answer.rstrip("^23") in _SPELLINGS:
+def _with_unit(value: str, reading: Reading) -> Quantity:
+    """Return the quantity; a percent or degree sign alone is a flag and no unit."""
+    value, unit = value.strip().rstrip("."), reading.unit
+    scaled = _scaled(value)
+    value = scaled.value if scaled and scaled.unit is None else value
+    if unit.is_percent:
+        return Quantity(value, percent=True)
+    if unit.is_degrees and not unit.counted:
+        is_argument = bool(_FUNCTION.search(value))
+        return Quantity(f"{value}°") if is_argument else Quantity(value, degrees=True)
+    if not unit.powers and not unit.counted and not unit.per:
+        return Quantity(value)
+    return Quantity(value, unit, certainty=reading.certainty)
+
+
+def _value_ends(text: str) -> Iterator[int]:
+    """Yield where the value may end, from the left; at most MAX_ENDS places."""
+    for count, match in enumerate(_VALUE_END.finditer(text)):
+        if count >= MAX_ENDS:
+            return
+        if match.end() < len(text):
+            yield match.end()
+
+
+def _can_be_value(value: str, unit: str, reading: Reading) -> bool:
+    """Whether brackets are closed, and variables stand only before an unmistakable unit."""
+    if "\\text" in value or any(value.count(a) != value.count(b) for a, b in ("{}", "()")):
         return False
-    return bool(set(gold.split()) & set(answer.split()))
-
-
-def _is_unit(words: str, spaced: bool) -> bool:
-    first = words.casefold().split()[0]
-    if len(words) == 1:
-        return False
-    if _singular(first) in _KNOWN or first in ("square", "sq", "cubic"):
+    if not any(c.isalpha() for c in _COMMAND.sub("", value)) or "\\text" in unit:
         return True
-    return spaced and (len(words) >= 4 or " " in words)
+    is_unit = reading.certainty is Certainty.WORD and bool(reading.unit.powers)
+    return is_unit and not _WORD_GAP.search(value)
 
 
-def _singular(word: str) -> str:
-    word = word.strip(".")
-    return word[:-1] if len(word) > 2 and word.endswith("s") else word
+def _special(text: str) -> Quantity | None:
+    """Quantities that aren't a value followed by a unit."""
+    if match := _DEGREES_MINUTES.fullmatch(text):
+        sign, *parts = match.groups()
+        value = sum(Fraction(p) / 60**i for i, p in enumerate(parts) if p is not None)
+        return Quantity(f"{sign}{value}", degrees=True)
+    if match := _FEET_INCHES.fullmatch(text):
+        value = Fraction(match[1]) + Fraction(match[2]) / 12
+        return _quantity(f"{value} feet")
+    if match := _ORDINAL.fullmatch(text):
+        nouns = f" {match[2].strip(' }')}" if match[2].strip() else ""
+        return _quantity(f"{match[1]}{nouns}") if nouns != " power" else None
+    if match := _BELOW_ZERO.fullmatch(text):
+        sign = "-" if match[2].casefold() == "below" else ""
+        return _quantity(f"{sign}{match[1]}")
+    if (match := _PER.fullmatch(text)) and (found := _quantity(match[2])).unit is not None:
+        return _quantity(f"{match[2]}每{match[1]}") if match[1] in unit_algebra.CHINESE else found
+    if not text.isascii() and (match := _CHINESE_SCALE.fullmatch(text)):
+        return _quantity(f"({match[1]})*{_CHINESE_SCALES[match[2]]}{match[3]}")
+    if text.endswith("\\times"):
+        return Quantity(text.removesuffix("\\times").strip())  # "5 times"
+    found = _compound(text)
+    return found[0] if found else _word_number(text)
 
 
-def _quantity(value: str, words: str, power: str | None) -> Quantity:
-    names = words.casefold().replace("/", " / ").replace("-", " ").split()
-    if names and names[0] in ("square", "sq", "cubic"):
-        power = "3" if names[0] == "cubic" else "2"
-        names = names[1:]
-    names = [_KNOWN.get(_singular(name), _singular(name)) for name in names]
-    unit = " ".join(names).replace("mi per h", "mph").replace("mi / h", "mph")
-    if unit == "%":
-        return Quantity(value.strip(), percent=True)
-    if unit == "deg":
-        return Quantity(value.strip(), degrees=True)
-    return Quantity(value.strip(), f"{unit}^{power}" if power and unit else unit)
+def _word_number(text: str) -> Quantity | None:
+    """Read `3 quarters of a mile` and `5 million people`, where digits and words are mixed."""
+    if not text[:1].isdigit() or not any(c.isalpha() for c in text) or "\\" in text:
+        return None
+    digits = in_digits(text)
+    return _quantity(digits) if digits else None
+
+
+def _scaled(text: str) -> Quantity | None:
+    """Return `5\\text{ million dollars}` or `2\\pi` squared with the words multiplied out."""
+    if match := _SCALE.fullmatch(text):
+        rest = match["rest"]
+        rest = rest.removesuffix("}") if rest.count("{") < rest.count("}") else rest
+        rest = re.sub(r"^of\s+", "", rest)
+        value = f"({match['value'].strip()})*{_SCALES[match['word'].casefold()]}"
+        return _quantity(f"{value} {rest}".strip())
+    if match := _POWER.fullmatch(text):
+        exponent = 2 if match[2] else 3 if match[3] else int(match[4])
+        return Quantity(f"({match[1]})^{{{exponent}}}")
+    return None
+
+
+def _compound(text: str) -> tuple[Quantity, str] | None:
+    """Read `2 h 30 min`, `5 ft 3 in`, `1 hour and 20 minutes` as one quantity in its first unit.
+
+    Returns it with the text of that unit.
+    """
+    flat = _TEXT.sub(r" \1 ", text).strip()
+    sign = "-" if flat.startswith("-") else ""
+    flat = flat.removeprefix("-")
+    if not flat[:1].isdigit() or not any(c.isdigit() for c in flat.lstrip("0123456789./ ")):
+        return None
+    parts: list[tuple[Fraction, Unit]] = []
+    names: list[str] = []
+    position = 0
+    while position < len(flat):
+        match = _PART.match(flat, position)
+        if match is None or len(parts) == MAX_PARTS:
+            return None
+        name = re.sub(r"(?:,|\band)\s*$", "", match[2].rstrip())
+        if parts and name.strip() == "m" and parts[-1][1].powers == (("s", 1),):
+            name = "min"
+        if parts and parts[0][1] == _DEGREE and name.strip().startswith(("min", "\\min", "sec")):
+            name = "arcminute" if "min" in name else "arcsecond"
+        reading = unit_algebra.read(name) or unit_algebra.read(f" {name}")
+        if reading is None or (parts and not _is_smaller(reading.unit, match[1], parts[-1])):
+            return None
+        parts.append((Fraction(match[1].replace(" ", "")), reading.unit))
+        names.append(name.strip())
+        position = match.end()
+    if len(parts) < 2:
+        return None
+    if re.search(r",|\band\b", flat) and _is_decimal(parts[1][1], parts[0][1]):
+        return None  # `5 m, 30 cm` are two lengths
+    first = parts[0][1]
+    value = sum(number * unit.size / first.size for number, unit in parts)
+    return Quantity(f"{sign}{value}", first), names[0]
+
+
+def _is_smaller(unit: Unit, number: str, before: tuple[Fraction, Unit]) -> bool:
+    """Whether a part of a sum is less than one of the unit before: 30 min behind hours."""
+    whole, larger = before
+    if unit.powers != larger.powers or unit.counted or larger.counted or whole.denominator != 1:
+        return False
+    return Fraction(number.replace(" ", "")) * unit.size < larger.size
+
+
+def _is_decimal(small: Unit, large: Unit) -> bool:
+    """Whether the larger unit is a power of ten of the smaller one, but not money."""
+    ratio = large.size / small.size
+    is_money = any(name.isupper() and len(name) == 3 for name, _ in small.powers)
+    return str(ratio).strip("0") == "1" and ratio > 1 and not is_money

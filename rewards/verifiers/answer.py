@@ -1,10 +1,15 @@
-"""The verifier for mixed data: dispatches on `sample.answer_type`."""
+"""The verifier for mixed data: dispatches on `sample.answer_type`.
+
+A gold answer of the type `text` that the parser reads as mathematics (`5 cm`, a matrix, `x = 3, y =
+4`) is graded as mathematics: data sets written by others guess the type from two letters.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from sapo_vl.errors import DataError, nearest
+from sapo_vl.rewards.parsing.gold import read_gold
 from sapo_vl.rewards.pool.client import resolve
 from sapo_vl.rewards.pool.jobs import NeedsWorker
 from sapo_vl.rewards.verifiers import boxes, choice, count, maths, point, text
@@ -34,7 +39,15 @@ def decide_fast(sample: Sample, response: str) -> Verdict | NeedsWorker:
             f"record {sample.id!r}: answer_type {sample.answer_type!r} is unknown; allowed: "
             f"{', '.join(ROUTES)}{nearest(sample.answer_type, ROUTES)}"
         )
+    if sample.answer_type == "text" and _is_mathematics(sample.answer):
+        return maths.decide_fast(sample, response)
     return ROUTES[sample.answer_type](sample, response)
+
+
+def _is_mathematics(gold: str) -> bool:
+    """Whether a gold text is mathematics and more than letters (`AB`, `B` and `no` are words)."""
+    has_signs = any(char.isdigit() or char in "\\=<>^" for char in gold)
+    return has_signs and read_gold(gold).answer_type != "text"
 
 
 def score(sample: Sample, response: str) -> Verdict:

@@ -14,11 +14,11 @@ from functools import lru_cache
 
 from sapo_vl.errors import DataError
 from sapo_vl.rewards.parsing import equality
-from sapo_vl.rewards.parsing.answer_tree import Group, parse
+from sapo_vl.rewards.parsing.answer_tree import parse
+from sapo_vl.rewards.parsing.answer_values import Group
 from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
 from sapo_vl.rewards.parsing.extract import (
     Extraction,
-    closing_brace,
     final_answer,
     joined_boxes,
     last_box,
@@ -30,7 +30,8 @@ from sapo_vl.rewards.pool.jobs import NeedsWorker, Question
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 MAX_GOLD_CHARS = 400  # a longer gold answer is a worked solution: its answer is extracted
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+MAX_PRECISION = 30  # decimals; a power of ten is computed from it
+_BOX_OR_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<brace>[{}])", re.S)
 
 
 def score(sample: Sample, response: str) -> Verdict:
@@ -58,7 +59,7 @@ def compare(sample: Sample, extraction: Extraction) -> Verdict | NeedsWorker:
     gold = gold_text(sample)
     if extraction.answer is None:
         return Verdict(Outcome.WRONG, 0.0, extraction.reason)
-    tolerance = Tolerance(sample.metadata.get("rel_tol"), sample.precision)
+    tolerance = tolerance_of(sample)
     answer, equal = _decide(gold, extraction.answer, tolerance)
     if not answer:
         return Verdict(Outcome.WRONG, 0.0, "the answer is empty", extracted=extraction.answer)
@@ -75,6 +76,21 @@ def _decide(gold: str, extracted: str, tolerance: Tolerance) -> tuple[str, bool 
     """Return the cleaned answer and whether it equals the gold; None: arithmetic can't tell."""
     answer = clean(_unboxed(extracted))
     return answer, equality.same(gold, answer, ExactDecider(tolerance))
+
+
+def tolerance_of(sample: Sample) -> Tolerance:
+    """Return how far an answer may be off. Raises DataError for a value that can't be used."""
+    precision, rel_tol = sample.precision, sample.rel_tol
+    if precision is not None and not 0 <= precision <= MAX_PRECISION:
+        raise DataError(
+            f"record {sample.id!r}: precision is {precision}; it counts decimals and has to be "
+            f"between 0 and {MAX_PRECISION}"
+        )
+    if rel_tol is not None and not (isinstance(rel_tol, int | float) and 0 <= rel_tol < 1):
+        raise DataError(
+            f"record {sample.id!r}: rel_tol is {rel_tol!r}; it has to be a number from 0 up to 1"
+        )
+    return Tolerance(rel_tol, precision)
 
 
 def gold_text(sample: Sample) -> str:
@@ -100,9 +116,21 @@ def _unboxed(text: str, every: bool = False) -> str:
         box = last_box(text)
         marked = box if box.marked else last_tag(text)
         return text if marked is None else marked.answer or ""
-    contents = []
-    for match in _BOX.finditer(text):
-        closing = closing_brace(text, match.end())
-        if closing > 0:
-            contents.append(text[match.end() + 1 : closing])
-    return ", ".join(contents) or text
+    return ", ".join(_outer_boxes(text)) or text
+
+
+def _outer_boxes(text: str) -> list[str]:
+    """Return the contents of the closed boxes that are in no other box, in one pass."""
+    contents: list[str] = []
+    depth, start, outside = 0, 0, 0  # braces that are open; the outermost box; where it began
+    for match in _BOX_OR_BRACE.finditer(text):
+        if match["box"] or match["brace"] == "{":
+            if match["box"] and not start:
+                start, outside = match.end(), depth
+            depth += 1
+        elif match["brace"] == "}":
+            depth -= 1
+            if start and depth == outside:
+                contents.append(text[start : match.start()])
+                start = 0
+    return contents

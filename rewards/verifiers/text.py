@@ -1,7 +1,9 @@
 """Answers in words: correct when the normalised texts are equal.
 
-Normalised: unicode, case, blanks, outer punctuation, a leading article, LaTeX wrappers. A part of
-the gold answer, or the gold answer inside a longer statement ("not a cat"), is wrong.
+Normalised: unicode, case, blanks, hyphens, outer punctuation, the points of abbreviations, a
+leading article, LaTeX wrappers, subscripts (`CO_2` is CO2), number words, fixed phrases ("no
+solutions"). A part of the gold answer, or the gold answer inside a longer statement ("not a cat"),
+is wrong; only a noun for the kind of thing may be missing ("isosceles", "an isosceles triangle").
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import re
 
 from sapo_vl.errors import DataError
-from sapo_vl.rewards.parsing.answer_tree import fold_words
 from sapo_vl.rewards.parsing.extract import (
     Extraction,
     answer_part,
@@ -19,10 +20,18 @@ from sapo_vl.rewards.parsing.extract import (
     last_tag,
 )
 from sapo_vl.rewards.parsing.latex import clean, fold
+from sapo_vl.rewards.parsing.number_words import value_of
+from sapo_vl.rewards.parsing.phrases import fold_words, saying
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)")
+_ABBREVIATION = re.compile(r"(?<![^\W\d_])((?:[^\W\d_]\.\s?){1,6}[^\W\d_])\.?(?![^\W\d_])")
+_KINDS = (
+    *("triangle", "angle", "quadrilateral", "polygon", "shape", "figure", "line", "curve"),
+    *("number", "function", "color", "colour", "prism", "pyramid", "graph", "chart"),
+)
+_KIND = re.compile(rf"(?<=\S)\s+(?:{'|'.join(_KINDS)})s?$")
 
 
 def score(sample: Sample, response: str) -> Verdict:
@@ -34,7 +43,7 @@ def score(sample: Sample, response: str) -> Verdict:
     answer = extraction.answer
     if not answer:
         return Verdict(Outcome.WRONG, 0.0, extraction.reason)
-    if normalise(answer) == gold:
+    if _same(gold, normalise(answer)):
         return Verdict(Outcome.CORRECT, 1.0, f"says {gold[:80]}", extracted=answer)
     return Verdict(Outcome.WRONG, 0.0, f"{answer[:80]} is not {gold[:80]}", extracted=answer)
 
@@ -51,6 +60,21 @@ def extract_text(response: str) -> Extraction:
     return Extraction(final_phrase(text) or text or None, "stated answer")
 
 
+def _same(gold: str, answer: str) -> bool:
+    """Compare normalised texts; a noun for the kind of thing may be missing on one side."""
+    if answer == gold:
+        return True
+    if _KIND.sub("", gold) == answer or gold == _KIND.sub("", answer):
+        return True
+    number = value_of(answer) if answer else None
+    return number is not None and number == value_of(gold)
+
+
 def normalise(text: str) -> str:
     """Return the text that two equal answers in words share."""
-    return _ARTICLE.sub("", fold_words(_TEXT.sub(r"\1", clean(text)).strip("{} ")))
+    text = _TEXT.sub(r"\1", clean(text))
+    if "_" in text or "{" in text:
+        text = re.sub(r"[_{}]", "", text)
+    text = _ABBREVIATION.sub(lambda match: re.sub(r"[.\s]", "", match[1]), text)
+    words = fold_words(text.replace("&", " and ").replace("-", " "))
+    return saying(_ARTICLE.sub("", words))

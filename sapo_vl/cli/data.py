@@ -65,6 +65,11 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "--on-error", choices=("stop", "skip"), default="stop", help="at an invalid record (stop)"
     )
     prepare.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="read images by paths that lead out of the source's folder",
+    )
+    prepare.add_argument(
         "--verifier", default="answer", help="must accept each gold answer; none: no check (answer)"
     )
     prepare.add_argument("--seed", type=int, help="synthetic: random seed (0)")
@@ -141,6 +146,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         max_pixels=arguments.max_pixels,
         image_factor=arguments.image_factor,
         on_error=arguments.on_error,
+        allow_outside=arguments.allow_outside,
         overwrite=arguments.overwrite,
     )
     synthetic = SyntheticOptions(**drawing) if drawing else None

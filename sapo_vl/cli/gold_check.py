@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 from sapo_vl.errors import DataError
+from sapo_vl.rewards.parsing.gold import read_gold
 from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.schema import Sample
+from sapo_vl.schema import Outcome, Sample
+
+_VALUE = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?![\d./^])")
+"""The number that a quantity begins with."""
+
+
+def bare_value(sample: Sample) -> str | None:
+    """Return the number of a gold that is a number with a unit; None for any other gold."""
+    if sample.choices or sample.answer_type not in ("number", "text"):
+        return None
+    if read_gold(sample.answer, sample.unit).rule != "quantity":
+        return None
+    value = _VALUE.match(sample.answer)
+    return value[0] if value and value[0] != sample.answer.strip() else None
 
 
 class GoldCheck:
@@ -19,12 +35,22 @@ class GoldCheck:
         return f"GoldCheck({self._verifier!r})"
 
     def __call__(self, sample: Sample) -> str | None:
-        """Return why `sample.answer` does not pass the verifier, or None."""
+        """Return why `sample.answer` does not pass the verifier, or None.
+
+        A quantity has to pass without its unit too, since a unit may be left out: a gold "5 cm"
+        that is compared as text accepts itself and nothing else.
+        """
         try:
             self._rubric.check_gold([sample])
         except DataError as error:
             return str(error)
-        return None
+        value = bare_value(sample)
+        if value is None or self._verifier not in ("answer", "maths"):
+            return None
+        (verdict,) = self._rubric.verdicts(self._verifier, [(sample, f"\\boxed{{{value}}}")])
+        if verdict.outcome is Outcome.CORRECT:
+            return None
+        return f"record {sample.id!r}: {value} without the unit of {sample.answer[:80]!r} is wrong"
 
     def close(self) -> None:
         """Terminate the verifier's processes."""

@@ -137,7 +137,7 @@ def parse_row(line: str, location: str, default_verifier: str) -> VerifyRow:
         choices=_choices(raw, location),
         precision=_precision(raw, location),
         unit=_string(raw, "unit", location) if raw.get("unit") is not None else None,
-        metadata={"rel_tol": _tolerance(raw, location)},
+        rel_tol=_tolerance(raw, location),
     )
     return VerifyRow(sample, _response(raw, location), verifier, bare, location)
 

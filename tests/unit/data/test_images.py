@@ -123,7 +123,7 @@ def test_changes_are_named():
     assert found("RGB") == []
     assert found("RGBA") == ["transparent, composited on white"]
     assert decode_changes(turned(Image.new("RGB", (32, 40)), 6)) == ["rotated upright (EXIF)"]
-    assert found("I;16") == ["16-bit grey, cut to 8 bits"]
+    assert found("I;16") == ["integer grey, scaled to 8 bits by its range"]
     assert found("P") == ["palette, expanded to RGB"]
     assert decode_changes(encode(Image.new("CMYK", (32, 40)), "JPEG")) == ["CMYK, converted to RGB"]
     assert found("RGB", (31, 400)) == ["a side under 32 pixels, scaled up when rendered"]

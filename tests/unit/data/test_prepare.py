@@ -110,6 +110,7 @@ def test_a_users_own_source_and_its_report(own, tmp_path):
     assert report.changed == {
         "transparent, composited on white": 1,
         "a side under 32 pixels, scaled up when rendered": 201,
+        "one colour only, so that nothing is to be seen": 201,
     }
     assert json.loads((tmp_path / "set" / "report.json").read_text())["kept"] == report.kept
     table = report.table().splitlines()

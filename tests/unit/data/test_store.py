@@ -49,7 +49,7 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-TEXT = st.text(st.characters(codec="utf-8")).filter(str.strip)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])).filter(str.strip)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

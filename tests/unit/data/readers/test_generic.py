@@ -243,16 +243,38 @@ def test_a_stop_that_belongs_to_the_answer(tmp_path):
     assert [s.answer for s in found] == ["B", "C", "2 P.M."]
 
 
-def test_a_choices_text_comes_before_its_number(tmp_path):
-    rows = [ROW | {"choices": ["1", "2"], "answer": a} for a in (1, 1.0, "0")]
-    assert [s.answer for s in read(jsonl(tmp_path / "a.jsonl", *rows))] == ["A", "A", "A"]
+def test_a_columns_integers_are_all_texts_or_all_indices(tmp_path):
+    def letters(*golds, choices=("1", "2", "3")):
+        rows = [ROW | {"choices": list(choices), "answer": gold} for gold in golds]
+        return [s.answer for s in read(jsonl(tmp_path / "a.jsonl", *rows))]
+
+    assert letters(1, 2.0, "3") == ["A", "B", "C"]  # all are choices' texts
+    assert letters(1, 1.0, "0") == ["B", "B", "A"]  # 0 is no text, so that they count from 0
+    assert letters(1, 3, 2, choices=("x", "y", "z")) == ["A", "C", "B"]  # 3 is no index from 0
+    assert letters(1, 2, 2, choices=("x", "y", "z")) == ["B", "C", "C"]  # nothing tells: from 0
 
 
-@pytest.mark.parametrize("cell", ["D", "B. two", 3, "seven", ["A", "D"], "A, D"])
+def test_a_column_of_indices_from_0_and_from_1_is_refused_whole(tmp_path):
+    rows = [ROW | {"choices": ["x", "y"], "answer": gold} for gold in (0, 1, 2)]
+    found = list(generic.rows(jsonl(tmp_path / "a.jsonl", *rows)))
+    assert {r.reason.partition(":")[0] for r in found} == {
+        "the gold answers beside choices are no indices from 0 and none from 1"
+    }
+
+
+def test_one_wrong_index_among_hundreds_is_that_records_fault(tmp_path):
+    rows = [ROW | {"choices": ["x", "y", "z"], "answer": n % 3} for n in range(200)]
+    found = list(generic.rows(jsonl(tmp_path / "a.jsonl", *rows, rows[0] | {"answer": 3})))
+    assert [s.answer for s in found[:3]] == ["A", "B", "C"]
+    assert "index from 0" in found[200].reason
+
+
+@pytest.mark.parametrize("cell", ["D", "B. two", 4, "seven", ["A", "D"], "A, D"])
 def test_a_gold_that_is_no_choice(cell, tmp_path):
     row = ROW | {"choices": ["two", "six", "ten"], "answer": cell}
     (gone,) = generic.rows(jsonl(tmp_path / "a.jsonl", row))
-    assert gone.reason.startswith("the gold answer is none of the choices: ")
+    assert gone.reason.startswith("the gold answer")
+    assert "choices" in gone.reason
     assert gone.reason.endswith("a.jsonl, record 0)")
 
 
@@ -262,8 +284,8 @@ def test_a_gold_that_is_no_choice(cell, tmp_path):
         (3, "3", "number"),
         (["14"], "14", "number"),
         ([3, 4.5], "[3, 4.5]", "tuple"),
-        ("$\\frac{1}{2}$", "\\frac{1}{2}", "expression"),
-        ("AC", "AC", "text"),  # a line, not two letters of choices
+        ("$\\frac{1}{2}$", "\\frac{1}{2}", "number"),
+        ("AC", "AC", "expression"),  # a line, not two letters of choices
         ("A, C", "A, C", "multi_choice"),
         ("P, Q", "P, Q", "set"),
     ],
@@ -353,7 +375,7 @@ def test_a_chat_in_the_place_of_the_problem(tmp_path):
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
     rows = [{"prompt": turns, "answer": "3"}, {"prompt": json.dumps(turns), "answer": "3"}]
     for sample in read(jsonl(tmp_path / "a.jsonl", *rows)):
-        assert (sample.problem, sample.images) == ("How many? <image>", (PNG,))
+        assert (sample.problem, sample.images) == ("Be brief.\n\nHow many? <image>", (PNG,))
     cut = {"prompt": json.dumps(turns)[:-5], "answer": "3"}
     (gone,) = generic.rows(jsonl(tmp_path / "b.jsonl", cut))
     assert "list of turns" in gone.reason

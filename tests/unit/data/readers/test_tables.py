@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sapo_vl.data.readers.tables import parse_list, read_jsonl, read_parquet
+from sapo_vl.data.readers.literals import parse_list
+from sapo_vl.data.readers.tables import read_jsonl, read_parquet
 from sapo_vl.data.readers.text import choices_by_letter
 from sapo_vl.errors import DataError
 

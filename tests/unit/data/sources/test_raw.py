@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(not RAW.is_dir(), reason="the raw sample ../shar
 
 # source: records read, samples, pictures, answer types
 COUNTS = {
-    "aime_hmmt": (120, 120, 6, {"number": 91, "expression": 26, "set": 3}),
+    "aime_hmmt": (120, 120, 6, {"number": 104, "expression": 13, "set": 3}),
     "dynamath": (300, 300, 300, {"number": 110, "choice": 100, "text": 70, "tuple": 20}),
     "geometry3k": (10, 10, 10, {"number": 8, "expression": 2}),
     "logicvista": (102, 101, 101, {"choice": 101}),
@@ -130,7 +131,12 @@ def test_the_generic_reader_on_another_layout():
     file = RAW / "mmk12" / "eval" / "k12" / "k12.json"
     records = list(generic.rows(file, {"images": "image_path"}))
     assert len(records) == 150
-    assert all(isinstance(r, Sample) and len(r.images) == 1 for r in records)
+    assert all(len(r.images) == 1 for r in records if isinstance(r, Sample))
+    worked = [r for r in records if isinstance(r, Dropped)]  # "1,500 * 0.2 = 300. Thus, it is 300"
+    assert [r.id.removeprefix("k12-") for r in worked] == [
+        row["id"] for n, row in enumerate(json.loads(file.read_text())) if n in (8, 49, 107)
+    ]
+    assert all(r.reason.startswith("the gold answer is a worked solution") for r in worked)
     prompts = RAW / "superclevr" / "r1v_prompts" / "superclevr_test200_counting_problems.jsonl"
     gone = list(generic.rows(prompts))
     assert {type(r) for r in gone} == {Dropped}

@@ -11,8 +11,9 @@ from helpers import picture
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.prepare import PrepareOptions, prepare
+from sapo_vl.data.readers.choices import split_choices
 from sapo_vl.data.readers.tables import read_rows
-from sapo_vl.data.readers.text import QUESTION_IN_IMAGE, guess_answer_type, split_choices
+from sapo_vl.data.readers.text import QUESTION_IN_IMAGE, gold_type
 from sapo_vl.data.records import validate
 from sapo_vl.data.source_loader import source_function
 from sapo_vl.errors import DataError
@@ -201,7 +202,7 @@ def test_virl39k(tmp_path):
     parquet(tmp_path, [row, row | {"qid": "g-2", "answer": "\\boxed{\\frac{1}{2}}"}], "39Krelease")
     one, two = read("virl39k", tmp_path)
     assert (one.answer, one.answer_type, one.metadata["PassRate_7BBase"]) == ("B", "choice", 0.25)
-    assert (two.answer, two.answer_type) == ("\\frac{1}{2}", "expression")
+    assert (two.answer, two.answer_type) == ("\\frac{1}{2}", "number")
 
 
 def test_chartqa(tmp_path):
@@ -243,7 +244,7 @@ def test_trainers_formats(tmp_path):
                       {"role": "user", "content": parts}]}  # fmt: skip
     trl |= {"images": [IMAGE], "solution": "<answer>3</answer>"}
     (one,) = read("trl", parquet(tmp_path / "trl", [trl]))
-    assert (one.problem, one.answer) == ("<image>Find x.", "3")
+    assert (one.problem, one.answer) == ("Be brief.\n\n<image>Find x.", "3")
 
     chat = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "3"}]
     (tmp_path / "a.png").write_bytes(PNG)
@@ -264,7 +265,7 @@ def test_trainers_formats(tmp_path):
     [
         ("a.jsonl", b'{"a": 1}\n{"a":', "a.jsonl:2: "),
         ("a.jsonl", b"[1]\n", "a.jsonl:1: "),
-        ("a.json", b'{"a": 1}', "neither a list nor an object of records"),
+        ("a.json", b"5", "neither a list nor an object of records"),
         ("a.json", b"[1]", "record 0: "),
         ("a.json", b"{", "JSON"),
         ("a.csv", b"a,b\n1\n", "a.csv:2: "),
@@ -273,7 +274,7 @@ def test_trainers_formats(tmp_path):
         ("a.jsonl", b"", "empty"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl:1: "),
         ("a.json", b'{"a": [{}], "b": [{}, {}]}', "(a, b)"),
-        ("a.xml", b"<a/>", ".parquet, .jsonl"),
+        ("a.xml", b"<a/>", ".parquet, .arrow, .jsonl"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, words):
@@ -301,7 +302,7 @@ def test_a_cut_parquet_is_named_and_leaves_nothing(tmp_path):
         ("-3.5", "number"),
         ("$$6$$", "number"),
         ("3/10", "number"),
-        (r"\frac{1}{2}", "expression"),
+        (r"\frac{1}{2}", "number"),
         ("= 2x", "expression"),
         ("y=x+1", "equation"),
         ("(1, 2)", "tuple"),
@@ -309,13 +310,13 @@ def test_a_cut_parquet_is_named_and_leaves_nothing(tmp_path):
         ("[1,2]", "interval"),
         (r"-1, \sqrt{2}", "set"),
         (r"\sin x", "expression"),
-        ("12 meters", "text"),
+        ("12 meters", "number"),
         ("B", "choice"),
         ("=", "text"),
     ],
 )
 def test_kinds_of_answers(text, kind):
-    assert guess_answer_type(text) == kind
+    assert gold_type(text) == kind
 
 
 @pytest.mark.parametrize(
