@@ -12,20 +12,15 @@ inside a fence with a random nonce, never an instruction.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import secrets
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sapo_vl.errors import SetupError
-from sapo_vl.evaluation.benchmarks.chat import ChatClient, NoReplyError, check_url
 from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
     Benchmark,
@@ -36,6 +31,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
 )
 from sapo_vl.evaluation.benchmarks.rule_extraction import IN_PLACE
 from sapo_vl.evaluation.benchmarks.training_verifier import sample
+from sapo_vl.rewards.verifiers.endpoint import ChatEndpoint, NoUsableReplyError
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Verdict
 
@@ -43,8 +39,6 @@ PROMPT = Path(__file__).with_name("llm.txt").read_text(encoding="utf-8")
 _MARK = re.compile(r"\{(fence|type|question|response)\}")
 MAX_RESPONSE_CHARS = 12_000
 MAX_REPLY_TOKENS = 128
-MAX_FAILURES = 48  # in a row, over all threads
-OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,42 +52,51 @@ class Endpoint:
     retries: int = 4
 
     def __post_init__(self) -> None:
-        check_url(self.url)
+        """Raises ConfigError for an address that can't be used."""
+        self._chat().check_url("--judge")
+
+    def _chat(self) -> ChatEndpoint:
+        return ChatEndpoint(
+            self.url,
+            self.model,
+            self.concurrency,
+            deadline=self.seconds,
+            retries=self.retries,
+        )
 
     def extract(self, benchmark: Benchmark, responses: Sequence[Response]) -> list[ExtractedAnswer]:
         """Return an extraction per response, in order.
 
         A question without a usable reply gives an extraction with the reason as its `failure`: no
-        verdict. After `MAX_FAILURES` of these in a row the rest are not asked.
+        verdict.
 
         Raises:
             SetupError: no question got a reply.
         """
         draw = random.Random(SEED)
         ruled = [benchmark.extract(response, draw) for response in responses]
-        asked = [_is_open(r, e) for r, e in zip(responses, ruled, strict=True)]
-        questions = [
-            response for response, is_open in zip(responses, asked, strict=True) if is_open
-        ]
-        replies = iter(self._ask_all(questions))
+        pairs = zip(responses, ruled, strict=True)
+        asked = [response for response, extraction in pairs if _is_open(response, extraction)]
+        replies = iter(self._ask_all(asked))
         return [
-            next(replies) if is_open else extraction
-            for extraction, is_open in zip(ruled, asked, strict=True)
+            next(replies) if _is_open(response, extraction) else extraction
+            for response, extraction in zip(responses, ruled, strict=True)
         ]
 
     def _ask_all(self, responses: Sequence[Response]) -> list[ExtractedAnswer]:
-        client = ChatClient(self.url, self.model, self._key(), self.seconds, self.retries)
-        failures = FailureCount()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            found = list(pool.map(lambda r: self._extract_one(client, failures, r), responses))
-        if found and all(extraction.failure for extraction in found):
-            raise SetupError(f"--judge {self.url}, model {self.model}: {found[0].failure}")
-        return found
-
-    def _key(self) -> str:
-        """Return the API key: the variable's, which goes to OpenAI only, or JUDGE_API_KEY."""
-        is_openai = urlsplit(self.url).hostname == OPENAI_HOST
-        return os.environ.get("OPENAI_API_KEY" if is_openai else "JUDGE_API_KEY", "")
+        if not responses:
+            return []
+        prompts = [render(response) for response in responses]
+        replies = self._chat().run(lambda session: session.ask_all(prompts, MAX_REPLY_TOKENS))
+        failed = [reply for reply in replies if isinstance(reply, NoUsableReplyError)]
+        if len(failed) == len(replies):
+            raise SetupError(f"--judge {self.url}, model {self.model}: {failed[0].reason}")
+        return [
+            ExtractedAnswer(None, failure=f"no extraction by {self.model}: {reply.reason}")
+            if isinstance(reply, NoUsableReplyError)
+            else ExtractedAnswer(parse(response, reply), f"extracted by {self.model}")
+            for response, reply in zip(responses, replies, strict=True)
+        ]
 
     def judged(self, scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
         """Return the responses with the LLM's verdicts, and the rules' verdicts as `by_rule`.
@@ -115,33 +118,6 @@ class Endpoint:
         return [
             _with_verdict(item, next(verdicts)) if _is_judged(item) else item for item in scored
         ]
-
-    def _extract_one(
-        self, client: ChatClient, failures: FailureCount, response: Response
-    ) -> ExtractedAnswer:
-        if failures.in_a_row >= MAX_FAILURES:
-            reason = f"not asked: {failures.in_a_row} questions in a row had no reply"
-            return ExtractedAnswer(None, failure=reason)
-        try:
-            text = client.ask(render(response), MAX_REPLY_TOKENS)
-        except NoReplyError as error:
-            failures.add(failed=True)
-            return ExtractedAnswer(None, failure=f"no extraction by {self.model}: {error}")
-        failures.add(failed=False)
-        return ExtractedAnswer(parse(response, text), f"extracted by {self.model}")
-
-
-class FailureCount:
-    """Questions in a row without a reply, over all threads."""
-
-    def __init__(self) -> None:
-        self.in_a_row = 0
-        self._lock = threading.Lock()
-
-    def add(self, *, failed: bool) -> None:
-        """Count a question."""
-        with self._lock:
-            self.in_a_row = self.in_a_row + 1 if failed else 0
 
 
 def _is_open(response: Response, ruled: ExtractedAnswer) -> bool:

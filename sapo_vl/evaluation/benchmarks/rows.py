@@ -125,8 +125,9 @@ def _name(record: Mapping[str, Any], key: str, *, optional: bool = False) -> str
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of numbers with an empty cell is one of decimals
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (isinstance(value, str) and value.strip()) or (is_number and math.isfinite(value)):
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if optional and value == "":
         return ""
