@@ -113,6 +113,18 @@ class PromptRenderer:
                 result.append(PromptCheck(len(token_ids) + visual))
         return result
 
+    def trainable_solutions(self, solutions: Sequence[str | None]) -> list[int]:
+        """Return the positions of the solutions that a model can be trained on.
+
+        An empty one teaches nothing, and a vision token in one is banned from every response.
+        """
+        banned = self._assets.family.vision_tokens
+        return [
+            i
+            for i, text in enumerate(solutions)
+            if text and text.strip() and not any(token in text for token in banned)
+        ]
+
     def _tokens(self, sample: Sample) -> tuple[str, list[int]]:
         """Return a prompt's text and token ids. Raises DataError where they can't be a prompt."""
         where = f"record {sample.id}"

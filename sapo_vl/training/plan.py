@@ -24,9 +24,12 @@ from sapo_vl.model.weights import freeze, trainable_rows
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.progress import table
 from sapo_vl.system import machine
-from sapo_vl.training.setup import TOKENIZER_TEXTS
+from sapo_vl.training.setup import TOKENIZER_TEXTS, check_records
 
 GIB = 2**30
+
+OWN_CONFIG = "its own config"
+"""Origin of the shapes of a model folder that can be opened."""
 
 
 def show(config: Config) -> None:
@@ -42,6 +45,8 @@ def show(config: Config) -> None:
         counts = [f"{len(store.load(config.data.path, s))} {s}" for s in splits]
         records = f"{', '.join(counts)} records in {config.data.path}"
     module, origin = _on_meta(config)
+    if origin == OWN_CONFIG:
+        check_records(config)
     freeze(module, config.model.freeze)
     rows = trainable_rows(module)
     ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))
@@ -115,7 +120,7 @@ def _on_meta(config: Config) -> tuple[Any, str]:
             found, origin = open_assets(Path(folder) / "tiny").config, "built in the run"
     else:
         try:
-            found, origin = open_assets(config.model.path).config, "its own config"
+            found, origin = open_assets(config.model.path).config, OWN_CONFIG
         except UserError as error:
             known = None if Path(config.model.path).exists() else shapes.configuration(
                 config.model.path
