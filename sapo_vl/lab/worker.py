@@ -149,7 +149,7 @@ def _train(config: Config) -> tuple[float, float]:
         trainer.learner.close()
     before = read_json(run.dir / "eval" / "before.json")
     average = next(value for key, value in before.items() if key.startswith("avg@"))
-    return float(average), after.avg
+    return tuple(math.nan if share is None else float(share) for share in (average, after.avg))
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:
