@@ -145,12 +145,13 @@ def check_records(config: Config) -> None:
         return
     renderer = PromptRenderer(open_assets(config.model.path), config.data)
     with closing(build_rubric(config)) as rubric:
-        for split in (config.data.train_split, config.data.eval_split):
-            samples = usable_samples(config, renderer, config.data.path, split, "data.path")
-            if split == config.data.eval_split:
-                samples = samples[: config.evaluation.problems]
+        train_set, held_out = (
+            usable_samples(config, renderer, config.data.path, split, "data.path")
+            for split in (config.data.train_split, config.data.eval_split)
+        )
+        for samples in (train_set, held_out[: config.evaluation.problems]):
             rubric.check_gold(samples)
-        try_verifiers(rubric, samples)
+        try_verifiers(rubric, train_set)
 
 
 def policy_assets(run: Run) -> ModelAssets:
