@@ -16,8 +16,11 @@ from sapo_vl import sft
 from sapo_vl.config import Config
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
+from sapo_vl.runs.record import check_inputs
 from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
+from sapo_vl.training.checkpoint import set_aside_damaged
+from sapo_vl.training.inputs import input_fingerprints
 from sapo_vl.training.monitor import open_metrics
 from sapo_vl.training.report import write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
@@ -86,5 +89,8 @@ def _open_run(config: Config, *, resume: bool) -> Run:
     distributed.init()
     torch.manual_seed(config.run.seed)
     run = Run(preflight(config), resume=resume)
+    check_inputs(run.dir, input_fingerprints(run.config), resume=resume)
+    if resume:
+        set_aside_damaged(run.dir)
     run.stop.install()
     return run

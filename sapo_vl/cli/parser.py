@@ -12,6 +12,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from sapo_vl.cli import config_reference, data, evaluation, training
@@ -61,6 +62,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.parser.error(f"unknown argument {(misplaced or rest)[0]}")
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):  # no shell expands the ~ of --out=~/x
+            setattr(arguments, name, value.expanduser() if str(value)[:1] == "~" else value)
     return arguments
 
 

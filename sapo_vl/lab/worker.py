@@ -64,7 +64,7 @@ def warm_up(cell: Cell, out: Path) -> None:
     config = load(MAIN, _overrides + _pairs(fixed))
     resume = (folder / "metrics.jsonl").exists()
     run = Run(config, resume=resume)
-    with open_metrics(run, resume=resume) as writer:
+    with closing(run), open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
 
 
@@ -136,7 +136,7 @@ def _train(config: Config) -> tuple[float, float]:
     torch.manual_seed(config.run.seed)
     run = Run(objectives.resolve(config), resume=False)
     path = Path(config.model.path)
-    with open_metrics(run, resume=False) as writer:
+    with closing(run), open_metrics(run, resume=False) as writer:
         inputs = load_inputs(run)
         if path not in _sampler:
             assert not _sampler, "one process serves one model"

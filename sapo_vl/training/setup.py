@@ -18,9 +18,11 @@ from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
 from sapo_vl.generator.base import NO_VLLM, check_backend
+from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
+from sapo_vl.model.weights import check_model
 from sapo_vl.rewards.probe import probe
 from sapo_vl.rewards.rubric import Rubric, build_rubric
 from sapo_vl.runs.folder import Run
@@ -61,8 +63,8 @@ def preflight(config: Config) -> Config:
             store.load(config.data.path, split)
     if config.sft.steps > 0 and config.sft.data is not None:
         store.load(config.sft.data, config.data.train_split)
-    if config.model.path != "tiny":
-        open_assets(config.model.path)
+    check_model(config)
+    deepspeed_settings(config)
     chosen_sets(config)
     return config
 

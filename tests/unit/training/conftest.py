@@ -27,6 +27,7 @@ def records(tmp_path_factory) -> UsableSamples:
 @pytest.fixture
 def build(records, tmp_path, monkeypatch):
     """Return a function that builds a trainer whose record i has right(i) right responses of 2."""
+    runs: dict[str, Run] = {}
 
     def make(
         right, *overrides: str, name: str = "run", signal_at: int = 0, records=records
@@ -46,7 +47,9 @@ def build(records, tmp_path, monkeypatch):
                 *overrides,
             ],
         )
-        run = Run(config, resume=resume)
+        if resume:
+            runs[name].close()  # as the end of the first process does
+        run = runs[name] = Run(config, resume=resume)
         rubric = Rubric.from_terms([("boxed", 1.0)])
         sampler = PromptSampler(config, records)
         inputs = RunInputs(None, Renderer(), rubric, records, [], sampler, {})

@@ -24,7 +24,8 @@ from sapo_vl.training.setup import (
 
 
 def test_preflight_returns_the_resolved_config():
-    config = preflight(load(None, ["objective=dapo", "generator.backend=transformers"]))
+    keys = ["objective=dapo", "generator.backend=transformers", "generator.max_model_len=4096"]
+    config = preflight(load(None, keys))
     assert config.objective_options == {"low": 0.2, "high": 0.28}
     assert [(term.fn, term.weight) for term in config.rewards] == [
         ("answer", 1.0),
