@@ -26,6 +26,7 @@ class FakeTrainer:
     def __init__(self, folder, step: int, *overrides: str) -> None:
         config = load(None, [f"run.dir={folder}", "evaluation.samples=2", *overrides])
         self.run = Run(config, resume=folder.exists())
+        self.run.close()  # as the end of the process does
         self.config, self.state = config, SimpleNamespace(step=step)
         self.objective = SimpleNamespace(is_gated=True)
         self.learner = SimpleNamespace(export=self.export)
