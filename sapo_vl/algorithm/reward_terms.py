@@ -26,7 +26,7 @@ from sapo_vl.schema import Outcome, RolloutGroup
 MAX_TASKS = 32
 """Tasks of a step whose rewards are told apart."""
 
-MAX_CAUSES = 10
+MAX_CAUSES = 32
 """Causes of missing verdicts in a metrics row, the commonest first."""
 
 _CAUSE = "no_verdict"
