@@ -19,7 +19,7 @@ from sapo_vl.algorithm.objectives.spec import TOKEN_MEAN, Objective
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config, SftConfig
-from sapo_vl.errors import DataError
+from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -61,8 +61,15 @@ def _solved_samples(run: Run, renderer: PromptRenderer) -> UsableSamples:
     for given in (config.sft.data or config.data.path, None):
         path = data_folder(run, given)
         samples = usable_samples(config, renderer, path, config.data.train_split, "sft.data")
-        if samples[0].solution is not None:
-            return samples
+        solved = renderer.trainable_solutions(samples.column("solution"))
+        if solved:
+            missing = len(samples) - len(solved)
+            if missing:
+                distributed.print0(
+                    f"sft.data: {missing} of {len(samples)} records left out of the warm-up: no "
+                    "solution, or one with vision tokens"
+                )
+            return samples.subset(solved)
         if config.model.path != "tiny" or config.sft.data is not None:
             break
         distributed.print0(f"the records in {path} have no solutions: using procedural ones")
@@ -141,12 +148,16 @@ def _at_temperature_1(config: Config) -> Config:
 def _solutions(
     assets: ModelAssets, renderer: PromptRenderer, samples: Sequence[Sample]
 ) -> list[Rollout]:
-    """Return each sample's solution as the response to train on, closed by the turn's end token."""
-    prompts = renderer.render(samples)
-    texts = [
-        continuation(prompt.opening, sample.solution or "")
-        for prompt, sample in zip(prompts, samples, strict=True)
-    ]
+    """Return each sample's solution as the response to train on, closed by the turn's end token.
+
+    A sample that can't be rendered is left out, which is said. Raises DataError if all are.
+    """
+    prompts, faults = renderer.render_usable(samples)
+    for error in faults.values():
+        print(f"warm-up: left out: {printable(error)}", flush=True)
+    if not prompts:
+        raise next(iter(faults.values()))
+    texts = [continuation(prompt.opening, prompt.sample.solution or "") for prompt in prompts]
     ids = assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
     end = renderer.template.turn_end()
     return [

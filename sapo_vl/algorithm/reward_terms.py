@@ -16,7 +16,7 @@ say nothing.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -26,7 +26,7 @@ from sapo_vl.schema import Outcome, RolloutGroup
 MAX_TASKS = 32
 """Tasks of a step whose rewards are told apart."""
 
-MAX_CAUSES = 10
+MAX_CAUSES = 32
 """Causes of missing verdicts in a metrics row, the commonest first."""
 
 _CAUSE = "no_verdict"
@@ -34,7 +34,7 @@ _CAUSE = "no_verdict"
 
 def term_sums(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Return (sum, count) pairs of this rank's groups as `NAME|sum` and `NAME|count`."""
-    sums = Counter[str]()
+    sums = defaultdict[str, float](float)
 
     def add(name: str, value: float) -> None:
         sums[f"{name}|sum"] += value
@@ -59,9 +59,10 @@ def term_sums(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 def sum_by_name(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Return the sums of all ranks; a name that a rank doesn't have counts 0 there."""
-    total = Counter[str]()
+    total = defaultdict[str, float](float)
     for part in parts:
-        total.update(part)
+        for name, value in part.items():
+            total[name] += value
     return dict(total)
 
 

@@ -149,7 +149,12 @@ def _train(config: Config) -> tuple[float, float]:
         trainer.learner.close()
     before = read_json(run.dir / "eval" / "before.json")
     average = next(value for key, value in before.items() if key.startswith("avg@"))
-    return float(average), after.avg
+    return _known(average), _known(after.avg)
+
+
+def _known(share: float | None) -> float:
+    """Return an accuracy; NaN where no response had a verdict."""
+    return math.nan if share is None else float(share)
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

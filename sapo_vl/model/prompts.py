@@ -13,7 +13,7 @@ Left out: video; references to pictures (a sample holds the bytes).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,7 +83,9 @@ class PromptRenderer:
         faults: dict[int, DataError] = {}
         for i, sample in enumerate(samples):
             try:
-                text, token_ids = self._tokens(sample)
+                text = self._text(sample)
+                (token_ids,) = self._encode([text])
+                self._check_ids(sample, token_ids)
                 pictures = [self._picture(sample, data) for data in sample.images]
             except DataError as error:
                 faults[i] = error
@@ -96,25 +98,51 @@ class PromptRenderer:
         ]
         return Rendered(prompts, faults)
 
-    def check(self, samples: Iterable[Sample]) -> list[PromptCheck]:
+    def check(self, samples: Sequence[Sample]) -> list[PromptCheck]:
         """Return each sample's prompt length or fault, from texts and image headers.
 
         A picture is decoded only where its file seems to be cut off.
         """
-        result = []
-        for sample in samples:
+        texts: dict[int, str] = {}
+        visual: dict[int, int] = {}
+        checks = dict[int, PromptCheck]()
+        for i, sample in enumerate(samples):
             try:
-                _, token_ids = self._tokens(sample)
                 sizes = [self._target(sample, whole_size(data)) for data in sample.images]
+                texts[i] = self._text(sample)
             except DataError as error:
-                result.append(PromptCheck(0, str(error).removeprefix(f"record {sample.id}: ")))
+                checks[i] = _faulty(sample, error)
             else:
-                visual = sum(visual_tokens(size, self._assets.factor) - 1 for size in sizes)
-                result.append(PromptCheck(len(token_ids) + visual))
-        return result
+                visual[i] = sum(visual_tokens(size, self._assets.factor) - 1 for size in sizes)
+        for i, token_ids in zip(texts, self._encode(list(texts.values())), strict=True):
+            try:
+                self._check_ids(samples[i], token_ids)
+            except DataError as error:
+                checks[i] = _faulty(samples[i], error)
+            else:
+                checks[i] = PromptCheck(len(token_ids) + visual[i])
+        return [checks[i] for i in range(len(samples))]
 
-    def _tokens(self, sample: Sample) -> tuple[str, list[int]]:
-        """Return a prompt's text and token ids. Raises DataError where they can't be a prompt."""
+    def trainable_solutions(self, solutions: Sequence[str | None]) -> list[int]:
+        """Return the positions of the solutions that a model can be trained on.
+
+        An empty one teaches nothing, and a vision token in one is banned from every response.
+        """
+        banned = self._assets.family.vision_tokens
+        return [
+            i
+            for i, text in enumerate(solutions)
+            if text and text.strip() and not any(token in text for token in banned)
+        ]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Return the token ids of each text; in one call, which is twice as fast as one by one."""
+        if not texts:
+            return []
+        return self._assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def _text(self, sample: Sample) -> str:
+        """Return a prompt's text. Raises DataError where it can't hold the problem."""
         where = f"record {sample.id}"
         found = next((token for token in self._forbidden if token in sample.problem), None)
         if found is not None:
@@ -133,7 +161,11 @@ class PromptRenderer:
         text = self.template.render(content)
         if any(piece.strip() not in text for piece in pieces):
             raise DataError(f"{where}: the chat template leaves out words of the problem")
-        token_ids = self._assets.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return text
+
+    def _check_ids(self, sample: Sample, token_ids: list[int]) -> None:
+        """Raise DataError where a prompt's ids don't fit the pictures or the embedding."""
+        where = f"record {sample.id}"
         count = token_ids.count(self._assets.image_token_id)
         if count != len(sample.images):
             raise DataError(
@@ -146,7 +178,6 @@ class PromptRenderer:
                 f"{where}: the tokenizer gives the id {max(token_ids)} and the model has {rows} "
                 "embeddings"
             )
-        return text, token_ids
 
     def _target(self, sample: Sample, size: Size) -> Size:
         try:
@@ -211,6 +242,10 @@ def _control_tokens(assets: ModelAssets) -> tuple[str, ...]:
     """Return the tokens that a problem's text must not hold: vision tokens, turns, end tokens."""
     ends = assets.tokenizer.convert_ids_to_tokens(list(assets.eos_ids))
     return (*assets.family.vision_tokens, TURN, *(token for token in ends if token))
+
+
+def _faulty(sample: Sample, error: DataError) -> PromptCheck:
+    return PromptCheck(0, str(error).removeprefix(f"record {sample.id}: "))
 
 
 def expand(token_ids: Sequence[int], image_id: int, counts: Sequence[int]) -> list[int]:

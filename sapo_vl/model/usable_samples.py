@@ -18,8 +18,8 @@ from sapo_vl.system import distributed
 
 _NUMBER = re.compile(r"\d+")
 
-BEAT_EVERY = 1000
-"""Records between two heartbeats: a large split takes longer than the watchdog waits."""
+CHECKED_AT_ONCE = 256
+"""Records in memory at a time; after each such chunk comes a heartbeat."""
 
 
 class UsableSamples(Sequence[Sample]):
@@ -111,13 +111,19 @@ def usable_samples(
 
 def _records(samples: store.Samples, renderer: PromptRenderer) -> Iterator[tuple[int, int, str]]:
     """Yield (prompt tokens, images, fault) of each record."""
-    for i in range(len(samples)):
-        if i % BEAT_EVERY == 0:
-            beat()
-        try:
-            sample = samples[i]
-        except DataError as error:
-            yield 0, 0, str(error)
-            continue
-        (check,) = renderer.check([sample])
-        yield check.length, len(sample.images), check.fault
+    for start in range(0, len(samples), CHECKED_AT_ONCE):
+        beat()
+        read: dict[int, Sample] = {}
+        faults: dict[int, str] = {}
+        numbers = range(start, min(start + CHECKED_AT_ONCE, len(samples)))
+        for i in numbers:
+            try:
+                read[i] = samples[i]
+            except DataError as error:
+                faults[i] = str(error)
+        checks = dict(zip(read, renderer.check(list(read.values())), strict=True))
+        for i in numbers:
+            if i in faults:
+                yield 0, 0, faults[i]
+            else:
+                yield checks[i].length, len(read[i].images), checks[i].fault

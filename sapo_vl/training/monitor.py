@@ -137,19 +137,21 @@ def check_parity(
     for name, limit in limits.items():
         value = mismatch.get(f"mismatch/{name}_abs", 0.0)
         if not value <= limit:
-            check_weights(config, model, step)
+            largest = check_weights(config, model, step)
             raise ParityError(
                 f"step {step}: the {name} of |log mu - log pi_old| is {value:.3g}, above "
                 f"generator.parity_{name}={limit:.3g}: sampler and learner differ in weights "
-                "or inputs"
+                f"or inputs (the largest weight is {largest:.3g}, learner.lr={config.learner.lr:g})"
             )
 
 
-def check_weights(config: Config, model: Any, step: int) -> None:
-    """Raise WeightsError where this rank's weights are not finite or above LARGEST_WEIGHT.
+def check_weights(config: Config, model: Any, step: int) -> float:
+    """Return the largest absolute weight of this rank; 0 without a `model`, the learner's module.
 
-    `model` is the learner's module; under ZeRO-3 this rank's shards are looked at.
+    Under ZeRO-3 this rank's shards are looked at. Raises WeightsError where a weight is not finite
+    or above LARGEST_WEIGHT.
     """
+    overall = 0.0
     for name, parameter in model.named_parameters() if model is not None else ():
         values = getattr(parameter, "ds_tensor", parameter).detach()
         largest = float(torch.linalg.vector_norm(values, float("inf"))) if values.numel() else 0.0
@@ -158,6 +160,8 @@ def check_weights(config: Config, model: Any, step: int) -> None:
                 f"step {step}: {name} has a weight of {largest:.3g} since the last update: "
                 f"learner.lr={config.learner.lr:g} is too large for this model"
             )
+        overall = max(overall, largest)
+    return overall
 
 
 class VerdictBudget:

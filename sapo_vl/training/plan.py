@@ -24,7 +24,7 @@ from sapo_vl.model.weights import check_model, freeze, trainable_rows
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.progress import table
 from sapo_vl.system import machine
-from sapo_vl.training.setup import TOKENIZER_TEXTS
+from sapo_vl.training.setup import TOKENIZER_TEXTS, check_records
 
 GIB = 2**30
 
@@ -44,6 +44,8 @@ def show(config: Config) -> None:
         counts = [f"{len(store.load(config.data.path, s))} {s}" for s in splits]
         records = f"{', '.join(counts)} records in {config.data.path}"
     module, origin = _on_meta(config)
+    if origin != UNREACHED:
+        check_records(config)
     freeze(module, config.model.freeze)
     rows = trainable_rows(module)
     ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,6 +135,25 @@ def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> None:
     )
     for line in (line for result in results for line in result.warnings):
         distributed.print0(f"warning: {printable(line)}")
+
+
+def check_records(config: Config) -> None:
+    """Make the checks of `load_inputs` that need neither weights nor a run's folder.
+
+    Reads every record of data.path and tries the verifiers; procedural problems are drawn later and
+    are ours. Raises UserError as `load_inputs` does.
+    """
+    if config.data.path is None or config.model.path == "tiny":
+        return
+    renderer = PromptRenderer(open_assets(config.model.path), config.data)
+    with closing(build_rubric(config)) as rubric:
+        train_set, held_out = (
+            usable_samples(config, renderer, config.data.path, split, "data.path")
+            for split in (config.data.train_split, config.data.eval_split)
+        )
+        for samples in (train_set, held_out[: config.evaluation.problems]):
+            rubric.check_gold(samples)
+        try_verifiers(rubric, train_set)
 
 
 def policy_assets(run: Run) -> ModelAssets:

@@ -159,3 +159,38 @@ def test_mixtures_that_cannot_be():
     for ratio in (0, -1):
         with pytest.raises(ConfigError, match=rf"data\.ratio: b has 9 records and ratio {ratio}"):
             TaskMixture({"a": range(9), "b": range(9)}, {"a": 1, "b": ratio}, size=8)
+
+
+def numbered(sampler: PromptSampler, step: int, ranks: int) -> list[tuple[int, int]]:
+    draws = [d for rank in range(ranks) for d in sampler.step(step, 16 * step, rank, ranks)]
+    return [(draw.index, draw.copy) for draw in draws]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("overrides", [(), (RATIO,)])
+def test_repeated_draws_of_a_step_are_numbered_over_all_ranks(records, overrides, ranks):
+    """16 prompts of 3 records; and no number is given where no record comes twice."""
+    keys = ["rollout.prompts=16", "algorithm.num_mini_batches=2", *overrides]
+    few = records.subset([0, 45, 60])  # one record of each task
+    pairs = numbered(PromptSampler(load(None, keys), few), 2, ranks)
+    assert len(set(pairs)) == len(pairs) == 16
+    assert {index for index, copy in pairs if copy == 0} == {0, 1, 2}
+    usual = numbered(PromptSampler(load(None, keys), records), 0, ranks)
+    if not overrides:
+        assert {copy for _, copy in usual} == {0}
+
+
+def test_replacements_on_several_ranks_never_share_a_seed(build):
+    sampler = build()
+    shares = [sampler.step(0, 0, rank, 2) for rank in range(2)]
+    redrawn = [
+        draw
+        for round_ in (1, 2)
+        for rank, share in enumerate(shares)
+        for draw in sampler.resample((0, round_), rank, 2, share, share)
+    ]
+    pairs = [(draw.index, draw.copy) for draw in [*shares[0], *shares[1], *redrawn]]
+    assert len(set(pairs)) == len(pairs)
+    assert len({index for index, _ in pairs}) < len(pairs)  # the test's own premise
+    alone = sampler.step(0, 0, 0, 1)
+    assert {d.copy for d in sampler.resample((0, 1), 0, 1, alone, alone)} == {0}
