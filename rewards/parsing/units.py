@@ -172,7 +172,10 @@ def in_digits(text: str) -> str:
         rest = text[match.end() :].strip()
         rest = rest.removesuffix("}") if rest.count("{") < rest.count("}") else rest
         return f"{sign}{in_digits(rest) or rest}"
-    plain = match[1] if (match := _WORDS_ONLY.fullmatch(text)) else text
+    plain = text
+    if "\\text" in text:
+        match = _WORDS_ONLY.fullmatch(text)
+        plain = match[1] if match else " ".join(_TEXT.sub(r" \1 ", text).split())
     if not plain.isascii() and (match := _CHINESE_NUMBER.fullmatch(plain.strip())):
         value = number_words.read_chinese(match[1])
         is_unit = not match[2] or match[2] in COUNTERS or match[2] in unit_algebra.CHINESE
@@ -308,7 +311,7 @@ def _special(text: str) -> Quantity | None:
 
 def _word_number(text: str) -> Quantity | None:
     """Read `3 quarters of a mile` and `5 million people`, where digits and words are mixed."""
-    if not text[:1].isdigit() or not any(c.isalpha() for c in text) or "\\" in text:
+    if not text[:1].isdigit() or "\\" in text.replace("\\text", ""):
         return None
     digits = in_digits(text)
     return _quantity(digits) if digits else None
