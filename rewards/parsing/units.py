@@ -21,11 +21,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sapo_vl.rewards.parsing import number_words, unit_algebra
+from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
 from sapo_vl.rewards.parsing.unit_algebra import Certainty, Reading, Unit
 from sapo_vl.rewards.parsing.unit_table import COUNTERS
 
 MAX_CHARS = 400  # of a text that may have a unit; a longer one is an expression
 MAX_ENDS = 40  # places where the value may end
+MAX_QUANTITY = 120  # characters of a number with its unit
 MAX_PARTS = 4  # of a quantity such as 1 h 20 min 5 s
 
 Pair = tuple[str, str]
@@ -156,6 +158,18 @@ def compound(text: str) -> str:
     """Return `5/2 h` for `2 hours and 30 minutes`; '' for a text that is no sum of quantities."""
     found = _compound(text)
     return f"{found[0].value}\\text{{ {found[1]}}}" if found else ""
+
+
+def is_quantity(text: str) -> bool:
+    """Whether a folded text is one number, in digits or in words, with a unit or without."""
+    text = text.strip().rstrip(".,;。")
+    if len(text) > MAX_QUANTITY or not text:
+        return False
+    quantity = split(in_digits(text) or compound(text) or text)
+    try:
+        return to_fraction(quantity.value) is not None
+    except OverLimitError:
+        return True
 
 
 @lru_cache(maxsize=16384)
