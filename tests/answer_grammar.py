@@ -221,7 +221,7 @@ def duration(rng: Random) -> Case:
 
     def text(whole: int, part: int, rng: Random) -> str:
         if is_angle:
-            forms = (
+            forms: tuple[str, ...] = (
                 f"{whole}^\\circ {part}'",
                 f"{whole}°{part}′",
                 f"{whole}^{{\\circ}}{part}^{{\\prime}}",
@@ -242,7 +242,7 @@ def duration(rng: Random) -> Case:
     return Case("duration", text(whole, part, rng), lambda r: text(whole, part, r), different)
 
 
-_SCALES = {
+_SCALES: dict[str, int | Fraction] = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12,
     "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "quarters": Fraction(1, 4),
     "thirds": Fraction(1, 3), "halves": Fraction(1, 2), "万": 10**4, "亿": 10**8,

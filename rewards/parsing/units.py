@@ -319,8 +319,8 @@ def _special(text: str) -> Quantity | None:
         return _quantity(f"({match[1]})*{_CHINESE_SCALES[match[2]]}{match[3]}")
     if text.endswith("\\times"):
         return Quantity(text.removesuffix("\\times").strip())  # "5 times"
-    found = _compound(text)
-    return found[0] if found else _word_number(text)
+    whole = _compound(text)
+    return whole[0] if whole else _word_number(text)
 
 
 def _word_number(text: str) -> Quantity | None:
