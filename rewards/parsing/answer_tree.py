@@ -283,8 +283,9 @@ def _parse_brackets(text: str, nesting: int) -> Value:
 
 def _row(item: Value, opening: str, closing: str) -> Value:
     """Return a bare list as a row of `[1,2;3,4]`."""
-    is_bare = isinstance(item, Group) and not item.opening
-    return Group(item.items, opening, closing) if is_bare else item
+    if isinstance(item, Group) and not item.opening:
+        return Group(item.items, opening, closing)
+    return item
 
 
 def _both_signs(value: Value) -> list[Value]:

@@ -51,7 +51,7 @@ from sapo_vl.rewards.parsing.relations import (
 )
 
 _DIGIT_GAP = re.compile(r"\d \d")
-_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})$")
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})(?=\s*(?:[°%€£¥]|\\text|[a-zA-Z])[^\d,]*$|$)")
 _INDIAN = re.compile(r"(?<![\d,.])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
 

@@ -217,6 +217,6 @@ def _tolerance(raw: dict[str, Any], location: str) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value < 1:
         raise DataError(
-            f"{location}: 'rel_tol' must be a number >= 0 and < 1, not {_shown(value)}"
+            f"{location}: 'rel_tol' must be a number from 0 up to 1, not {_shown(value)}"
         )
     return float(value)
