@@ -127,3 +127,7 @@ def test_a_run_on_two_ranks(tmp_path):
         if row["phase"] == "train" and "mismatch/max_abs" in row
     )
     assert exported(out / "final").keys() == exported(out / "warmup" / "final").keys()
+    alone = cli("export", out, "--out", tmp_path / "alone")  # ZeRO-3's parts, without the ranks
+    assert alone.returncode == 0, alone.stderr
+    for file in (out / "final").iterdir():
+        assert (tmp_path / "alone" / file.name).read_bytes() == file.read_bytes(), file.name
