@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, distance, environment
+from helpers import ROOT, cli, distance, environment
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
