@@ -330,7 +330,8 @@ def in_training(
     Seeds come from the problems' names and torch's random state is restored, so that the rollouts
     that follow are those of a run without benchmarks.
     """
-    params = SamplingParams(1, 1.0, config.rollout.max_new_tokens)
+    temperature = config.evaluation.temperature
+    params = SamplingParams(1, temperature, config.rollout.max_new_tokens)
     sampler = response_sampler(config, assets, generator, params, model="policy")
     result: dict[str, float] = {}
     for name, part in sets.items():

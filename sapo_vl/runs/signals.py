@@ -67,9 +67,33 @@ class StopSignal:
             raise self.error()
 
 
-def restart_watchdog(minutes: float) -> None:
-    """Dump all stacks to stderr and exit with code 1 unless called again within `minutes`.
+_minutes: float | None = None  # of the started watchdog
+
+
+def start_watchdog(minutes: float) -> None:
+    """Dump all stacks to stderr and exit with code 1 unless `beat` is called every `minutes`.
 
     A hung collective must not block machines overnight (ms-swift #9144).
     """
-    faulthandler.dump_traceback_later(minutes * 60, exit=True, file=sys.stderr)
+    global _minutes
+    _minutes = minutes
+    beat()
+
+
+def beat() -> None:
+    """Tell the watchdog that work goes on; does nothing where none was started.
+
+    Called wherever a piece of work ends that may be long: a chunk of an evaluation, a finished
+    request of the sampler, a micro-batch.
+    """
+    if _minutes is not None:
+        # The process's own stream: a replaced sys.stderr may have no file descriptor.
+        stream = sys.__stderr__ or sys.stderr
+        faulthandler.dump_traceback_later(_minutes * 60, exit=True, file=stream)
+
+
+def stop_watchdog() -> None:
+    """End the watchdog: the run is over."""
+    global _minutes
+    _minutes = None
+    faulthandler.cancel_dump_traceback_later()

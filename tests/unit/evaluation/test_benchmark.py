@@ -67,6 +67,7 @@ class Renderer:
                 sample=sample,
                 expanded_ids=[0] * (999_999 if "too long" in sample.problem else 5),
                 images=() if self.blank else sample.images,
+                opening="",
             )
             for sample in samples
         ]

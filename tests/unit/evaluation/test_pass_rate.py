@@ -43,7 +43,7 @@ class Renderer:
         pass
 
     def render(self, samples):
-        return [SimpleNamespace(sample=sample, expanded_ids=[]) for sample in samples]
+        return [SimpleNamespace(sample=s, expanded_ids=[], opening="") for s in samples]
 
 
 def test_pass_rates_are_cached_and_decide(tmp_path):

@@ -42,7 +42,7 @@ class Renderer:
 
     def render(self, samples):
         return [
-            SimpleNamespace(sample=sample, expanded_ids=[0] * len(sample.problem))
+            SimpleNamespace(sample=sample, expanded_ids=[0] * len(sample.problem), opening="")
             for sample in samples
         ]
 
