@@ -16,11 +16,10 @@ from sapo_vl import sft
 from sapo_vl.config import Config
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
-from sapo_vl.runs.record import check_inputs
 from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
 from sapo_vl.training.checkpoint import set_aside_damaged
-from sapo_vl.training.inputs import input_fingerprints
+from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
 from sapo_vl.training.report import write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight

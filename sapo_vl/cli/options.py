@@ -70,7 +70,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
 
 def config_file(arguments: argparse.Namespace) -> Path | None:
     """Return the file that --config names, else the command's default."""
-    name = arguments.config if arguments.config is not None else arguments.default_config
+    name = arguments.config or getattr(arguments, "default_config", None)
     return None if name is None else find_config(name)
 
 

@@ -76,10 +76,13 @@ def _load_run(arguments: argparse.Namespace) -> Config:
     """Load the configuration; with --resume, --config and overrides change the run's own."""
     if not arguments.resume:
         return load_config(arguments)
+    from sapo_vl.runs.files import user_path
     from sapo_vl.runs.record import resumed_config
 
     run_dir = named_run_dir(config_file(arguments), arguments.overrides)
-    if not run_dir.is_dir():
+    with user_path("run.dir", run_dir):
+        started = (run_dir / "config.yaml").exists()
+    if not started:
         raise ConfigError(f"run.dir={run_dir} holds no run to resume")
     file = find_config(arguments.config) if arguments.config is not None else None
     return resumed_config(run_dir, file, arguments.overrides)

@@ -43,8 +43,8 @@ class Run:
         self.stop = StopSignal()
         self._phases: list[str] = []
         self._since = time.perf_counter()
-        self._check(resume)
         with user_path("run.dir", self.dir):
+            self._check(resume)
             self._lock = self._acquire_lock()
         self._check(resume)  # again, for what another process made before the lock
         distributed.barrier()

@@ -2,7 +2,6 @@
 
     RUN/config.yaml                 the configuration that the next step uses
     RUN/config-step_000004.yaml     the one used up to step 4, when a resume then changed it
-    RUN/inputs.json                 fingerprints of the data and model it was started with
 
 Keys in `FIXED` can't be changed: the checkpoint, or a figure that is compared with an earlier one,
 is tied to them. Any other key can, and is recorded with the step from which it holds.
@@ -17,9 +16,8 @@ from typing import Any
 
 from sapo_vl.config import Config, absolute, absolute_plugin, dump, load, to_yaml
 from sapo_vl.config_keys import last_named, read_sources
-from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.runs.files import atomic_write, read_json, write_json, write_text
-from sapo_vl.system import distributed
+from sapo_vl.errors import ConfigError
+from sapo_vl.runs.files import atomic_write, write_text
 
 END = "..."
 """YAML's end of a document, the last line of config.yaml; without it the file was cut off."""
@@ -41,10 +39,10 @@ FIXED: Mapping[str, str] = {
     "data.synthetic_test": FIGURES,
     "data.eval_split": FIGURES,
 }
-"""Key -> why a resumed run can't change it. Those in `LOCATIONS` are compared by content."""
+"""Key -> why a resumed run can't change it."""
 
 LOCATIONS = ("run.dir", "data.path", "sft.data", "model.path")
-"""Keys that say where something is; it may have been moved."""
+"""Keys that say where something is. It may be moved: training/inputs.py compares the content."""
 
 _STEP = re.compile(r"step_(\d{6,})(?:\+\d+)?")
 
@@ -122,24 +120,6 @@ def record_config(config: Config, *, resume: bool) -> list[str]:
         _keep(path, steps_done(config.run.dir))
     write_text(path, text)
     return lines
-
-
-def check_inputs(run_dir: Path, fingerprints: Mapping[str, str], *, resume: bool) -> None:
-    """Note fingerprints of inputs, by config key; compare those of a resumed run with its notes.
-
-    Raises DataError for one that differs. Ranks read alike; rank 0 writes.
-    """
-    path = run_dir / "inputs.json"
-    known = (read_json(path) or {}) if resume else {}
-    for key, fingerprint in fingerprints.items():
-        if known.get(key, fingerprint) != fingerprint:
-            raise DataError(
-                f"{key} holds something else than when the run in {run_dir} was started: "
-                "put it back, or start another run"
-            )
-    distributed.barrier()
-    if distributed.rank() == 0:
-        write_json(path, known | dict(fingerprints))
 
 
 def steps_done(run_dir: Path) -> int:

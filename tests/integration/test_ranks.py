@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, distance, environment
+from helpers import ROOT, cli, distance, environment
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -127,3 +127,7 @@ def test_a_run_on_two_ranks(tmp_path):
         if row["phase"] == "train" and "mismatch/max_abs" in row
     )
     assert exported(out / "final").keys() == exported(out / "warmup" / "final").keys()
+    alone = cli("export", out, "--out", tmp_path / "alone")  # ZeRO-3's parts, without the ranks
+    assert alone.returncode == 0, alone.stderr
+    for file in (out / "final").iterdir():
+        assert (tmp_path / "alone" / file.name).read_bytes() == file.read_bytes(), file.name

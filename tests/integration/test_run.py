@@ -42,7 +42,7 @@ OVERRIDES = (
 def train(run: Path, *overrides: str, resume: bool = False, strike: str = ""):
     """Run or resume `sapo-vl train`; `strike` is the saboteur's moment."""
     options = ["--resume"] if resume else ["--config", SMOKE]
-    keys = [f"run.dir={run}"] if resume else [*OVERRIDES, *overrides, f"run.dir={run}"]
+    keys = [*(() if resume else OVERRIDES), *overrides, f"run.dir={run}"]
     return subprocess.run(
         [sys.executable, str(SABOTEUR), "train", *map(str, [*options, *keys])],
         capture_output=True,
@@ -184,15 +184,23 @@ def test_the_config_is_kept_and_only_the_newest_checkpoints(reference):
     assert {"torch", "transformers", "deepspeed"} <= set(versions)
 
 
-def test_a_finished_run_resumes_to_itself(reference, tmp_path):
-    """Nothing is trained or evaluated again, and --resume says where the model is."""
+def test_a_finished_run_goes_on(reference, tmp_path):
+    """Its model and figures are those of the last step, and the old ones are kept beside them.
+
+    That a finished run without more steps resumes to itself is in tests/unit/training/test_report.
+    """
     run = tmp_path / "run"
     shutil.copytree(reference, run)
     before = digest(run / "final" / "model.safetensors")
-    finished(train(run, resume=True))
-    assert digest(run / "final" / "model.safetensors") == before
-    for phase in ("sft", "train", "eval"):
-        assert rows(run, phase) == rows(reference, phase)
+    finished(train(run, f"rollout.steps={STEPS + 1}", resume=True))
+    assert digest(run / "final" / "model.safetensors") != before
+    assert digest(run / f"final-step_{STEPS:06d}" / "model.safetensors") == before
+    assert rows(run, "sft") == rows(reference, "sft")
+    assert rows(run, "train")[:STEPS] == rows(reference, "train")
+    evaluated = [(row["name"], row["step"]) for row in rows(run, "eval")]
+    assert evaluated == [("before", 0), ("after", STEPS), ("after", STEPS + 1)]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["before"]["step"], summary["after"]["step"]) == (0, STEPS + 1)
 
 
 STRIKES = [
