@@ -92,6 +92,8 @@ def parse(text: str, nesting: int = 0) -> Value:
     text = text.strip()
     if _PLAIN_NUMBER.fullmatch(text) or nesting > MAX_NESTING:
         return Leaf(text)
+    if text == "{}":
+        return Group((), "\\{", "\\}")
     text = unwrapped(text)
     if _FIGURE_IN_WORDS.match(text) and (figure := parse_figure(text)):
         return figure
