@@ -102,8 +102,8 @@ def parse(text: str, nesting: int = 0) -> Value:
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
     if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):
         return parse(match[1], nesting + 1)
-    if text.startswith("\\{\\begin") or (text.startswith("\\{") and not is_balanced(text)):
-        text = text[2:].strip()
+    if text.startswith("\\{") and not is_balanced(text) and is_balanced(text[2:]):
+        text = text[2:].strip()  # the open brace of a system of equations
     if "\\begin" in text and (match := _MATRIX.fullmatch(text)):
         return _parse_matrix(match[1], match[2], nesting)
     if any(map(str.isalpha, text)) and (found := parse_date(text) or parse_between(text)):

@@ -34,6 +34,7 @@ from sapo_vl.rewards.parsing.answer_values import (
     all_of,
     any_of,
 )
+from sapo_vl.rewards.parsing.brackets import is_too_deep
 from sapo_vl.rewards.parsing.geometry import same_figures, same_statements
 from sapo_vl.rewards.parsing.leaves import Decider
 from sapo_vl.rewards.parsing.matrices import as_matrix, as_vector, is_in_units
@@ -67,6 +68,8 @@ def same(gold: str, answer: str, decider: Decider) -> Tristate:
         return gaps[0] == gaps[1] and (not gaps[0] or gold.split() == answer.split())
     if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
         return decider.number(gold, answer)
+    if is_too_deep(gold) or is_too_deep(answer):
+        return None
     if _other_domain(gold, answer):
         return False
     gold_tree, answer_tree = parse(gold), parse(answer)
