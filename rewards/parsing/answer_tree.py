@@ -82,6 +82,7 @@ _TIGHT_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*")
 _RANGE_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\s*-\s*\d{1,3}(?:,\d{3})+\D*")
 _FIGURE_IN_WORDS = re.compile(r"[a-z ]{3,13} [A-Z]{1,8}$")
+_NEXT_NAME = re.compile(r"(?<=[\d)}]) +(?=[a-zA-Z](?:_\{?\w\}?)?\s*=)")  # `x = 1 y = 2`
 _SPOKEN = re.compile(r"past|o'|noon|night|quarter|half| to |[a-z]{3}", re.IGNORECASE)
 _CONSTANTS = ("e", "i", "\\pi")
 
@@ -111,6 +112,7 @@ def parse(text: str, nesting: int = 0) -> Value:
     text = symbols(without_domain(text)[0])
     if match := _BUILDER.fullmatch(text):
         return parse(match[1], nesting + 1)
+    text = _NEXT_NAME.sub(", ", text)
     return _parse_alternatives(text, nesting) or _parse_list(text, nesting)
 
 
