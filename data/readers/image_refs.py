@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -191,10 +192,16 @@ def _is_inside(path: Path, root: Path) -> bool:
     """
     if _outside_allowed.get():
         return True
-    real, top = path.resolve(), root.resolve()
+    real = path.resolve() if path.is_symlink() else _resolved(path.parent) / path.name
+    top = _resolved(root)
     blobs = [top.parents[n].parent / "blobs" for n in range(min(3, len(top.parents) - 1))
              if top.parents[n].name == "snapshots"]  # fmt: skip
     return any(real.is_relative_to(parent) for parent in (top, top.parent / "images", *blobs))
+
+
+@lru_cache(maxsize=4096)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
 
 
 def _from_file(file: Path, root: Path) -> bytes:

@@ -14,13 +14,18 @@ _VALUE = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?![\d./
 
 
 def bare_value(sample: Sample) -> str | None:
-    """Return the number of a gold that is a number with a unit; None for any other gold."""
-    if sample.choices or sample.answer_type not in ("number", "text"):
+    """Return the number of a gold of the type text that is a number with a unit; None for others.
+
+    A gold of another type is compared as mathematics, where a unit's conventions hold: "5 million"
+    is not 5.
+    """
+    if sample.choices or sample.answer_type != "text":
         return None
     if read_gold(sample.answer, sample.unit).rule != "quantity":
         return None
     value = _VALUE.match(sample.answer)
-    return value[0] if value and value[0] != sample.answer.strip() else None
+    unit = sample.answer[value.end() :].strip() if value else ""
+    return value[0] if value and unit and not any(char.isdigit() for char in unit) else None
 
 
 class GoldCheck:
@@ -37,8 +42,8 @@ class GoldCheck:
     def __call__(self, sample: Sample) -> str | None:
         """Return why `sample.answer` does not pass the verifier, or None.
 
-        A quantity has to pass without its unit too, since a unit may be left out: a gold "5 cm"
-        that is compared as text accepts itself and nothing else.
+        A quantity of the type text has to pass without its unit too, since a unit may be left out:
+        a gold "5 cm" that is compared as words accepts itself and nothing else.
         """
         try:
             self._rubric.check_gold([sample])

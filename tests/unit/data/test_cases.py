@@ -222,15 +222,8 @@ EXPECTED = {
 MANIFEST = json.loads((CASES / "manifest.json").read_text()) if CASES.is_dir() else []
 
 
-VERIFIED = ("gold-typed-text", "gold-colon-hyphen")
-"""Cases that end with the verifiers' verdicts on responses."""
-
-
 @pytest.mark.parametrize("case", MANIFEST, ids=lambda case: case["case"])
-def test_case(case, tmp_path, request):
-    if case["case"] in VERIFIED:
-        reason = "needs the verifiers' grammar of answers"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_case(case, tmp_path):
     command = (
         case["command"].partition(",")[0] if "verifier" in case["command"] else case["command"]
     )

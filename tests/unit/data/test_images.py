@@ -19,6 +19,7 @@ from sapo_vl.data.images import (
     decode_changes,
     fit_to_budget,
     header_size,
+    is_one_colour,
     open_image,
     resize,
     target_size,
@@ -66,6 +67,63 @@ def test_every_mode_becomes_rgb_on_white(mode, stored, seen):
     for x, value in enumerate(stored):
         image.putpixel((x, 0), value)
     assert pixels(encode(image)) == seen
+
+
+@pytest.mark.parametrize(
+    ("stored", "seen"),
+    [
+        ([0, 100, 255], [0, 100, 255]),  # 8 bits in 16 stay as they are
+        ([0, 512, 1023], [0, 128, 255]),  # 10 bits: a quarter
+        ([0, 2048, 4095], [0, 128, 255]),  # 12 bits: a sixteenth
+        ([0, 0x2000, 0x3FFF], [0, 128, 255]),  # 14 bits
+        ([0, 0x4000, 0x8000], [0, 64, 128]),  # 16 bits, none of them white
+    ],
+)
+def test_grey_of_more_bits_is_scaled_by_the_bits_it_uses(stored, seen):
+    image = Image.new("I;16", (3, 1))
+    for x, value in enumerate(stored):
+        image.putpixel((x, 0), value)
+    assert [r for r, _, _ in pixels(encode(image))] == seen
+
+
+def test_32_bit_grey_with_and_without_a_sign():
+    def tiff(*values):
+        return encode(Image.fromarray(np.array([values], np.int32)), "TIFF")
+
+    assert [r for r, _, _ in pixels(tiff(0, 200, 255))] == [0, 200, 255]
+    assert [r for r, _, _ in pixels(tiff(-1000, 0, 1000))] == [0, 127, 255]
+    with pytest.raises(DataError, match="floating-point"):
+        open_image(encode(Image.new("F", (4, 4)), "TIFF"))
+
+
+def test_an_image_that_shows_nothing():
+    assert is_one_colour(Image.new("RGB", (9, 9), (1, 2, 3)))
+    strokes = Image.new("LA", (9, 9), (255, 0))
+    strokes.putpixel((4, 4), (255, 255))  # white on a clear ground
+    assert is_one_colour(open_image(encode(strokes)))
+    strokes.putpixel((4, 4), (0, 255))
+    assert not is_one_colour(open_image(encode(strokes)))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>Not found</html>", "HTML page"),
+        (b'<?xml version="1.0"?><svg xmlns="x"></svg>', "SVG"),
+        (b"\x00\x00\x01\x00\x01\x00", "ICO"),
+        (b"\x00\x00\x00 ftypavif....", "AVIF"),
+        (b"\x00\x00\x00 ftypheic....", "HEIC"),
+        (b"\x00\x00\x00 ftypisom....", "a video"),
+        (b"%PDF-1.7", "PDF"),
+        (b"", "an empty file"),
+        (b"\x00" * 99, "an empty file"),
+    ],
+)
+def test_other_files_are_named(data, words):
+    with pytest.raises(DataError, match="supported: PNG") as raised:
+        header_size(data)
+    assert words in str(raised.value)
 
 
 def test_palette_colours_and_its_transparent_entry():
