@@ -80,7 +80,9 @@ def test_a_random_model_on_every_layout_scores_no_more_than_chance(whole):
     assert "| MathVision |" in report
     assert "| Shapes |" in report
     rows = [json.loads(line) for line in (out / "shapes" / "responses.jsonl").open()]
-    assert [row["gold"] for row in rows] == [s.answer for s in synthetic.rows(0, "test", 4)]
+    assert [row["gold"] for row in rows] == [
+        s.answer for s in synthetic.rows(seed=0, split="test", count=4)
+    ]
 
 
 def test_a_random_model_on_the_synthetic_split_scores_no_more_than_chance(

@@ -18,7 +18,8 @@ from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any, TypeVar
 
-from sapo_vl.data.readers.text import choices_by_letter, parse_choices
+from sapo_vl.data.readers.choices import parse_choices
+from sapo_vl.data.readers.text import choices_by_letter
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, Response
 

@@ -36,7 +36,7 @@ def rows(folder: Path) -> Iterator[Sample | Dropped]:
     """Yield R1-V's questions where their images are, else Super-CLEVR's own counting questions."""
     if any(next(folder.glob(pattern), None) for pattern in _R1V_FILES):
         first = next(superclevr.r1v_records(folder, superclevr.R1V_FILE), None)
-        if first is not None and first["image"].is_file():
+        if first is not None and (first["image"].folder / first["image"].name).is_file():
             return superclevr.r1v_rows(folder)
     return superclevr.rows(folder, _QUESTIONS, only_counts=True)
 

@@ -257,6 +257,28 @@ def test_outputs_that_would_be_lost(tmp_path):
     assert len(file.read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(json.dumps(ROWS[0] | {"response": "x" * 70_000_000}).encode()), "."),
+        (gzip.compress(json.dumps(ROWS[0]).encode())[:-9], "."),
+        (b"\x1f\x8bno gzip", "."),
+        (json.dumps(ROWS[0] | {"response": "\xe9"}, ensure_ascii=False).encode("latin-1"), "UTF-8"),
+        (b'{"model": "m", "problem_id": "1", "gold": "5", "response": "5", "meta": '
+         + b'{"a":' * 900 + b"1" + b"}" * 901, ":1: meta is nested"),
+        (b'{"precision": ' + b"9" * 5000 + b"}", ":1: "),
+    ],
+    ids=["bomb", "cut gzip", "no gzip", "latin-1", "deep", "long number"],
+)  # fmt: skip
+def test_files_that_cannot_be_read_are_one_line(tmp_path, content, says):
+    (tmp_path / "in.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"in\.jsonl") as error:
+        score.main("mathvision", tmp_path / "in.jsonl", tmp_path / "o")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_judge_that_would_not_be_asked_is_refused(tmp_path):
     file, endpoint = write(tmp_path / "in.jsonl", ROWS), Endpoint("http://x/v1", "m")
     with pytest.raises(ConfigError, match="--from-extraction"):

@@ -98,6 +98,7 @@ def test_the_two_odd_golds_of_logicvista_are_compared_as_they_are():
         {"choices": "['12', '15']"},
         {"choices": '["12", "15"]'},
         {"choices": "A. 12; B. 15"},
+        {"choices": "['12' '15']"},  # as numpy and pandas print it
         {"choices": ["12", "15", None]},
         {"choices": [{"text": "12"}, {"text": "15"}]},
         {"options": ["12", "15"]},
