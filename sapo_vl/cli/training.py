@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
-    export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest)")
+    export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest whole one)")
     export.set_defaults(run=_export, parser=export)
 
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")

@@ -23,8 +23,9 @@ MIN_FREE_BYTES = 2**20
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
-    Readers see the old file or the new one, never a part. Parent folders are created. An exception
-    deletes the temporary file or folder; leftovers of a killed process are deleted first.
+    Readers see the old file or the new one, never a part; an old folder is replaced whole. Parent
+    folders are created. An exception deletes the temporary file or folder; leftovers of a killed
+    process are deleted first.
     The temporary name does not keep the suffix: pass the format to writers that infer it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _remove(partial)
     try:
         yield partial
-        partial.replace(path)
+        if partial.is_dir() and path.is_dir():  # a folder replaces an empty one only
+            old = path.with_name(f".{path.name}.old")
+            _remove(old)
+            path.rename(old)
+            partial.rename(path)
+            _remove(old)
+        else:
+            partial.replace(path)
     except BaseException:
         _remove(partial)
         raise
