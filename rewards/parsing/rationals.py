@@ -216,7 +216,11 @@ class _Parser:
             is_double = bool(self._take("!"))
             base = Fraction(_double_factorial(base) if is_double else _factorial(base))
         if self._take("^"):
+            self.depth += 1  # a tower of powers
+            if self.depth > MAX_DEPTH:
+                raise OverLimitError("powers are nested too deep")
             exponent = self._signed_power() if self._peek() != "{" else self._atom()
+            self.depth -= 1
             return _power_of(base, exponent)
         return base
 
