@@ -52,8 +52,8 @@ from sapo_vl.rewards.parsing.relations import (
 )
 
 _DIGIT_GAP = re.compile(r"\d \d")
-_ZEROS = re.compile(r",\s*0\d")  # no number of a list starts so: `1,001`
 _DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})(?=\s*(?:[°%€£¥]|\\text|[a-zA-Z])[^\d,]*$|$)")
+_ZEROS = re.compile(r",\s*0\d")  # no number of a list starts so: `1,001`
 _INDIAN = re.compile(r"(?<![\d,.])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
 

@@ -31,7 +31,7 @@ from sapo_vl.schema import Outcome, Sample, Verdict
 
 MAX_GOLD_CHARS = 400  # a longer gold answer is a worked solution: its answer is extracted
 MAX_PRECISION = 30  # decimals; a power of ten is computed from it
-_BOX_OR_BRACE = re.compile(r"(?P<box>\\+(?:boxed|fbox)\s*\{)|\\.|(?P<brace>[{}])", re.S)
+_BOX_OR_BRACE = re.compile(r"(?P<box>\\{1,4}(?:boxed|fbox)\s*\{)|\\.|(?P<brace>[{}])", re.S)
 
 
 def score(sample: Sample, response: str) -> Verdict:
