@@ -81,7 +81,7 @@ def test_a_point_in_every_form(response, right):
 
 @pytest.mark.parametrize("radius", [float("nan"), "5", -1, True, float("inf")])
 def test_a_radius_that_is_none_is_named(radius):
-    with pytest.raises(DataError, match="t-1.*radius"):
+    with pytest.raises(DataError, match=r"t-1.*radius"):
         point.score(sample("[30, 40]", "point", radius=radius), "(30, 40)")
 
 
