@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from sapo_vl import plugins
-from sapo_vl.config import Config
+from sapo_vl.config import Config, JudgeOptions
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.rewards import CHECK_GOLD, DECIDE_FAST, JUDGED, PENALTIES, VERIFIERS
 from sapo_vl.rewards.pool.client import PoolClient
@@ -48,9 +48,13 @@ def build_rubric(config: Config) -> Rubric:
     return Rubric.from_terms(
         [(term.fn, term.weight) for term in config.rewards],
         deadline=config.verifier.timeout_seconds,
-        judge=JudgeConfig(config.judge.url, config.judge.model) if config.judge else None,
+        judge=_judge_config(config.judge) if config.judge else None,
         max_tokens=config.rollout.max_new_tokens,
     )
+
+
+def _judge_config(options: JudgeOptions) -> JudgeConfig:
+    return JudgeConfig(options.url, options.model, deadline=options.timeout_seconds)
 
 
 class Rubric:

@@ -149,6 +149,9 @@ class JudgeOptions(Section):
 
     url: str = Field(description="OpenAI-compatible base URL ending in /v1, e.g. a vLLM server's")
     model: str = Field(description="model name on that server")
+    timeout_seconds: float = Field(
+        60.0, gt=0, le=3600, description="time of one call, with its retries"
+    )
 
     @field_validator("url")
     @classmethod
