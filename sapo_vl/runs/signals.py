@@ -22,6 +22,39 @@ class RunInterrupted(Exception):
         self.signum = signum
 
 
+class PipeGuard:
+    """A run's stdout: when nobody reads it any more (`| head`), the run stops at a checkpoint."""
+
+    def __init__(self, stream: TextIO, stop: StopSignal) -> None:
+        """Wrap `stream`; ask `stop` when it breaks."""
+        self._stream, self._stop = stream, stop
+
+    def write(self, text: str) -> int:
+        """Write, or drop the text if the pipe is closed."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or give up if the pipe is closed."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Write to nowhere from now on, the descriptor too, which Python flushes at its end."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        self._stop.request(signal.SIGPIPE)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class StopSignal:
     """Holds SIGINT and SIGTERM until the run reaches a safe point; a second one exits at once."""
 
@@ -71,39 +104,6 @@ class StopSignal:
         self._signum = signum
         if self._interruptible:
             raise self.error()
-
-
-class PipeGuard:
-    """A run's stdout: when nobody reads it any more (`| head`), the run stops at a checkpoint."""
-
-    def __init__(self, stream: TextIO, stop: StopSignal) -> None:
-        """Wrap `stream`; ask `stop` when it breaks."""
-        self._stream, self._stop = stream, stop
-
-    def write(self, text: str) -> int:
-        """Write, or drop the text if the pipe is closed."""
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            self._give_up()
-            return len(text)
-
-    def flush(self) -> None:
-        """Flush, or give up if the pipe is closed."""
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Write to nowhere from now on, the descriptor too, which Python flushes at its end."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-        self._stop.request(signal.SIGPIPE)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def restart_watchdog(minutes: float) -> None:
