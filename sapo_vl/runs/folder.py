@@ -57,7 +57,9 @@ class Run:
         distributed.barrier()
 
     def _check(self, resume: bool) -> None:
-        started = (self.dir / "metrics.jsonl").exists()  # the first file worth keeping
+        started = (self.dir / "metrics.jsonl").exists() or any(  # the first file worth keeping
+            self.dir.glob("checkpoints/step_*")
+        )
         if resume and not (self.dir / "config.yaml").exists():
             raise ConfigError(f"run.dir={self.dir} holds no run to resume")
         if not resume and started:
