@@ -86,7 +86,7 @@ def starts_a_program(sample: Sample, response: str) -> float:
 
 def prints_garbage(sample: Sample, response: str) -> float:
     """Write into every open file, the worker's channel among them, and answer."""
-    for fd in range(1, 32):
+    for fd in map(int, os.listdir("/proc/self/fd")):
         if fd != 2:  # the test's own output
             try:
                 os.write(fd, b"\x00\x00\x00\x05hello garbage")

@@ -96,7 +96,7 @@ def load_weights(assets: ModelAssets, dtype: str) -> Any:
     from transformers import AutoModelForImageTextToText
 
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             assets.path,
             dtype=DTYPES[dtype],
             attn_implementation="sdpa",
@@ -107,6 +107,7 @@ def load_weights(assets: ModelAssets, dtype: str) -> Any:
     except OSError as error:
         first_line = str(error).strip().splitlines()[0]
         raise DataError(f"model.path={assets.path}: {first_line}") from error
+    model, info = loaded
     _refuse_differences(assets.path, info)
     for name, parameter in model.named_parameters():
         values = getattr(parameter, "ds_tensor", parameter)  # ZeRO-3 keeps only a shard

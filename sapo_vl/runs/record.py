@@ -99,7 +99,7 @@ def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         is_section = isinstance(value, dict) and prefix == "" and key != "judge"
         flat |= _flat(value, f"{key}.") if is_section else {f"{prefix}{key}": value}

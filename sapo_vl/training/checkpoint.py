@@ -143,7 +143,7 @@ def set_aside_damaged(run_dir: Path) -> None:
 
 def newest_whole(root: Path) -> tuple[Path | None, list[str]]:
     """Return the newest whole checkpoint, and what is wrong with newer ones; changes nothing."""
-    faults = []
+    faults: list[str] = []
     for path in reversed(_listed(root)):
         reason = damage(path)
         if not reason:

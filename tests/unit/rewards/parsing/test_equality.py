@@ -216,10 +216,10 @@ def test_a_precision_that_cannot_be_computed_names_the_record(precision):
         maths.decide_fast(replace(_sample("5"), precision=precision), r"\boxed{6}")
 
 
-@pytest.mark.parametrize("rel_tol", [-0.1, 1, float("nan"), float("inf"), "5%"])
+@pytest.mark.parametrize("rel_tol", [-0.1, 1, float("nan"), float("inf")])
 def test_a_tolerance_that_is_no_share_names_the_record(rel_tol):
     with pytest.raises(DataError, match="t-1"):
-        maths.decide_fast(replace(_sample("5"), metadata={"rel_tol": rel_tol}), r"\boxed{6}")
+        maths.decide_fast(replace(_sample("5"), rel_tol=rel_tol), r"\boxed{6}")
 
 
 def _sample(gold):
