@@ -51,9 +51,18 @@ _REQUIRED_TEXTS = (
 
 
 def fault(sample: Sample) -> str | None:
-    """Return why a sample is invalid, as "cause" or "cause: detail"; None when it is valid.
+    """Return why a sample must not be prepared, as "cause: detail", or None.
 
     The cause is the same text for all records with the same fault, so that causes can be counted.
+    """
+    return storage_fault(sample) or _text_fault(sample)
+
+
+def storage_fault(sample: Sample) -> str | None:
+    """Return why a sample can't be written, as "cause: detail", or None.
+
+    Left to `fault`: texts that no model or verifier can use. Training looks for those again, in
+    sets that other programs wrote.
     """
     marks = sample.problem.count(IMAGE_MARK)
     letters = [chr(ord("A") + i) for i in range(len(sample.choices))]
@@ -67,8 +76,6 @@ def fault(sample: Sample) -> str | None:
         return "the problem has no text"
     if not sample.answer.strip():
         return "the gold answer is empty"
-    if reason := _text_fault(sample):
-        return reason
     if sample.answer_type not in ANSWER_TYPES:
         allowed = ", ".join(ANSWER_TYPES)
         return f"the answer_type is unknown: {sample.answer_type!r}; allowed: {allowed}"
@@ -78,7 +85,7 @@ def fault(sample: Sample) -> str | None:
         unknown = sorted(set(sample.answer.split(", ")) - set(letters))
         if unknown:
             return f"the gold answer has letters without a choice: {', '.join(unknown)}"
-    return _storage_fault(sample) or _image_fault(sample)
+    return _json_fault(sample) or _image_fault(sample)
 
 
 def _text_fault(sample: Sample) -> str | None:
@@ -109,7 +116,7 @@ def validate(sample: Sample) -> None:
     Raises:
         DataError: names the record and its fault.
     """
-    reason = fault(sample)
+    reason = storage_fault(sample)
     if reason:
         raise DataError(f"{sample.dataset} record {sample.id!r}: {reason}")
 
@@ -129,7 +136,7 @@ def image_name(sample: Sample, number: int) -> str:
     return files[number - 1] if len(files) == len(sample.images) else f"image {number}"
 
 
-def _storage_fault(sample: Sample) -> str | None:
+def _json_fault(sample: Sample) -> str | None:
     try:
         row = {k: v for k, v in to_row(sample).items() if k != "images"}
         json.dumps(row, ensure_ascii=False).encode()

@@ -11,6 +11,7 @@ importing this package imports neither torch nor sympy. docs/verifiers.md has th
 the measurements.
 
     rubric.py     Rubric, build_rubric: a weighted sum of verifiers
+    probe.py      tries each term on gold answers and on junk before a run
     verifiers/    one file per verifier
     parsing/      extracting, normalising and comparing answers
     pool/         worker processes for sympy and for user functions

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from sapo_vl import plugins
-from sapo_vl.config import Config
+from sapo_vl.config import Config, JudgeOptions
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.rewards import CHECK_GOLD, DECIDE_FAST, JUDGED, PENALTIES, VERIFIERS
 from sapo_vl.rewards.pool.client import PoolClient
@@ -47,9 +47,14 @@ def build_rubric(config: Config) -> Rubric:
     """
     return Rubric.from_terms(
         [(term.fn, term.weight) for term in config.rewards],
-        judge=JudgeConfig(config.judge.url, config.judge.model) if config.judge else None,
+        deadline=config.verifier.timeout_seconds,
+        judge=_judge_config(config.judge) if config.judge else None,
         max_tokens=config.rollout.max_new_tokens,
     )
+
+
+def _judge_config(options: JudgeOptions) -> JudgeConfig:
+    return JudgeConfig(options.url, options.model, deadline=options.timeout_seconds)
 
 
 class Rubric:
@@ -81,7 +86,7 @@ class Rubric:
         Args:
             terms: at least one; each name once.
             workers: processes of the pool; up to 4 by default.
-            deadline: seconds per question to the pool.
+            deadline: seconds a worker has for one response (`verifier.timeout_seconds`).
             judge: required by the terms in JUDGED.
             max_tokens: the response limit that `overlong` measures against.
 
@@ -130,12 +135,16 @@ class Rubric:
             for i in range(len(pairs))
         ]
 
-    def check_gold(self, samples: Sequence[Sample]) -> None:
-        """Raise DataError for the first sample whose own gold answer fails the first term."""
+    def check_gold(self, samples: Sequence[Sample]) -> bool:
+        """Raise DataError for the first sample whose own gold answer fails the first term.
+
+        Returns whether the term was asked: a judge, a control or a user's function may have reasons
+        of its own to refuse a gold answer, and is only tried (see probe.py).
+        """
         name = self.terms[0].name
         name = "answer" if name == "answer_or_judge" else name
         if name not in CHECK_GOLD:
-            return
+            return False
         pairs = [(sample, f"\\boxed{{{sample.answer}}}") for sample in samples]
         for sample, verdict in zip(samples, self.verdicts(name, pairs), strict=True):
             if verdict.outcome is not Outcome.CORRECT:
@@ -143,6 +152,7 @@ class Rubric:
                     f"record {sample.id!r}: the gold answer {sample.answer[:80]!r} (answer_type "
                     f"{sample.answer_type}) does not pass {name!r}: {verdict.reason}"
                 )
+        return True
 
     def close(self) -> None:
         """End the workers. Idempotent."""

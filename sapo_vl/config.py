@@ -12,15 +12,34 @@ An objective's own options form a section of its name: `sapo.tau_neg=1.1`, `grpo
 
 from __future__ import annotations
 
-import copy
+import math
+import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from sapo_vl.config_keys import BUILT_IN_OBJECTIVES, check_keys, one_line
-from sapo_vl.errors import ConfigError, nearest
+from sapo_vl.config_keys import (
+    UserPath,
+    check_keys,
+    expand_home,
+    last_named,
+    merged_tree,
+    one_line,
+    read_sources,
+    section_of,
+    service_url,
+    typed,
+)
+from sapo_vl.errors import ConfigError
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -29,26 +48,30 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 class Section(BaseModel):
-    """A node of the tree. Unknown keys, and assignments of a wrong type, are refused."""
+    """A node of the tree. Unknown keys, assignments of a wrong type, and NaN are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
     """The run's folder and what is recorded in it."""
 
-    dir: Path = Field(Path("runs/main"), description="folder of all the run's files")
-    seed: int = Field(0, description="seed of initialisation, data order and sampling")
+    dir: UserPath = Field(Path("runs/main"), description="folder of all the run's files")
+    seed: int = Field(
+        0, ge=0, lt=10**9, description="seed of initialisation, data order and sampling"
+    )
     tensorboard: bool = Field(True, description="write RUN/tensorboard")
     wandb: bool = Field(False, description="log to Weights & Biases; WANDB_* variables apply")
     rollouts_every: int = Field(10, ge=0, description="write every n-th step's rollouts; 0: none")
-    stall_minutes: float = Field(60.0, gt=0, description="watchdog timeout: dump stacks and exit")
+    stall_minutes: float = Field(
+        60.0, gt=0, le=100_000, description="watchdog timeout: dump stacks and exit"
+    )
 
 
 class ModelConfig(Section):
     """The policy."""
 
-    path: str = Field("tiny", description="'tiny', a Hugging Face folder or a hub id")
+    path: str = Field("tiny", min_length=1, description="'tiny', a Hugging Face folder or a hub id")
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="type of the weights in the forward pass"
     )
@@ -57,11 +80,16 @@ class ModelConfig(Section):
     )
     gradient_checkpointing: bool = Field(True, description="recompute activations in backward")
 
+    @field_validator("path")
+    @classmethod
+    def _home(cls, path: str) -> str:
+        return expand_home(path)
+
 
 class DataConfig(Section):
     """Training and held-out data."""
 
-    path: Path | None = Field(None, description="prepared data; null: procedural problems")
+    path: UserPath | None = Field(None, description="prepared data; null: procedural problems")
     train_split: str = Field("train", description="split that prompts are sampled from")
     eval_split: str = Field("test", description="held-out split")
     instruction: str = Field("", description="text appended to each problem")
@@ -82,9 +110,9 @@ class SftConfig(Section):
     """Supervised fine-tuning on `Sample.solution` before RL."""
 
     steps: int = Field(0, ge=0, description="optimizer steps; 0: no warm-up")
-    data: Path | None = Field(None, description="data set with solutions; null: data.path")
+    data: UserPath | None = Field(None, description="data set with solutions; null: data.path")
     batch: int = Field(16, ge=1, description="records per step, over all ranks")
-    lr: float = Field(1e-5, gt=0, description="peak learning rate")
+    lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
     lr_warmup_steps: int = Field(20, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the cosine decay")
 
@@ -96,7 +124,9 @@ class RolloutConfig(Section):
     prompts: int = Field(64, ge=1, description="prompts per step, over all ranks")
     group_size: int = Field(8, ge=2, description="responses per prompt, G")
     temperature: float = Field(
-        1.0, gt=0, description="sampling temperature; the learner's logits are divided by it too"
+        1.0,
+        ge=0.01,  # vLLM samples at 0.01 where less is asked for
+        description="sampling temperature; the learner's logits are divided by it too",
     )
     max_resample_rounds: int | None = Field(
         None,
@@ -119,6 +149,28 @@ class JudgeOptions(Section):
 
     url: str = Field(description="OpenAI-compatible base URL ending in /v1, e.g. a vLLM server's")
     model: str = Field(description="model name on that server")
+    timeout_seconds: float = Field(
+        60.0, gt=0, le=3600, description="time of one call, with its retries"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        return service_url(url)
+
+
+class VerifierConfig(Section):
+    """Limits on verifiers, whatever their names."""
+
+    timeout_seconds: float = Field(
+        2.0, gt=0, description="time a worker has for one response or one comparison"
+    )
+    max_no_verdict: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="stop when more than this share of the responses of three steps has no verdict",
+    )
 
 
 class AlgorithmConfig(Section):
@@ -138,13 +190,16 @@ class AlgorithmConfig(Section):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class LearnerConfig(Section):
     """Optimizer, micro-batches and DeepSpeed."""
 
-    lr: float = Field(1e-6, gt=0, description="peak learning rate")
+    lr: float = Field(1e-6, gt=0, le=1, description="peak learning rate")
     lr_warmup_steps: int = Field(3, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the linear decay")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's betas")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's betas")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     max_grad_norm: float = Field(
         1.0, ge=0, description="clip the gradient to this norm; 0: no clipping"
@@ -155,9 +210,14 @@ class LearnerConfig(Section):
     )
     micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of a micro-batch")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    grad_accum_dtype: Literal["float32"] | None = Field(
+        None,
+        description="type in which the gradients of micro-batches add up: float32 costs 2 bytes "
+        "more per trained parameter under bfloat16, shared by the ranks; null: model.dtype",
+    )
     offload_optimizer: bool = Field(False, description="keep optimizer state and step on the CPU")
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
-    deepspeed: Path | None = Field(None, description="JSON file merged over DeepSpeed's config")
+    deepspeed: UserPath | None = Field(None, description="JSON file merged over DeepSpeed's config")
     max_bad_steps: int = Field(5, ge=1, description="stop after this many non-finite gradients")
 
 
@@ -175,7 +235,10 @@ class GeneratorConfig(Section):
     tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
     parity_mean: float = Field(0.05, gt=0, description="stop above this mean |log pi_old - log mu|")
     parity_max: float = Field(
-        float("inf"), gt=0, description="stop above this maximum |log pi_old - log mu|"
+        float("inf"),
+        gt=0,
+        allow_inf_nan=True,
+        description="stop above this maximum |log pi_old - log mu|",
     )
 
 
@@ -183,12 +246,15 @@ class EvaluationConfig(Section):
     """Held-out accuracy before, during and after training."""
 
     problems: int = Field(480, ge=1, description="number of held-out problems, the split's first")
-    samples: int = Field(8, ge=1, description="responses per problem, at temperature 1")
+    samples: int = Field(8, ge=1, description="responses per problem, at evaluation.temperature")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature of these responses, whatever rollouts have"
+    )
     greedy: bool = Field(True, description="also one greedy response per problem")
     every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
     blank: bool = Field(False, description="control: replace every image by a blank one")
     benchmarks: list[str] = Field([], description="names, or my/bench.py:BENCHMARK")
-    source: Path | None = Field(None, description="folder of the benchmarks' files")
+    source: UserPath | None = Field(None, description="folder of the benchmarks' files")
     limit: int = Field(100, ge=1, description="number of problems per benchmark")
 
 
@@ -236,6 +302,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: list[RewardTerm] = [RewardTerm(fn="answer", weight=1.0)]
     judge: JudgeOptions | None = None
+    verifier: VerifierConfig = VerifierConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     collapse: CollapseConfig = CollapseConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -273,75 +340,91 @@ class Config(Section):
             raise ValueError("learner.offload_parameters needs learner.zero_stage=3")
         if self.learner.offload_optimizer and self.learner.zero_stage == 0:
             raise ValueError("learner.offload_optimizer needs learner.zero_stage of 1, 2 or 3")
+        if (
+            self.learner.grad_accum_dtype == "float32"
+            and self.model.dtype == "bfloat16"
+            and self.learner.zero_stage < 2  # at stage 1 they are rounded before they add up
+        ):
+            raise ValueError("learner.grad_accum_dtype=float32 needs learner.zero_stage of 2 or 3")
         return self
 
 
-def section_of(objective: str) -> str:
-    """Return the config section of an objective's options: its name, or its function's name."""
-    return objective.rpartition(":")[2]
+def load(path: Path | None, overrides: list[str], *, over: Path | None = None) -> Config:
+    """Read defaults < YAML file < `over`, a second YAML file < overrides.
 
-
-def load(path: Path | None, overrides: list[str]) -> Config:
-    """Read defaults < YAML file < overrides.
-
-    `overrides` are `dotted.key=value` strings with the value in YAML notation.
+    `overrides` are `dotted.key=value` strings; the key's type decides how the value is read.
     Raises ConfigError, naming the key, the value and what is allowed.
     """
-    sources: list[tuple[str, dict[str, Any]]] = []
-    tree: dict[str, Any] = {}
-    if path is not None:
-        tree = _read_yaml(path)
-        sources.append((str(path), tree))
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise ConfigError(f"'{item}' is not an override; write key=value, e.g. learner.lr=1e-5")
-        sources.append(("the command line", _nested(key, _yaml_value(text, key))))
-    named = [source["objective"] for _, source in sources if "objective" in source]
-    objective = str(named[-1] if named else Config.model_fields["objective"].default)
-    for where, source in sources:
-        _check_sections(source, objective, where)
-    tree = copy.deepcopy(tree)
-    for item in overrides:
-        key, _, text = item.partition("=")
-        _merge(tree, key, _yaml_value(text, key))
-    options = tree.pop(section_of(objective), None) or {}
+    files = [file for file in (path, over) if file is not None]
+    objective, tree = merged_tree(Config, read_sources(Config, files, overrides))
     try:
-        return Config.model_validate(tree | {"objective_options": options})
+        options = typed(tree.pop(section_of(objective), None), dict[str, Any]) or {}
+        return Config.model_validate(typed(tree, Config) | {"objective_options": options})
     except ValidationError as error:
         raise ConfigError(one_line(error)) from None
+    except RecursionError:
+        raise ConfigError(f"--config {path}: an anchor of this file refers to itself") from None
 
 
-def _check_sections(tree: dict[str, Any], objective: str, where: str) -> None:
-    """Refuse unknown keys, and the option section of any objective but the chosen one."""
-    section = section_of(objective)
-    if section in Config.model_fields:
-        raise ConfigError(f"objective={objective}: {section!r} is a section already; rename it")
-    for name in tree:
-        if name in BUILT_IN_OBJECTIVES and name != section:
-            raise ConfigError(
-                f"{where}: '{name}' holds options of objective={name}, and the objective is "
-                f"{objective}"
-            )
-    if section in tree and not isinstance(tree[section], dict):
-        raise ConfigError(f"{where}: '{section}' holds a group of keys, not a value")
-    if "objective_options" in tree:
-        raise ConfigError(f"{where}: write the objective's options as {section}.NAME=VALUE")
-    check_keys(Config, Config, {key: v for key, v in tree.items() if key != section}, "", where)
+def named_run_dir(path: Path | None, overrides: list[str]) -> Path:
+    """Return run.dir as a YAML file and overrides name it, without checking any other key."""
+    sources = read_sources(Config, [] if path is None else [path], overrides)
+    value = typed(last_named(sources, "run.dir"), Path)
+    try:
+        return RunConfig().dir if value is None else RunConfig(dir=value).dir
+    except ValidationError as error:
+        raise ConfigError(one_line(error, "run.")) from None
+
+
+def absolute(config: Config) -> Config:
+    """Return the config with absolute paths, so that it means the same from any folder.
+
+    Paths of files and folders, a model.path that is a folder, and `my/file.py:NAME`.
+    """
+    copy = config.model_copy(deep=True)
+    for section, key in (
+        (copy.run, "dir"),
+        (copy.data, "path"),
+        (copy.sft, "data"),
+        (copy.evaluation, "source"),
+        (copy.learner, "deepspeed"),
+    ):
+        if getattr(section, key) is not None:
+            setattr(section, key, getattr(section, key).absolute())
+    if copy.model.path != "tiny" and Path(copy.model.path).is_dir():
+        copy.model.path = str(Path(copy.model.path).absolute())
+    copy.objective = absolute_plugin(copy.objective)
+    copy.generator.backend = absolute_plugin(copy.generator.backend)
+    for term in copy.rewards:
+        term.fn = absolute_plugin(term.fn)
+    copy.evaluation.benchmarks = [absolute_plugin(name) for name in copy.evaluation.benchmarks]
+    return copy
+
+
+def absolute_plugin(text: str) -> str:
+    """Return `my/file.py:NAME` with an absolute path; any other name as it is."""
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return text
+    return f"{Path(os.path.expanduser(file)).absolute()}:{name}"
 
 
 def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:
     """Check a section's values against its class. Raises ConfigError, naming key and value."""
     check_keys(Config, model, values, section, "the configuration")
     try:
-        return model.model_validate(values)
+        parsed = model.model_validate(values)
     except ValidationError as error:
         raise ConfigError(one_line(error, f"{section}.")) from None
+    for key, value in parsed:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{section}.{key}={value}: Input should be a finite number")
+    return parsed
 
 
-def save(config: Config, path: Path) -> None:
-    """Write the resolved tree as YAML that `load` reads back unchanged."""
-    path.write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
+def to_yaml(config: Config) -> str:
+    """Return the resolved tree as YAML that `load` reads back unchanged."""
+    return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
 
 
 def dump(config: Config) -> dict[str, Any]:
@@ -349,48 +432,3 @@ def dump(config: Config) -> dict[str, Any]:
     tree = config.model_dump(mode="json")
     options = tree.pop("objective_options")
     return tree | ({section_of(config.objective): options} if options else {})
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        here = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
-        raise ConfigError(f"--config {path} does not exist{nearest(str(path), here)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"--config {path} can't be read: {' '.join(str(error).split())}"
-        ) from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"--config {path} must hold 'key: value' lines, not a {type(tree).__name__}"
-        )
-    return tree
-
-
-def _yaml_value(text: str, key: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}={text} is not a value in YAML notation") from None
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def _merge(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        tree = tree.setdefault(part, {})
-    tree[leaf] = value

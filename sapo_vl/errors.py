@@ -50,6 +50,13 @@ def printable(text: object) -> str:
     return "".join(map(_escaped, text))
 
 
+def printable_lines(text: str) -> str:
+    """Return `text` as `printable` does, but with its line breaks and tabs (for tables, pages)."""
+    if text.isprintable():
+        return text
+    return "\n".join(printable(line.expandtabs(4)) for line in text.split("\n"))
+
+
 def _escaped(char: str) -> str:
     if char.isprintable() or unicodedata.category(char) == "Zs":
         return char

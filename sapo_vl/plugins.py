@@ -7,6 +7,7 @@ to be installed or registered.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,9 +48,10 @@ def parse(text: str, key: str, known: Iterable[str]) -> Target:
             f"{key}: {text!r} is unknown; allowed: {', '.join(sorted(known))}, or "
             f"path/to/file.py:NAME{nearest(text, known)}"
         )
-    if not Path(file).is_file():
+    path = Path(os.path.expanduser(file))
+    if not path.is_file():
         raise ConfigError(f"{key}: the file {file!r} does not exist")
-    return Target(Path(file), name)
+    return Target(path, name)
 
 
 def load(text: str, key: str, known: Iterable[str] = ()) -> Plugin:

@@ -21,6 +21,7 @@ Worked example, a group of two:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 IMAGE_MARK = "<image>"
 """Marks where an image belongs in `Sample.problem`, once per image."""
+
+_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|0x[0-9a-fA-F]+|\d{3,}")
+"""What differs between two reasons of one cause: quoted text, addresses, long numbers."""
+
+MAX_CAUSE = 120
+"""Characters of a cause; a user's exception may be long."""
 
 ANSWER_TYPES = (
     "number",
@@ -89,6 +96,14 @@ class Verdict:
     seconds: float = 0.0  # time spent on it
     tier: str = "fast"  # who decided: cache, fast, symbolic, judge, user
 
+    @property
+    def cause(self) -> str:
+        """The reason without what differs from response to response, to be counted.
+
+        Worked example: that of `raised KeyError('id-17')` is `raised KeyError(..)`.
+        """
+        return " ".join(_VARIES.sub("..", self.reason).split())[:MAX_CAUSE] or "no reason given"
+
 
 @dataclass(frozen=True, slots=True)
 class Reward:
@@ -115,6 +130,9 @@ class Prompt:
     grid_thw: Tensor | None  # [M, 3] patches in time, height, width
     position_ids: Tensor  # [3, L] M-RoPE positions: time, height, width
     next_position: int  # first position of every response, on all three axes
+    opening: str = (
+        ""  # what the chat template began of the response ("<think>\n"); part of its text
+    )
 
 
 @dataclass(slots=True)
@@ -130,7 +148,7 @@ class Rollout:
 
     prompt: Prompt
     token_ids: list[int]  # [T] including the end token when it was sampled
-    text: str = ""  # decoded, special tokens left out
+    text: str = ""  # the prompt's opening and the decoded tokens, without the last end token
     finish_reason: str = "stop"  # "stop" (end token sampled) or "length" (cut by max_new_tokens)
     generator_logprobs: np.ndarray | None = None  # [T] float32, log mu of the sampling policy, nats
     reward: Reward | None = None  # None until it is graded

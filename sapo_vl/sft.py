@@ -19,11 +19,12 @@ from sapo_vl.algorithm.objectives.spec import TOKEN_MEAN, Objective
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config, SftConfig
-from sapo_vl.errors import DataError
+from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
+from sapo_vl.rewards.parsing.extract import THINK_CLOSE, THINK_OPEN
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import ProgressDisplay
@@ -60,8 +61,15 @@ def _solved_samples(run: Run, renderer: PromptRenderer) -> UsableSamples:
     for given in (config.sft.data or config.data.path, None):
         path = data_folder(run, given)
         samples = usable_samples(config, renderer, path, config.data.train_split, "sft.data")
-        if samples[0].solution is not None:
-            return samples
+        solved = renderer.trainable_solutions(samples.column("solution"))
+        if solved:
+            missing = len(samples) - len(solved)
+            if missing:
+                distributed.print0(
+                    f"sft.data: {missing} of {len(samples)} records left out of the warm-up: no "
+                    "solution, or one with vision tokens"
+                )
+            return samples.subset(solved)
         if config.model.path != "tiny" or config.sft.data is not None:
             break
         distributed.print0(f"the records in {path} have no solutions: using procedural ones")
@@ -140,13 +148,42 @@ def _at_temperature_1(config: Config) -> Config:
 def _solutions(
     assets: ModelAssets, renderer: PromptRenderer, samples: Sequence[Sample]
 ) -> list[Rollout]:
-    """Return each sample's solution as the response to train on."""
-    texts = [sample.solution or "" for sample in samples]
+    """Return each sample's solution as the response to train on, closed by the turn's end token.
+
+    A sample that can't be rendered is left out, which is said. Raises DataError if all are.
+    """
+    prompts, faults = renderer.render_usable(samples)
+    for error in faults.values():
+        print(f"warm-up: left out: {printable(error)}", flush=True)
+    if not prompts:
+        raise next(iter(faults.values()))
+    texts = [continuation(prompt.opening, prompt.sample.solution or "") for prompt in prompts]
     ids = assets.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    end = renderer.template.turn_end()
     return [
-        Rollout(prompt, [*token_ids, assets.eos_ids[0]], text)
-        for prompt, token_ids, text in zip(renderer.render(samples), ids, texts, strict=True)
+        Rollout(prompt, [*token_ids, end], text)
+        for prompt, token_ids, text in zip(prompts, ids, texts, strict=True)
     ]
+
+
+def continuation(opening: str, solution: str) -> str:
+    """Return how a response goes on to `solution` where the template has begun it.
+
+    Where the template opens a thought, the solution's own `<think>` is cut, and a solution without
+    a thought closes it first. Worked examples for the opening `<think>\\n`:
+
+        <think>3 + 4</think>7   ->   3 + 4</think>7
+        7                       ->   \\n</think>\\n\\n7
+    """
+    open_thought = opening.rfind(THINK_OPEN) > opening.rfind(THINK_CLOSE)
+    if not open_thought:
+        return solution.removeprefix(opening) if opening.strip() else solution
+    if THINK_CLOSE not in solution:
+        return f"\n{THINK_CLOSE}\n\n{solution}"
+    before, mark, after = solution.partition(THINK_OPEN)
+    if not mark or before.strip():
+        return solution
+    return after.removeprefix("\n") if opening.endswith("\n") else after
 
 
 def _log(

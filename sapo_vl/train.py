@@ -16,7 +16,10 @@ from sapo_vl import sft
 from sapo_vl.config import Config
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
+from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
+from sapo_vl.training.checkpoint import set_aside_damaged
+from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
 from sapo_vl.training.report import write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
@@ -39,6 +42,7 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.timer.lap("old_logprobs")
     for mini_batch in step.remaining_mini_batches():
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
+    trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
     trainer.generator.update_weights(learner.weights())  # mu = pi_theta
     step.timer.lap("sync")
@@ -55,18 +59,21 @@ def train_loop(trainer: Trainer) -> None:
 
 
 def main(config: Config, *, resume: bool) -> None:
-    """Train, or resume a run. Raises UserError, or RunInterrupted after a checkpoint."""
+    """Train, or resume a run. Raises UserError, RunError, or RunInterrupted after a checkpoint."""
     run = _open_run(config, resume=resume)
-    with open_metrics(run, resume=resume) as writer:
-        inputs = load_inputs(run)
-        with closing(inputs.rubric):
-            assets = sft.warm_up(run, inputs.assets, writer)
-            trainer = Trainer(run, inputs, assets, writer)
-            with closing(trainer.generator):
-                trainer.restore()
-                with run.phase("sapo"):
-                    train_loop(trainer)
-                write_report(trainer)
+    inputs = load_inputs(run)
+    with (
+        closing(inputs.rubric),
+        open_metrics(run, resume=resume) as writer,
+    ):
+        assets = sft.warm_up(run, inputs.assets, writer)
+        trainer = Trainer(run, inputs, assets, writer)
+        with closing(trainer.generator):
+            trainer.restore()
+            with run.phase("sapo"):
+                train_loop(trainer)
+            write_report(trainer)
+    stop_watchdog()
 
 
 def warm_up_only(config: Config, *, resume: bool) -> None:
@@ -81,5 +88,8 @@ def _open_run(config: Config, *, resume: bool) -> Run:
     distributed.init()
     torch.manual_seed(config.run.seed)
     run = Run(preflight(config), resume=resume)
+    check_inputs(run.dir, input_fingerprints(run.config), resume=resume)
+    if resume:
+        set_aside_damaged(run.dir)
     run.stop.install()
     return run

@@ -31,7 +31,8 @@ HOOK = ROOT / "scripts" / "torchvision_cpu_hook.py"
 CONSTRAINTS = ROOT / "constraints.txt"
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 STAMP = ".sapo-vl-setup"
-UNFINISHED = "unfinished"
+UNFINISHED = "unfinished"  # an install into an environment that was there before was cut off
+UNFINISHED_NEW = "unfinished, new"  # the environment itself is ours and was never complete
 MISSING_OPERATOR = "operator torchvision::nms does not exist"
 
 EXPLANATION = """\
@@ -146,6 +147,7 @@ def choose_environment(extras: list[str]) -> Path:
     if os.environ.get("SAPO_VENV"):
         venv = Path(os.environ["SAPO_VENV"]).expanduser().absolute()
         is_environment = (venv / "pyvenv.cfg").exists() or (venv / "conda-meta").exists()
+        is_environment = is_environment or read_stamp(venv) == UNFINISHED_NEW
         if venv.exists() and not is_environment and any(p.name != STAMP for p in venv.iterdir()):
             raise SetupError(f"SAPO_VENV={venv} is neither empty nor a virtual environment")
         return venv
@@ -214,10 +216,18 @@ def _runs(command: list[str | Path]) -> bool:
         return False
 
 
+def empty(venv: Path) -> None:
+    """Delete everything in `venv` but the stamp, which this set-up holds locked."""
+    say(f"an earlier set-up of {venv} was cut off: making it anew")
+    for path in venv.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != STAMP:
+            path.unlink()
+
+
 def make_environment(venv: Path) -> None:
-    """Create the virtual environment unless it exists, with venv, else with uv."""
-    if python_of(venv).exists():
-        return
+    """Create the virtual environment with venv, else with uv."""
     say(f"making {venv} with Python {sys.version.split()[0]}")
     by_uv = ["uv", "venv", "--seed", "--allow-existing", "-p", sys.executable, venv]
     if not _runs([sys.executable, "-m", "venv", venv]) and not _runs(by_uv):
@@ -238,8 +248,11 @@ def uv_command(uv: Path, venv: Path) -> list[str | Path]:
     return command
 
 
-def install(venv: Path, extra: str, dev: bool, use_uv: bool) -> None:
-    """Install the checkout, editable, with its extras. Raises SetupError if the installer fails."""
+def install(venv: Path, extra: str, dev: bool, use_uv: bool, again: bool = False) -> None:
+    """Install the checkout, editable, with its extras. Raises SetupError if the installer fails.
+
+    `again` also replaces packages that look installed: a killed installer leaves half of one.
+    """
     extras = f"{extra},dev" if dev else extra
     pip: list[str | Path] = [python_of(venv), "-m", "pip"]
     uv = find_uv(venv) if use_uv else None
@@ -252,6 +265,8 @@ def install(venv: Path, extra: str, dev: bool, use_uv: bool) -> None:
     # 2.13.0+cpu satisfies ==2.13.0 and counts as newer than 2.13.0: each extra names its build.
     build = f"torch=={pin}+cpu" if extra == "cpu" else f"torch=={pin},!={pin}+cpu"
     arguments = ["--constraint", str(CONSTRAINTS), "--editable", f".[{extras}]", build]
+    if again:
+        arguments.append("--reinstall" if uv else "--force-reinstall")
     if extra == "cpu":
         probe = [*command, "--quiet", "--dry-run", "--no-deps", build]
         done = subprocess.run(probe, capture_output=True, env=environ, check=False, cwd=ROOT)
@@ -261,7 +276,7 @@ def install(venv: Path, extra: str, dev: bool, use_uv: bool) -> None:
     say(f"installing sapo-vl[{extras}] with {'uv' if uv else 'pip'} into {venv}")
     done = subprocess.run([*command, *arguments], env=environ, check=False, cwd=ROOT, stdout=2)
     if done.returncode:
-        raise SetupError(f"installing failed: see the lines above ({venv} is unfinished)")
+        raise SetupError(f"installing into {venv} failed: see the lines above, then try again")
     if uv is None and extra == "cpu":
         # vLLM requires these two, which are CUDA builds that a CPU build of torch can't load. uv
         # leaves them out (pyproject.toml); pip can't.
@@ -317,20 +332,27 @@ def set_up(venv: Path, extra: str, dev: bool, use_uv: bool) -> None:
     for path in (ROOT / "pyproject.toml", CONSTRAINTS, HOOK):
         digest.update(path.read_bytes())
     stamp = digest.hexdigest()
-    lacking = problems(venv, extras)
-    if read_stamp(venv) == stamp and not lacking:
-        return
-    if not lacking and not os.access(venv, os.W_OK):  # complete, and owned by another user
-        return
+    if read_stamp(venv) != UNFINISHED_NEW:
+        lacking = problems(venv, extras)
+        if read_stamp(venv) == stamp and not lacking:
+            return
+        if not lacking and not os.access(venv, os.W_OK):  # complete, and owned by another user
+            return
     with locked(venv):
+        if read_stamp(venv) == UNFINISHED_NEW:
+            empty(venv)
         lacking = problems(venv, extras)
         if any("the other extra" in line for line in lacking):
             raise SetupError(f"{venv} was not made for {extra}: set SAPO_VENV to another folder")
         # An interrupted install can have all direct requirements, but not what those require.
-        if lacking or read_stamp(venv) == UNFINISHED:
-            make_environment(venv)
-            (venv / STAMP).write_text(UNFINISHED, encoding="utf-8")
-            install(venv, extra, dev, use_uv)
+        cut_off = read_stamp(venv) == UNFINISHED
+        if lacking or cut_off:
+            if python_of(venv).exists():
+                (venv / STAMP).write_text(UNFINISHED, encoding="utf-8")
+            else:
+                (venv / STAMP).write_text(UNFINISHED_NEW, encoding="utf-8")
+                make_environment(venv)
+            install(venv, extra, dev, use_uv, again=cut_off)
             lacking = problems(venv, extras)
             if lacking:
                 raise SetupError(f"after installing, {'; '.join(lacking)}")

@@ -44,7 +44,13 @@ elif ((ranks > 1)); then
   # processes, and on Ctrl-C it gives them 30 s, too short for a large checkpoint. SIGHUP is not
   # forwarded, so that nohup works.
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-  exec "$python" -m torch.distributed.run --standalone --nproc_per_node "$ranks" \
+  # The ranks meet in files of a folder that only this user can read: torchrun's usual stores listen
+  # on every interface of the machine and unpickle what they are sent.
+  meeting="$(mktemp -d "${TMPDIR:-/tmp}/sapo-ranks.XXXXXX")"
+  export SAPO_STORE="$meeting/store" TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+  export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-lo}" NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-lo}"
+  exec "$python" -m torch.distributed.run --nproc_per_node "$ranks" --local-addr 127.0.0.1 \
+    --rdzv-backend c10d --rdzv-conf store_type=file --rdzv-endpoint "$meeting/rendezvous" \
     --shutdown-timeout 900 --signals-to-handle SIGTERM,SIGINT \
     --module sapo_vl.cli train "$@"
 else

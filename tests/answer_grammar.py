@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
-from answer_spelling import decimal_texts, fraction_texts, integer_texts, number_text
+from answer_spelling import decimal_texts, fraction_texts, integer_texts, number_text, spelled
 
 Render = Callable[[Random], str]
 
@@ -167,6 +167,8 @@ def quantity(rng: Random) -> Case:
     def equal(rng: Random) -> str:
         if rng.random() < 0.2:
             return number_text(rng, value)
+        if value.denominator == 1 and len(names[0]) > 3 and rng.random() < 0.3:
+            return f"{spelled(int(value))} {names[0]}"
         other, spellings = rng.choice(family)
         return _with_unit(number_text(rng, value * size / other), rng.choice(spellings), rng)
 
@@ -219,7 +221,7 @@ def duration(rng: Random) -> Case:
 
     def text(whole: int, part: int, rng: Random) -> str:
         if is_angle:
-            forms = (
+            forms: tuple[str, ...] = (
                 f"{whole}^\\circ {part}'",
                 f"{whole}°{part}′",
                 f"{whole}^{{\\circ}}{part}^{{\\prime}}",
@@ -240,8 +242,61 @@ def duration(rng: Random) -> Case:
     return Case("duration", text(whole, part, rng), lambda r: text(whole, part, r), different)
 
 
+_SCALES: dict[str, int | Fraction] = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12,
+    "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "quarters": Fraction(1, 4),
+    "thirds": Fraction(1, 3), "halves": Fraction(1, 2), "万": 10**4, "亿": 10**8,
+}  # fmt: skip
+
+
+def scaled(rng: Random) -> Case:
+    """A number with a word of scale or of parts, and perhaps a noun."""
+    word = rng.choice(sorted(_SCALES))
+    number, noun = rng.randrange(2, 20), rng.choice(("", "", " people", " dollars"))
+    value = Fraction(number * _SCALES[word])
+    noun = "" if value.denominator > 1 or word > "~" else noun
+
+    def text(number: int, word: str, rng: Random) -> str:
+        if word > "~":
+            return f"{number}{word}"
+        digits = spelled(number) if rng.random() < 0.4 else str(number)
+        plain = f"{digits} {word}"
+        return rng.choice(
+            (plain, plain, rf"{digits} \text{{ {word}}}" if digits.isdigit() else plain)
+        )
+
+    def equal(rng: Random) -> str:
+        plain = number_text(rng, value)
+        return rng.choice((plain, f"{plain}{noun}", f"{text(number, word, rng)}{noun}"))
+
+    def different(rng: Random) -> str:
+        others = [w for w in _SCALES if _SCALES[w] != _SCALES[word]]
+        wrong = (str(number), text(number + 1, word, rng), text(number, rng.choice(others), rng))
+        return rng.choice(wrong)
+
+    gold = rng.choice((number_text(rng, value, True), f"{number} {word}{noun}"))
+    return Case("scaled", gold, equal, different)
+
+
+def percent(rng: Random) -> Case:
+    """A percentage, also as its decimal or without the sign."""
+    tenths = rng.randrange(1, 2000)
+    value = Fraction(tenths, 10)
+
+    def equal(rng: Random) -> str:
+        number = number_text(rng, value)
+        forms = (rf"{number}\%", f"{number} %", f"{number} percent", rf"{number} \text{{ percent}}")
+        return rng.choice((*forms, number, number_text(rng, value / 100), f"{number}％"))
+
+    def different(rng: Random) -> str:
+        other = value + Fraction(rng.choice((1, 10, 1000)), 10)
+        return rng.choice((rf"{number_text(rng, other)}\%", rf"{number_text(rng, value / 100)}\%"))
+
+    return Case("percent", rf"{number_text(rng, value, True)}\%", equal, different)
+
+
 KINDS: dict[str, Callable[[Random], Case]] = {
     "integer": integer, "decimal": decimal, "fraction": fraction, "quantity": quantity,
-    "money": money, "duration": duration,
+    "money": money, "duration": duration, "scaled": scaled, "percent": percent,
 }  # fmt: skip
 """Numbers and quantities; answer_structures.py adds the kinds with several parts."""

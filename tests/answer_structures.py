@@ -235,7 +235,7 @@ def dressed(rng: Random, answer: str) -> str:
         rf"\displaystyle {answer}", f"{{{answer}}}", f"\n{answer}\n", f"{answer} \\,",
     ))  # fmt: skip
     box = rng.choice((rf"\boxed{{{inner}}}", rf"\boxed {{{inner}}}", rf"\fbox{{{inner}}}"))
-    return rng.choice((
+    forms = [
         rf"So we get ${box}$.",
         f"The answer is {box}.",
         f"{box}",
@@ -243,4 +243,8 @@ def dressed(rng: Random, answer: str) -> str:
         rf"<think>Perhaps \boxed{{17}}.</think>The answer is {box}",
         rf"First I found \boxed{{17}}, which is wrong. Hence $${box}$$",
         f"<think>3 and 4</think>\n<answer>{inner}</answer>",
-    ))  # fmt: skip
+    ]
+    if ". " not in answer and not answer.startswith("\\text"):  # `sq. m` ends a sentence
+        forms += [f"The answer is {answer}.", f"**Answer:** {answer}", f"#### {answer}"]
+        forms += [answer, f"So the final answer is {answer}"]
+    return rng.choice(forms)

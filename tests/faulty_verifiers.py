@@ -1,18 +1,19 @@
 """Functions of a user that misbehave, for tests: `tests/faulty_verifiers.py:NAME`.
 
-`cycle` is for a run: most responses get a right verdict, and the response's own text chooses now
-and then one of TEN, so that every fault occurs and the run still learns.
+`cycle` is for a run: most responses get a verdict, and every fourth meets the next of TEN faults.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sapo_vl.schema import Outcome, Sample, Verdict
@@ -85,7 +86,7 @@ def starts_a_program(sample: Sample, response: str) -> float:
 
 def prints_garbage(sample: Sample, response: str) -> float:
     """Write into every open file, the worker's channel among them, and answer."""
-    for fd in range(1, 32):
+    for fd in map(int, os.listdir("/proc/self/fd")):
         if fd != 2:  # the test's own output
             try:
                 os.write(fd, b"\x00\x00\x00\x05hello garbage")
@@ -103,14 +104,32 @@ def unprintable_error(sample: Sample, response: str) -> float:
 
 
 TEN: tuple[Callable[[Sample, str], Any], ...] = (
-    raises, returns_none, returns_nan, returns_dict, returns_bytes, huge_verdict, kills_itself,
-    exits, leaves_an_orphan, prints_garbage,
+    raises, returns_none, returns_nan, returns_dict, huge_verdict, sleeps, exits, kills_itself,
+    leaves_an_orphan, prints_garbage,
 )  # fmt: skip
 
 
 def cycle(sample: Sample, response: str) -> Any:
-    """Misbehave for one response in 8, in one of ten ways; else score whether it has a box."""
-    draw = hashlib.sha256(f"{sample.id} {response}".encode()).digest()
-    if draw[0] % 8 == 0:
-        return TEN[draw[1] % len(TEN)](sample, response)
-    return float("\\boxed{" in response)
+    """Misbehave for every fourth new response, in one of ten ways; else score whether it is short.
+
+    The folder FAULTS_FOLDER of the environment numbers the responses over all workers, so that one
+    that is asked again meets the same fault.
+    """
+    number = _number_of(f"{sample.id} {response}", Path(os.environ["FAULTS_FOLDER"]))
+    if number % 4 == 3:
+        return TEN[number // 4 % len(TEN)](sample, response)
+    return float(len(response) % 2)
+
+
+def _number_of(key: str, folder: Path) -> int:
+    known = folder / hashlib.sha256(key.encode(errors="replace")).hexdigest()
+    if known.exists():
+        return int(known.read_text())
+    for number in itertools.count():
+        try:
+            os.close(os.open(folder / str(number), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        known.write_text(str(number))
+        return number
+    raise AssertionError("unreachable")

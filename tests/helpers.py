@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from command_server import CommandServer
 from PIL import Image
 
 from sapo_vl import config as configs
@@ -138,7 +140,12 @@ def _of_ranks(name: str) -> bool:
 def cli(
     *arguments: str | Path, timeout: float = 120, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `sapo-vl ARGUMENTS` in a process of its own."""
+    """Run `sapo-vl ARGUMENTS` in a process of its own.
+
+    Without `env` it is a fork of one that has imported what commands need (command_server.py).
+    """
+    if not env:
+        return _command_server().run([*map(str, arguments)], environment(), timeout)
     return subprocess.run(
         [sys.executable, "-m", "sapo_vl.cli", *map(str, arguments)],
         capture_output=True,
@@ -147,6 +154,11 @@ def cli(
         check=False,
         env=environment(**env),
     )
+
+
+@cache
+def _command_server() -> CommandServer:
+    return CommandServer(environment())
 
 
 def one_line(*arguments: str | Path, **env: str) -> str:

@@ -99,7 +99,7 @@ def rows(
     path = Path(source)
     files = _local_files(path) if path.exists() else [_hub_file(str(source))]
     tables = [_Table(file, columns or {}, change) for file in files]
-    reader = _Samples(name, _Survey(tables))
+    reader = _RowReader(name, _Survey(tables))
     for table in tables:
         for number, (row, error) in enumerate(table.records()):
             identity = f"{name}-{table.row_id(row) or f'{table.file.prefix}{number}'}"
@@ -252,7 +252,7 @@ def _cells_or_none(table: _Table, row: Row) -> dict[str, Any] | None:
         return None
 
 
-class _Samples:
+class _RowReader:
     """Turns rows into samples."""
 
     def __init__(self, dataset: str, survey: _Survey) -> None:

@@ -79,9 +79,10 @@ _NAMED_TUPLE = re.compile(r"([A-Z]'*(?:_\{?\w\}?)?)\s*(\(.*\))", re.S)
 _OR_INSIDE = re.compile(rf"(.+?)\s*\(\s*(?:{OR}|=|\\approx)\s*(.+)\)", re.S)
 _TWICE = re.compile(r"(-?[\d.,/]+)\s+\(([^()]+)\)")
 _TIGHT_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?\D*")
+_ONE_GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+(?:\.\d*)?(?:[^\d,][^,]*)?")
 _RANGE_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\s*-\s*\d{1,3}(?:,\d{3})+\D*")
 _FIGURE_IN_WORDS = re.compile(r"[a-z ]{3,13} [A-Z]{1,8}$")
+_NEXT_NAME = re.compile(r"(?<=[\d)}]) +(?=[a-zA-Z](?:_\{?\w\}?)?\s*=)")  # `x = 1 y = 2`
 _SPOKEN = re.compile(r"past|o'|noon|night|quarter|half| to |[a-z]{3}", re.IGNORECASE)
 _CONSTANTS = ("e", "i", "\\pi")
 
@@ -92,6 +93,8 @@ def parse(text: str, nesting: int = 0) -> Value:
     text = text.strip()
     if _PLAIN_NUMBER.fullmatch(text) or nesting > MAX_NESTING:
         return Leaf(text)
+    if text == "{}":
+        return Group((), "\\{", "\\}")
     text = unwrapped(text)
     if _FIGURE_IN_WORDS.match(text) and (figure := parse_figure(text)):
         return figure
@@ -100,8 +103,8 @@ def parse(text: str, nesting: int = 0) -> Value:
         return (parse_time(text) if _SPOKEN.search(text) else None) or Words(words)
     if (match := _TEXT_ONLY.fullmatch(text)) and any(map(str.isdigit, match[1])):
         return parse(match[1], nesting + 1)
-    if text.startswith("\\{\\begin") or (text.startswith("\\{") and not is_balanced(text)):
-        text = text[2:].strip()
+    if text.startswith("\\{") and not is_balanced(text) and is_balanced(text[2:]):
+        text = text[2:].strip()  # the open brace of a system of equations
     if "\\begin" in text and (match := _MATRIX.fullmatch(text)):
         return _parse_matrix(match[1], match[2], nesting)
     if any(map(str.isalpha, text)) and (found := parse_date(text) or parse_between(text)):
@@ -109,6 +112,7 @@ def parse(text: str, nesting: int = 0) -> Value:
     text = symbols(without_domain(text)[0])
     if match := _BUILDER.fullmatch(text):
         return parse(match[1], nesting + 1)
+    text = _NEXT_NAME.sub(", ", text)
     return _parse_alternatives(text, nesting) or _parse_list(text, nesting)
 
 
@@ -283,8 +287,9 @@ def _parse_brackets(text: str, nesting: int) -> Value:
 
 def _row(item: Value, opening: str, closing: str) -> Value:
     """Return a bare list as a row of `[1,2;3,4]`."""
-    is_bare = isinstance(item, Group) and not item.opening
-    return Group(item.items, opening, closing) if is_bare else item
+    if isinstance(item, Group) and not item.opening:
+        return Group(item.items, opening, closing)
+    return item
 
 
 def _both_signs(value: Value) -> list[Value]:

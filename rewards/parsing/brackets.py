@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OPENING, CLOSING = "([{", ")]}"
+MAX_DEPTH = 40  # a text with brackets nested deeper is left to no one: no verdict
 
 
 def split_top(text: str, separator: str) -> list[str]:
@@ -89,3 +90,15 @@ def is_balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+def is_too_deep(text: str) -> bool:
+    """Whether brackets are nested deeper than `MAX_DEPTH`."""
+    if sum(map(text.count, OPENING)) <= MAX_DEPTH:
+        return False
+    depth = 0
+    for char in text:
+        depth += (char in OPENING) - (char in CLOSING)
+        if depth > MAX_DEPTH:
+            return True
+    return False

@@ -34,12 +34,13 @@ from sapo_vl.rewards.parsing.answer_values import (
     all_of,
     any_of,
 )
+from sapo_vl.rewards.parsing.brackets import is_too_deep
 from sapo_vl.rewards.parsing.geometry import same_figures, same_statements
 from sapo_vl.rewards.parsing.leaves import Decider
 from sapo_vl.rewards.parsing.matrices import as_matrix, as_vector, is_in_units
 from sapo_vl.rewards.parsing.named_values import NamedValues, match_names, named_values, one_by_one
-from sapo_vl.rewards.parsing.number_sets import is_set, number_set, same_sets
-from sapo_vl.rewards.parsing.pairs import as_fraction, is_time_only, same_pairs
+from sapo_vl.rewards.parsing.number_sets import has_several_unknowns, is_set, number_set, same_sets
+from sapo_vl.rewards.parsing.pairs import as_fraction, difference, is_time_only, same_pairs
 from sapo_vl.rewards.parsing.relations import (
     canonical_name,
     is_assignment,
@@ -51,7 +52,8 @@ from sapo_vl.rewards.parsing.relations import (
 )
 
 _DIGIT_GAP = re.compile(r"\d \d")
-_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})$")
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d{1,2})(?=\s*(?:[°%€£¥]|\\text|[a-zA-Z])[^\d,]*$|$)")
+_ZEROS = re.compile(r",\s*0\d")  # no number of a list starts so: `1,001`
 _INDIAN = re.compile(r"(?<![\d,.])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
@@ -67,6 +69,8 @@ def same(gold: str, answer: str, decider: Decider) -> Tristate:
         return gaps[0] == gaps[1] and (not gaps[0] or gold.split() == answer.split())
     if _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
         return decider.number(gold, answer)
+    if is_too_deep(gold) or is_too_deep(answer):
+        return None
     if _other_domain(gold, answer):
         return False
     gold_tree, answer_tree = parse(gold), parse(answer)
@@ -92,7 +96,8 @@ def _same_other_reading(gold: str, answer: str, gold_is_leaf: bool, decider: Dec
     as_list = (
         (gold.replace(",", ", "), answer) if gold_is_leaf else (gold, answer.replace(",", ", "))
     )
-    if as_list != (gold, answer) and _same(parse(as_list[0]), parse(as_list[1]), decider):
+    can_be_list = as_list != (gold, answer) and not _ZEROS.search(gold if gold_is_leaf else answer)
+    if can_be_list and _same(parse(as_list[0]), parse(as_list[1]), decider):
         return True
     if _INDIAN.search(answer if gold_is_leaf else gold):
         joined = [_INDIAN.sub(lambda m: m[0].replace(",", ""), text) for text in (gold, answer)]
@@ -120,6 +125,8 @@ def _same(gold: Value, answer: Value, decider: Decider) -> Tristate:
         sets = number_set(gold), number_set(answer)
         if sets[0] is not None and sets[1] is not None:
             return same_sets(sets[0], sets[1], decider.number)
+        if has_several_unknowns(gold) != has_several_unknowns(answer):
+            return False
     gold, answer = one_by_one(gold), one_by_one(answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _same_relations(gold, answer, decider)
@@ -194,6 +201,8 @@ def _same_with_names(
     Both named: by name. Only the gold: in its order. Only the answer: a tuple in the order of the
     names (`y = 3, x = 4` is (4, 3)), a list in any order.
     """
+    if any(side.opening == "[" and len(side.items) == 2 for side in (gold, answer)):
+        return False  # an interval
     gold_names, answer_names = names
     if gold_names is not None and answer_names is not None:
         pairs = match_names(gold_names, answer_names)
@@ -208,7 +217,8 @@ def _same_with_names(
     if gold.is_ordered and answer_names.is_ordered:
         return _same_in_order(gold, Group(answer_names.in_order()), decider)
     if gold.is_ordered:
-        return _same_in_order(gold, Group(answer_names.values), decider)
+        in_order = _same_in_order(gold, Group(answer_names.values), decider)
+        return answer.joint != "or" and in_order
     return _same_lists(gold.items, answer_names.values, decider)
 
 
@@ -311,10 +321,8 @@ def _same_as_pair(gold: Value, answer: Value, decider: Decider) -> Tristate:
     assert isinstance(answer, Pair), answer
     if not isinstance(gold, Leaf):
         return False
-    if answer.kind == "hyphen" and len(answer.parts) == 2:  # `7-2` for 5: not worked out
-        return leaves.same_leaves(gold.text, answer.text, decider)
-    fraction = as_fraction(answer)
-    return False if fraction is None else leaves.same_leaves(gold.text, fraction, decider)
+    expression = as_fraction(answer) or difference(answer)
+    return expression is not None and leaves.same_leaves(gold.text, expression, decider)
 
 
 def _same_matrices(gold: Value, answer: Value, decider: Decider) -> Tristate:

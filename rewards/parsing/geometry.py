@@ -32,8 +32,8 @@ _FIGURE = re.compile(rf"(?:m\s*)?({_PREFIX})?\s*\{{?\s*((?:{_POINT}\s*){{1,8}})\
 _LETTERS = re.compile(_POINT)
 _STATEMENT = re.compile(r"\s*(\\parallel|//|\\perp|\\cong|\\sim)(?![a-z])\s*")
 _RUN = re.compile(
-    r"(?:(\\vec|\\overline|\\angle|\\widehat|\\triangle)\s*|(?<![A-Za-z\\]))"
-    r"(?:\{\s*([A-Z]{2,3})\s*\}|([A-Z]{2,3}))(?![A-Za-z_'])"
+    r"(?:(\\vec|\\overline|\\angle|\\widehat|\\triangle)\s*"
+    r"(?:\{\s*([A-Z]{2,3})\s*\}|([A-Z]{2,3}))|(?<![A-Za-z\\])([A-Z]{2,3}))(?![A-Za-z_'])"
 )
 _TEXT_PREFIX = re.compile(r"\\text\s*\{\s*([a-zA-Z ]+?)\s*\}")
 
@@ -117,7 +117,7 @@ def named_quantities(gold: str, answer: str) -> tuple[str, str]:
 
 def _with_symbols(text: str, symbols: dict[tuple[str, ...], str]) -> str:
     def symbol(match: re.Match[str]) -> str:
-        command, run = match[1] or "", match[2] or match[3]
+        command, run = match[1] or "", match[2] or match[3] or match[4]
         kind = _KINDS.get(command, "")
         points = tuple(run)
         reverse = kind == "vector" and points > points[::-1]

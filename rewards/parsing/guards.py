@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from sapo_vl.rewards.parsing.brackets import MAX_DEPTH, is_too_deep
 from sapo_vl.rewards.parsing.rationals import OverLimitError
 
 MAX_CHARS = 2048
-MAX_DEPTH = 40
 MAX_DIGIT_RUN = 400
 MAX_TERMS = 400
 MAX_CELLS = 100
@@ -32,11 +32,7 @@ def check(text: str) -> None:
         raise OverLimitError(f"longer than {MAX_CHARS} characters")
     if re.search(rf"\d{{{MAX_DIGIT_RUN}}}", text):
         raise OverLimitError(f"a run of more than {MAX_DIGIT_RUN} digits")
-    depth = deepest = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
+    if is_too_deep(text):
         raise OverLimitError(f"brackets nested deeper than {MAX_DEPTH}")
     if sum(text.count(sign) for sign in "+-*/^") > MAX_TERMS:
         raise OverLimitError(f"more than {MAX_TERMS} operators")

@@ -57,11 +57,11 @@ _TABLE = str.maketrans(
     _SIGNS | _TICKS | _MINUS | {char: f"\\{name} " for char, name in _GREEK.items()}
 )
 
-_EATEN = re.compile(
-    "(?P<certain>[\x0c\x08\x0b\x07])(?=[A-Za-z])"  # \f, \b, \v, \a: no text has these
-    "|(?P<tab>\t)(?=imes|ext|heta|frac|riangle|an(?![a-z])|au(?![a-z])|o(?![a-z])|binom|herefore)"
-    "|(?P<cr>\r)(?=ight|angle|ho(?![a-z])|floor|ceil|m\\s*\\{|brace)"
-    "|(?P<newline>\n)(?=eq(?![a-z])|e(?=\\s*[-\\d])|abla|otin|leq|geq|i(?![a-z])|warrow|earrow)"
+_EATEN = re.compile(  # begins with a set of characters, which the engine finds fast
+    "[\x07\x08\x0b\x0c\t\r\n](?:(?<=[\x07\x08\x0b\x0c])(?=[A-Za-z])"  # no text has these
+    "|(?<=\t)(?=imes|ext|heta|frac|riangle|an(?![a-z])|au(?![a-z])|o(?![a-z])|binom|herefore)"
+    "|(?<=\r)(?=ight|angle|ho(?![a-z])|floor|ceil|m\\s*\\{|brace)"
+    "|(?<=\n)(?=eq(?![a-z])|e(?=\\s*[-\\d])|abla|otin|leq|geq|i(?![a-z])|warrow|earrow))"
 )
 _LETTER = {
     "\x0c": "f", "\x08": "b", "\x0b": "v", "\x07": "a", "\t": "t", "\r": "r", "\n": "n",
@@ -115,6 +115,7 @@ _SIMPLE = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:/[0-9]+)?")
 _CIRCLED = re.compile("[①-⑳]{2,}")
 _COMMENT = re.compile(r"(?<![\\\d\s}])%[^\n]*\n|^\s*%[^\n]*\n")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}")
+_BARS = re.compile(r"\\[lr]?vert")  # also directly before a letter
 _RENAMABLE = re.compile(r"\\\\|\\([a-zA-Z]+)")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\s*\.?(?=[\s()\[\]{}|\\]|$)"
@@ -169,6 +170,9 @@ _PLAIN_NAME = re.compile(
     r"(?<![a-zA-Z\\{])(sqrt|pi|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|phi|omega|bar"
     r"|sin|cos|tan|cot|sec|csc|ln|log|arcsin|arccos|arctan|frac|times|cdot)(?![a-zA-Z])"
 )
+_BETWEEN = re.compile(
+    r"(?<=\S)\s*[,;]?\s*(?:\\q?quad|\\\\)\s*(?=[a-zA-Z](?:_\{?\w\}?)?\s*=)"
+)  # equations side by side or in lines
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[a-zA-Z{}])")
 _FUNCTION_ARGUMENT = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc|ln)(?:\s*\^\s*(?:\{?\d\}?))?)\s+([a-zA-Z]|\\(?:theta|alpha|beta|phi|pi))"
@@ -264,7 +268,7 @@ def _escapes(text: str) -> str:
     r"""Undo escapes: `\$`, `\#`, and commands whose backslash is doubled."""
     text = text.replace("\\$", " ").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
     if "\\begin" not in text:
-        return _ESCAPED_TWICE.sub(r"\\", text)
+        return _ESCAPED_TWICE.sub(r"\\", _BETWEEN.sub(", ", text))
     return text.replace("\\\\", "\\") if "\\\\begin" in text else text
 
 
@@ -279,6 +283,8 @@ def _commands(text: str) -> str:
     if not used.isdisjoint(SIZES):
         text = _SIZES.sub("", _SET_BRACES.sub(r"\\", text))
     text = _DELIMITERS.sub(" ", text)
+    if "vert" in text:
+        text = _BARS.sub("|", text)
     if not used.isdisjoint(RENAMED):
         text = _RENAMABLE.sub(lambda m: RENAMED.get(m[1] or "", m[0]), text)
     if not used.isdisjoint(FONTS):

@@ -14,7 +14,7 @@ _SPELLINGS = {
     "]": "rbrack",
     "\\{": "lbrace",
     "\\}": "rbrace",
-    "|": "lvert rvert vert mid",
+    "|": "mid",
     ":": "colon ratio",
     "\\binom": "dbinom tbinom",
     "\\frac": "dfrac tfrac cfrac",
@@ -26,6 +26,7 @@ _SPELLINGS = {
     "\\phi ": "varphi",
     "\\approx ": "approx thickapprox simeq doteq",
     "\\mod ": "bmod pmod",
+    "\\log_{10} ": "lg",
     " ": "quad qquad enspace thinspace displaystyle textstyle scriptstyle limits nolimits left"
     " right bm rm bf it large Large boldsymbol ensuremath mathop mathstrut hfill centering newline"
     " strut",

@@ -66,6 +66,14 @@ def is_set(value: Value) -> bool:
     return value.joint in ("cup", "setminus", "cap") or any(is_set(item) for item in value.items)
 
 
+def has_several_unknowns(value: Value) -> bool:
+    """Whether a value is a list of conditions on different letters: `x > 0, y < 0`."""
+    if not isinstance(value, Group):
+        return False
+    parts = [_from_relation(item) for item in value.items if isinstance(item, Relation)]
+    return len({part.variable for part in parts if part and part.variable}) > 1
+
+
 def number_set(value: Value) -> NumberSet | None:
     """Return the set that a value is, or None when it isn't one or has too many pieces."""
     if isinstance(value, Words):
@@ -181,6 +189,9 @@ def _from_brackets(group: Group) -> NumberSet | None:
     if len(group.items) != 2 or not all(isinstance(item, Leaf) for item in group.items):
         return None
     low, high = (_end(item.text) for item in group.items if isinstance(item, Leaf))
+    ranks = _rank(low), _rank(high)
+    if ranks[0] is not None and ranks[1] is not None and ranks[0] >= ranks[1]:
+        return None  # `(2,1)` is a point
     has_low = group.opening == "[" and low != _LOW
     has_high = group.closing == "]" and high != _HIGH
     return NumberSet((Piece(low, high, has_low, has_high),))

@@ -136,12 +136,9 @@ class _Tokens:
         """`a half`, `one third`, `three quarters`, `7 tenths`, `two twenty-fifths`."""
         if self.word(i) == "half" and self.word(i + 1) not in ("a", "an"):
             return Fraction(1, 2), i + 1
-        if self.word(i) in ("a", "an"):
-            top: _Found = (Fraction(1), i + 1)
-        else:
-            top = self._cardinal(i, with_and=True)
-            if top is None:
-                return None
+        top = (Fraction(1), i + 1) if self.word(i) in ("a", "an") else self._cardinal(i, True)
+        if top is None:
+            return None
         names = _PARTS if top[0] == 1 else _MANY_PARTS
         if self.word(top[1]) in names:
             return top[0] / names[self.word(top[1])], top[1] + 1
@@ -179,11 +176,7 @@ class _Tokens:
     def _cardinal(self, i: int, with_and: bool) -> _Found:
         """`one hundred and five`, `five hundred thousand`, `5 million`, `a dozen`."""
         if _DIGITS.fullmatch(self.word(i)):
-            total, i = Fraction(self.word(i).replace(",", "")), i + 1
-            scales = _SCALES | _HUNDRED | _DOZEN
-            while self.word(i) in scales:
-                total, i = total * scales[self.word(i)], i + 1
-            return total, i
+            return self._scaled_digits(i)
         if self.word(i) == "zero":
             return Fraction(0), i + 1
         total, last_scale, read_any = 0, 10**15, False
@@ -212,6 +205,14 @@ class _Tokens:
         if self.word(i) in _DOZEN:
             total, i = total * 12, i + 1
         return Fraction(total), i
+
+    def _scaled_digits(self, i: int) -> tuple[Fraction, int]:
+        """`5`, `5 million`, `2 hundred thousand`."""
+        total, i = Fraction(self.word(i).replace(",", "")), i + 1
+        scales = _SCALES | _HUNDRED | _DOZEN
+        while self.word(i) in scales:
+            total, i = total * scales[self.word(i)], i + 1
+        return total, i
 
     def _below_thousand(self, i: int, with_and: bool, is_first: bool) -> tuple[int, int] | None:
         """A number below 10,000 without "thousand": `twelve hundred`, `ninety-nine`."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 from sapo_vl.rewards.parsing import units
@@ -191,10 +192,28 @@ def is_time_only(pair: Pair) -> bool:
 
 
 def as_fraction(pair: Pair) -> str | None:
-    """Return the LaTeX fraction of a ratio of two, or None for any other pair."""
+    """Return the LaTeX fraction of a ratio of two, or None for any other pair.
+
+    `3 to 4` is a ratio in lowest terms only: `10 to 20` is a range.
+    """
     if pair.kind not in ("colon", "to") or len(pair.parts) != 2 or is_time_only(pair):
         return None
+    if pair.kind == "to" and (pair.unit or not _is_reduced(pair.parts)):
+        return None
     return f"\\frac{{{pair.parts[0]}}}{{{pair.parts[1]}}}"
+
+
+def _is_reduced(parts: Sequence[str]) -> bool:
+    return all(part.isdecimal() for part in parts) and math.gcd(*map(int, parts)) == 1
+
+
+def difference(pair: Pair) -> str | None:
+    """Return `7-2` as an expression; None for what can only be a range (`10-20`) or a date."""
+    if pair.kind != "hyphen" or len(pair.parts) != 2:
+        return None
+    high, low = (_number(part) for part in pair.parts)
+    is_falling = isinstance(high, Fraction) and isinstance(low, Fraction) and high >= low
+    return pair.text if is_falling else None
 
 
 def same_pairs(gold: Pair, answer: Pair, number: Comparison) -> Tristate:
@@ -202,7 +221,7 @@ def same_pairs(gold: Pair, answer: Pair, number: Comparison) -> Tristate:
     if is_time(gold) and is_time(answer):
         return _same_times(gold, answer)
     if "colon" in (gold.kind, answer.kind):
-        if {gold.kind, answer.kind} <= {"colon", "to"}:
+        if {gold.kind, answer.kind} <= {"colon", "to"} and not (gold.unit or answer.unit):
             return _same_ratios(gold, answer, number)
         return False
     if "date" in (gold.kind, answer.kind):

@@ -21,7 +21,7 @@ from sapo_vl.rewards.parsing.answer_values import AND, OR
 from sapo_vl.rewards.parsing.number_sets import ALL, EMPTY
 
 _HAS_WORD = re.compile(
-    r"(?<![\\a-zA-Z])[A-Za-z]{2,}|\\text|[\u4e00-\u9fff]|\\(?:land|lor|wedge|vee|quad)"
+    r"(?<![\\a-zA-Z])[A-Za-z]{2,}|\\text|[\u4e00-\u9fff]|\\(?:land|lor|wedge|vee)"
 )
 _DENIAL = re.compile(
     r"\b(?:not|no|never|neither|nor|cannot|can't|isn't|aren't|doesn't|don't|wrong|false|incorrect"
@@ -54,7 +54,7 @@ _COMPARES = re.compile(
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _JOINTS = re.compile(
     r"\s*,?\s*(?:\b(and|or)\b|(?<=[)\d}])(and|or)(?=[({\\\d-])|(和|与|及|以及|且|并且)|(或者?|或是))"
-    r"\s*,?\s*|\s*\\(?:(land|wedge)|(lor|vee))(?![a-z])\s*|\s*(,?)\s*\\q?quad(?![a-z])\s*"
+    r"\s*,?\s*|\s*\\(?:(land|wedge)|(lor|vee))(?![a-z])\s*"
 )
 _OPENING = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|and so|i get|we get|we have)\b|解得|得到?|故|所以|因此|即)"
@@ -180,19 +180,15 @@ def symbols(text: str) -> str:
 
 
 def _with_joints(text: str) -> str:
-    """Replace connectives by AND and OR; a wide space separates like a comma."""
+    """Replace connectives by AND and OR."""
     text = _TEXT.sub(lambda m: f" {m[1]} " if m[1].strip(" ,") in ("and", "or") else m[0], text)
     return _JOINTS.sub(_joint, text)
 
 
 def _joint(match: re.Match[str]) -> str:
-    if match[1] or match[2]:
-        return AND if "and" in (match[1], match[2]) else OR
-    if match[3] or match[5]:
-        return AND
-    if match[4] or match[6]:
-        return OR
-    return ", "
+    """Return the sign of a connective: English, run into a bracket, Chinese, or a command."""
+    is_and = "and" in (match[1], match[2]) or match[3] or match[5]
+    return AND if is_and else OR
 
 
 def _value_of_sentence(text: str) -> str:

@@ -213,9 +213,14 @@ class _Parser:
     def _power(self) -> Fraction:
         base = self._atom()
         while self._take("!"):
-            base = Fraction(_factorial(base))
+            is_double = bool(self._take("!"))
+            base = Fraction(_double_factorial(base) if is_double else _factorial(base))
         if self._take("^"):
+            self.depth += 1  # a tower of powers
+            if self.depth > MAX_DEPTH:
+                raise OverLimitError("powers are nested too deep")
             exponent = self._signed_power() if self._peek() != "{" else self._atom()
+            self.depth -= 1
             return _power_of(base, exponent)
         return base
 
@@ -265,3 +270,12 @@ def _factorial(value: Fraction) -> int:
     if value > MAX_FACTORIAL:
         raise OverLimitError("a factorial is too large")
     return math.factorial(int(value))
+
+
+def _double_factorial(value: Fraction) -> int:
+    """Return n (n - 2) (n - 4) ..., which is what `n!!` means."""
+    if value.denominator != 1 or value < 0:
+        raise _Unreadable
+    if value > MAX_FACTORIAL:
+        raise OverLimitError("a factorial is too large")
+    return math.prod(range(int(value), 0, -2))

@@ -127,11 +127,6 @@ def base_name(name: str) -> str:
     return re.sub(r"_.*|\d+$|'+$", "", name)
 
 
-def variables(relation: Relation) -> str:
-    """Return the letters of all sides, in order."""
-    return "".join(c for side in relation.sides for c in _COMMAND.sub("", side) if c.isalpha())
-
-
 def same_name(gold: str, answer: str) -> bool:
     """Whether two left sides are one name, in any case."""
     names = [canonical_name(name).casefold() for name in (gold, answer)]

@@ -11,6 +11,7 @@ import json
 import re
 from functools import lru_cache
 
+from sapo_vl.rewards.parsing import units
 from sapo_vl.rewards.parsing.latex import fold
 
 MAX_PHRASES = 8  # bounds the time on a response that repeats "the answer is" with nothing after it
@@ -26,7 +27,7 @@ _PHRASE = re.compile(
     r"\s*(?:\([^()\n]{0,40}\)\s*)?"
     r"(?:(?:is|are|was|would be|will be|should be|must be|equals)\b|=|:|(?=\$|\\\(|\\\[))\s*"
     r"(?::|\bequal to\b)?"
-    r"|\bfinal answer\b[^\n:$]{0,40}[:\n]"
+    r"|\bfinal answer\b[^\n:$\d]{0,40}[:\n]"
     r"|^\s*\**A(?:ns)?\**\s*:|(?:答案|结果|結果)\s*】?\s*(?:是|为|為|應為|应为|選|选)?\s*[:]?"
     rf"|(?<!\w)(?:{fold(_NAMES)})(?:[ ]\w{{1,12}})?\s*(?:[:=]|(?:{fold(_COPULAS)})(?=\s|[-+]?\d))"
     r"\s*:?)\s*",
@@ -176,6 +177,8 @@ _JSON_PLAIN = re.compile(r"\[[^\[\]{}]{0,400}\]|[^,{}\[\]\n\"']{1,100}")
 
 def is_sentence(text: str) -> bool:
     """Whether a text has words around its answer (formulas and `\\text{}` don't count)."""
+    if units.is_quantity(text):
+        return False  # `390.5克`, `nine tenths`
     plain = _FORMULAS.sub(" ", text)
     return len(_PROSE_WORD.findall(plain)) >= 3 or any("\u4e00" <= c <= "\u9fff" for c in plain)
 
@@ -417,8 +420,9 @@ def _total_before_a_list(lines: list[str]) -> str | None:
     intro = " ".join(lines[max(0, first - 2) : first])
     if not _ANNOUNCED.search(intro[-80:]):
         return None
-    found = _ANNOUNCED_TOTAL.search(intro)
-    number = _NUMBER.search(intro, found.end()) if found else None
+    if not (found := _ANNOUNCED_TOTAL.search(intro)):
+        return None
+    number = _NUMBER.search(intro, found.end())
     return _with_unit(intro, number) if number and number.start() - found.end() < 12 else None
 
 

@@ -119,9 +119,15 @@ KB kB | kilobyte | KB | 1
 MB | megabyte | MB | 1
 GB | gigabyte | GB | 1
 TB | terabyte | TB | 1
-Kbps kbps | | kbps | 1
-Mbps mbps | | Mbps | 1
-Gbps | | Gbps | 1
+Kb kb kbit | kilobit | kb | 1
+Mb Mbit | megabit | Mb | 1
+Gb Gbit | gigabit | Gb | 1
+Kbps kbps | | kb s-1 | 1
+Mbps | | Mb s-1 | 1
+Gbps | | Gb s-1 | 1
+KBps kBps | | KB s-1 | 1
+MBps | | MB s-1 | 1
+GBps | | GB s-1 | 1
 ° deg degs | degree | deg | 1
 ° | arcminute | deg | 1/60
 ° | arcsecond | deg | 1/3600
@@ -132,7 +138,7 @@ $ USD | dollar | USD | 1
 ¢ | cent | USD | 1/100
 € EUR | euro | EUR | 1
 £ GBP | | GBP | 1
-| penny pence | pence | 1
+| pence | GBP | 1/100
 ¥ | | ¥ | 1
 CNY RMB | yuan renminbi | CNY | 1
 | jiao | CNY | 1/10
@@ -235,8 +241,8 @@ def find(word: str, attached: bool = False) -> KnownUnit | None:
     for name in (folded, singular(folded)):
         if name in NAMES and len(name) > 2:
             return NAMES[name]
-    if attached or len(word) < 2:
-        return None
+    if attached or len(word) < 2 or (word[0] in "mM" and not word.isupper() and not word.islower()):
+        return None  # `Mm` may be a million times `mm`
     return _FOLDED.get(folded)
 
 

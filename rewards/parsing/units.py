@@ -21,11 +21,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from sapo_vl.rewards.parsing import number_words, unit_algebra
+from sapo_vl.rewards.parsing.rationals import OverLimitError, to_fraction
 from sapo_vl.rewards.parsing.unit_algebra import Certainty, Reading, Unit
 from sapo_vl.rewards.parsing.unit_table import COUNTERS
 
 MAX_CHARS = 400  # of a text that may have a unit; a longer one is an expression
 MAX_ENDS = 40  # places where the value may end
+MAX_QUANTITY = 120  # characters of a number with its unit
 MAX_PARTS = 4  # of a quantity such as 1 h 20 min 5 s
 
 Pair = tuple[str, str]
@@ -158,6 +160,18 @@ def compound(text: str) -> str:
     return f"{found[0].value}\\text{{ {found[1]}}}" if found else ""
 
 
+def is_quantity(text: str) -> bool:
+    """Whether a folded text is one number, in digits or in words, with a unit or without."""
+    text = text.strip().rstrip(".,;。")
+    if len(text) > MAX_QUANTITY or not text:
+        return False
+    quantity = split(in_digits(text) or compound(text) or text)
+    try:
+        return to_fraction(quantity.value) is not None
+    except OverLimitError:
+        return True
+
+
 @lru_cache(maxsize=16384)
 def in_digits(text: str) -> str:
     """Return a text whose number is in words with digits: `half an hour` is `1/2 hour`.
@@ -172,7 +186,10 @@ def in_digits(text: str) -> str:
         rest = text[match.end() :].strip()
         rest = rest.removesuffix("}") if rest.count("{") < rest.count("}") else rest
         return f"{sign}{in_digits(rest) or rest}"
-    plain = match[1] if (match := _WORDS_ONLY.fullmatch(text)) else text
+    plain = text
+    if "\\text" in text:
+        match = _WORDS_ONLY.fullmatch(text)
+        plain = match[1] if match else " ".join(_TEXT.sub(r" \1 ", text).split())
     if not plain.isascii() and (match := _CHINESE_NUMBER.fullmatch(plain.strip())):
         value = number_words.read_chinese(match[1])
         is_unit = not match[2] or match[2] in COUNTERS or match[2] in unit_algebra.CHINESE
@@ -302,13 +319,13 @@ def _special(text: str) -> Quantity | None:
         return _quantity(f"({match[1]})*{_CHINESE_SCALES[match[2]]}{match[3]}")
     if text.endswith("\\times"):
         return Quantity(text.removesuffix("\\times").strip())  # "5 times"
-    found = _compound(text)
-    return found[0] if found else _word_number(text)
+    whole = _compound(text)
+    return whole[0] if whole else _word_number(text)
 
 
 def _word_number(text: str) -> Quantity | None:
     """Read `3 quarters of a mile` and `5 million people`, where digits and words are mixed."""
-    if not text[:1].isdigit() or not any(c.isalpha() for c in text) or "\\" in text:
+    if not text[:1].isdigit() or "\\" in text.replace("\\text", ""):
         return None
     digits = in_digits(text)
     return _quantity(digits) if digits else None

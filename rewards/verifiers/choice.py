@@ -79,8 +79,8 @@ MAX_NAMED_CHARS = 2000  # of a box, or of the end of a text where an option's te
 
 def score(sample: Sample, response: str) -> Verdict:
     """Return CORRECT when the claimed letters are exactly the gold letters."""
-    letters = LETTERS[: len(sample.choices)] if sample.choices else LETTERS[:10]
     gold = gold_letters(sample)
+    letters = LETTERS[: len(sample.choices)] if sample.choices else LETTERS[:10]
     claimed, reason = claim(response, letters, sample.choices)
     shown = ", ".join(sorted(claimed)) or None
     if not claimed:
@@ -95,7 +95,15 @@ def gold_letters(sample: Sample) -> set[str]:
 
     Raises DataError when it is neither.
     """
-    bare = re.sub(r"[\s,;()&.]|and", "", sample.answer)
+    if len(sample.choices) > len(LETTERS):
+        raise DataError(
+            f"record {sample.id!r}: {len(sample.choices)} choices; letters name at most 26"
+        )
+    bare = re.sub(r"[\s,;()&.、]|and", "", sample.answer)
+    if sample.answer_type == "choice" and len(bare) > 1:
+        options = [i for i, option in enumerate(sample.choices) if _plain(option) == _plain(bare)]
+        if len(options) == 1:
+            return {LETTERS[options[0]]}
     upper = bare.upper()
     if bare and all(c in LETTERS for c in upper) and (len(set(upper)) == len(upper)):
         if not sample.choices or all(LETTERS.index(c) < len(sample.choices) for c in upper):

@@ -190,6 +190,7 @@ class ChatSession:
     async def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         await self._wait_for_slot()
         attempt = 0
+        last: NoUsableReplyError | None = None
         try:
             async with asyncio.timeout(self.endpoint.deadline):
                 while True:
@@ -198,11 +199,13 @@ class ChatSession:
                     except NoUsableReplyError as error:
                         if not error.retry or attempt >= self.endpoint.retries:
                             raise
+                        last = error
                     wait = min(MAX_BACKOFF, FIRST_BACKOFF * 2**attempt)
                     await asyncio.sleep(wait * random.uniform(0.5, 1.5))
                     attempt += 1
         except TimeoutError:
-            raise NoUsableReplyError(f"no reply within {self.endpoint.deadline:g} s") from None
+            late = NoUsableReplyError(f"no reply within {self.endpoint.deadline:g} s")
+            raise (last or late) from None
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         """Make one request. Raises NoUsableReplyError."""

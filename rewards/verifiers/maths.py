@@ -31,7 +31,7 @@ from sapo_vl.schema import Outcome, Sample, Verdict
 
 MAX_GOLD_CHARS = 400  # a longer gold answer is a worked solution: its answer is extracted
 MAX_PRECISION = 30  # decimals; a power of ten is computed from it
-_BOX_OR_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<brace>[{}])", re.S)
+_BOX_OR_BRACE = re.compile(r"(?P<box>\\{1,4}(?:boxed|fbox)\s*\{)|\\.|(?P<brace>[{}])", re.S)
 
 
 def score(sample: Sample, response: str) -> Verdict:
@@ -86,7 +86,7 @@ def tolerance_of(sample: Sample) -> Tolerance:
             f"record {sample.id!r}: precision is {precision}; it counts decimals and has to be "
             f"between 0 and {MAX_PRECISION}"
         )
-    if rel_tol is not None and not (isinstance(rel_tol, int | float) and 0 <= rel_tol < 1):
+    if rel_tol is not None and not 0 <= rel_tol < 1:
         raise DataError(
             f"record {sample.id!r}: rel_tol is {rel_tol!r}; it has to be a number from 0 up to 1"
         )

@@ -66,8 +66,8 @@ def _same(gold: str, answer: str) -> bool:
         return True
     if _KIND.sub("", gold) == answer or gold == _KIND.sub("", answer):
         return True
-    number = value_of(answer) if answer else None
-    return number is not None and number == value_of(gold)
+    numbers = [int(text) if text.isdecimal() else value_of(text) for text in (gold, answer)]
+    return numbers[0] is not None and numbers[0] == numbers[1]
 
 
 def normalise(text: str) -> str:

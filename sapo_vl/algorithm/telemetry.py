@@ -330,21 +330,3 @@ def _length(sums: Mapping[str, float], share: float) -> float:
     bin_index = int(np.searchsorted(counts, share * counts[-1]))
     limit = sums["budget"] / sums["responses"]
     return math.floor((bin_index + 1) * limit / LENGTH_BINS + 1e-9)
-
-
-def explain_gate(rows: Sequence[Mapping[str, Any]], mini_batches: int) -> str | None:
-    """Return a one-line reason if the gate was never active over a run's rows, else None."""
-    if not rows or any((row.get("gate/active") or 0.0) > 0 for row in rows):
-        return None
-    if mini_batches == 1:
-        return (
-            "the gate was never active: with algorithm.num_mini_batches=1 every ratio is 1 and "
-            "SAPO is REINFORCE with group advantages"
-        )
-    max_kl = max((row.get("ratio/kl") or 0.0) for row in rows)
-    if max_kl > 0:
-        return (
-            f"the gate was never active: the ratios stayed so close to 1 (KL at most {max_kl:.1e}) "
-            f"that no weight fell below {ACTIVE_BELOW}, as the learning rate keeps steps small"
-        )
-    return "the gate was never active: no token's ratio moved; is the learning rate too small?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,13 +17,22 @@ from sapo_vl.cli.options import (
     load_config,
     names,
 )
+from sapo_vl.errors import ConfigError
 from sapo_vl.system.machine import prepare_environment
 
 BENCHMARK_OPTIONS = (
-    *("--benchmarks", "--source", "--samples", "--limit", "--kind", "--controls"),
+    *("--benchmarks", "--source", "--limit", "--kind", "--controls"),
     *("--judge", "--judge-model"),
 )
-"""Options that `evaluate` had before `benchmark` became a command."""
+"""Options of `benchmark` that have no effect on `evaluate`, which refuses them."""
+
+UNUSED_KEYS = {
+    "evaluate": (
+        *("evaluation.benchmarks", "evaluation.source", "evaluation.limit", "evaluation.every"),
+    ),
+    "benchmark": ("evaluation.", "data.path", "data.eval_split", "data.instruction", "rewards"),
+}
+"""Config keys, or the beginnings of keys, that a command does not read: refused as overrides."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -30,6 +40,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser("evaluate", help="accuracy of a model on the held-out split")
     evaluate.add_argument("--model", required=True, help="model folder or hub id")
     evaluate.add_argument("--out", type=Path, help="folder for responses.jsonl and summary.json")
+    evaluate.add_argument(
+        "--samples", type=int, help="responses per problem (default: evaluation.samples)"
+    )
     for option in BENCHMARK_OPTIONS:
         evaluate.add_argument(option, action=_MovedOption, nargs="*", help=argparse.SUPPRESS)
     add_config(evaluate, "eval/synthetic.yaml")
@@ -127,20 +140,39 @@ class _MovedOption(argparse.Action):
         )
 
 
+def _refuse_unused(command: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that has no effect on the command."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.startswith(UNUSED_KEYS[command]):
+            raise ConfigError(f"{key} has no effect on `sapo-vl {command}`; see its --help")
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
+    _refuse_unused("evaluate", arguments.overrides)
+    if arguments.samples is not None:
+        if any(text.startswith("evaluation.samples=") for text in arguments.overrides):
+            raise ConfigError("--samples and evaluation.samples are the same; give one of them")
+        samples = f"evaluation.samples={arguments.samples}"
+        arguments.overrides = [*arguments.overrides, samples]
     config = load_config(arguments)
     config.model.path = arguments.model
     prepare_environment()
     check_objective(config)
-    from sapo_vl.evaluation import heldout
+    from sapo_vl.evaluation import heldout, provenance
 
-    interruptible(lambda: heldout.main(config, arguments.out))
+    def action() -> None:
+        with provenance.heldout_folder(config, arguments.out):
+            heldout.main(config, arguments.out)
+
+    interruptible(action)
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
     from sapo_vl.evaluation.benchmarks import named
 
     chosen = [named(name) for name in names(arguments.benchmarks)]
+    _refuse_unused("benchmark", arguments.overrides)
     config = load_config(arguments)
     config.model.path = arguments.model
     judge = endpoint(arguments)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapo_vl.config import CONFIGS, Config, load
+from sapo_vl.config_keys import service_url
 from sapo_vl.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ def add_config(parser: argparse.ArgumentParser, default: str | None = MAIN_CONFI
     parser.add_argument(
         "--config",
         metavar="FILE",
-        default=default,
         help="YAML file, or the name of a shipped one such as qwen3_vl_4b "
         f"(default: {default or 'no file'})",
     )
+    parser.set_defaults(default_config=default)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -49,7 +50,12 @@ def endpoint(arguments: argparse.Namespace) -> Endpoint | None:
 
     if (arguments.judge is None) != (arguments.judge_model is None):
         raise ConfigError("--judge URL and --judge-model NAME must be given together")
-    return Endpoint(arguments.judge, arguments.judge_model) if arguments.judge else None
+    if not arguments.judge:
+        return None
+    try:
+        return Endpoint(service_url(arguments.judge), arguments.judge_model)
+    except ValueError as error:
+        raise ConfigError(f"--judge: {error}") from error
 
 
 def names(text: str) -> list[str]:
@@ -59,8 +65,13 @@ def names(text: str) -> list[str]:
 
 def load_config(arguments: argparse.Namespace) -> Config:
     """Load the configuration that the arguments of `add_config` describe."""
-    path = None if arguments.config is None else find_config(arguments.config)
-    return load(path, arguments.overrides)
+    return load(config_file(arguments), arguments.overrides)
+
+
+def config_file(arguments: argparse.Namespace) -> Path | None:
+    """Return the file that --config names, else the command's default."""
+    name = arguments.config or getattr(arguments, "default_config", None)
+    return None if name is None else find_config(name)
 
 
 def check_objective(config: Config) -> None:
@@ -82,7 +93,7 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: neither exists, or several shipped files have this name.
     """
-    path = Path(name)
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
     if path.is_file():
         return path
     shipped = {

@@ -12,6 +12,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from sapo_vl.cli import config_reference, data, evaluation, training
@@ -36,15 +37,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("sapo-vl: interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in MACHINE_ERRORS:
             raise
         place = printable(error.filename or "the run")
-        print(
-            f"sapo-vl: no space left on the disk of {place}: free some, then continue a run with "
-            "--resume",
-            file=sys.stderr,
-        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"no space left on the disk of {place}: free some, then continue with --resume"
+        else:
+            text = f"{place}: {error.strerror}"
+        print(f"sapo-vl: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+MACHINE_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+    errno.ELOOP,
+)
+"""Errors of files that say something about the machine and not about this program."""
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -61,6 +69,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.parser.error(f"unknown argument {(misplaced or rest)[0]}")
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):  # no shell expands the ~ of --out=~/x
+            setattr(arguments, name, value.expanduser() if str(value)[:1] == "~" else value)
     return arguments
 
 

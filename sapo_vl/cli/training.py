@@ -5,8 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sapo_vl.cli.options import add_config, check_objective, interruptible, load_config, names
-from sapo_vl.config import Config, load
+from sapo_vl.cli.options import (
+    add_config,
+    check_objective,
+    config_file,
+    find_config,
+    interruptible,
+    load_config,
+    names,
+)
+from sapo_vl.config import Config, named_run_dir
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.system.machine import prepare_environment
 
@@ -29,7 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
-    export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest)")
+    export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest whole one)")
     export.set_defaults(run=_export, parser=export)
 
     tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
@@ -65,19 +73,24 @@ def _add_lab(commands: argparse._SubParsersAction) -> None:
 
 
 def _load_run(arguments: argparse.Namespace) -> Config:
-    """Load the configuration; with --resume, overrides apply to the one saved in the run."""
-    config = load_config(arguments)
+    """Load the configuration; with --resume, --config and overrides change the run's own."""
     if not arguments.resume:
-        return config
-    saved = config.run.dir / "config.yaml"
-    if not saved.exists():
-        raise ConfigError(f"run.dir={config.run.dir} holds no run to resume")
-    return load(saved, arguments.overrides)
+        return load_config(arguments)
+    from sapo_vl.runs.files import user_path
+    from sapo_vl.runs.record import resumed_config
+
+    run_dir = named_run_dir(config_file(arguments), arguments.overrides)
+    with user_path("run.dir", run_dir):
+        started = (run_dir / "config.yaml").exists()
+    if not started:
+        raise ConfigError(f"run.dir={run_dir} holds no run to resume")
+    file = find_config(arguments.config) if arguments.config is not None else None
+    return resumed_config(run_dir, file, arguments.overrides)
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    config = _load_run(arguments)
     prepare_environment()
+    config = _load_run(arguments)
     check_objective(config)
     if arguments.dry_run:
         from sapo_vl.training.plan import show
@@ -90,10 +103,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _sft(arguments: argparse.Namespace) -> None:
+    prepare_environment()
     config = _load_run(arguments)
     if config.sft.steps == 0:
         raise ConfigError("sft.steps=0: set the number of warm-up steps")
-    prepare_environment()
     check_objective(config)
     from sapo_vl import train
 
@@ -111,10 +124,14 @@ def _init_tiny(arguments: argparse.Namespace) -> None:
     prepare_environment()
     from sapo_vl.data import synthetic
     from sapo_vl.model import tiny
+    from sapo_vl.runs.files import user_path
     from sapo_vl.training.setup import TOKENIZER_TEXTS
 
+    if not 0 <= arguments.seed < 10**9 or arguments.experts < 0:
+        raise ConfigError("--seed must be from 0 to 999999999, --experts not negative")
     corpus = synthetic.corpus(arguments.seed, TOKENIZER_TEXTS)
-    tiny.build(arguments.out, corpus=corpus, seed=arguments.seed, experts=arguments.experts)
+    with user_path("OUT", arguments.out):
+        tiny.build(arguments.out, corpus=corpus, seed=arguments.seed, experts=arguments.experts)
     print(f"wrote {arguments.out}")
 
 
@@ -133,10 +150,13 @@ def _gate(arguments: argparse.Namespace) -> None:
 
 def _lab(arguments: argparse.Namespace) -> None:
     from sapo_vl.lab import grids, runner
+    from sapo_vl.runs.files import user_path
 
     chosen = names(arguments.grids)
     if not chosen or arguments.seeds < 1 or (arguments.jobs or 1) < 1:
         raise ConfigError("--grids must name a grid, --seeds and --jobs must be at least 1")
+    with user_path("--out", arguments.out):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     page = runner.main(
         chosen,
         arguments.seeds,

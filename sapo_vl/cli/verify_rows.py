@@ -215,6 +215,8 @@ def _tolerance(raw: dict[str, Any], location: str) -> float | None:
     if value is None or value == "":
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= 1:
-        raise DataError(f"{location}: 'rel_tol' must be a number from 0 to 1, not {_shown(value)}")
+    if not is_number or not 0 <= value < 1:
+        raise DataError(
+            f"{location}: 'rel_tol' must be a number from 0 up to 1, not {_shown(value)}"
+        )
     return float(value)

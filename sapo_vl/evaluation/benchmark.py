@@ -4,9 +4,11 @@
         --out runs/eval --limit 100
 
 Names, files, images and the model are checked before anything is written. Responses are stored one
-by one, so that an interrupted evaluation resumes; scoring reads them back and can be repeated with
-`sapo-vl score`. OUT/report.md and OUT/report.html show the figures, OUT/BENCHMARK/ holds
-responses.jsonl, scored.jsonl and summary.json. `in_training` evaluates a subset during training.
+by one, so that an interrupted evaluation resumes; a folder of other weights, settings or problems
+is refused, and so is one in which another evaluation runs. Scoring reads the responses back and can
+be repeated with `sapo-vl score`. OUT/report.md and OUT/report.html show the figures, OUT/BENCHMARK/
+holds responses.jsonl, scored.jsonl and summary.json. `in_training` evaluates a subset during
+training.
 
 Left out: several ranks for one evaluation; generator.tensor_parallel spreads an engine over GPUs.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,15 @@ from typing import Any
 import torch
 
 from sapo_vl.config import Config
-from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.errors import ConfigError, DataError, printable
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks import named
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ScoredResponse, read_response
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ScoredResponse
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.presets import choose
 from sapo_vl.evaluation.problems import load, max_images
+from sapo_vl.evaluation.provenance import Settings, digest, problem_fingerprint
 from sapo_vl.evaluation.report import overview, write_html, write_markdown
 from sapo_vl.evaluation.responses import (
     SKIPPED_TOO_LONG,
@@ -41,8 +46,10 @@ from sapo_vl.evaluation.stats import paired
 from sapo_vl.generator.base import Generator, SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.model.assets import ModelAssets, open_assets
+from sapo_vl.model.fingerprint import weights_fingerprint
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs.files import write_json
+from sapo_vl.runs.lock import FolderLock
 from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
@@ -50,8 +57,8 @@ from sapo_vl.system import distributed
 SOURCE = Path("benchmarks")
 """Default of --source: a folder with a subfolder per benchmark, below the current one."""
 
-BLANK, SHUFFLED = "blank", "shuffled"
-"""Controls, and their folders: the same problems with white images, and with others' images."""
+OWN, BLANK, SHUFFLED = "own", "blank", "shuffled"
+"""The problems' own images and two controls, and their folders: white images, and others'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +100,33 @@ def main(config: Config, request: BenchmarkRequest) -> None:
     template = str(assets.processor.chat_template or "")
     kind, params = choose(request.kind, config.model.path, template, limit)
     print(f"sampling preset {kind}: {params}")
-    runs = [BenchmarkRun(config, assets, params, part, request) for part in loaded]
-    for run in runs:
-        ResponseStore(run.folder, run.settings())  # refuses a folder of other settings
-    distributed.init()
-    generator = build(config, assets, seed=config.run.seed)
-    summaries = {run.name: run.evaluate(generator) for run in runs}
-    generator.close()
-    result = {"model": config.model.path, "kind": kind, "benchmarks": summaries}
-    write_json(request.out / "summary.json", result)
-    write_markdown(request.out / "report.md", result)
+    weights = weights_fingerprint(config.model.path)
+    runs = [BenchmarkRun(config, assets, params, part, request, weights) for part in loaded]
+    with FolderLock(request.out, "--out"):
+        for run in runs:
+            run.check()
+        distributed.init()
+        generator = build(config, assets, seed=config.run.seed)
+        with closing(generator):
+            summaries = {run.name: run.evaluate(generator) for run in runs}
+        result = {
+            "model": config.model.path,
+            "weights": weights,
+            "kind": kind,
+            "benchmarks": summaries,
+        }
+        _write_reports(result, loaded, request.out)
+
+
+def _write_reports(result: dict[str, Any], loaded: Sequence[LoadedBenchmark], out: Path) -> None:
+    """Write summary.json, report.md and report.html; print the table and the JSON line."""
+    write_json(out / "summary.json", result)
+    write_markdown(out / "report.md", result)
     problems = {part.benchmark.name: part.problems for part in loaded}
-    write_html(request.out / "report.html", result, request.out, problems)
+    write_html(out / "report.html", result, out, problems)
     figures = overview(result)
-    table(f"{config.model.path}, sampling preset {kind}", figures.columns, figures.rows)
+    title = f"{result['model']}, sampling preset {result['kind']}"
+    table(title, figures.columns, figures.rows)
     print(json.dumps(_headline(result)))
 
 
@@ -124,6 +144,8 @@ def _check(request: BenchmarkRequest) -> None:
     score.check_folder(request.out)
     if distributed.world_size() > 1:
         raise ConfigError("benchmark runs as one process; see generator.tensor_parallel")
+    if request.endpoint is not None and not any(b.llm for b in request.benchmarks):
+        raise ConfigError(f"--judge: {', '.join(names)}: scored by rules alone, without an LLM")
     for name, value in (("samples", request.samples), ("limit", request.limit)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is not a positive number")
@@ -157,6 +179,7 @@ class BenchmarkRun:
     params: SamplingParams
     loaded: LoadedBenchmark
     request: BenchmarkRequest
+    weights: str  # fingerprint
 
     @property
     def name(self) -> str:
@@ -168,12 +191,18 @@ class BenchmarkRun:
         """Where responses and verdicts are written."""
         return self.request.out / self.name
 
-    def settings(self) -> dict[str, Any]:
-        """Return what the responses depend on."""
+    def settings(self, images: str) -> Settings:
+        """Return what the responses depend on besides the problems; `images`: OWN or a control."""
         params, config = self.params, self.config
         return {
             "benchmark": self.name,
+            "images": images,
             "model": config.model.path,
+            "weights": self.weights,
+            "revision": getattr(self.assets.config, "_commit_hash", None),  # of a hub id
+            "template": digest(str(self.assets.processor.chat_template)),
+            "dtype": config.model.dtype,
+            "generator": config.generator.backend,
             "seed": config.run.seed,
             "temperature": params.temperature,
             "top_p": params.top_p,
@@ -184,11 +213,28 @@ class BenchmarkRun:
             "max_pixels": config.data.max_pixels,
         }
 
+    def check(self) -> None:
+        """Refuse stored responses of other settings, weights or problems. Raises UserError."""
+        self.store().done()
+        for control in (BLANK, SHUFFLED) if self.request.controls else ():
+            self.store(control, self._pictured(control)).done()
+
+    def store(self, images: str = OWN, problems: Sequence[Sample] | None = None) -> ResponseStore:
+        """Return the store of the responses to `problems` (default: all), with these images."""
+        folder = self.folder if images == OWN else self.folder / images
+        problems = self.loaded.problems if problems is None else problems
+        return ResponseStore(folder, self.settings(images), problems)
+
     def evaluate(self, generator: Generator) -> dict[str, Any]:
         """Generate missing responses, score all, and write and return the summary."""
         benchmark, problems = self.loaded.benchmark, self.loaded.problems
-        scored = self._score(problems, generator, self.folder)
+        scored = self._score(problems, generator, OWN)
         result = summarise(benchmark, scored)
+        result["fingerprint"] = {
+            "weights": self.weights,
+            "settings": digest(self.settings(OWN)),
+            "problems": digest([problem_fingerprint(problem) for problem in problems]),
+        }
         result["extraction"] = score.extractor(benchmark, self.request.endpoint)
         if self.request.controls:
             result["vision_gain"] = {}
@@ -202,32 +248,42 @@ class BenchmarkRun:
     def _gain(
         self, control: str, generator: Generator, scored: Sequence[ScoredResponse]
     ) -> dict[str, Any] | None:
-        problems = [problem for problem in self.loaded.problems if problem.images]
-        if control == SHUFFLED:
-            problems = shuffle_images(problems, self.config.run.seed)
+        problems = self._pictured(control)
         if not problems:
             return None  # a benchmark of text alone, or of one image
-        folder = self.folder / control
-        return vision_gain(scored, self._score(problems, generator, folder, blank=control == BLANK))
+        return vision_gain(scored, self._score(problems, generator, control))
+
+    def _pictured(self, control: str) -> list[Sample]:
+        """Return a control's problems: those with images, or those whose images can be swapped."""
+        problems = [problem for problem in self.loaded.problems if problem.images]
+        if control == SHUFFLED:
+            return shuffle_images(problems, self.config.run.seed)
+        return problems
 
     def _score(
-        self, problems: Sequence[Sample], generator: Generator, folder: Path, *, blank: bool = False
+        self, problems: Sequence[Sample], generator: Generator, images: str
     ) -> list[ScoredResponse]:
-        """Sample what is missing in `folder`, score its responses to `problems` in their order."""
-        store = ResponseStore(folder, self.settings())
+        """Sample what is missing in the store, score its responses to `problems` in order."""
+        store = self.store(images, problems)
+        blank = images == BLANK
         sampler = response_sampler(self.config, self.assets, generator, self.params, blank=blank)
         requests = all_requests(problems, self.request.samples)
         done = store.done()
         missing = [request for request in requests if request.key not in done]
-        name = folder.relative_to(self.request.out)
+        folder = store.path.parent
+        name = printable(folder.relative_to(self.request.out))
         print(f"{name}: {len(requests)} responses, {len(requests) - len(missing)} already stored")
         for records in sampler.sample(missing):
             store.add(records)
         order = {request.key: i for i, request in enumerate(requests)}
-        responses = [r for r in score.read(store.path) if (r.key, r.sample) in order]
+        responses = [
+            r for r in score.read(store.path, self.loaded.benchmark) if (r.key, r.sample) in order
+        ]
         responses.sort(key=lambda r: order[r.key, r.sample])
         scored = score.score(self.loaded.benchmark, responses, endpoint=self.request.endpoint)
         score.write(folder / "scored.jsonl", scored)
+        for line in score.remarks(scored):
+            print(f"{name}: {line}")
         return scored
 
 
@@ -330,14 +386,16 @@ def in_training(
     Seeds come from the problems' names and torch's random state is restored, so that the rollouts
     that follow are those of a run without benchmarks.
     """
-    params = SamplingParams(1, 1.0, config.rollout.max_new_tokens)
+    temperature = config.evaluation.temperature
+    params = SamplingParams(1, temperature, config.rollout.max_new_tokens)
     sampler = response_sampler(config, assets, generator, params, model="policy")
     result: dict[str, float] = {}
     for name, part in sets.items():
         share = all_requests(part.problems, 1)[distributed.rank() :: distributed.world_size()]
         with torch.random.fork_rng():
             records = [record for chunk in sampler.sample(share) for record in chunk]
-        responses = [read_response(r, name) for r in distributed.all_gather(records)]
+        records = distributed.all_gather(records)
+        responses = [read_response(record, name, part.benchmark) for record in records]
         figures = summarise(part.benchmark, score.score(part.benchmark, responses))
         result[name] = float("nan") if figures["accuracy"] is None else figures["accuracy"]
         result[f"{name}/not_asked"] = figures["not_asked"]

@@ -85,15 +85,24 @@ def _load(path: Path) -> Mapping[str, Verdicts]:
 def _verdicts(path: Path) -> Verdicts:
     samples: dict[str, list[bool]] = defaultdict(list)
     families, models = {}, set()
+    seen: dict[tuple[str, ...], str] = {}
     for where, row in read_jsonl(path):
         for key in ("model", "problem_id", "correct"):
             if key not in row:
                 raise DataError(f"{where}: the key {key!r} is missing; score it first")
-        models.add((row["model"], row.get("run", "")))
-        if row["correct"] is not None:
-            name = problem_key(row["problem_id"], row.get("variant"))
-            samples[name].append(bool(row["correct"]))
-            families[name] = str((row.get("meta") or {}).get("problem_index", row["problem_id"]))
+        correct, meta = row["correct"], row.get("meta") or {}
+        if not isinstance(correct, bool | None) or not isinstance(meta, dict):
+            raise DataError(f"{where}: not a line of `sapo-vl score`; score it first")
+        model, run = str(row["model"]), str(row.get("run", ""))
+        name = problem_key(row["problem_id"], row.get("variant"))
+        same = (model, run, name, str(row.get("sample", 0)))
+        if same in seen:
+            raise DataError(f"{where}: problem {name!r}, the same sample as {seen[same]}")
+        seen[same] = where
+        models.add((model, run))
+        if correct is not None:
+            samples[name].append(correct)
+            families[name] = str(meta.get("problem_index", row["problem_id"]))
     if len(models) > 1:
         names = ", ".join(sorted(" ".join(filter(None, m)) for m in models))
         raise DataError(f"{path} holds {len(models)} models or runs, not one: {names}")

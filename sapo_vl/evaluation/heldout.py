@@ -1,4 +1,4 @@
-"""Held-out accuracy: avg@n at the training temperature and greedy, by the training's verifiers.
+"""Held-out accuracy: avg@n at evaluation.temperature and greedy, by the training's verifiers.
 
     bash scripts/eval_vl.sh --model runs/main/final
     bash scripts/eval_vl.sh --model runs/main/final evaluation.blank=true     (a control)
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,16 +24,17 @@ import numpy as np
 from sapo_vl.config import Config
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.synthetic import SyntheticOptions
+from sapo_vl.errors import printable
 from sapo_vl.evaluation.stats import interval
 from sapo_vl.generator.base import SamplingParams, build
-from sapo_vl.generator.sampling import SampleEngine, problem_seed, rendered_chunks
+from sapo_vl.generator.sampling import CHUNK, SampleEngine, problem_seed
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import usable_samples
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.progress import table
-from sapo_vl.schema import Rollout, Sample
+from sapo_vl.schema import Outcome, Rollout, Sample
 from sapo_vl.system import distributed
 
 
@@ -44,6 +45,7 @@ class GradedResponse(TypedDict):
     task: str
     mode: str  # "sampled" or "greedy"
     correct: bool | None  # None: no verdict
+    cause: str | None  # of a missing verdict
     answer: str
     response: str
 
@@ -60,10 +62,10 @@ class EvalSpec:
 
     @classmethod
     def of(cls, config: Config) -> EvalSpec:
-        """Return the spec of a configuration: training's temperature 1 and response length."""
+        """Return the spec of a configuration: its own temperature, training's response length."""
         return cls(
             samples=config.evaluation.samples,
-            temperature=1.0,
+            temperature=config.evaluation.temperature,
             max_new_tokens=config.rollout.max_new_tokens,
             greedy=config.evaluation.greedy,
             seed=config.run.seed,
@@ -74,18 +76,31 @@ class EvalSpec:
 class Accuracy:
     """The result of one evaluation; shares between 0 and 1."""
 
-    avg: float  # mean over problems of the mean over samples
-    ci95: tuple[float, float]  # 95 % bootstrap interval of avg over problems
+    avg: float | None  # mean over problems of the mean over samples; None: no verdict at all
+    ci95: tuple[float, float] | None  # 95 % bootstrap interval of avg over problems
     greedy: float | None  # share of problems whose greedy response is correct
     samples: int  # n
     problems: int
     no_verdict: int  # responses that no verifier could judge: left out of the means
+    causes: dict[str, int]  # of these, the commonest first
     tasks: dict[str, float]  # avg by task
 
     def summary(self) -> dict[str, Any]:
         """Return the figures under the names of summary.json: `avg@n`, `ci95`, `greedy`, .."""
         fields = asdict(self)
         return {f"avg@{self.samples}": fields.pop("avg"), **fields}
+
+
+def evaluation_settings(config: Config) -> dict[str, Any]:
+    """Return what held-out figures depend on besides the weights, as JSON types."""
+    return {
+        **asdict(EvalSpec.of(config)),
+        "problems": config.evaluation.problems,
+        "blank": config.evaluation.blank,
+        "rewards": [[term.fn, term.weight] for term in config.rewards],
+        "benchmarks": list(config.evaluation.benchmarks),
+        "limit": config.evaluation.limit,
+    }
 
 
 def main(config: Config, out: Path | None) -> None:
@@ -116,7 +131,7 @@ def main(config: Config, out: Path | None) -> None:
             out=out / "responses.jsonl" if out else None,
         )
     if distributed.rank() == 0:
-        _print_table(result, config.model.path)
+        _print_table(result, config)
         if out is not None:
             write_json(out / "summary.json", result.summary())
         print(json.dumps({"model": config.model.path, **result.summary()}))
@@ -128,14 +143,18 @@ def evaluate(
     """Sample and grade responses to the problems, shared among all ranks.
 
     `out` receives a JSON line per response. Seeds depend on `spec.seed` and a problem's id alone,
-    so that an evaluation neither disturbs training nor depends on the order of problems.
+    so that an evaluation neither disturbs training nor depends on the order of problems. A problem
+    that can't be rendered is left out, which is said.
     """
     share = list(samples)[distributed.rank() :: distributed.world_size()]
     modes = {"sampled": SamplingParams(spec.samples, spec.temperature, spec.max_new_tokens)}
     if spec.greedy:
         modes["greedy"] = SamplingParams(1, 0.0, spec.max_new_tokens)
     records: list[GradedResponse] = []
-    for prompts in rendered_chunks(engine, share):
+    for start in range(0, len(share), CHUNK):
+        prompts, faults = engine.renderer.render_usable(share[start : start + CHUNK])
+        for error in faults.values():
+            print(f"held-out problem left out: {printable(error)}", flush=True)
         seeds = [problem_seed(spec.seed, prompt.sample.id) for prompt in prompts]
         for mode, params in modes.items():
             for group in engine.sample(prompts, params, seeds):
@@ -149,11 +168,13 @@ def evaluate(
 
 def _graded(rollout: Rollout, mode: str) -> GradedResponse:
     sample, reward = rollout.prompt.sample, rollout.verdict
+    causes = [v.cause for v in reward.terms.values() if v.outcome is Outcome.NO_VERDICT]
     return {
         "id": sample.id,
         "task": sample.task,
         "mode": mode,
         "correct": reward.correct if reward.valid else None,
+        "cause": causes[0] if causes else None,
         "answer": sample.answer,
         "response": rollout.text,
     }
@@ -173,14 +194,16 @@ def accuracy(records: Sequence[GradedResponse], n: int) -> Accuracy:
         else:
             by_problem[record["id"]].append(correct)
             by_task[record["task"]][record["id"]].append(correct)
+    unjudged = [record for record in records if record["correct"] is None]
     means = np.array([np.mean(verdicts) for verdicts in by_problem.values()])
     return Accuracy(
-        avg=float(means.mean()) if len(means) else 0.0,
-        ci95=interval(means, list(by_problem)),
+        avg=float(means.mean()) if len(means) else None,
+        ci95=interval(means, list(by_problem)) if len(means) else None,
         greedy=float(np.mean(greedy)) if greedy else None,
         samples=n,
         problems=len({record["id"] for record in records}),
-        no_verdict=sum(record["correct"] is None for record in records),
+        no_verdict=len(unjudged),
+        causes=dict(Counter(r["cause"] or "unknown" for r in unjudged).most_common()),
         tasks={
             task: float(np.mean([np.mean(verdicts) for verdicts in problems.values()]))
             for task, problems in sorted(by_task.items())
@@ -188,10 +211,33 @@ def accuracy(records: Sequence[GradedResponse], n: int) -> Accuracy:
     )
 
 
-def _print_table(result: Accuracy, model: str) -> None:
-    low, high = result.ci95
-    greedy = "-" if result.greedy is None else f"{100 * result.greedy:.1f} %"
-    rows = [["all", f"{100 * result.avg:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", greedy]]
+def shown(result: Mapping[str, Any], samples: int) -> list[str]:
+    """Return a summary's figures as cells: avg@n, its interval, greedy; "-" for what is unknown."""
+
+    def percent(share: float | None) -> str:
+        return "-" if share is None else f"{100 * share:.1f} %"
+
+    ci95 = result["ci95"]
+    interval_text = "-" if ci95 is None else f"{100 * ci95[0]:.1f} to {100 * ci95[1]:.1f}"
+    return [percent(result[f"avg@{samples}"]), interval_text, percent(result["greedy"])]
+
+
+def columns(samples: int, temperature: float) -> list[str]:
+    """Return the headings of the cells that `shown` returns."""
+    return [f"avg@{samples} at temperature {temperature:g}", "95 % interval", "greedy"]
+
+
+def _print_table(result: Accuracy, config: Config) -> None:
+    rows = [["all", *shown(result.summary(), result.samples)]]
     rows += [[task, f"{100 * value:.1f} %", "", ""] for task, value in result.tasks.items()]
-    columns = ["task", f"avg@{result.samples}", "95 % interval", "greedy"]
-    table(f"{model}: {result.problems} held-out problems", columns, rows)
+    table(
+        f"{config.model.path}: {result.problems} held-out problems",
+        ["task", *columns(result.samples, config.evaluation.temperature)],
+        rows,
+    )
+    if result.no_verdict:
+        cause, count = next(iter(result.causes.items()))
+        print(
+            f"{result.no_verdict} responses have no verdict and count nowhere; {count} of them: "
+            f"{printable(cause)}"
+        )

@@ -13,17 +13,20 @@ samples only what is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sapo_vl.config import Config
 from sapo_vl.data.rewrite import RecordFilter
 from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.evaluation.provenance import problem_fingerprint
 from sapo_vl.generator.base import SamplingParams, build
 from sapo_vl.generator.sampling import CHUNK, SampleEngine, problem_seed, sample_and_grade
 from sapo_vl.model.assets import open_assets
+from sapo_vl.model.fingerprint import weights_fingerprint
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.schema import RolloutGroup, Sample
@@ -67,7 +70,8 @@ def solve(
     images = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
     terms = [term.fn for term in config.rewards]
     judge = [[config.judge.url, config.judge.model]] if config.judge else []
-    settings = json.dumps([str(config.model.path), blind, asdict(params), images, terms, *judge])
+    model = [config.model.path, weights_fingerprint(config.model.path), config.run.seed]
+    settings = json.dumps([*model, blind, asdict(params), images, terms, *judge])
     rubric = build_rubric(config)
     assets = open_assets(config.model.path)
     generator = build(config, assets, seed=config.run.seed)
@@ -92,19 +96,23 @@ def pass_rates(
     """Return every sample's pass rate; those that `cache` holds are not sampled again.
 
     Raises:
-        DataError: the cache was written with other settings, or by another program.
+        DataError: the cache was written with other settings, for other problems, or by another
+            program.
     """
-    rates = _read_cache(cache, settings)
-    missing = (sample for sample in samples if sample.id not in rates)
+    known = _read_cache(cache, settings)
+    rates = {name: PassRate(**fields) for name, (fields, _) in known.items()}
+    missing = (sample for sample in samples if not _is_known(sample, known, cache))
     with cache.open("a", encoding="utf-8") as lines:
         if lines.tell() == 0:
             lines.write(json.dumps({"settings": settings}) + "\n")
         while chunk := list(islice(missing, CHUNK)):
             seeds = [problem_seed(seed, sample.id) for sample in chunk]
             for groups in sample_and_grade(engine, chunk, params, seeds):
-                for result in map(_pass_rate, groups):
+                for group in groups:
+                    result = _pass_rate(group)
                     rates[result.id] = result
-                    lines.write(json.dumps(asdict(result)) + "\n")
+                    problem = {"problem": problem_fingerprint(group.prompt.sample)}
+                    lines.write(json.dumps(asdict(result) | problem) + "\n")
             lines.flush()
             if tick is not None:
                 tick(len(rates))
@@ -158,7 +166,19 @@ def needs_image(rates: dict[str, PassRate]) -> RecordFilter:
     return judge
 
 
-def _read_cache(cache: Path, settings: str) -> dict[str, PassRate]:
+Known = tuple[dict[str, Any], str]  # fields of a PassRate, fingerprint of its problem
+
+
+def _is_known(sample: Sample, known: Mapping[str, Known], cache: Path) -> bool:
+    """Whether the rate is stored. Raises DataError when the problem has changed since."""
+    if sample.id not in known:
+        return False
+    if known[sample.id][1] != problem_fingerprint(sample):
+        raise DataError(f"{cache}: record {sample.id!r} has changed since; remove the file")
+    return True
+
+
+def _read_cache(cache: Path, settings: str) -> dict[str, Known]:
     """Return the stored rates; an incomplete last line of a killed process is cut off."""
     if not cache.exists():
         return {}
@@ -169,7 +189,9 @@ def _read_cache(cache: Path, settings: str) -> dict[str, PassRate]:
             raise DataError(
                 f"{cache} was written with other settings; remove it or choose another --out"
             )
-        rates = {line["id"]: PassRate(**line) for line in lines[1:]}
+        rates = {line["id"]: (line, str(line.pop("problem"))) for line in lines[1:]}
+        for fields, _ in rates.values():
+            PassRate(**fields)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(f"{cache} does not hold pass rates; remove it: {error!r}") from error
     cache.write_text(complete + "\n" if complete else "", encoding="utf-8")

@@ -13,7 +13,8 @@ from sapo_vl.data.images import header_size
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.text import MarkedText, choices_by_letter
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, Response, problem_key
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 
@@ -33,6 +34,7 @@ def load(benchmark: Benchmark, source: Path, limit: int | None) -> list[Sample]:
             raise DataError(f"{benchmark.name}: --source {source}, {record.id}: {record.reason}")
         problem = _with_prompt(benchmark, record)
         check_images(problem)
+        check_row(benchmark, problem)
         if problem.id in problems:
             raise DataError(f"{benchmark.name} {problem.id}: the id occurs twice")
         problems[problem.id] = problem
@@ -100,6 +102,16 @@ def check_images(problem: Sample) -> None:
     marks = problem.problem.count(IMAGE_MARK)
     if marks != len(problem.images):
         raise DataError(f"{name}: {marks} image marks and {len(problem.images)} images")
+
+
+def check_row(benchmark: Benchmark, problem: Sample) -> Response:
+    """Return an empty response to a problem, checked for the benchmark's rule.
+
+    Raises DataError naming the problem: an hour of sampling must not end in it.
+    """
+    return read_response(
+        response_record(problem, "-", 0, ""), f"{benchmark.name} {problem.id}", benchmark
+    )
 
 
 def response_record(problem: Sample, model: str, sample: int, response: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from sapo_vl.data.readers.tables import read_jsonl
 from sapo_vl.evaluation.benchmarks.protocol import problem_key
 from sapo_vl.runs.files import write_json, write_text
-from sapo_vl.runs.pages import PageTable, data_uri, write_page
+from sapo_vl.runs.pages import PageTable, data_uri, markdown_text, write_page
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 __all__ = ["gains", "overview", "percent", "write_html", "write_json", "write_markdown"]
@@ -111,14 +111,16 @@ def _accuracies(name: str, values: dict[str, Any]) -> PageTable:
 
 def write_markdown(path: Path, result: dict[str, Any]) -> None:
     """Write the tables as a Markdown file."""
-    lines = [f"# {result['model']}", "", f"Sampled as {result['kind']}.", ""]
+    weights = f" Weights {result['weights']}." if result["weights"] else ""
+    lines = [f"# {markdown_text(result['model'])}", ""]
+    lines += [f"Sampled as {result['kind']}.{weights}", ""]
     lines += overview(result).markdown()
     if gains(result).rows:
         lines += ["## Vision gain", "", *gains(result).markdown()]
     for summary in result["benchmarks"].values():
-        lines += [f"## {summary['title']}", ""]
+        lines += [f"## {markdown_text(summary['title'])}", ""]
         for part in details(summary):
-            lines += [f"### {part.heading}", "", *part.markdown()]
+            lines += [f"### {markdown_text(part.heading)}", "", *part.markdown()]
     write_text(path, "\n".join(lines) + "\n")
 
 

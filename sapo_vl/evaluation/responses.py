@@ -1,7 +1,8 @@
 """Sampled responses to a benchmark's problems, stored one by one, so that an evaluation can resume.
 
     OUT/mathvision/settings.json     what the responses depend on; other settings are refused
-    OUT/mathvision/responses.jsonl   a line per response, readable by `sapo-vl score`
+    OUT/mathvision/responses.jsonl   a line per response, readable by `sapo-vl score`; its
+                                     `fingerprint` is that of the settings and of the problem
 
 Each response has its own seed, from the run's seed, the problem and the sample's index: it depends
 neither on the order, nor on earlier responses, nor on the process's random state.
@@ -10,6 +11,7 @@ neither on the order, nor on earlier responses, nor on the process's random stat
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,16 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.data.readers.tables import read_jsonl
-from sapo_vl.errors import ConfigError
+from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks.protocol import problem_key
 from sapo_vl.evaluation.problems import response_record
+from sapo_vl.evaluation.provenance import (
+    Settings,
+    check,
+    claim,
+    digest,
+    problem_fingerprint,
+)
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.generator.sampling import SampleEngine, problem_seed, sample_and_grade
-from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.schema import Sample
 
 SKIPPED_TOO_LONG = "not asked"
 """The finish reason in the responses file of a prompt that leaves no room for a response."""
+
+RESPONSES = "responses.jsonl"
+TAIL_BYTES = 2**16  # read at once in search of the last line break
 
 Record = dict[str, Any]  # a line of a responses file
 
@@ -80,43 +91,82 @@ class ResponseSampler:
 
 
 class ResponseStore:
-    """The responses file of one benchmark, and the settings that its responses depend on."""
+    """The responses file of one benchmark, and what its responses depend on."""
 
-    def __init__(self, folder: Path, settings: Record) -> None:
-        """Open or continue a folder; an incomplete last line of a killed process is cut off.
+    def __init__(self, folder: Path, settings: Settings, problems: Sequence[Sample]) -> None:
+        """Describe the store of the responses to `problems`; nothing is read or written yet."""
+        self.path = folder / RESPONSES
+        self._folder, self._settings = folder, settings
+        key = digest(settings)
+        self._fingerprints = {p.id: digest([key, problem_fingerprint(p)]) for p in problems}
 
-        Raises ConfigError when the folder was written with other settings.
-        """
-        self.path = folder / "responses.jsonl"
-        self._settings_file = folder / "settings.json"
-        self._settings = settings
-        before = read_json(self._settings_file)
-        for key, value in settings.items() if before is not None else ():
-            if before.get(key) != value:
-                raise ConfigError(
-                    f"--out: {folder} was written with {key}={before.get(key)!r}, not {value!r}; "
-                    "name another folder or use the same settings"
-                )
-        if self.path.exists():
-            data = self.path.read_bytes()
-            complete = data.rfind(b"\n") + 1
-            if complete != len(data):
-                with self.path.open("r+b") as file:
-                    file.truncate(complete)
+    def check(self) -> None:
+        """Raise ConfigError when the folder holds responses of other settings."""
+        check(self._folder, self._settings, (RESPONSES,))
 
     def done(self) -> set[tuple[str, int]]:
-        """Return the keys of the stored responses."""
+        """Return the keys of the stored responses; the incomplete last line of a kill is cut off.
+
+        Raises:
+            ConfigError: the folder holds responses of other settings.
+            DataError: a line is no response of this benchmark, is there twice, or belongs to a
+                problem that has changed; names the line.
+        """
+        self.check()
         if not self.path.exists():
             return set()
-        rows = (row for _, row in read_jsonl(self.path))
-        return {(problem_key(row["problem_id"], row["variant"]), row["sample"]) for row in rows}
+        _cut_incomplete_line(self.path)
+        lines: dict[tuple[str, int], str] = {}
+        for where, row in read_jsonl(self.path):
+            key = _key(row, where)
+            if key in lines:
+                raise DataError(
+                    f"{where}: problem {key[0]!r}, sample {key[1]} is also at {lines[key]}: two "
+                    "evaluations wrote here; name another --out or remove one of the lines"
+                )
+            lines[key] = where
+            expected = self._fingerprints.get(key[0])
+            if expected is not None and row.get("fingerprint") != expected:
+                raise DataError(
+                    f"{where}: problem {key[0]!r} had another text, answer or picture, or other "
+                    "settings, when this response was made; name another --out or remove the line"
+                )
+        return set(lines)
 
     def add(self, records: Iterable[Record]) -> None:
-        """Append records and flush them; the first call writes the settings."""
-        if not self._settings_file.exists():
-            write_json(self._settings_file, self._settings)
+        """Append records with their fingerprints and flush them; a new folder gets its settings."""
+        claim(self._folder, self._settings, (RESPONSES,))
         with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+            for record in records:
+                name = problem_key(record["problem_id"], record["variant"])
+                line = record | {"fingerprint": self._fingerprints[name]}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _key(row: Record, where: str) -> tuple[str, int]:
+    problem, sample = row.get("problem_id"), row.get("sample")
+    if not isinstance(problem, str | int) or not isinstance(sample, int):
+        raise DataError(
+            f"{where}: not a response of `sapo-vl benchmark`, which has problem_id and sample"
+        )
+    return problem_key(problem, row.get("variant")), sample
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    """Cut off what follows the last line break, reading from the end."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(position - TAIL_BYTES, 0)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position != end:
+            file.truncate(position)
 
 
 def shuffle_images(problems: Sequence[Sample], seed: int) -> list[Sample]:

@@ -4,7 +4,7 @@
     sapo-vl score mathvista --responses published.jsonl.gz --out scored.jsonl --from-extraction
 
 Input: a JSON object per line with model, problem_id, gold (or answer), response and the optional
-fields of benchmarks/protocol.py's Response; gzip is detected. Output: a line per response, in
+fields that benchmarks/rows.py reads; gzip is detected. Output: a line per response, in
 order, with model, problem_id, extraction, correct (true, false or null), reason, and the verdicts
 of other named rules. The last line on stdout is one JSON object. Imports neither torch nor vllm.
 """
@@ -16,7 +16,7 @@ import json
 import math
 import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from sapo_vl.data.readers.tables import read_jsonl
-from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.errors import ConfigError, DataError, printable
 from sapo_vl.evaluation.benchmarks import named
-from sapo_vl.evaluation.benchmarks.accuracy import cell, tables
+from sapo_vl.evaluation.benchmarks.accuracy import cell, tables, verdicts
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
 from sapo_vl.evaluation.benchmarks.protocol import (
     SEED,
@@ -36,12 +36,15 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Judgement,
     Response,
     ScoredResponse,
-    read_response,
 )
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.stats import group_verdicts, interval, repeated_samples
+from sapo_vl.runs.files import atomic_write
 
 OFFICIAL = "official"
 NO_RANDOM = "no_random"
+UNFINISHED = "the thinking never ends: no answer"
+SHOWN_REASONS = 3  # of rows without a verdict, in the printed line
 
 
 def main(
@@ -69,13 +72,35 @@ def main(
     benchmark = named(name, "BENCHMARK")
     if endpoint is not None and not benchmark.llm:
         raise ConfigError(f"--judge: {name} is scored by rules alone, without an LLM")
-    loaded = read(responses)
+    if endpoint is not None and from_extraction and not benchmark.llm_judge:
+        raise ConfigError("--judge: with --from-extraction no LLM is asked; drop one of the two")
     check_out(out, responses)
+    loaded = read(responses, benchmark)
     scored = score(benchmark, loaded, from_extraction=from_extraction, endpoint=endpoint)
     scored = by_rule(scored, rule)
     write(out, scored)
     source = "official_extraction" if from_extraction else extractor(benchmark, endpoint)
-    return summary(benchmark, scored) | {"extraction": source, "rule": rule}
+    result = summary(benchmark, scored) | {"extraction": source, "rule": rule}
+    for line in remarks(scored):
+        print(line)
+    return result
+
+
+def remarks(scored: Sequence[ScoredResponse]) -> list[str]:
+    """Return a line each on rows without a verdict and on problems with unequal samples."""
+    lines = []
+    reasons = Counter(item.judgement.reason for item in scored if item.correct is None)
+    if reasons:
+        shown = "; ".join(f"{n} x {r[:120]}" for r, n in reasons.most_common(SHOWN_REASONS))
+        lines.append(f"no verdict on {reasons.total()} of {len(scored)} responses: {shown}")
+    for name, group in _configurations(scored).items():
+        counts = Counter(item.response.key for item in group).values()
+        if min(counts) != max(counts):
+            lines.append(
+                f"{name}: {min(counts)} to {max(counts)} samples per problem; accuracy is the mean "
+                "over problems"
+            )
+    return [printable(line) for line in lines]
 
 
 def extractor(benchmark: Benchmark, endpoint: Endpoint | None) -> str:
@@ -87,21 +112,38 @@ def extractor(benchmark: Benchmark, endpoint: Endpoint | None) -> str:
     return f"LLM {endpoint.model}" + (", and the verdict too" if benchmark.llm_judge else "")
 
 
-def read(path: Path) -> list[Response]:
-    """Return the responses of a JSON lines file. Raises DataError naming file and line."""
+def read(path: Path, benchmark: Benchmark | None = None) -> list[Response]:
+    """Return the responses of a JSON lines file, each checked for `benchmark`'s rule.
+
+    Raises:
+        DataError: the file or a row cannot be used, or two rows are the same response of a model to
+            a problem; names file and line.
+    """
     if not path.exists():
         raise DataError(f"--responses {path} does not exist")
-    responses = [read_response(row, where) for where, row in read_jsonl(path)]
+    if not path.is_file():
+        raise DataError(f"--responses {path} is not a regular file; save the rows in one")
+    responses: dict[tuple[str, str, str, int], Response] = {}
+    lines: dict[tuple[str, str, str, int], str] = {}
+    for where, row in read_jsonl(path):
+        response = read_response(row, where, benchmark)
+        key = (response.model, response.run, response.key, response.sample)
+        if key in responses:
+            raise DataError(
+                f"{where}: model {response.model!r}, problem {response.key!r}, sample "
+                f"{response.sample} is also at {lines[key]}; give repeated responses a 'sample'"
+            )
+        responses[key], lines[key] = response, where
     if not responses:
         raise DataError(f"--responses {path} holds no rows")
-    return responses
+    return list(responses.values())
 
 
 def check_out(out: Path, responses: Path) -> None:
     """Raise ConfigError when `out` cannot be written, before the work is done."""
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name a file")
-    if out.resolve() == responses.resolve():
+    if out.exists() and not out.is_file():
+        raise ConfigError(f"--out {out} is a folder or a device; name a file")
+    if out.exists() and responses.exists() and out.samefile(responses):
         raise ConfigError(f"--out {out} is the file of the responses; name another")
     check_folder(out.parent)
 
@@ -128,16 +170,25 @@ def score(
         extractions = [ExtractedAnswer(r.official_extraction) for r in responses]
         if not benchmark.labels and all(r.official_extraction is None for r in responses):
             raise DataError("--from-extraction: no row has an official_extraction")
-    elif benchmark.llm and endpoint is not None:
-        extractions = endpoint.extract(benchmark, responses)
     else:
-        draws: dict[tuple[str, str], random.Random] = defaultdict(lambda: random.Random(SEED))
-        extractions = [benchmark.extract(r, draws[r.model, r.run]) for r in responses]
+        finished = [response for response in responses if not response.is_thinking]
+        found = iter(_extractions(benchmark, finished, endpoint))
+        nothing = ExtractedAnswer(None, UNFINISHED)
+        extractions = [nothing if r.is_thinking else next(found) for r in responses]
     scored = [
         ScoredResponse(response, extraction, _judge(benchmark, response, extraction))
         for response, extraction in zip(responses, extractions, strict=True)
     ]
     return endpoint.judged(scored) if benchmark.llm_judge and endpoint is not None else scored
+
+
+def _extractions(
+    benchmark: Benchmark, responses: Sequence[Response], endpoint: Endpoint | None
+) -> list[ExtractedAnswer]:
+    if benchmark.llm and endpoint is not None:
+        return endpoint.extract(benchmark, responses)
+    draws: dict[tuple[str, str], random.Random] = defaultdict(lambda: random.Random(SEED))
+    return [benchmark.extract(r, draws[r.model, r.run]) for r in responses]
 
 
 def _judge(benchmark: Benchmark, response: Response, extraction: ExtractedAnswer) -> Judgement:
@@ -147,6 +198,10 @@ def _judge(benchmark: Benchmark, response: Response, extraction: ExtractedAnswer
         return Judgement(response.official_correct, reason)
     if response.answer is None:
         return Judgement(None, "the row has no answer to compare with")
+    if response.unscorable or extraction.failure:
+        return Judgement(None, response.unscorable or extraction.failure)
+    if extraction.note == UNFINISHED:
+        return Judgement(False, UNFINISHED)
     value = extraction.value
     if isinstance(value, int | float):  # published extractions may be numbers
         value = str(value)
@@ -215,13 +270,13 @@ def _jsonable(value: Any) -> Any:
 
 def write(path: Path, scored: Iterable[ScoredResponse]) -> None:
     """Write a line per response, atomically. A lone surrogate is written as its escape."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(partial, "wt", encoding="utf-8", errors="backslashreplace") as lines:
+    with (
+        atomic_write(path) as partial,
+        opener(partial, "wt", encoding="utf-8", errors="backslashreplace") as lines,
+    ):
         for item in scored:
             lines.write(json.dumps(scored_record(item), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def summary(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
@@ -232,8 +287,7 @@ def summary(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str,
         "rows": len(scored),
         "no_verdict": sum(item.correct is None for item in scored),
         "accuracy": {
-            model: cell([item.correct for item in group])["accuracy"]
-            for model, group in _by_model(scored).items()
+            model: cell(verdicts(group))["accuracy"] for model, group in _by_model(scored).items()
         },
         "aggregates": {
             name: aggregate(benchmark, group) for name, group in _configurations(scored).items()
@@ -311,10 +365,10 @@ def by_problem(
 
 def aggregate(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
     """Return one model's figures: average, tables, own metrics, other rules, repeated samples."""
-    verdicts, families = by_problem(scored)
-    means = np.array([np.mean(v) for v in verdicts.values()])
-    ci95 = list(interval(means, list(verdicts), families))
-    average: dict[str, Any] = dict(cell([item.correct for item in scored]))
+    by_name, families = by_problem(scored)
+    means = np.array([np.mean(v) for v in by_name.values()])
+    ci95 = list(interval(means, list(by_name), families))
+    average: dict[str, Any] = dict(cell(verdicts(scored)))
     result: dict[str, Any] = {"average": average | {"ci95": ci95}}
     result |= tables(scored, benchmark.tables)
     if benchmark.aggregate is not None:
@@ -322,6 +376,9 @@ def aggregate(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[st
     samples = repeated_samples([(item.response.key, item.correct) for item in scored], families)
     if samples:
         result["samples"] = samples
+    counts = Counter(item.response.key for item in scored).values()
+    if len(set(counts)) > 1:
+        result["unequal_samples"] = {"fewest": min(counts), "most": max(counts)}
     random_choices = sum(item.extraction.is_random for item in scored)
     if random_choices:
         result["random_choices"] = random_choices
@@ -332,6 +389,6 @@ def aggregate(benchmark: Benchmark, scored: Sequence[ScoredResponse]) -> dict[st
 
 
 def _rule_figures(scored: Sequence[ScoredResponse], rule: str) -> dict[str, Any]:
-    verdicts = [_verdict(item, rule) for item in scored]
-    changed = sum(v != item.correct for v, item in zip(verdicts, scored, strict=True))
-    return dict(cell(verdicts)) | {"rows_changed": changed}
+    other = by_rule(scored, rule)
+    changed = sum(a.correct != b.correct for a, b in zip(other, scored, strict=True))
+    return dict(cell(verdicts(other))) | {"rows_changed": changed}

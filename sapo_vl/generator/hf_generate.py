@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.model.assets import BAN_BIAS
+from sapo_vl.model.chat_template import response_texts
 from sapo_vl.model.weights import load_weights
+from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -29,15 +32,19 @@ class HFGenerator:
         self._assets = assets
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = load_weights(assets, config.model.dtype).to(self._device).eval()
+        # The folder's own settings (repetition penalty, min_p, ..) would be merged into ours.
+        self._model.generation_config = GenerationConfig()
 
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
     ) -> list[list[Rollout]]:
         """See Generator."""
-        return [
-            self._sample(prompt, params, seed) for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+        groups = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            groups.append(self._sample(prompt, params, seed))
+            beat()
+        return groups
 
     def _sample(self, prompt: Prompt, params: SamplingParams, seed: int) -> list[Rollout]:
         ids = torch.tensor([prompt.expanded_ids], device=self._device)
@@ -46,28 +53,12 @@ class HFGenerator:
             inputs["pixel_values"] = prompt.pixel_values.to(self._device, self._model.dtype)
             inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
             inputs["mm_token_type_ids"] = (ids == self._assets.image_token_id).int()
-        greedy = params.temperature == 0
         options: dict[str, Any] = {}
-        if not greedy:
-            options = {
-                "temperature": params.temperature,
-                "top_p": params.top_p,
-                "top_k": params.top_k,
-            }
         if params.presence_penalty:
             options["logits_processor"] = [PresencePenalty(ids.shape[1], params.presence_penalty)]
         torch.manual_seed(seed)
         out = self._model.generate(
-            **inputs,
-            **options,
-            do_sample=not greedy,
-            num_return_sequences=params.n,
-            max_new_tokens=params.max_new_tokens,
-            sequence_bias=[[[i], BAN_BIAS] for i in self._assets.banned_ids],
-            eos_token_id=list(self._assets.eos_ids),
-            use_cache=True,
-            return_dict_in_generate=True,
-            output_scores=True,
+            **inputs, **options, generation_config=_generation_config(self._assets, params)
         )
         scores = torch.stack(out.scores, dim=1).float().log_softmax(-1)
         responses = out.sequences[:, ids.shape[1] :]
@@ -84,7 +75,7 @@ class HFGenerator:
         return Rollout(
             prompt=prompt,
             token_ids=ids[:length],
-            text=self._assets.tokenizer.decode(ids[:length], skip_special_tokens=True),
+            text=response_texts(self._assets, [ids[:length]])[0],
             finish_reason="stop" if ends else "length",
             generator_logprobs=logprobs[:length].astype(np.float32),
         )
@@ -105,6 +96,29 @@ class HFGenerator:
     def close(self) -> None:
         """Drop the model."""
         del self._model
+
+
+def _generation_config(assets: ModelAssets, params: SamplingParams) -> GenerationConfig:
+    """Return the settings of a call, made from `params` alone."""
+    sampling: dict[str, Any] = {"do_sample": False}
+    if params.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k,
+        }
+    return GenerationConfig(
+        **sampling,
+        num_return_sequences=params.n,
+        max_new_tokens=params.max_new_tokens,
+        sequence_bias=[[[i], BAN_BIAS] for i in assets.banned_ids],
+        eos_token_id=list(assets.eos_ids),
+        pad_token_id=assets.eos_ids[0],
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
 
 
 class PresencePenalty:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sapo_vl.generator.base import Generator, SamplingParams
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Prompt, RolloutGroup, Sample
 
 CHUNK = 64
@@ -39,6 +40,9 @@ class SampleEngine:
     ) -> list[RolloutGroup]:
         """Sample `params.n` responses per prompt in one call, grade them, and group them.
 
+        A response's text begins with its prompt's `opening`: a verifier has to see a thought that
+        the chat template opened, above all where the response never closes it.
+
         `seeds` holds one seed per prompt. Raises the errors of generator and rubric.
         """
         limit = self.max_prompt_tokens
@@ -47,14 +51,18 @@ class SampleEngine:
         rollouts = self.generator.generate(
             [prompts[i] for i in fits], params, [seeds[i] for i in fits]
         )
+        beat()
         for i, responses in zip(fits, rollouts, strict=True):
             groups[i].rollouts = responses
+            for rollout in responses:
+                rollout.text = prompts[i].opening + rollout.text
         if self.rubric is not None:
             graded = [rollout for group in groups for rollout in group.rollouts]
             pairs = [(rollout.prompt.sample, rollout.text) for rollout in graded]
             lengths = [len(rollout.token_ids) for rollout in graded]
             for rollout, reward in zip(graded, self.rubric.grade(pairs, lengths), strict=True):
                 rollout.reward = reward
+            beat()
         return groups
 
 

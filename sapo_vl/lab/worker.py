@@ -64,7 +64,7 @@ def warm_up(cell: Cell, out: Path) -> None:
     config = load(MAIN, _overrides + _pairs(fixed))
     resume = (folder / "metrics.jsonl").exists()
     run = Run(config, resume=resume)
-    with open_metrics(run, resume=resume) as writer:
+    with closing(run), open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
 
 
@@ -136,7 +136,7 @@ def _train(config: Config) -> tuple[float, float]:
     torch.manual_seed(config.run.seed)
     run = Run(objectives.resolve(config), resume=False)
     path = Path(config.model.path)
-    with open_metrics(run, resume=False) as writer:
+    with closing(run), open_metrics(run, resume=False) as writer:
         inputs = load_inputs(run)
         if path not in _sampler:
             assert not _sampler, "one process serves one model"
@@ -149,7 +149,12 @@ def _train(config: Config) -> tuple[float, float]:
         trainer.learner.close()
     before = read_json(run.dir / "eval" / "before.json")
     average = next(value for key, value in before.items() if key.startswith("avg@"))
-    return float(average), after.avg
+    return _known(average), _known(after.avg)
+
+
+def _known(share: float | None) -> float:
+    """Return an accuracy; NaN where no response had a verdict."""
+    return math.nan if share is None else float(share)
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ tokens to segments; `install` registers one of the functions below with transfor
 AttentionInterface for a model's text layers, so no model code is patched. The SharedPrefix travels
 as the keyword argument `layout` of the model's forward.
 
-Three implementations of the same attention, chosen by device:
+Four implementations of the same attention:
 
 - cascade (CPU): causal self-attention within every segment, then the responses' queries on their
   prompt's keys, merged by log-sum-exp. Exact: aten's flash kernel returns the log-sum-exp, and its
@@ -13,6 +13,7 @@ Three implementations of the same attention, chosen by device:
   Segments of similar length share a call. The idea is that of cascade inference (FlashInfer,
   vLLM): prefix and suffix apart, then merged.
 - flex (CUDA): FlexAttention, with one block mask per batch that skips fully masked blocks.
+- varlen (CUDA, 16 bits): the cascade by aten's flash kernels (varlen.py), without a compiler.
 - dense: SDPA with an explicit T x T mask. The reference, and the fallback on any device.
 
 Legend: T tokens of a row, H query heads, K key-value heads, D head width, S segments of a batch,
@@ -29,6 +30,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sapo_vl.learner.varlen import VarlenPlan, attend
 
 NAME = "sapo_shared_prefix"
 """The text model's `attn_implementation`."""
@@ -60,6 +63,7 @@ class SharedPrefix:
     causal: list[Segments] = field(default_factory=list)  # all segments: self-attention
     cross: list[tuple[Segments, Tensor]] = field(default_factory=list)  # responses; keys [S, P]
     block_mask: Any = None  # FlexAttention's, built once per batch
+    plan: VarlenPlan | None = None  # of the varlen form
 
     @staticmethod
     def build(groups: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> SharedPrefix:
@@ -86,11 +90,13 @@ class SharedPrefix:
                 responses = _segments([(first, count) for _, first, count in members])
                 keys = torch.tensor([[s] for s, _, _ in members]) + torch.arange(prompt)
                 layout.cross.append((responses, keys))
+        else:
+            layout.plan = VarlenPlan.build(groups, device)
         return layout
 
 
 def install(model: nn.Module, form: str) -> None:
-    """Make the text layers of `model` use one of FORMS: cascade, flex or dense."""
+    """Make the text layers of `model` use one of FORMS."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -165,7 +171,24 @@ def flex(
     return out.transpose(1, 2), None
 
 
-FORMS = {"cascade": cascade, "flex": flex, "dense": dense}
+def varlen(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: SharedPrefix,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The same as `cascade`, with flash kernels on CUDA."""
+    assert layout.plan is not None, "a layout for the CPU"
+    q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(q_THD, k_TKD, v_TKD, layout.plan, scaling)[None], None
+
+
+FORMS = {"cascade": cascade, "flex": flex, "varlen": varlen, "dense": dense}
 """Name -> attention function with transformers' signature."""
 
 
@@ -185,7 +208,10 @@ def _flex_functions(compiled: bool) -> tuple[Any, Any]:
 
     if not compiled:
         return module.flex_attention, module.create_block_mask
-    # Uncompiled, the T x T mask would be materialised; lengths change from batch to batch.
+    # Uncompiled, the T x T scores would be materialised: 34 GB for 16,384 tokens and 32 heads. Past
+    # its limit of recompilations dynamo would do that without a word.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    # Lengths change from batch to batch.
     return (
         torch.compile(module.flex_attention, dynamic=True),
         torch.compile(module.create_block_mask, dynamic=True),

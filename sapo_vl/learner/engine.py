@@ -9,7 +9,6 @@ Legend: T response tokens of a micro-batch, R its responses.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,18 +24,19 @@ from sapo_vl.algorithm.objectives import Objective
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, mismatch_weight
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config
-from sapo_vl.errors import ConfigError
-from sapo_vl.learner import patch_embedding
+from sapo_vl.errors import DataError
+from sapo_vl.learner.deepspeed_config import deepspeed_settings, own_step
 from sapo_vl.learner.logprobs import ResponseLogprobs
+from sapo_vl.learner.patch_embedding import use_product
 from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.saved_weights import check_files
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.weights import freeze, frozen_hash, load_weights
+from sapo_vl.model.save import save_model
+from sapo_vl.model.weights import check_weights, freeze, frozen_hash, load_weights
 from sapo_vl.runs.files import disk_full_guard
+from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
-
-CHOICE = "patch_embedding.txt"
-"""File in a run's folder that records which form of the patch embedding was chosen."""
 
 GATHER_GROUP = 16
 """ZeRO-3 parameters gathered at once when weights are streamed out: bounded memory, few calls."""
@@ -78,6 +78,7 @@ class Learner:
         distributed.init()
         self._options = config.learner
         settings = deepspeed_settings(config)
+        check_weights(assets)
         if config.learner.zero_stage == 3:
             from transformers.integrations import HfDeepSpeedConfig
 
@@ -87,9 +88,7 @@ class Learner:
             del sharding
         else:
             model = load_weights(assets, config.model.dtype)
-        distributed.print0(
-            patch_embedding.use_faster(model, distributed.device(), config.run.dir / CHOICE)
-        )
+        use_product(model)
         freeze(model, config.model.freeze)
         if config.model.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -102,6 +101,8 @@ class Learner:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._policy, optimizer=optimizer, model_parameters=trained, config=settings
         )
+        if config.learner.zero_stage == 0 and config.model.dtype == "bfloat16":
+            _undo_first_step(self._optimizer)
         self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
 
     @property
@@ -113,6 +114,7 @@ class Learner:
     def fill_old_logprobs(self, rollouts: Sequence[Rollout]) -> None:
         """Set `old_logprobs` of each rollout to the current policy's; every rank must call it."""
         for batch in self._micro_batches(rollouts):
+            beat()
             _set_old_logprobs(batch, self._engine(batch).out.logprobs_N)
 
     def update(self, rollouts: Sequence[Rollout], objective: Objective, lr: float) -> UpdateReport:
@@ -131,6 +133,7 @@ class Learner:
             group["lr"] = lr
         tokens: dict[str, list[np.ndarray]] = defaultdict(list)
         for batch in self._micro_batches(rollouts):
+            beat()
             constants = _token_constants(batch, objective, denominator, distributed.device())
             out, surrogate = self._engine(
                 batch,
@@ -177,22 +180,20 @@ class Learner:
                     yield name, to_checkpoint_layout(name, parameter.detach())
 
     def export(self, out: Path) -> None:
-        """Write a plain Hugging Face folder: weights, config, generation config, processor.
+        """Write a plain Hugging Face folder, atomically: see model/save.py.
 
         Every rank must call it; rank 0 writes. Raises AssertionError when frozen weights changed,
         SetupError when the disk is full.
         """
-        state = {}
-        for name, tensor in self.weights():
-            if distributed.rank() == 0:
-                state[name] = tensor.cpu().clone()
         if self._frozen:
             assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:
-            # save_original_format would convert the experts back to transformers' own layout.
+            out.parent.mkdir(parents=True, exist_ok=True)
             with disk_full_guard("the model", out.parent):
-                self.model.save_pretrained(out, state_dict=state, save_original_format=False)
-                self.assets.processor.save_pretrained(out)
+                save_model(out, self.assets.folder, self.weights())
+        else:
+            for _ in self.weights():
+                pass
         distributed.barrier()
 
     def save(self, directory: Path) -> None:
@@ -200,40 +201,19 @@ class Learner:
         self._engine.save_checkpoint(str(directory), tag="learner", save_latest=False)
 
     def load(self, directory: Path) -> None:
-        """Restore a state that `save` wrote, bit for bit, with the same number of ranks."""
-        self._engine.load_checkpoint(str(directory), tag="learner")
+        """Restore a state that `save` wrote, bit for bit, with the same number of ranks.
+
+        Raises DataError when a file is damaged, or would run code when unpickled.
+        """
+        check_files(directory / "learner")
+        path, _ = self._engine.load_checkpoint(str(directory), tag="learner")
+        if path is None:
+            raise DataError(f"{directory / 'learner'} lacks the model's file")
 
     def close(self) -> None:
         """Drop the engine."""
         self._engine.destroy()
         del self._engine, self._optimizer, self._policy
-
-
-def deepspeed_settings(config: Config) -> dict[str, Any]:
-    """Return DeepSpeed's configuration; `learner.deepspeed` is merged over it."""
-    options = config.learner
-    zero: dict[str, Any] = {"stage": options.zero_stage}
-    if options.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if options.offload_parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # our own denominator; every step() is a boundary
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": 0.0 if _own_step(config) else options.max_grad_norm,
-        "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
-        "steps_per_print": 10**9,
-    }
-    if options.deepspeed is not None:
-        try:
-            extra = json.loads(options.deepspeed.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"learner.deepspeed={options.deepspeed}: {error}") from error
-        _merge(settings, extra)
-    return settings
 
 
 class SkippingAdamW(torch.optim.AdamW):
@@ -260,11 +240,6 @@ class SkippingAdamW(torch.optim.AdamW):
             super().step(closure)
 
 
-def _own_step(config: Config) -> bool:
-    """Whether to use SkippingAdamW: DeepSpeed in float32 without ZeRO neither clips nor skips."""
-    return config.learner.zero_stage == 0 and config.model.dtype == "float32"
-
-
 def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
     options = config.learner
     shared: dict[str, Any] = {
@@ -273,9 +248,20 @@ def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim
         "weight_decay": options.weight_decay,
         "fused": True,  # DeepSpeed's own needs a just-in-time build
     }
-    if _own_step(config):
+    if own_step(config):
         return SkippingAdamW(trained, clip=options.max_grad_norm, **shared)
     return torch.optim.AdamW(trained, **shared)
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """Undo the step on zero gradients by which DeepSpeed makes its bfloat16 optimizer's state.
+
+    Without ZeRO it counts in Adam's bias correction, so that the first update would be 0.74 of the
+    right one, and it applies the weight decay once before training.
+    """
+    optimizer.refresh_fp32_params()
+    for state in optimizer.optimizer.state.values():
+        state["step"].zero_()
 
 
 def _keep_experts_whole(model: torch.nn.Module) -> None:
@@ -288,14 +274,6 @@ def _keep_experts_whole(model: torch.nn.Module) -> None:
     blocks = {type(m) for m in model.modules() if type(m).__name__.endswith("SparseMoeBlock")}
     if blocks:
         set_z3_leaf_modules(model, list(blocks))
-
-
-def _merge(base: dict[str, Any], extra: dict[str, Any]) -> None:
-    for key, value in extra.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
 
 
 def _set_old_logprobs(batch: Sequence[Rollout], logprobs_N: Tensor) -> None:

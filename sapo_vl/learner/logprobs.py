@@ -1,7 +1,11 @@
-"""Log-probs and entropy of response tokens from hidden states, in chunks: pure.
+"""Log-probs and entropy of response tokens from hidden states, in chunks.
 
 The logits of a whole micro-batch never exist at once: each chunk's are computed, used and dropped,
 and recomputed in the backward pass, so memory does not grow with vocabulary x tokens.
+
+Everything runs inside one call of the output head (`LogprobHead`). Under ZeRO-3 its weight is whole
+only there, and gathering it is a collective: one call per micro-batch is the same number on every
+rank, however many chunks a rank's tokens make.
 
 Legend: N response tokens, C those of a chunk, D hidden width, V vocabulary.
 """
@@ -13,10 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-CHUNK_LOGITS = 2**24
-"""Logits held at once (64 MiB in float32)."""
+CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
+"""Float32 logits held at once by device: 64 MiB, 1 GiB (not measured on a GPU)."""
 
 
 class ResponseLogprobs(NamedTuple):
@@ -30,46 +33,50 @@ ChunkLoss = Callable[[ResponseLogprobs, slice], tuple[Tensor, Tensor]]
 """(a chunk's detached log-probs, its slice of the tokens) -> loss and its gradient [C]."""
 
 
+class LogprobHead(nn.Linear):
+    """An output head whose forward hands its whole weight to a function.
+
+    `adopt` turns a model's head into one, keeping its weight, name and ties.
+    """
+
+    @classmethod
+    def adopt(cls, head: nn.Module) -> LogprobHead:
+        """Change the class of a bias-free nn.Linear in place, and return it."""
+        assert type(head) is nn.Linear, type(head)
+        assert head.bias is None, "the head has a bias"
+        head.__class__ = cls
+        assert isinstance(head, cls)
+        return head
+
+    def forward(  # type: ignore[override]
+        self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], hidden_ND: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return function(weight [V, D], hidden [N, D])."""
+        return function(self.weight, hidden_ND)
+
+
 def response_logprobs(
-    head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, bias_V: Tensor, temperature: float
+    head: LogprobHead, hidden_ND: Tensor, targets_N: Tensor, bias_V: Tensor, temperature: float
 ) -> ResponseLogprobs:
     """Return log-softmax((head(hidden) + bias) / temperature) at the targets, and its entropy.
 
     `hidden_ND` are the states that predict the targets; `bias_V` is BAN_BIAS at banned ids and 0
     elsewhere, the same that the sampler adds. The softmax is float32 whatever the head's type.
-    A head whose weight is sharded (ZeRO-3) goes through its own forward, whose hooks gather it.
     """
-    if is_plain(head):
-        out = _Head.apply(hidden_ND, head.weight, targets_N, bias_V, temperature)
-        return ResponseLogprobs(*out)
-    parts = [
-        checkpoint(_by_module, head, h, t, bias_V, temperature, use_reentrant=False)
-        for h, t in _chunks(hidden_ND, targets_N, len(bias_V))
-    ]
-    return ResponseLogprobs(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+    def score(weight_VD: Tensor, hidden_ND: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = _Head.apply(
+            hidden_ND, weight_VD, targets_N, bias_V, temperature
+        )
+        return outputs
+
+    logprobs_N, entropy_N = head(score, hidden_ND)
+    return ResponseLogprobs(logprobs_N, entropy_N)
 
 
 def _chunks(hidden_ND: Tensor, targets_N: Tensor, vocabulary: int) -> list[tuple[Tensor, Tensor]]:
-    rows = max(1, CHUNK_LOGITS // vocabulary)
+    rows = max(1, CHUNK_LOGITS[hidden_ND.device.type] // vocabulary)
     return list(zip(hidden_ND.split(rows), targets_N.split(rows), strict=True))
-
-
-def _by_module(
-    head: nn.Module, hidden_CD: Tensor, targets_C: Tensor, bias_V: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logprobs_CV = ((head(hidden_CD).float() + bias_V) / temperature).log_softmax(-1)
-    chosen_C = logprobs_CV.gather(-1, targets_C[:, None])[:, 0]
-    with torch.no_grad():
-        entropy_C = -(logprobs_CV.exp() * logprobs_CV).sum(-1)
-    return chosen_C, entropy_C
-
-
-def is_plain(head: nn.Module) -> bool:
-    """Whether the head is one unsharded matrix, usable outside its own forward."""
-    weight = getattr(head, "weight", None)
-    if not isinstance(weight, Tensor) or getattr(head, "bias", None) is not None:
-        return False
-    return not hasattr(weight, "ds_id")  # set by ZeRO-3 on sharded parameters
 
 
 def _logits(
@@ -91,7 +98,7 @@ def _logits(
 
 
 def fused_loss(
-    weight_VD: Tensor,
+    head: LogprobHead,
     hidden_ND: Tensor,
     targets_N: Tensor,
     bias_V: Tensor,
@@ -104,9 +111,14 @@ def fused_loss(
     the backward pass only scales it. For a loss whose tokens depend on each other (a sequence-level
     ratio) use `response_logprobs`.
     """
-    loss, chosen_N, entropy_N = _FusedHead.apply(
-        hidden_ND, weight_VD, targets_N, bias_V, temperature, chunk_loss
-    )
+
+    def score(weight_VD: Tensor, hidden_ND: Tensor) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = _FusedHead.apply(
+            hidden_ND, weight_VD, targets_N, bias_V, temperature, chunk_loss
+        )
+        return outputs
+
+    loss, chosen_N, entropy_N = head(score, hidden_ND)
     return loss, ResponseLogprobs(chosen_N, entropy_N)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from sapo_vl.algorithm.surrogate import Surrogate, concatenate
 from sapo_vl.learner import logprobs
 from sapo_vl.learner.layout import Layout
-from sapo_vl.learner.logprobs import ResponseLogprobs
+from sapo_vl.learner.logprobs import LogprobHead, ResponseLogprobs
 from sapo_vl.learner.padded import PaddedLayout
 from sapo_vl.learner.shared_prefix import SharedPrefixLayout
 from sapo_vl.model.assets import BAN_BIAS, ModelAssets
@@ -52,7 +52,9 @@ class Policy(nn.Module):
         self._temperature = temperature
         bias = torch.zeros(self.model.get_input_embeddings().num_embeddings)
         bias[list(assets.banned_ids)] = BAN_BIAS
-        self.register_buffer("bias_V", bias, persistent=False)
+        # On its device from the start: DeepSpeed moves no buffer of a model that zero.Init sharded.
+        self.register_buffer("bias_V", bias.to(distributed.device()), persistent=False)
+        LogprobHead.adopt(self.model.lm_head)
         self._blank = _blank_image(assets)
         self.layout: Layout[Any] = (
             SharedPrefixLayout(model, distributed.device())
@@ -89,7 +91,7 @@ class Policy(nn.Module):
         by_token: bool,
     ) -> PolicyOutput:
         head = self.model.lm_head
-        if objective is None or not by_token or not logprobs.is_plain(head):
+        if objective is None or not by_token:
             out = logprobs.response_logprobs(
                 head, hidden_ND, targets_N, self.bias_V, self._temperature
             )
@@ -106,7 +108,7 @@ class Policy(nn.Module):
             return chunks[-1].loss, grad_C
 
         loss, out = logprobs.fused_loss(
-            head.weight, hidden_ND, targets_N, self.bias_V, self._temperature, chunk_loss
+            head, hidden_ND, targets_N, self.bias_V, self._temperature, chunk_loss
         )
         return PolicyOutput(out, concatenate(chunks)._replace(loss=loss))
 

@@ -32,6 +32,25 @@ class ModelAssets:
         return self.family.image_factor(self.config)
 
     @property
+    def is_hub_id(self) -> bool:
+        """Whether `path` names a model of the hub and no folder of this machine."""
+        return not Path(self.path).is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the files: `path`, or a hub id's snapshot in the cache."""
+        if not self.is_hub_id:
+            return Path(self.path)
+        from transformers.utils import cached_file
+
+        return Path(str(cached_file(self.path, "config.json"))).parent
+
+    @property
+    def positions(self) -> int:
+        """The longest sequence the text model has positions for, in tokens."""
+        return int(self.config.text_config.max_position_embeddings)
+
+    @property
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return self.processor.tokenizer
@@ -44,7 +63,7 @@ def open_assets(path: str | Path) -> ModelAssets:
         DataError: a file is missing or unreadable, the family is not supported, or this model of a
             supported family is not.
     """
-    from transformers import AutoConfig, AutoProcessor, GenerationConfig, PretrainedConfig
+    from transformers import AutoConfig, AutoProcessor, PretrainedConfig
 
     name = str(path)
     _check_config_file(name)
@@ -52,20 +71,17 @@ def open_assets(path: str | Path) -> ModelAssets:
         # The raw file, because transformers may not know the model type either.
         family = family_of(str(PretrainedConfig.get_config_dict(name)[0].get("model_type")))
         _check_processor_file(name)
-        config = AutoConfig.from_pretrained(name)
-        processor = AutoProcessor.from_pretrained(name)
+        # Code in a model folder (auto_map) is never run; transformers would ask on stdin.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         family.check(config)
+        eos = _eos_ids(name, processor.tokenizer)
     except DataError as error:
         raise DataError(f"model.path={name}: {error}") from error
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except Exception as error:  # malformed files make transformers raise almost anything
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"model.path={name} can't be opened: {first_line}") from error
     tokenizer = processor.tokenizer
-    try:
-        eos: Any = GenerationConfig.from_pretrained(name).eos_token_id
-    except OSError:  # the file is optional
-        eos = None
-    eos = tokenizer.eos_token_id if eos is None else eos
     ids = tokenizer.convert_tokens_to_ids(list(family.vision_tokens))
     return ModelAssets(
         path=name,
@@ -74,8 +90,25 @@ def open_assets(path: str | Path) -> ModelAssets:
         processor=processor,
         image_token_id=int(config.image_token_id),
         banned_ids=tuple(i for i in ids if i is not None and i != tokenizer.unk_token_id),
-        eos_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
+        eos_ids=eos,
     )
+
+
+def _eos_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
+    """Return the end ids of generation_config.json, else the tokenizer's end token."""
+    from transformers import GenerationConfig
+
+    eos: Any = None
+    try:
+        eos = GenerationConfig.from_pretrained(name).eos_token_id
+    except OSError as error:
+        if Path(name, "generation_config.json").exists():  # the file is optional, but not its sense
+            raise DataError(f"generation_config.json can't be read: {error}") from error
+    eos = tokenizer.eos_token_id if eos is None else eos
+    ids = tuple(eos) if isinstance(eos, list) else (eos,)
+    if not ids or not all(isinstance(i, int) and 0 <= i < len(tokenizer) for i in ids):
+        raise DataError(f"the end token ids {list(ids)} are not ids of the tokenizer")
+    return ids
 
 
 def _check_config_file(name: str) -> None:

@@ -1,11 +1,16 @@
-"""A fingerprint of a model's weights: which model wrote a result, whatever its folder is called."""
+"""Fingerprints of a model folder, whatever it is called: of its weights, and of all the rest."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+from sapo_vl.model.weight_files import is_weight_file
+
 CHUNK_BYTES = 2**24
+
+SETTINGS = (".json", ".jinja", ".txt", ".model")
+"""Suffixes of files that a tokenizer, a processor or a config is read from."""
 
 
 def weights_fingerprint(folder: str | Path) -> str:
@@ -24,3 +29,18 @@ def weights_fingerprint(folder: str | Path) -> str:
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()[:16] if files else ""
+
+
+def model_fingerprint(folder: str | Path) -> str:
+    """Return 16 hex digits of SHA-256 over a folder's config, tokenizer, processor and templates.
+
+    Of weight files only names and sizes count, so that it takes no time. What a resumed run reads
+    again from the folder it started from is covered.
+    """
+    root, digest = Path(folder), hashlib.sha256()
+    for path in sorted(path for path in root.iterdir() if path.is_file()):
+        if is_weight_file(path.name):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        elif path.suffix in SETTINGS:
+            digest.update(f"{path.name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

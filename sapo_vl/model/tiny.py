@@ -12,7 +12,7 @@ Left out: video (the processor requires the object but never calls it).
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from torch import nn
 
 from sapo_vl.errors import DataError
 from sapo_vl.model.families import family_of
+from sapo_vl.runs.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from transformers import (
@@ -112,14 +113,28 @@ def build(out: Path, *, corpus: Iterable[str], seed: int, experts: int = 0) -> N
     processor = _processor(corpus)
     torch.manual_seed(seed)
     model = _model(len(processor.tokenizer), processor.tokenizer, experts)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
     layout = family_of(model.config.model_type).to_checkpoint_layout
     state = {name: layout(name, tensor) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(partial, state_dict=state, save_original_format=False)
-    processor.save_pretrained(partial)
-    partial.rename(out)
+    with atomic_write(out) as partial:
+        model.save_pretrained(partial, state_dict=state, save_original_format=False)
+        processor.save_pretrained(partial)
+        processor.image_processor.save_pretrained(partial)
+        processor.video_processor.save_pretrained(partial)
+        _for_older_readers(partial)
+
+
+def _for_older_readers(folder: Path) -> None:
+    """Add what transformers 4.57 reads under other names than 5 writes them."""
+    path = folder / "tokenizer_config.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree["additional_special_tokens"] = tree.pop("extra_special_tokens")
+    tree["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(path, tree)
+    path = folder / "config.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    rope = dict(TEXT["rope_parameters"])
+    tree["text_config"] |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    write_json(path, tree)
 
 
 def _processor(corpus: Iterable[str]) -> Qwen3VLProcessor:

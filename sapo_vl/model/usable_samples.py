@@ -1,17 +1,25 @@
-"""The records of a prepared split whose prompts fit the model's and the generator's limits."""
+"""The records of a prepared split that can be prompts within the model's and generator's limits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from sapo_vl.config import Config
 from sapo_vl.data import store
-from sapo_vl.errors import DataError
+from sapo_vl.errors import DataError, printable
 from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
+
+_NUMBER = re.compile(r"\d+")
+
+CHECKED_AT_ONCE = 256
+"""Records in memory at a time; after each such chunk comes a heartbeat."""
 
 
 class UsableSamples(Sequence[Sample]):
@@ -33,44 +41,89 @@ class UsableSamples(Sequence[Sample]):
             return [self._samples[i] for i in self._indices[index]]
         return self._samples[self._indices[index]]
 
+    def id_at(self, index: int) -> str:
+        """Return a record's id without reading the record."""
+        return self._samples.ids[self._indices[index]]
+
     def column(self, name: str) -> list[Any]:
         """Return one column of all records, in order, without reading their images."""
         values = self._samples.column(name)
         return [values[i] for i in self._indices]
 
+    def subset(self, positions: Sequence[int]) -> UsableSamples:
+        """Return the view of the records at these positions."""
+        return UsableSamples(self._samples, [self._indices[i] for i in positions])
+
 
 def usable_samples(
     config: Config, renderer: PromptRenderer, path: Path, split: str, key: str
 ) -> UsableSamples:
-    """Load a split and leave out records whose prompts are too long; prompts are never truncated.
+    """Load a split and leave out records that can't be prompts; prompts are never truncated.
 
-    Prints how many records were left out, why, and an example's id. `key` is the config key that
-    names the data, for messages. Raises DataError when no record fits.
+    Every record's text and picture headers are read, so that a faulty one doesn't end a run at the
+    step that draws it. Prints how many records were left out, by reason, with an example's id.
+    `key` is the config key that names the data, for messages.
+
+    Raises:
+        DataError: no record is usable, or most have a fault of their own (a length over the limits
+            is none), which means that model and data don't fit together.
     """
     samples = store.load(path, split)
     limit = min(
         config.data.max_prompt_tokens,
         config.generator.max_model_len - config.rollout.max_new_tokens,
     )
-    indices, too_long, too_many_images = [], [], []
-    for i, (sample, length) in enumerate(zip(samples, renderer.lengths(samples), strict=True)):
-        if length > limit:
-            too_long.append(sample.id)
-        elif len(sample.images) > config.generator.max_images:
-            too_many_images.append(sample.id)
+    indices: list[int] = []
+    too_large = defaultdict[str, list[str]](list)  # reason -> ids
+    faulty = defaultdict[str, list[str]](list)  # fault without its numbers -> ids
+    examples: dict[str, str] = {}  # the same -> the fault of the first of these records
+    for i, (length, images, fault) in enumerate(_records(samples, renderer)):
+        if fault:
+            kind = _NUMBER.sub("N", fault)
+            faulty[kind].append(samples.ids[i])
+            examples.setdefault(kind, fault)
+        elif length > limit:
+            too_large[f"longer than {limit} tokens"].append(samples.ids[i])
+        elif images > config.generator.max_images:
+            reason = f"more than generator.max_images={config.generator.max_images} images"
+            too_large[reason].append(samples.ids[i])
         else:
             indices.append(i)
-    for ids, reason in (
-        (too_long, f"longer than {limit} tokens"),
-        (too_many_images, f"more than generator.max_images={config.generator.max_images} images"),
-    ):
-        if ids:
-            distributed.print0(
-                f"{key}: {len(ids)} of {len(samples)} records left out, {reason} ({ids[0]}, ..)"
-            )
+    total = len(samples)
+    for reason, ids in (too_large | faulty).items():
+        reason = printable(examples.get(reason, reason))
+        distributed.print0(
+            f"{key}: {len(ids)} of {total} records left out, {reason} ({printable(ids[0])}, ..)"
+        )
+    commonest = max(faulty, key=lambda reason: len(faulty[reason]), default="")
+    if sum(map(len, faulty.values())) > total / 2:
+        raise DataError(
+            f"{key}: most of the {total} records in {path} can't be prompts of this model; record "
+            f"{faulty[commonest][0]}: {examples[commonest]}"
+        )
     if not indices:
         raise DataError(
-            f"{key}: none of the {len(samples)} records in {path} fits; raise "
-            "data.max_prompt_tokens and generator.max_model_len, or lower data.max_pixels"
+            f"{key}: none of the {total} records in {path} fits; raise data.max_prompt_tokens and "
+            "generator.max_model_len, or lower data.max_pixels"
         )
     return UsableSamples(samples, indices)
+
+
+def _records(samples: store.Samples, renderer: PromptRenderer) -> Iterator[tuple[int, int, str]]:
+    """Yield (prompt tokens, images, fault) of each record."""
+    for start in range(0, len(samples), CHECKED_AT_ONCE):
+        beat()
+        read: dict[int, Sample] = {}
+        faults: dict[int, str] = {}
+        numbers = range(start, min(start + CHECKED_AT_ONCE, len(samples)))
+        for i in numbers:
+            try:
+                read[i] = samples[i]
+            except DataError as error:
+                faults[i] = str(error)
+        checks = dict(zip(read, renderer.check(list(read.values())), strict=True))
+        for i in numbers:
+            if i in faults:
+                yield 0, 0, faults[i]
+            else:
+                yield checks[i].length, len(read[i].images), checks[i].fault

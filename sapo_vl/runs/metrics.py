@@ -1,10 +1,11 @@
 """A run's metrics: RUN/metrics.jsonl, one JSON object per row, mirrored to TensorBoard and W&B.
 
 A row has a phase ("sft", "train" or "eval"), a step, and scalars by name. A training row also has
-`mini_batches`: for each statistic the list of its values per optimizer step, which TensorBoard and
-W&B leave out. The file is the source of truth: TensorBoard's events are rewritten from it when a
-run is opened, so that both agree after a resume. A value that is not finite is stored as null, as
-JSON has no NaN. Only rank 0 writes.
+`mini_batches`: for each statistic the list of its values per optimizer step, and, where responses
+have no verdict, `no_verdict`: how many by cause. TensorBoard and W&B leave both out. The file is
+the source of truth: TensorBoard's events are rewritten from it when a run is opened, so that both
+agree after a resume. A value that is not finite is stored as null, as JSON has no NaN. Only rank 0
+writes.
 
 Worked example: {"phase": "train", "step": 3, "reward/mean": 0.41, "mismatch/kl": null}
 
@@ -113,7 +114,7 @@ class MetricsWriter:
             self._to_tensorboard(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row: "phase", "step", and numbers, strings or `mini_batches` by name."""
+        """Append one row: "phase", "step", and numbers, strings or maps by name."""
         clean = {key: _clean(key, value) for key, value in row.items()}
         self._file.write(json.dumps(clean, allow_nan=False) + "\n")
         self._file.flush()
@@ -144,8 +145,10 @@ class MetricsWriter:
 def _clean(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            name: [_plain(f"{key}.{name}", item) for item in values]
-            for name, values in value.items()
+            name: [_plain(f"{key}.{name}", item) for item in entry]
+            if isinstance(entry, Sequence) and not isinstance(entry, str)
+            else _plain(f"{key}.{name}", entry)
+            for name, entry in value.items()
         }
     return _plain(key, value)
 

@@ -1,7 +1,8 @@
-"""HTML pages from the templates beside this file, and the tables they share with Markdown.
+r"""HTML pages from the templates beside this file, and the tables they share with Markdown.
 
 Every page is one file without links to others: images are data URIs. Values are escaped by the
-templates (autoescape is always on), so callers pass plain text.
+templates (autoescape is always on, control characters are written as \x1b), so callers pass plain
+text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sapo_vl.errors import printable, printable_lines
 from sapo_vl.runs.files import write_text
 
 
@@ -35,11 +37,21 @@ class PageTable:
     def markdown(self) -> list[str]:
         """Return the table's Markdown lines, an empty one at the end; pipes are escaped."""
         head, *body = [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            "| " + " | ".join(markdown_text(cell).replace("|", "\\|") for cell in row) + " |"
             for row in (self.columns, *self.rows)
         ]
         rule = "|" + "|".join(" ---: " if number else " --- " for number in self.numeric) + "|"
         return [head, rule, *body, ""]
+
+
+def markdown_text(text: str) -> str:
+    """Return foreign text for a line of Markdown: one line, no HTML, no control characters."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _finalized(value: Any) -> Any:
+    """Escape control characters of a template's plain values; rendered parts stay."""
+    return printable_lines(value) if type(value) is str else value
 
 
 def data_uri(data: bytes, image_type: str) -> str:
@@ -55,6 +67,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         loader=PackageLoader("sapo_vl.runs"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )

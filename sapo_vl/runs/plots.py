@@ -1,12 +1,13 @@
 """Draws RUN/curves.png, the learning curves of a run, from RUN/metrics.jsonl.
 
-Four panels: accuracy (sampled in training, and held-out with confidence intervals), reward, gate
-weights, and the policy's entropy with its mismatch to the sampler. Quantities that the run did not
-record are not drawn.
+Four panels: accuracy (sampled in training, and held-out with confidence intervals), reward and its
+terms, gate weights, and the policy's entropy with its mismatch to the sampler. Quantities that the
+run did not record are not drawn.
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,9 @@ from sapo_vl.runs.metrics import MetricsRow, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+TERM = "reward/term/"
+"""Prefix of a term's mean score in a metrics row."""
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#e8590c", "#0b7a55", "#64748b"
 STYLE: Any = {
@@ -125,8 +129,19 @@ def _held_out(axis: Axes, rows: list[MetricsRow]) -> None:
 
 def _reward(axis: Axes, train: list[MetricsRow]) -> None:
     axis.set_title("Reward")
-    _line(axis, train, "reward/mean", BLUE, "mean of the batch")
+    _line(axis, train, "reward/mean", BLUE, "reward")
+    terms = _terms(train)
+    colors = itertools.cycle([ORANGE, GREEN, GREY])
+    for term, color in zip(terms if len(terms) > 1 else [], colors, strict=False):
+        _line(axis, train, f"{TERM}{term}", color, f"score of {term}")
     axis.set_ylabel("mean per response")
+    _legend(axis)
+
+
+def _terms(rows: list[MetricsRow]) -> list[str]:
+    """Return the reward's terms; a name with a slash is a term's mean over one task."""
+    names = {key.removeprefix(TERM) for row in rows for key in row if key.startswith(TERM)}
+    return sorted(name for name in names if "/" not in name)
 
 
 def _gate(axis: Axes, train: list[MetricsRow]) -> None:

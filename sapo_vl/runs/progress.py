@@ -22,6 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from sapo_vl.errors import printable_lines
+
 SECONDS_BETWEEN_LINES = 10.0
 LOG_WIDTH = 10_000
 """Columns of a table that is not on a terminal: a log's lines are never wrapped."""
@@ -111,17 +113,22 @@ def table(
     rows: Sequence[Sequence[str]],
     console: Console | None = None,
 ) -> None:
-    """Print a table with number columns right-aligned; cells wrap on a terminal only."""
+    """Print a table with number columns right-aligned; cells wrap on a terminal only.
+
+    Control characters of title and cells, which may be foreign text, are escaped.
+    """
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=LOG_WIDTH)
-    console.print(Text(title))  # a Table's own title wraps at the table's width
+    console.print(Text(printable_lines(title)))  # a Table's own title wraps at the table's width
     grid = Table(box=SIMPLE_HEAD)
     for i, name in enumerate(columns):
         is_number = bool(rows) and all(NUMBER.match(row[i].strip()) for row in rows)
-        grid.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+        grid.add_column(
+            Text(printable_lines(name)), justify="right" if is_number else "left", overflow="fold"
+        )
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(printable_lines(cell)) for cell in row))
     console.print(grid)
 
 

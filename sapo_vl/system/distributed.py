@@ -40,7 +40,11 @@ def device() -> torch.device:
 
 
 def init() -> None:
-    """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken."""
+    """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken.
+
+    The ranks of one machine meet in the file SAPO_STORE, which train_vl.sh names; those of several
+    at MASTER_ADDR.
+    """
     if device().type == "cuda":
         torch.cuda.set_device(device())
     backend = "nccl" if device().type == "cuda" else "gloo"
@@ -51,6 +55,11 @@ def init() -> None:
     if not dist.is_initialized():  # vLLM may have done it, if the generator came first
         if world_size() == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        elif path := os.environ.get("SAPO_STORE"):  # one machine: no port that others can reach
+            store = dist.FileStore(path, world_size())
+            dist.init_process_group(
+                backend, store=store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
+            )
         else:
             _check_port()
             dist.init_process_group(backend, timeout=TIMEOUT)

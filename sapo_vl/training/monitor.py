@@ -1,18 +1,22 @@
-"""Monitoring of a run: metrics, sampler-learner parity, non-finite gradients, collapse."""
+"""Monitoring of a run: metrics, sampler-learner parity, weights, missing verdicts, collapse."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sapo_vl.algorithm import telemetry
+from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_rates
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config, dump
-from sapo_vl.errors import RunError
+from sapo_vl.errors import RunError, printable
 from sapo_vl.runs import metrics
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
@@ -25,12 +29,27 @@ if TYPE_CHECKING:
     from sapo_vl.training.trainer import Step, Trainer
 
 
+BUDGET_STEPS = 3
+"""Steps over which the share of responses without a verdict is taken."""
+
+LARGEST_WEIGHT = 1e6
+"""No model that works has a weight near it; beyond it a forward pass soon overflows."""
+
+
 class ParityError(RunError):
     """Sampler and learner disagree about the log-probs of the sampled tokens."""
 
 
 class NonFiniteGradientError(RunError):
     """The gradient was not finite for learner.max_bad_steps optimizer steps in a row."""
+
+
+class NoVerdictError(RunError):
+    """More responses had no verdict than verifier.max_no_verdict allows."""
+
+
+class WeightsError(RunError):
+    """The weights are not finite, or beyond what any model has."""
 
 
 class CollapseError(RunError):
@@ -64,9 +83,15 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
 
 
 def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
-    """Whether this is the row of an evaluation whose summary file, written next, is missing."""
-    name = row.get("name")
-    return row.get("phase") == "eval" and not (run.dir / "eval" / f"{name}.json").exists()
+    """Whether this is the row of an evaluation whose summary file, written next, is missing.
+
+    An evaluation that was made again later has left its file beside the new one (report.py).
+    """
+    if row.get("phase") != "eval":
+        return False
+    name, folder = row.get("name"), run.dir / "eval"
+    files = [folder / f"{name}.json", *folder.glob(f"{name}-step_*.json")]
+    return not any((read_json(file) or {}).get("step") == row.get("step") for file in files)
 
 
 def _covered_steps(run: Run) -> dict[str, int]:
@@ -100,35 +125,98 @@ def check_finite(run: Run, report: UpdateReport, bad_steps: int) -> int:
     return bad_steps + 1
 
 
-def check_parity(config: Config, mismatch: Mapping[str, float], step: int) -> None:
+def check_parity(
+    config: Config, mismatch: Mapping[str, float], step: int, model: Any = None
+) -> None:
     """Compare |log mu - log pi_old| with generator.parity_mean and parity_max.
 
-    `mismatch` comes from telemetry.mismatch. Raises ParityError above a limit.
+    `mismatch` comes from telemetry.mismatch. Raises WeightsError where the weights of `model` are
+    the cause, ParityError for any other difference above a limit.
     """
     limits = {"mean": config.generator.parity_mean, "max": config.generator.parity_max}
     for name, limit in limits.items():
         value = mismatch.get(f"mismatch/{name}_abs", 0.0)
         if not value <= limit:
+            largest = check_weights(config, model, step)
             raise ParityError(
                 f"step {step}: the {name} of |log mu - log pi_old| is {value:.3g}, above "
                 f"generator.parity_{name}={limit:.3g}: sampler and learner differ in weights "
-                "or inputs"
+                f"or inputs (the largest weight is {largest:.3g}, learner.lr={config.learner.lr:g})"
             )
 
 
-def record_step(trainer: Trainer, step: Step) -> None:
+def check_weights(config: Config, model: Any, step: int) -> float:
+    """Return the largest absolute weight of this rank; 0 without a `model`, the learner's module.
+
+    Under ZeRO-3 this rank's shards are looked at. Raises WeightsError where a weight is not finite
+    or above LARGEST_WEIGHT.
+    """
+    overall = 0.0
+    for name, parameter in model.named_parameters() if model is not None else ():
+        values = getattr(parameter, "ds_tensor", parameter).detach()
+        largest = float(torch.linalg.vector_norm(values, float("inf"))) if values.numel() else 0.0
+        if not largest <= LARGEST_WEIGHT:
+            raise WeightsError(
+                f"step {step}: {name} has a weight of {largest:.3g} since the last update: "
+                f"learner.lr={config.learner.lr:g} is too large for this model"
+            )
+        overall = max(overall, largest)
+    return overall
+
+
+class VerdictBudget:
+    """The share of responses without a verdict over the last steps, against its limit."""
+
+    def __init__(self, limit: float, steps: int) -> None:
+        """`limit` is verifier.max_no_verdict; a run of fewer `steps` is judged by all of them."""
+        self._limit = limit
+        self._rows: deque[metrics.MetricsRow] = deque(maxlen=max(1, min(BUDGET_STEPS, steps)))
+
+    def observe(self, row: metrics.MetricsRow) -> str | None:
+        """Take in a training row; return why the run has to stop, or None."""
+        self._rows.append(row)
+        share = sum(r["response/no_verdict"] for r in self._rows) / len(self._rows)
+        if len(self._rows) < (self._rows.maxlen or 1) or share <= self._limit:
+            return None
+        return (
+            f"step {row['step']}: {100 * share:.0f} % of the responses of {len(self._rows)} steps "
+            f"had no verdict, above verifier.max_no_verdict={self._limit:g}; the commonest cause: "
+            f"{commonest_cause(self._rows)}"
+        )
+
+
+def check_verdicts(trainer: Trainer, row: metrics.MetricsRow) -> None:
+    """Raise NoVerdictError, after a checkpoint, where the verifiers have stopped answering.
+
+    All ranks have the same rates and decide the same. A resumed run starts with a new budget, so
+    that it goes on where the judge is back.
+    """
+    message = trainer.budget.observe(row)
+    if message is not None:
+        path = trainer.checkpoints / trainer.state.name
+        if not path.exists():
+            keep = trainer.config.checkpoint.keep
+            checkpoint.save(trainer.checkpoints, trainer.learner, trainer.state, keep)
+        raise NoVerdictError(
+            f"{message}. Checkpoint {path}; mend it and continue with --resume "
+            f"run.dir={trainer.run.dir}"
+        )
+
+
+def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     """Write a finished step's metrics row and rollouts, update the display, run the checks.
 
-    Raises ParityError and CollapseError.
+    Returns the row. Raises ParityError, WeightsError and CollapseError.
     """
     config, state = trainer.config, trainer.state
     assert step.batch is not None, "a step without rollouts"
     groups = step.batch.groups
-    totals = distributed.all_reduce_sum(state.totals)
+    totals = sum_by_name(distributed.all_gather([state.totals]))
     mismatch = telemetry.mismatch(groups)
     stats = [_sum_losses(values) for values in state.stats]
     row: dict[str, Any] = {"phase": "train", "step": state.step, "lr": step.lr}
-    row |= telemetry.group_rates(totals) | mismatch | telemetry.averaged(stats)
+    row |= telemetry.group_rates(totals) | term_rates(totals)
+    row |= mismatch | telemetry.averaged(stats)
     row["mini_batches"] = telemetry.by_mini_batch(stats)
     row |= {f"seconds/{name}": value for name, value in step.timer.seconds.items()}
     if "rollout" in step.timer.seconds:
@@ -140,17 +228,32 @@ def record_step(trainer: Trainer, step: Step) -> None:
         write_parquet(trainer.run.dir / "rollouts" / name, groups)
     if trainer.writer is not None:
         trainer.writer.write(row)
-    if trainer.display is not None:
-        shown = {
-            "reward": "reward/mean",
-            "accuracy": "accuracy",
-            "gate": "gate/mean",
-            "kl": "mismatch/kl",
-            "tokens/s": "tokens_per_s/generate",
-        }
-        trainer.display.update(state.step, {name: row.get(key, "-") for name, key in shown.items()})
-    check_parity(config, mismatch, state.step)
+    _show(trainer, row)
+    check_parity(config, mismatch, state.step, trainer.learner.model)
     detect_collapse(trainer, row)
+    return row
+
+
+def _show(trainer: Trainer, row: metrics.MetricsRow) -> None:
+    """Update the display; print a cause of missing verdicts the first time that it occurs."""
+    if trainer.display is None:
+        return
+    for cause, count in (row.get("no_verdict") or {}).items():
+        if cause not in trainer.causes:
+            trainer.causes.add(cause)
+            trainer.display.log(
+                f"step {row['step']}: no verdict on {count} responses: {printable(cause)}"
+            )
+    shown = {
+        "reward": "reward/mean",
+        "accuracy": "accuracy",
+        "gate": "gate/mean",
+        "kl": "mismatch/kl",
+        "tokens/s": "tokens_per_s/generate",
+    }
+    if row["response/no_verdict"]:
+        shown["no verdict"] = "response/no_verdict"
+    trainer.display.update(row["step"], {name: row.get(key, "-") for name, key in shown.items()})
 
 
 def _sum_losses(stats: dict[str, float]) -> dict[str, float]:

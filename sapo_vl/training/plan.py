@@ -17,16 +17,18 @@ from sapo_vl.config import Config
 from sapo_vl.data import store, synthetic
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.generator.base import check_backend
-from sapo_vl.learner.engine import deepspeed_settings
+from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model import shapes
 from sapo_vl.model.assets import open_assets
-from sapo_vl.model.weights import freeze, trainable_rows
+from sapo_vl.model.weights import check_model, freeze, trainable_rows
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.progress import table
 from sapo_vl.system import machine
-from sapo_vl.training.setup import TOKENIZER_TEXTS
+from sapo_vl.training.setup import TOKENIZER_TEXTS, check_records
 
 GIB = 2**30
+
+UNREACHED = "published shapes; the hub can't be reached"
 
 
 def show(config: Config) -> None:
@@ -42,6 +44,8 @@ def show(config: Config) -> None:
         counts = [f"{len(store.load(config.data.path, s))} {s}" for s in splits]
         records = f"{', '.join(counts)} records in {config.data.path}"
     module, origin = _on_meta(config)
+    if origin != UNREACHED:
+        check_records(config)
     freeze(module, config.model.freeze)
     rows = trainable_rows(module)
     ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))
@@ -85,14 +89,16 @@ def show(config: Config) -> None:
 def memory(parameters: int, trained: int, config: Config, ranks: int) -> list[tuple[str, float]]:
     """Return (what, bytes) on a rank's device: weights, gradients, optimizer, all.
 
-    Bytes per parameter: in bf16 2 for the weight, 2 for the gradient, 12 for the float32 copy and
+    Bytes per parameter: in bf16 2 for the weight, 2 for the gradient (4 when they add up in
+    float32), 12 for the float32 copy and
     Adam's two moments; in float32 4, 4 and 8. ZeRO shards the optimizer from stage 1, gradients
     from stage 2 and weights in stage 3 over the ranks.
     """
     half = config.model.dtype == "bfloat16"
     stage = config.learner.zero_stage
     weights = parameters * (2 if half else 4) / (ranks if stage == 3 else 1)
-    gradients = trained * (2 if half else 4) / (ranks if stage >= 2 else 1)
+    narrow = half and config.learner.grad_accum_dtype is None
+    gradients = trained * (2 if narrow else 4) / (ranks if stage >= 2 else 1)
     optimizer = trained * (12 if half else 8) / (ranks if stage >= 1 else 1)
     if config.learner.offload_parameters:
         weights = 0.0
@@ -122,6 +128,8 @@ def _on_meta(config: Config) -> tuple[Any, str]:
             )  # fmt: skip
             if known is None:
                 raise DataError(str(error)) from error
-            found, origin = known, "published shapes; the hub can't be reached"
+            found, origin = known, UNREACHED
+    if origin != UNREACHED:
+        check_model(config)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(found), origin

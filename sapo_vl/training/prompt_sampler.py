@@ -1,7 +1,7 @@
 """The records of each step: the split, reshuffled every epoch, or fixed shares of tasks.
 
     sampler.step(3, cursor=192, rank=0, ranks=2)        # this rank's Draws of step 3
-    sampler.resample(3, 1, 0, taken, dropped)           # replacements of the same tasks
+    sampler.resample((3, 1), 0, 2, taken, dropped)      # replacements of the same tasks
 
 Draws are pure functions of seed and step, so a resumed run continues exactly, and every rank finds
 its share without communication.
@@ -13,14 +13,18 @@ mini-batches large enough to hold every task.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.model.usable_samples import UsableSamples
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Draw:
     index: int  # of the record in the split
     task: str  # the task whose share it fills; empty without data.ratio
     mini_batch: int | None  # the mini-batch it belongs to; None: any
+    copy: int = 0  # 0 for the record's first draw in the step; further ones get seeds of their own
 
 
 class PromptSampler:
@@ -52,35 +57,53 @@ class PromptSampler:
 
         With data.ratio each mini-batch holds its shares, dealt to the ranks round-robin.
         """
+        copies = Counter[int]()  # record -> draws so far, over all ranks
         if self._mixture is None:
             indices = shuffled_indices(len(self._members[""]), self._seed, cursor, self._prompts)
-            return [Draw(index, "", None) for index in indices[rank::ranks]]
-        return [
-            Draw(index, task, number)
-            for number in range(self._mini_batches)
-            for task, index in self._mixture.batch(step * self._mini_batches + number, rank, ranks)
-        ]
+            return [Draw(i, "", None, _count(copies, i)) for i in indices][rank::ranks]
+        draws = []
+        for number in range(step * self._mini_batches, (step + 1) * self._mini_batches):
+            mini_batch = [
+                Draw(index, task, number % self._mini_batches, _count(copies, index))
+                for task, index in self._mixture.batch(number)
+            ]
+            draws += self._mixture.deal(mini_batch, number, rank, ranks)
+        return draws
 
     def resample(
-        self, step: int, round_: int, rank: int, taken: Sequence[Draw], dropped: Sequence[Draw]
+        self,
+        place: tuple[int, int],
+        rank: int,
+        ranks: int,
+        taken: Sequence[Draw],
+        dropped: Sequence[Draw],
     ) -> list[Draw]:
         """Return a replacement for each of `dropped`, of the same task and not in `taken`.
 
-        Replacements are drawn at random from the whole task; a task with no records left gives
-        none. Ranks draw independently, so two of them may draw the same record.
+        `place` is (step, round): a round's replacements are drawn at random from the whole task; a
+        task with no records left gives none. Ranks draw independently, so two of them may draw the
+        same record; its responses differ then.
         """
-        random = np.random.default_rng([self._seed, step, round_, rank])
+        random = np.random.default_rng([self._seed, *place, rank])
         used = {draw.index for draw in taken}
         unused = {
             task: (i for i in random.permutation(self._members[task]).tolist() if i not in used)
             for task in dict.fromkeys(draw.task for draw in dropped)
         }
         indices = [next(unused[draw.task], None) for draw in dropped]
+        # On one rank a replacement is the record's first draw of the step.
+        copy = 0 if ranks == 1 else 1 + place[1] * ranks + rank + self._prompts
         return [
-            Draw(index, draw.task, draw.mini_batch)
+            Draw(index, draw.task, draw.mini_batch, copy)
             for index, draw in zip(indices, dropped, strict=True)
             if index is not None
         ]
+
+
+def _count(copies: Counter[int], index: int) -> int:
+    """Count a draw of the record; return how often it was drawn before."""
+    copies[index] += 1
+    return copies[index] - 1
 
 
 class TaskMixture:
@@ -116,18 +139,22 @@ class TaskMixture:
                 "raise rollout.prompts"
             )
 
-    def batch(self, number: int, rank: int = 0, ranks: int = 1) -> list[tuple[str, int]]:
-        """Return a rank's (task, record index) pairs of mini-batch `number`, shuffled.
-
-        All ranks get the same number if `ranks` divides the size.
-        """
-        draws = [
+    def batch(self, number: int) -> list[tuple[str, int]]:
+        """Return the (task, record index) pairs of mini-batch `number`, task by task."""
+        return [
             (task, self._record(position, task, number * places + place))
             for position, (task, places) in enumerate(self.places.items())
             for place in range(places)
-        ][rank::ranks]
-        order = np.random.default_rng([self._seed, number, rank]).permutation(len(draws))
-        return [draws[i] for i in order]
+        ]
+
+    def deal(self, items: Sequence[T], number: int, rank: int, ranks: int) -> list[T]:
+        """Return a rank's share of mini-batch `number`, shuffled.
+
+        All ranks get the same number of items if `ranks` divides it.
+        """
+        own = list(items[rank::ranks])
+        order = np.random.default_rng([self._seed, number, rank]).permutation(len(own))
+        return [own[i] for i in order]
 
     def _record(self, position: int, task: str, count: int) -> int:
         """Return the record that is the task's `count`-th draw of the run."""

@@ -14,7 +14,7 @@ from sapo_vl.algorithm.advantages import group_advantages
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.schema import Rollout, RolloutGroup, Sample
+from sapo_vl.schema import Prompt, Rollout, RolloutGroup
 
 KEPT_FIELDS = tuple(f.name for f in fields(Rollout) if f.name not in ("prompt", "is_filler"))
 """Fields of a rollout that a checkpoint keeps; prompts are rendered again."""
@@ -75,22 +75,28 @@ class RolloutBatch:
         return cls(groups, state["num_mini_batches"])
 
 
+def rollout_seed(seed: int, step: int, record: str, copy: int = 0) -> int:
+    """Return the sampling seed of a record in a step: the same step gives the same rollouts again.
+
+    `copy` counts the record's earlier draws in the step; without it a record that is drawn twice
+    would give the same responses twice, and they would count double.
+    """
+    return problem_seed(seed, f"{step}:{record}" + (f"#{copy}" if copy else ""))
+
+
 def sample_groups(
     engine: SampleEngine,
-    samples: Sequence[Sample],
+    prompts: Sequence[Prompt],
     params: SamplingParams,
+    seeds: Sequence[int],
     *,
-    seed: int,
-    step: int,
     normalize: bool,
 ) -> list[RolloutGroup]:
-    """Sample a graded group per sample, with advantages, in one call of the generator.
+    """Sample a graded group per prompt, with advantages, in one call of the generator.
 
-    Sampling seeds are functions of (seed, step, record id): the same step gives the same rollouts
-    again. `normalize` divides advantages by the group's standard deviation.
+    `seeds` holds one seed per prompt; `normalize` divides advantages by the group's standard
+    deviation.
     """
-    prompts = engine.renderer.render(samples)
-    seeds = [problem_seed(seed, f"{step}:{sample.id}") for sample in samples]
     groups = engine.sample(prompts, params, seeds)
     for group in groups:
         rewards = [rollout.verdict for rollout in group.rollouts]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,18 @@ from sapo_vl.algorithm import objectives
 from sapo_vl.config import Config
 from sapo_vl.data import store, synthetic
 from sapo_vl.data.prepare import PrepareOptions, prepare
-from sapo_vl.errors import ConfigError, SetupError
+from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
 from sapo_vl.generator.base import NO_VLLM, check_backend
+from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
+from sapo_vl.model.weights import check_model
+from sapo_vl.rewards.probe import probe
 from sapo_vl.rewards.rubric import Rubric, build_rubric
 from sapo_vl.runs.folder import Run
+from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 from sapo_vl.training.prompt_sampler import PromptSampler
@@ -58,8 +63,8 @@ def preflight(config: Config) -> Config:
             store.load(config.data.path, split)
     if config.sft.steps > 0 and config.sft.data is not None:
         store.load(config.sft.data, config.data.train_split)
-    if config.model.path != "tiny":
-        open_assets(config.model.path)
+    check_model(config)
+    deepspeed_settings(config)
     chosen_sets(config)
     return config
 
@@ -92,10 +97,63 @@ def load_inputs(run: Run) -> RunInputs:
     sampler = PromptSampler(config, train_set)
     held_out = usable_samples(config, renderer, path, config.data.eval_split, "data.path")
     test_set = held_out[: config.evaluation.problems]
-    for samples in (train_set, test_set):
-        rubric.check_gold(samples)
-    distributed.print0(f"gold answers: all {len(train_set) + len(test_set)} pass the verifier")
+    checked = [rubric.check_gold(samples) for samples in (train_set, test_set)]
+    if all(checked):
+        total = len(train_set) + len(test_set)
+        distributed.print0(f"gold answers: all {total} pass the verifier")
+    try_verifiers(rubric, train_set)
+    if len(train_set) < config.rollout.prompts:
+        distributed.print0(
+            f"data.path: {len(train_set)} records are fewer than rollout.prompts="
+            f"{config.rollout.prompts}: a step draws some of them several times"
+        )
     return RunInputs(assets, renderer, rubric, train_set, test_set, sampler, benchmarks)
+
+
+def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> None:
+    """Try every reward term on gold answers and on junk; print the confusion and warnings.
+
+    Raises ConfigError for a term that never answers, SetupError for a judge out of reach.
+    """
+    results = probe(rubric, samples)
+    if distributed.rank() != 0:
+        return
+    golds, junk = (
+        counts.right + counts.wrong + counts.none for counts in (results[0].golds, results[0].junk)
+    )
+    answers = ("right", "wrong", "no verdict")
+    table(
+        f"verifiers on {golds} gold answers and {junk} junk responses",
+        ["term", *(f"golds {name}" for name in answers), *(f"junk {name}" for name in answers)],
+        [
+            [
+                result.name,
+                *(str(n) for c in (result.golds, result.junk) for n in (c.right, c.wrong, c.none)),
+            ]
+            for result in results
+        ],
+    )
+    for line in (line for result in results for line in result.warnings):
+        distributed.print0(f"warning: {printable(line)}")
+
+
+def check_records(config: Config) -> None:
+    """Make the checks of `load_inputs` that need neither weights nor a run's folder.
+
+    Reads every record of data.path and tries the verifiers; procedural problems are drawn later and
+    are ours. Raises UserError as `load_inputs` does.
+    """
+    if config.data.path is None or config.model.path == "tiny":
+        return
+    renderer = PromptRenderer(open_assets(config.model.path), config.data)
+    with closing(build_rubric(config)) as rubric:
+        train_set, held_out = (
+            usable_samples(config, renderer, config.data.path, split, "data.path")
+            for split in (config.data.train_split, config.data.eval_split)
+        )
+        for samples in (train_set, held_out[: config.evaluation.problems]):
+            rubric.check_gold(samples)
+        try_verifiers(rubric, train_set)
 
 
 def policy_assets(run: Run) -> ModelAssets:

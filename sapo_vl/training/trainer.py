@@ -10,12 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sapo_vl.algorithm import collapse, objectives, telemetry
+from sapo_vl.algorithm.reward_terms import term_sums
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import LearnerConfig
+from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
-from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate
+from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
 from sapo_vl.generator.base import Generator, SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
@@ -27,13 +30,21 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
-from sapo_vl.schema import Rollout, RolloutGroup
+from sapo_vl.schema import Prompt, Rollout, RolloutGroup
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint, monitor
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.prompt_sampler import Draw
-from sapo_vl.training.rollouts import RolloutBatch, replace_groups, sample_groups
+from sapo_vl.training.rollouts import (
+    RolloutBatch,
+    replace_groups,
+    rollout_seed,
+    sample_groups,
+)
 from sapo_vl.training.setup import RunInputs
+
+REPLACEMENTS = 1000
+"""First round number of records that replace unusable ones: no dynamic sampling gets there."""
 
 
 class Trainer:
@@ -69,6 +80,11 @@ class Trainer:
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
+        self.budget = monitor.VerdictBudget(
+            self.config.verifier.max_no_verdict, self.config.rollout.steps
+        )
+        self.causes = set[str]()  # of missing verdicts, that have been printed
+        self.unusable = set[str]()  # ids of records that have been printed as left out
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
 
@@ -83,6 +99,15 @@ class Trainer:
             distributed.print0(f"continuing at step {self.state.step} of {total}")
         if not (self.run.dir / "eval" / "before.json").exists():
             self.evaluate("before")
+        elif self._evaluation_due() and self.state.mini_batch == 0:
+            name = f"step_{self.state.step:06d}"
+            if not (self.run.dir / "eval" / f"{name}.json").exists():
+                self.evaluate(name)  # a signal or a kill cut it off
+
+    def _evaluation_due(self) -> bool:
+        """Whether the steps taken so far end with an evaluation; the last step's is `after`."""
+        every, step = self.config.evaluation.every, self.state.step
+        return bool(every) and 0 < step < self.config.rollout.steps and step % every == 0
 
     @contextmanager
     def step(self) -> Iterator[Step]:
@@ -98,16 +123,16 @@ class Trainer:
         state.step, state.mini_batch, state.batch = state.step + 1, 0, None
         state.cursor += config.rollout.prompts
         assert step.batch is not None, "a step without rollouts"
-        monitor.record_step(self, step)
+        row = monitor.record_step(self, step)
         state.totals, state.stats = {}, []
+        monitor.check_verdicts(self, row)
         with self._checkpoint_on_interrupt():
             if self.run.stop.requested():
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
             if state.step % config.checkpoint.every == 0 or last:
                 checkpoint.save(self.checkpoints, self.learner, state, config.checkpoint.keep)
-            every = config.evaluation.every
-            if every and state.step % every == 0 and not last:
+            if self._evaluation_due():
                 self.evaluate(f"step_{state.step:06d}")
 
     @contextmanager
@@ -123,47 +148,99 @@ class Trainer:
             raise
 
     def sample_rollouts(self) -> tuple[RolloutBatch, dict[str, float]]:
-        """Sample and grade this rank's groups of the step; return them with telemetry.group_sums.
+        """Sample and grade this rank's groups of the step; return them with their sums.
 
-        Dynamic sampling resamples groups without a gradient, for max_resample_rounds at most. The
-        sums cover the first sampling only, so that accuracy and reward describe the data.
+        The sums are telemetry.group_sums and reward_terms.term_sums, of the first sampling only, so
+        that accuracy and reward describe the data. Dynamic sampling resamples groups without a
+        gradient, for max_resample_rounds at most.
         """
         state, config = self.state, self.config
-        rank, sampler = distributed.rank(), self.inputs.prompt_sampler
-        draws = sampler.step(state.step, state.cursor, rank, distributed.world_size())
-        groups = self._sample(draws)
-        totals = telemetry.group_sums(groups, config.rollout.max_new_tokens)
-        rounds, taken = self.objective.max_resample_rounds, list(draws)
+        rank, ranks = distributed.rank(), distributed.world_size()
+        sampler = self.inputs.prompt_sampler
+        taken = sampler.step(state.step, state.cursor, rank, ranks)
+        draws, groups = self._sample(taken, round_=0)
+        totals = telemetry.group_sums(groups, config.rollout.max_new_tokens) | term_sums(groups)
+        rounds = self.objective.max_resample_rounds
         if rounds:
             totals |= {"resample_drawn": 0.0, "resample_kept": 0.0}
         for round_ in range(1, rounds + 1):
             dropped = [i for i, group in enumerate(groups) if not group.has_gradient]
-            redraws = sampler.resample(state.step, round_, rank, taken, [draws[i] for i in dropped])
+            redraws = sampler.resample(
+                (state.step, round_), rank, ranks, taken, [draws[i] for i in dropped]
+            )
             if distributed.all_reduce_max(len(redraws)) == 0:
                 break
             taken += redraws
-            resampled = [group for group in self._sample(redraws) if group.has_gradient]
+            _, sampled = self._sample(redraws, round_=round_)
+            resampled = [group for group in sampled if group.has_gradient]
             replace_groups(groups, dropped, resampled)
             totals["resample_drawn"] += len(redraws)
             totals["resample_kept"] += len(resampled)
         return RolloutBatch(groups, config.algorithm.num_mini_batches), totals
 
-    def _sample(self, draws: list[Draw]) -> list[RolloutGroup]:
-        samples = [self.inputs.train_set[draw.index] for draw in draws]
-        options = self.config.rollout
-        self.run.heartbeat([sample.id for sample in samples])
+    def _sample(self, draws: list[Draw], *, round_: int) -> tuple[list[Draw], list[RolloutGroup]]:
+        """Sample and grade a group per draw; return them with the draws that they are of.
+
+        A record that can't be rendered is replaced in the first round, and left out in later ones.
+        """
+        self.run.heartbeat([self.inputs.train_set.id_at(draw.index) for draw in draws])
+        kept, prompts = self._render(draws, replace=round_ == 0)
+        options, seed = self.config.rollout, self.config.run.seed
         with self.run.stop.interruptible():
             groups = sample_groups(
                 self.engine,
-                samples,
+                prompts,
                 SamplingParams(options.group_size, options.temperature, options.max_new_tokens),
-                seed=self.config.run.seed,
-                step=self.state.step,
+                [
+                    rollout_seed(seed, self.state.step, prompt.sample.id, draw.copy)
+                    for draw, prompt in zip(kept, prompts, strict=True)
+                ],
                 normalize=self.objective.normalize_advantages,
             )
-        for draw, group in zip(draws, groups, strict=True):
+        for draw, group in zip(kept, groups, strict=True):
             group.mini_batch = draw.mini_batch
-        return groups
+        return kept, groups
+
+    def _render(self, draws: list[Draw], *, replace: bool) -> tuple[list[Draw], list[Prompt]]:
+        """Render the records that can be, and replace the others by records of the same task.
+
+        `draws` gets the replacements too. Raises DataError when nothing is left of them.
+        """
+        sampler, ranks = self.inputs.prompt_sampler, distributed.world_size()
+        kept: list[Draw] = []
+        prompts: list[Prompt] = []
+        pending, attempt = list(draws), 0
+        while pending:
+            faulty = []
+            rendered = self.engine.renderer.render_usable(
+                [self.inputs.train_set[draw.index] for draw in pending]
+            )
+            for i, draw in enumerate(pending):
+                if i in rendered.faults:
+                    self._leave_out(draw, rendered.faults[i])
+                    faulty.append(draw)
+                else:
+                    kept.append(draw)
+            prompts += rendered.prompts
+            pending, attempt = [], attempt + 1
+            if faulty and replace:
+                place = (self.state.step, REPLACEMENTS + attempt)
+                pending = sampler.resample(place, distributed.rank(), ranks, draws, faulty)
+                draws += pending
+        if replace and not kept:
+            raise DataError(
+                f"step {self.state.step + 1}: none of its {len(draws)} records can be a prompt; "
+                "the reasons are above"
+            )
+        return kept, prompts
+
+    def _leave_out(self, draw: Draw, fault: DataError) -> None:
+        """Say, once per record and rank, that a drawn record is left out."""
+        name = self.inputs.train_set.id_at(draw.index)
+        if name not in self.unusable:
+            self.unusable.add(name)
+            log = self.display.log if self.display is not None else distributed.print0
+            log(f"step {self.state.step + 1}: left out and replaced: {printable(fault)}")
 
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
@@ -173,12 +250,17 @@ class Trainer:
         """
         probe = batch.groups[0]
         self.learner.fill_old_logprobs(probe.rollouts)
-        monitor.check_parity(self.config, telemetry.mismatch([probe]), self.state.step + 1)
+        mismatch = telemetry.mismatch([probe])
+        monitor.check_parity(self.config, mismatch, self.state.step + 1, self.learner.model)
         first, *later = batch.mini_batches()
         for rollout in first:
             rollout.old_logprobs = None
         for mini_batch in later:
             self.learner.fill_old_logprobs(mini_batch)
+
+    def check_weights(self) -> None:
+        """Raise WeightsError when the step's updates have ruined the weights."""
+        monitor.check_weights(self.config, self.learner.model, self.state.step + 1)
 
     def evaluate(self, name: str) -> Accuracy:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
@@ -194,14 +276,22 @@ class Trainer:
                     "step": self.state.step,
                     "name": name,
                     "avg": result.avg,
-                    "ci95_low": result.ci95[0],
-                    "ci95_high": result.ci95[1],
-                    "greedy": result.greedy if result.greedy is not None else float("nan"),
+                    "ci95_low": result.ci95[0] if result.ci95 else None,
+                    "ci95_high": result.ci95[1] if result.ci95 else None,
+                    "greedy": result.greedy,
+                    "no_verdict": result.no_verdict,
                     **{f"benchmark/{key}": value for key, value in scores.items()},
                 }
             )
-            write_json(self.run.dir / "eval" / f"{name}.json", result.summary())
+            write_json(
+                self.run.dir / "eval" / f"{name}.json", result.summary() | self.evaluation_stamp()
+            )
         return result
+
+    def evaluation_stamp(self) -> dict[str, Any]:
+        """Return what an evaluation of the current policy is made from: the step and settings."""
+        settings = evaluation_settings(self.config)
+        return {"step": self.state.step, "settings": settings}
 
 
 class Step:

@@ -24,9 +24,9 @@ from torch import Tensor
 from bench.cases import Case
 from sapo_vl.algorithm import sapo
 from sapo_vl.algorithm.surrogate import Surrogate
-from sapo_vl.learner import patch_embedding
 from sapo_vl.learner.engine import TokenConstants
 from sapo_vl.learner.logprobs import ResponseLogprobs
+from sapo_vl.learner.patch_embedding import use_product
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.schema import Rollout
@@ -72,7 +72,7 @@ def _padded(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]
 
 
 def _ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) -> Variant:
-    patch_embedding.use_faster(model, torch.device("cpu"), None)
+    use_product(model)
     policy = Policy(model, assets, temperature=1.0, layout=layout)
     lengths = torch.tensor([len(rollout.token_ids) for rollout in rollouts])
     advantages = torch.tensor([rollout.advantage for rollout in rollouts])

@@ -13,7 +13,7 @@ from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.weights import load_weights
 from sapo_vl.schema import Reward
-from sapo_vl.training.rollouts import RolloutBatch, sample_groups
+from sapo_vl.training.rollouts import RolloutBatch, rollout_seed, sample_groups
 
 pytestmark = pytest.mark.slow
 
@@ -48,14 +48,15 @@ def test_it_learns_to_write_digits(name, engine_back, tiny_folder, assets, rende
         # 3e-4 is for thousands of tokens
         *(["gspo.low=0.2", "gspo.high=0.2"] if name == "gspo" else []),
     )
-    samples = [make_sample([(32, 32)], seed=i, name=f"p{i}") for i in range(4)]
+    prompts = renderer.render([make_sample([(32, 32)], seed=i, name=f"p{i}") for i in range(4)])
     learner, objective, rewards = Learner(config, assets), objectives.build(config), []
     sampling = SampleEngine(engine_back, renderer, Digits())
     params = SamplingParams(GROUP, config.rollout.temperature, config.rollout.max_new_tokens)
     for step in range(STEPS):
         engine_back.update_weights(learner.weights())
+        seeds = [rollout_seed(0, step, prompt.sample.id) for prompt in prompts]
         groups = sample_groups(
-            sampling, samples, params, seed=0, step=step, normalize=objective.normalize_advantages
+            sampling, prompts, params, seeds, normalize=objective.normalize_advantages
         )
         rewards.append(np.mean([r.verdict.value for group in groups for r in group.rollouts]))
         mini_batches = RolloutBatch(groups, 2).mini_batches()

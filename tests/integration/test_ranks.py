@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, distance, environment
+from helpers import ROOT, cli, distance, environment
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -19,17 +20,27 @@ CASES = ["padded-0", "shared_prefix-0", "shared_prefix-2", "shared_prefix-3", "p
 
 
 def torchrun(ranks: int, *arguments: str | Path, timeout: float = 240, **env: str):
-    """Run a script (or `--module NAME`) on so many ranks; a deadlock ends in a timeout."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(ranks), *map(str, arguments)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env=environment(**env),
-    )
+    """Run a script (or `--module NAME`) on so many ranks; a deadlock ends in a timeout.
+
+    The ranks meet in files, as in train_vl.sh.
+    """
+    with tempfile.TemporaryDirectory() as meeting:
+        command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"]
+        command += ["--rdzv-conf", "store_type=file", "--rdzv-endpoint", f"{meeting}/rendezvous"]
+        command += ["--local-addr", "127.0.0.1", "--nproc_per_node", str(ranks)]
+        variables = {
+            "SAPO_STORE": f"{meeting}/store",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=environment(**(variables | env)),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +127,7 @@ def test_a_run_on_two_ranks(tmp_path):
         if row["phase"] == "train" and "mismatch/max_abs" in row
     )
     assert exported(out / "final").keys() == exported(out / "warmup" / "final").keys()
+    alone = cli("export", out, "--out", tmp_path / "alone")  # ZeRO-3's parts, without the ranks
+    assert alone.returncode == 0, alone.stderr
+    for file in (out / "final").iterdir():
+        assert (tmp_path / "alone" / file.name).read_bytes() == file.read_bytes(), file.name

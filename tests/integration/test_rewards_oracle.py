@@ -20,6 +20,7 @@ pytest.importorskip("math_verify")
 from sapo_vl.cli import verify
 
 ORACLE = SHARED / "oracle"
+PAIRS = SHARED / "cases" / "pairs.jsonl"
 MCQ = ("mcq", "mcq_multi")
 
 pytestmark = [
@@ -34,15 +35,15 @@ def read(path):
         return [json.loads(line) for line in lines]
 
 
-def verified(name, folder):
+def verified(path, folder):
     """Run the command over a labelled set; return its rows with the verdicts added."""
-    out = folder / f"{name}.out.jsonl"
+    out = folder / f"{path.name}.out.jsonl"
     verify.run(
         argparse.Namespace(
-            input=ORACLE / name, out=out, workers=2, deadline=2.0, judge=None, judge_model=None
+            input=path, out=out, workers=2, deadline=2.0, judge=None, judge_model=None
         )
     )
-    rows = read(ORACLE / name)
+    rows = read(path)
     for row, verdict in zip(rows, read(out), strict=True):
         assert row["id"] == verdict["id"]
         row |= {key: verdict[key] for key in ("outcome", "seconds", "reason")}
@@ -52,13 +53,13 @@ def verified(name, folder):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    rows = verified("equivalence.jsonl.gz", tmp_path_factory.mktemp("pairs"))
+    rows = verified(ORACLE / "equivalence.jsonl.gz", tmp_path_factory.mktemp("pairs"))
     return [row for row in rows if not row.get("policy")]
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    rows = verified("adversarial.jsonl", tmp_path_factory.mktemp("hostile"))
+    rows = verified(ORACLE / "adversarial.jsonl", tmp_path_factory.mktemp("hostile"))
     return [row for row in rows if row["expected_equal"] is not None]
 
 
@@ -107,7 +108,7 @@ def test_gates_on_labelled_pairs(pairs):
     for key, rows in sorted(by_source.items()):
         show(" ".join(key), rows)
     assert all_maths["fpr"] <= 0.1
-    assert all_maths["fnr"] <= 4
+    assert all_maths["fnr"] <= 2
     assert bare_rates["fnr"] <= 8
     assert boxed_rates["accuracy"] >= 99.8
     assert all_mcq["accuracy"] >= 95
@@ -131,3 +132,15 @@ def test_gates_on_hostile_rows(hostile):
     assert found["wrong refusals"] <= 2
     silent = [r for r in hostile if r["outcome"] == "no_verdict" and r["category"] != "hang"]
     assert not silent, [(r["id"], r["reason"]) for r in silent]
+
+
+@pytest.mark.skipif(not PAIRS.is_file(), reason="needs ../shared/cases/pairs.jsonl")
+def test_gates_on_pairs_made_to_find_faults(tmp_path):
+    rows = verified(PAIRS, tmp_path)
+    print()
+    found = show("pairs made to find faults", rows)
+    for row in rows:
+        if (row["outcome"] == "correct") is not row["expected_equal"]:
+            print("  ", row["id"], row["kind"], row["outcome"], row["reason"])
+    assert found["fpr"] <= 2
+    assert found["fnr"] <= 8

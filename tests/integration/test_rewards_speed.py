@@ -1,6 +1,6 @@
 """Throughput of the verifiers, also with hanging answers among easy ones.
 
-    python -m pytest tests/integration/test_rewards_speed.py -s
+    SAPO_TEST_HANGING=100 python -m pytest tests/integration/test_rewards_speed.py -s
 
 Rates are asserted at a third of what one idle core reaches, as test machines are shared.
 """
@@ -30,6 +30,10 @@ HANGS = [
     r"\sum_{k=1}^{10^{9}} \frac{1}{k^2}",
     r"\binom{1000000}{500000}",
 ]
+
+
+HANGING = int(os.environ.get("SAPO_TEST_HANGING", "14"))
+"""Hanging answers among the easy ones; docs/verifiers.md has the figures of 100."""
 
 
 def easy(count, seed=0):
@@ -89,7 +93,7 @@ def resident_mb():
 
 
 def test_hanging_answers_among_easy_ones():
-    pairs = easy(10_000)
+    pairs = easy(100 * HANGING)
     alone = Rubric.from_terms([("math", 1.0)], workers=2, deadline=0.5)
     expected = [reward.correct for reward in alone.grade(pairs)]
     alone.close()
@@ -98,11 +102,11 @@ def test_hanging_answers_among_easy_ones():
             Sample(f"h-{i}", "speed", "hang", "?", (), r"\frac{1}{3}"),
             rf"\boxed{{{HANGS[i % 7]}+{i}}}",
         )
-        for i in range(100)
+        for i in range(HANGING)
     ]
     mixed = list(pairs)
     for i, pair in enumerate(hostile):
-        mixed.insert(i * 100, pair)
+        mixed.insert(i * len(pairs) // HANGING, pair)
     before = resident_mb()
     rubric = Rubric.from_terms([("math", 1.0)], workers=2, deadline=0.5)
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 """One rank of test_ranks.py: updates with unequal shares, at several ZeRO stages.
 
-python -m torch.distributed.run --standalone --nproc_per_node 2 worker_ranks.py MODEL MOE OUT
+test_ranks.torchrun starts it: worker_ranks.py MODEL MOE OUT
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from sapo_vl.system.machine import prepare_environment
 
 prepare_environment()
 
+import psutil  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_rollouts, make_samples, tiny_config  # noqa: E402
 
 from sapo_vl.algorithm import objectives  # noqa: E402
+from sapo_vl.learner import logprobs  # noqa: E402
 from sapo_vl.learner.engine import Learner  # noqa: E402
 from sapo_vl.model.assets import ModelAssets, open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
@@ -44,7 +46,13 @@ def shares(rollouts: list[Rollout], step: int) -> list[list[Rollout]]:
 
 
 def train_case(assets: ModelAssets, layout: str, stage: int, out: Path) -> None:
-    """Take two steps and export; keep the first gradient where a rank has all of it."""
+    """Take two steps and export; keep the first gradient where a rank has all of it.
+
+    Under ZeRO-3 the head works in chunks of 4 tokens, as many as a real vocabulary would make: the
+    ranks have different numbers of chunks, and each gathers the head once all the same.
+    """
+    chunk = 4 * assets.config.text_config.vocab_size if stage == 3 else 2**24
+    logprobs.CHUNK_LOGITS["cpu"] = chunk
     config = tiny_config(
         Path(assets.path),
         f"learner.layout={layout}",
@@ -95,6 +103,27 @@ def check_resume(learner, config, assets, directory: Path, rendered) -> None:
     distributed.print0("resume: exact")
 
 
+def check_bfloat16(assets: ModelAssets) -> None:
+    """ZeRO-3 gives stage 2's log-probs to the bit: it shards weights and rounds nothing."""
+    logprobs.CHUNK_LOGITS["cpu"] = 2**24
+    scores = []
+    for stage in (2, 3):
+        config = tiny_config(
+            Path(assets.path), "model.dtype=bfloat16", f"learner.zero_stage={stage}"
+        )
+        learner = Learner(config, assets)
+        rotary = [b for n, b in learner.model.named_buffers() if n.endswith("inv_freq")]
+        assert len(rotary) == 4  # text and vision, and transformers' copy of each
+        assert all(buffer.dtype is torch.float32 for buffer in rotary)
+        rendered = PromptRenderer(assets, config.data).render(make_samples())
+        rollouts = make_rollouts(rendered, seed=0)
+        learner.fill_old_logprobs(rollouts)
+        scores.append([rollout.old_logprobs for rollout in rollouts])
+        learner.close()
+    for a, b in zip(*scores, strict=True):
+        assert (a == b).all(), abs(a - b).max()
+
+
 def check_all_gather_block() -> None:
     """Ranks of one engine see the requests of all of them, others only those of their rank."""
     rank, ranks = distributed.rank(), distributed.world_size()
@@ -104,15 +133,25 @@ def check_all_gather_block() -> None:
     assert distributed.all_gather_block(items, 1) == (items, 0)
 
 
+def check_ports() -> None:
+    """Neither this process nor the agent above it listens where another machine could connect."""
+    for process in (psutil.Process(), psutil.Process().parent()):
+        assert process is not None
+        for connection in process.net_connections("tcp"):
+            assert connection.status != "LISTEN" or connection.laddr.ip in ("127.0.0.1", "::1")
+
+
 def main() -> None:
     """Run all cases into OUT."""
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
     distributed.init()
     check_all_gather_block()
+    check_ports()
     assets = open_assets(dense)
     for layout, stage in CASES:
         train_case(assets, layout, stage, out / f"{layout}-{stage}")
     train_case(open_assets(moe), "shared_prefix", 3, out / "moe-3")
+    check_bfloat16(assets)
     stop = StopSignal()
     assert not stop.requested()
     if distributed.rank() == distributed.world_size() - 1:

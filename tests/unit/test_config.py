@@ -15,8 +15,8 @@ from sapo_vl.config import (
     dump,
     load,
     parse_section,
-    save,
     section_of,
+    to_yaml,
 )
 from sapo_vl.config_keys import BUILT_IN_OBJECTIVES, RENAMED
 from sapo_vl.errors import ConfigError
@@ -44,6 +44,74 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert objectives.resolve(config).objective_options["gate"] == "sigmoid"
     assert config.algorithm.num_mini_batches == 4
     assert (config.run.seed, config.run.dir) == (3, Path("runs/x"))
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("data.instruction=Think first: then answer", "data", "instruction", None),
+        ("data.instruction=#1 {x} [y", "data", "instruction", None),
+        ("data.instruction='quoted: text'", "data", "instruction", "quoted: text"),
+        ("data.instruction='Well', she said", "data", "instruction", None),
+        ("data.instruction=42", "data", "instruction", None),
+        ("data.instruction=null", "data", "instruction", None),
+        ("data.instruction=2025-13-45", "data", "instruction", None),
+        ("data.instruction=", "data", "instruction", None),
+        ("data.train_split=yes", "data", "train_split", None),
+        ("run.dir=20251125", "run", "dir", Path("20251125")),
+        ("run.dir=2025-11-25", "run", "dir", Path("2025-11-25")),
+        ("run.dir=1e5", "run", "dir", Path("1e5")),
+        ("data.path=none", "data", "path", "nothing"),
+        ("algorithm.importance_cap=none", "algorithm", "importance_cap", "nothing"),
+        ("algorithm.importance_cap=None", "algorithm", "importance_cap", "nothing"),
+        ("algorithm.importance_cap=~", "algorithm", "importance_cap", "nothing"),
+        ("rollout.max_resample_rounds=none", "rollout", "max_resample_rounds", "nothing"),
+        ("run.seed=010", "run", "seed", 10),
+        ("run.seed=1_000", "run", "seed", 1000),
+        ("run.wandb=yes", "run", "wandb", True),
+        ("learner.zero_stage=3", "learner", "zero_stage", 3),
+    ],
+)
+def test_the_type_of_a_key_decides_how_a_value_is_read(override, section, key, value, tmp_path):
+    expected = override.partition("=")[2] if value is None else value
+    expected = None if expected == "nothing" else expected
+    assert getattr(getattr(load(None, [override]), section), key) == expected
+    text = override.partition("=")[2]
+    if ": " not in text and "#" not in text and text not in ("", "~") and "'," not in text:
+        path = written(tmp_path, f"{section}:\n  {key}: {text}\n")
+        assert getattr(getattr(load(path, []), section), key) == expected
+
+
+def test_a_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    keys = ("run.dir", "data.path", "sft.data", "learner.deepspeed", "evaluation.source")
+    config = load(None, [f"{key}=~/x" for key in keys] + ["model.path=~/model"])
+    tree = dump(config)
+    for key in keys:
+        section, name = key.split(".")
+        assert tree[section][name] == "/home/me/x", key
+    assert config.model.path == "/home/me/model"
+    assert load(None, ["data.path=~"]).data.path == Path("/home/me")
+
+
+def test_a_password_is_never_repeated():
+    with pytest.raises(ConfigError, match=r"judge\.url") as caught:
+        load(None, ["judge.url=http://me:s3cret@host/v1", "judge.model=m"])
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_null_section_can_be_filled(tmp_path):
+    path = written(tmp_path, "judge: null\n")
+    config = load(path, ["judge.url=http://127.0.0.1:1/v1", "judge.model=2024"])
+    assert config.judge is not None
+    assert (config.judge.url, config.judge.model) == ("http://127.0.0.1:1/v1", "2024")
+    assert load(path, ["judge=none"]).judge is None
+
+
+def test_a_long_value_is_shortened():
+    with pytest.raises(ConfigError) as caught:
+        load(None, [f"run.seed={'9' * 5000}"])
+    assert len(str(caught.value)) < 300
 
 
 def test_the_last_override_of_a_key_wins():
@@ -115,12 +183,34 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path):
         ("learner.zero_stage=4", "learner.zero_stage=4: Input should be 0, 1, 2 or 3"),
         ("model.dtype=fp8", "model.dtype='fp8': Input should be 'float32' or 'bfloat16'"),
         ("rollout.group_size=1", "rollout.group_size=1"),
+        ("learner.lr=1e30", "learner.lr=1e+30"),
+        ("sft.lr=nan", "sft.lr=nan"),
+        ("learner.betas=[2,3]", "learner.betas.0=2"),
+        ("learner.betas=[0.9, 1]", "learner.betas.1=1"),
+        ("learner.betas.x=1", "learner.betas"),
+        ("run.seed=-1", "run.seed=-1"),
+        ("run.seed=4294967296", "run.seed=4294967296"),
+        ("run.seed=1:30", "run.seed='1:30'"),
+        ("run.stall_minutes=1e300", "run.stall_minutes=1e+300"),
+        ("run.dir=", "run.dir=''"),
+        ("run.dir=~no-such-user-here/x", "no-such-user-here"),
+        ("model.path=", "model.path=''"),
+        ("rollout.temperature=1e-5", "rollout.temperature=1e-05"),
+        ("algorithm.importance_cap=-1", "algorithm.importance_cap=-1"),
+        ("algorithm.importance_cap=inf", "algorithm.importance_cap=inf"),
+        ("rewards=[{fn: boxed, weight: .inf}]", "rewards.0.weight=inf"),
+        ("rewards=[{fn: boxed, weight: nan}]", "rewards.0.weight=nan"),
+        ("sapo.tau_neg=inf", "sapo.tau_neg=inf"),
+        ("data.ratio={sum: .nan}", "data.ratio.sum=nan"),
+        ("judge={url: localhost, model: m}", "judge.url='localhost'"),
+        ("judge={url: 'http://h:99999/v1', model: m}", "judge.url="),
+        ("judge={url: 'http://h/v1?key=s', model: m}", "OPENAI_API_KEY"),
         ("rollout.prompts=2", "rollout.prompts=2 is below algorithm.num_mini_batches=4"),
         ("data.max_pixels=100", "data.min_pixels=4096 is above data.max_pixels=100"),
         ("rollout.max_new_tokens=9000", "leaves no room"),
         ("rewards=[]", "rewards is empty"),
         ("learner.offload_parameters=true", "needs learner.zero_stage=3"),
-        ("model.path=[1", "is not a value in YAML notation"),
+        ("model.freeze=[1", "is not a value in YAML notation"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_allowed(override, words):
@@ -136,6 +226,11 @@ def test_a_wrong_value_is_one_line_that_says_what_is_allowed(override, words):
         ("- a\n- b\n", "must hold 'key: value' lines, not a list"),
         ("a: [1\n", "can't be read"),
         ("sapo:\n", "'sapo' holds a group of keys"),
+        ("run: {seed: 1}\nrun: {dir: x}\n", "'run' is given twice"),
+        ("run:\n  seed: 1\n  seed: 2\n", "'seed' is given twice"),
+        ("data: {ratio: &a {b: *a}}\n", "refers to itself"),
+        ("7\n", "not a int"),
+        ("[" * 5000, "can't be read"),
     ],
 )
 def test_a_broken_file(tmp_path, text, words):
@@ -163,7 +258,7 @@ def test_later_assignments_are_checked():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_file_parses_and_survives_saving(path, tmp_path):
     config = objectives.resolve(load(path, []))
-    save(config, tmp_path / "saved.yaml")
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "saved.yaml", []) == config
 
 
@@ -193,7 +288,7 @@ def test_everything_survives_saving(tmp_path):
     )
     for number, tree in enumerate((config, Config())):  # the default parity_max is infinite
         path = tmp_path / f"{number}.yaml"
-        save(tree, path)
+        path.write_text(to_yaml(tree))
         assert load(path, []) == tree
 
 
@@ -246,7 +341,7 @@ def test_the_resolved_config_shows_the_objectives_section(tmp_path):
     config = objectives.resolve(load(None, ["objective=cispo", "cispo.high=3"]))
     assert dump(config)["cispo"] == {"low": 1.0, "high": 3.0}
     assert dump(config)["objective"] == "cispo"
-    save(config, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == dump(config)
     assert load(tmp_path / "config.yaml", []) == config
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from helpers import make_sample
 
 from sapo_vl.algorithm.surrogate import LossInputs
 from sapo_vl.config import SftConfig
-from sapo_vl.sft import OBJECTIVE, cosine, cross_entropy
+from sapo_vl.errors import DataError
+from sapo_vl.sft import OBJECTIVE, _solutions, continuation, cosine, cross_entropy
 
 
 def test_learning_rate_of_the_supervised_warm_up():
@@ -32,3 +35,39 @@ def test_cross_entropy_by_hand():
     assert out.gate_weight_T.tolist() == [1, 1, 1]
     assert OBJECTIVE.importance_cap is None  # solutions have no sampler's log-probs
     assert OBJECTIVE.is_gated is False
+
+
+@pytest.mark.parametrize(
+    ("opening", "solution", "expected"),
+    [
+        ("", "<think>3 + 4</think>7", "<think>3 + 4</think>7"),
+        ("<think>\n", "<think>3 + 4</think>7", "3 + 4</think>7"),
+        ("<think>\n", "<think>\n3 + 4\n</think>\n\n7", "3 + 4\n</think>\n\n7"),
+        ("<think>", "<think>\n3</think>7", "\n3</think>7"),
+        ("<think>\n", " <think>3</think>7", "3</think>7"),
+        ("<think>\n", "3 + 4</think>7", "3 + 4</think>7"),
+        ("<think>\n", "7", "\n</think>\n\n7"),
+        ("<think>\n\n</think>\n\n", "7", "7"),
+        ("<answer>", "<answer>7</answer>", "7</answer>"),
+        ("<answer>", "7</answer>", "7</answer>"),
+    ],
+)
+def test_a_solution_goes_on_where_the_template_has_begun(opening, solution, expected):
+    assert continuation(opening, solution) == expected
+    assert (opening + expected).count("<think>") <= 1
+
+
+def test_solutions_end_with_the_turns_own_token(assets, renderer):
+    samples = [make_sample([(32, 32)], name="a"), make_sample(name="b")]
+    samples[0] = replace(samples[0], images=(samples[0].images[0][:60],))
+    (rollout,) = _solutions(assets, renderer, samples)  # the torn picture's is left out
+    assert rollout.prompt.sample.id == "b"
+    assert rollout.token_ids[-1] == assets.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert assets.tokenizer.decode(rollout.token_ids[:-1]) == samples[1].solution
+    with pytest.raises(DataError, match="record a"):
+        _solutions(assets, renderer, samples[:1])
+
+
+def test_records_without_a_trainable_solution_are_told_apart(renderer):
+    solutions = ["7", None, "", "  ", "see <|image_pad|>", "\\boxed{8}"]
+    assert renderer.trainable_solutions(solutions) == [0, 5]

@@ -1,29 +1,44 @@
-"""Accuracy tables over scored responses. Shares lie in [0, 1]; percentages have two decimals."""
+"""Accuracy tables over scored responses. Shares lie in [0, 1]; percentages have two decimals.
+
+Accuracy is the mean over problems of the share of a problem's right samples, so that a problem with
+more samples than others does not count more.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from sapo_vl.evaluation.benchmarks.protocol import Response, ScoredResponse
+from sapo_vl.evaluation.stats import group_verdicts
 
 
 class TableCell(TypedDict):
     """Accuracy over the responses that have a verdict."""
 
-    accuracy: float | None  # None: no response has a verdict
+    accuracy: float | None  # mean over problems; None: no response has a verdict
     percent: float | None
-    correct: int
-    total: int
+    correct: int  # responses
+    total: int  # responses with a verdict
 
 
-def cell(verdicts: Sequence[bool | None]) -> TableCell:
-    """Return accuracy and counts; responses without a verdict (None) are left out."""
-    counted = [verdict for verdict in verdicts if verdict is not None]
-    share = sum(counted) / len(counted) if counted else None
+def verdicts(scored: Sequence[ScoredResponse]) -> list[tuple[str, bool | None]]:
+    """Return (problem, verdict) of every response; the runs of a model have problems apart."""
+    return [(f"{item.response.run}\n{item.response.key}", item.correct) for item in scored]
+
+
+def cell(pairs: Iterable[tuple[str, bool | None]]) -> TableCell:
+    """Return accuracy and counts of (problem, verdict) pairs; None, no verdict, is left out."""
+    groups = list(group_verdicts(pairs).values())
+    share = sum(sum(group) / len(group) for group in groups) / len(groups) if groups else None
     percent = None if share is None else round(100 * share, 2)
-    return {"accuracy": share, "percent": percent, "correct": sum(counted), "total": len(counted)}
+    return {
+        "accuracy": share,
+        "percent": percent,
+        "correct": sum(map(sum, groups)),
+        "total": sum(map(len, groups)),
+    }
 
 
 def tables(
@@ -36,13 +51,15 @@ def tables(
     """
     result: dict[str, dict[str, TableCell]] = {}
     for key in keys:
-        groups: dict[str, list[bool | None]] = defaultdict(list)
+        groups: dict[str, list[ScoredResponse]] = defaultdict(list)
         for item in scored:
             for value in _values(item.response, key):
-                groups[value].append(item.correct)
+                groups[value].append(item)
         name = key if isinstance(key, str) else "_x_".join(key)
         if groups:
-            result[name] = {value: cell(groups[value]) for value in sorted(groups, key=_order)}
+            result[name] = {
+                value: cell(verdicts(groups[value])) for value in sorted(groups, key=_order)
+            }
     return result
 
 

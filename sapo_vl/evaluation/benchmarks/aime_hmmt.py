@@ -24,8 +24,8 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Judgement,
     Response,
     from_verdict,
-    integer_answer,
 )
+from sapo_vl.evaluation.benchmarks.rows import integer_gold, single_gold, whole
 from sapo_vl.rewards.parsing.extract import last_box
 from sapo_vl.rewards.verifiers.count import whole_number
 from sapo_vl.schema import Sample
@@ -50,7 +50,7 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 def judge_integer(response: Response, value: Any) -> Judgement:
     """Compare as integers: published answers have leading zeros."""
     number = whole_number(str(value)) if value else None
-    expected = integer_answer(response)
+    expected = whole(str(response.answer))
     return Judgement(number is not None and number == expected, f"{value!r} against {expected}")
 
 
@@ -72,6 +72,7 @@ def _benchmark(
         prompt=prompt,
         extract=extract,
         judge=judge,
+        check=integer_gold if judge is judge_integer else single_gold,
         files=tuple(f"data/{kind}/{contest}/answers.csv" for contest in contests),
         folder="aime_hmmt",
         tables=("contest",),

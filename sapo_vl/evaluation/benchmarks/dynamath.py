@@ -17,13 +17,14 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.sources import dynamath
 from sapo_vl.errors import DataError
-from sapo_vl.evaluation.benchmarks.accuracy import cell, tables
+from sapo_vl.evaluation.benchmarks.accuracy import cell, tables, verdicts
 from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
     ExtractedAnswer,
@@ -31,6 +32,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Response,
     ScoredResponse,
 )
+from sapo_vl.evaluation.benchmarks.rows import letter_gold, require, single_gold, unscorable
 from sapo_vl.rewards.parsing.extract import answer_part, final_answer
 from sapo_vl.schema import IMAGE_MARK, Sample
 
@@ -51,6 +53,7 @@ _EXAMPLE = (
     '"[Concise Answer]"}'
 )
 VARIANTS = 10
+LETTERS = "ABCDEFGHIJ"
 
 
 def prompt(sample: Sample) -> str:
@@ -61,6 +64,21 @@ def prompt(sample: Sample) -> str:
         raise DataError(f"{sample.id}: answer_type {kind!r} is not one of {[*_TYPES]}")
     question = f"{IMAGE_MARK}## Question\n{published['question']}"
     return f"{question}\n{_GUIDE}{_TYPES[kind]}.\n{_EXAMPLE}"
+
+
+def check(response: Response) -> Response:
+    """Require the type of answer, which decides the comparison, and a gold of this type."""
+    require(response, "answer_type", tuple(_TYPES))
+    if response.answer_type == "multiple choice":
+        return letter_gold(response, LETTERS)
+    response = single_gold(response)
+    if (
+        response.answer_type == "text"
+        or response.unscorable
+        or _number(response.answer) is not None
+    ):
+        return response
+    return unscorable(response, f"the gold {response.answer[:80]!r} is no number")
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -113,19 +131,20 @@ def aggregate(scored: Sequence[ScoredResponse]) -> dict[str, Any]:
     seeds: dict[tuple[str, int], list[ScoredResponse]] = defaultdict(list)
     for item in scored:
         seeds[item.response.problem_id, item.response.sample].append(item)
-    worst = [
-        ScoredResponse(
-            group[0].response, group[0].extraction, Judgement(all(i.correct for i in group), "")
-        )
-        for group in seeds.values()
-    ]
+    worst = [_worst(group) for group in seeds.values()]
     complete = sum(len({i.response.variant for i in group}) == VARIANTS for group in seeds.values())
     by_group = tables(worst, ("subject", "level", "answer_type"))
     return {
-        "worst_case": cell([item.correct for item in worst])
-        | {"seed_questions_with_all_variants": complete},
+        "worst_case": cell(verdicts(worst)) | {"seed_questions_with_all_variants": complete},
         **{f"worst_case_{key}": values for key, values in by_group.items()},
     }
+
+
+def _worst(group: Sequence[ScoredResponse]) -> ScoredResponse:
+    """Return the verdict of all variants as one of the seed question."""
+    response = replace(group[0].response, variant="")
+    verdict = Judgement(all(item.correct for item in group), "")
+    return ScoredResponse(response, group[0].extraction, verdict)
 
 
 BENCHMARK = Benchmark(
@@ -135,6 +154,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("samples and result/10trials/trial*/dataset.json",),
     tables=("variant", "subject", "level", "answer_type"),
     aggregate=aggregate,

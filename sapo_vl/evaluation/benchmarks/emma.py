@@ -33,6 +33,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     ScoredResponse,
     mark_images,
 )
+from sapo_vl.evaluation.benchmarks.rows import choice_gold
 from sapo_vl.rewards.parsing.extract import last_box
 from sapo_vl.schema import Sample
 
@@ -89,7 +90,7 @@ def aggregate(scored: Sequence[ScoredResponse]) -> dict[str, Any]:
     groups: dict[str, list[ScoredResponse]] = defaultdict(list)
     for item in scored:
         groups[item.response.problem_id].append(item)
-    verdicts = [_majority(group, draw) for group in groups.values()]
+    verdicts = [(name, _majority(group, draw)) for name, group in groups.items()]
     return {"maj": cell(verdicts) | {"n": max(map(len, groups.values()), default=0)}}
 
 
@@ -115,6 +116,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=choice_gold,
     files=("**/test*.parquet",),
     hub="luckychao/EMMA-mini",
     tables=("subject", "category", "task"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.sources import geometry3k
-from sapo_vl.evaluation.benchmarks.mmk12 import extract, judge, prompt
+from sapo_vl.evaluation.benchmarks.mmk12 import check, extract, judge, prompt
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark
 from sapo_vl.schema import Sample
 
@@ -31,6 +31,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=(*(f"geometry3k/{s}/*/data.json" for s in ("test", "train")), "**/test*.parquet"),
     hub="hiyouga/geometry3k",
     tables=("goal",),

@@ -1,17 +1,20 @@
 """GeoQA as R1-V evaluates it (Deep-Agent/R1-V, src/eval): 754 test problems, answers typed.
 
 Prompt: the question and R1-V's tags. Judged by math-verify: `verify(parse(response),
-parse(answer))`; the published labels are reproduced with math-verify 0.9.0 (docs/evaluation.md).
+parse(answer))`, with math-verify 0.9.0 (docs/evaluation.md).
 
-Oddities kept: the whole response is parsed, so that a number of the reasoning may be taken, and a
-number directly between the tags (`<answer>41</answer>`) is not recognised; math-verify's
-normalisation drops units of the answer ("140°", "8cm"). Stricter rule: `verified`, the training
-verifier's extraction and comparison.
+Oddity kept: math-verify's normalisation drops units of the answer ("140°", "8cm"). R1-V's own code
+parses the whole response, so that a number of the thinking may be taken; and math-verify does not
+see a number directly between tags (`<answer>41</answer>`), so that its published verdicts rest on
+the thinking. Here what follows the thinking is parsed, with the tags as blanks; R1-V's reading is
+the rule `whole_response`, which reproduces the published labels. Stricter rule: `verified`, the
+training verifier's extraction and comparison.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 from sapo_vl.data.sources import geoqa, superclevr
@@ -23,8 +26,10 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Response,
     from_verdict,
 )
+from sapo_vl.evaluation.benchmarks.rows import single_gold
 from sapo_vl.schema import IMAGE_MARK, Outcome, Sample
 
+_TAG = re.compile(r"</?answer>")
 PROMPT = (
     "{} Output the thinking process in <think> </think> and final answer (number) in <answer> "
     "</answer> tags."
@@ -37,8 +42,8 @@ def prompt(sample: Sample) -> str:
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
-    """Return the whole response, from which math-verify extracts the answer."""
-    return ExtractedAnswer(response.text or None, is_response=True)
+    """Return what follows the thinking, from which math-verify extracts the answer."""
+    return ExtractedAnswer(_TAG.sub(" ", response.text).strip() or None, is_response=True)
 
 
 def judge(response: Response, value: Any) -> Judgement:
@@ -46,11 +51,14 @@ def judge(response: Response, value: Any) -> Judgement:
     if not value:
         return Judgement(False, "empty response")
     verdict = training_verifier.math_verify(response, str(value))
+    whole = verdict
+    if response.content and response.content != value:
+        whole = training_verifier.math_verify(response, response.content)
     answer = training_verifier.answer(response.text)
     is_equal = False
     if answer:
         is_equal = training_verifier.equal(response, answer).outcome is Outcome.CORRECT
-    return from_verdict(verdict, verified=is_equal)
+    return from_verdict(verdict, verified=is_equal, whole_response=whole.outcome is Outcome.CORRECT)
 
 
 BENCHMARK = Benchmark(
@@ -60,5 +68,6 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=single_gold,
     files=tuple(f"{folder}/{geoqa.TEST_FILE}" for folder in superclevr.R1V_FOLDERS),
 )

@@ -12,15 +12,13 @@ inside a fence with a random nonce, never an instruction.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sapo_vl.errors import SetupError
 from sapo_vl.evaluation.benchmarks.protocol import (
@@ -33,11 +31,9 @@ from sapo_vl.evaluation.benchmarks.protocol import (
 )
 from sapo_vl.evaluation.benchmarks.rule_extraction import IN_PLACE
 from sapo_vl.evaluation.benchmarks.training_verifier import sample
+from sapo_vl.rewards.verifiers.endpoint import ChatEndpoint, NoUsableReplyError
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig
 from sapo_vl.schema import Verdict
-
-if TYPE_CHECKING:
-    import openai
 
 PROMPT = Path(__file__).with_name("llm.txt").read_text(encoding="utf-8")
 _MARK = re.compile(r"\{(fence|type|question|response)\}")
@@ -52,33 +48,63 @@ class Endpoint:
     url: str  # ends in /v1
     model: str  # name under which the server offers it
     concurrency: int = 16  # requests in flight
-    seconds: float = 60.0  # deadline of one request
+    seconds: float = 60.0  # deadline of one question, over all its attempts
     retries: int = 4
-    api_key_variable: str = "OPENAI_API_KEY"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an address that can't be used."""
+        self._chat().check_url("--judge")
+
+    def _chat(self) -> ChatEndpoint:
+        return ChatEndpoint(
+            self.url,
+            self.model,
+            self.concurrency,
+            deadline=self.seconds,
+            retries=self.retries,
+        )
 
     def extract(self, benchmark: Benchmark, responses: Sequence[Response]) -> list[ExtractedAnswer]:
-        """Return an extraction per response, in order. Raises SetupError when a request fails."""
-        import openai
+        """Return an extraction per response, in order.
 
+        A question without a usable reply gives an extraction with the reason as its `failure`: no
+        verdict.
+
+        Raises:
+            SetupError: no question got a reply.
+        """
         draw = random.Random(SEED)
         ruled = [benchmark.extract(response, draw) for response in responses]
-        key = os.environ.get(self.api_key_variable) or "none"
-        with (
-            openai.OpenAI(
-                base_url=self.url, api_key=key, timeout=self.seconds, max_retries=self.retries
-            ) as client,
-            ThreadPoolExecutor(self.concurrency) as pool,
-        ):
-            pairs = zip(responses, ruled, strict=True)
-            return list(pool.map(lambda pair: self._extract_one(client, *pair), pairs))
+        pairs = zip(responses, ruled, strict=True)
+        asked = [response for response, extraction in pairs if _is_open(response, extraction)]
+        replies = iter(self._ask_all(asked))
+        return [
+            next(replies) if _is_open(response, extraction) else extraction
+            for response, extraction in zip(responses, ruled, strict=True)
+        ]
+
+    def _ask_all(self, responses: Sequence[Response]) -> list[ExtractedAnswer]:
+        if not responses:
+            return []
+        prompts = [render(response) for response in responses]
+        replies = self._chat().run(lambda session: session.ask_all(prompts, MAX_REPLY_TOKENS))
+        failed = [reply for reply in replies if isinstance(reply, NoUsableReplyError)]
+        if len(failed) == len(replies):
+            raise SetupError(f"--judge {self.url}, model {self.model}: {failed[0].reason}")
+        return [
+            ExtractedAnswer(None, failure=f"no extraction by {self.model}: {reply.reason}")
+            if isinstance(reply, NoUsableReplyError)
+            else ExtractedAnswer(parse(response, reply), f"extracted by {self.model}")
+            for response, reply in zip(responses, replies, strict=True)
+        ]
 
     def judged(self, scored: Sequence[ScoredResponse]) -> list[ScoredResponse]:
         """Return the responses with the LLM's verdicts, and the rules' verdicts as `by_rule`.
 
         One request per response, as in the protocol. A reply without a verdict gives none; a
-        response to a problem without an answer keeps its own.
+        response without an answer, or a row without a gold answer, keeps its own.
         """
-        judged = [item for item in scored if item.response.answer is not None]
+        judged = [item for item in scored if _is_judged(item)]
         config = JudgeConfig(
             self.url,
             self.model,
@@ -90,30 +116,20 @@ class Endpoint:
         answers = [(sample(item.response), str(item.extraction.value or "")) for item in judged]
         verdicts = iter(Judge(config).verdicts(answers))
         return [
-            _with_verdict(item, next(verdicts)) if item.response.answer is not None else item
-            for item in scored
+            _with_verdict(item, next(verdicts)) if _is_judged(item) else item for item in scored
         ]
 
-    def _extract_one(
-        self, client: openai.OpenAI, response: Response, ruled: ExtractedAnswer
-    ) -> ExtractedAnswer:
-        if ruled.note != IN_PLACE or not response.text.strip():
-            return ruled
-        import openai
 
-        try:
-            reply = client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": render(response)}],
-                temperature=0.0,
-                max_tokens=MAX_REPLY_TOKENS,
-            )
-        except openai.OpenAIError as error:
-            raise SetupError(
-                f"--judge {self.url}, model {self.model}: {type(error).__name__}: {error}"
-            ) from error
-        text = (reply.choices[0].message.content or "").strip() if reply.choices else ""
-        return ExtractedAnswer(parse(response, text), f"extracted by {self.model}")
+def _is_open(response: Response, ruled: ExtractedAnswer) -> bool:
+    """Whether the short official rules leave the response to the LLM."""
+    return ruled.note == IN_PLACE and bool(response.text.strip())
+
+
+def _is_judged(item: ScoredResponse) -> bool:
+    """Whether there are two answers to compare, the row's and the response's."""
+    response = item.response
+    has_gold = response.answer is not None and not response.unscorable
+    return has_gold and not item.extraction.failure and not response.is_thinking
 
 
 def _with_verdict(item: ScoredResponse, verdict: Verdict) -> ScoredResponse:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sapo_vl.data.sources import logicvista
 from sapo_vl.evaluation.benchmarks import rule_extraction
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.rows import letters_gold
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 NONE = "ZZZZZ"
@@ -25,6 +27,13 @@ NONE = "ZZZZZ"
 def prompt(sample: Sample) -> str:
     """Return the image and the question."""
     return IMAGE_MARK + sample.metadata["published"]["question"]
+
+
+def check(response: Response) -> Response:
+    """Read the gold's letters; the one empty gold of the data set is compared as it is."""
+    if response.answer == "":
+        return replace(response, unscorable="")
+    return letters_gold(response)
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -55,6 +64,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("data/dataset.json",),
     tables=("skill", "capability", "specific_capability"),
     llm=True,

@@ -27,10 +27,18 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Response,
     from_verdict,
 )
+from sapo_vl.evaluation.benchmarks.rows import (
+    letter_gold,
+    letters_gold,
+    require,
+    single_gold,
+    unscorable,
+)
 from sapo_vl.evaluation.benchmarks.training_verifier import equal
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 _LETTER = re.compile(r"\b[A-Z]\b")
+QUESTION_TYPES = ("multi-choice", "free-form")
 _ASK = {  # by whether there are choices
     True: "provide the correct option letter, e.g., A, B, C, D, at the end.",
     False: "provide the final value, e.g., 1, 2.5, 300, at the end.",
@@ -48,6 +56,18 @@ def prompt(sample: Sample) -> str:
     listed = f"\nChoices:\n{published['choice_text']}" if published["choice_text"] else ""
     ask = f"Please first conduct reasoning, and then answer the question and {_ASK[bool(listed)]}"
     return f"{marks}{ask}\nQuestion: {published['question']}{listed}"
+
+
+def check(response: Response) -> Response:
+    """Require the type of question, which decides the rule; a choice's gold has a letter."""
+    require(response, "question_type", QUESTION_TYPES)
+    if response.question_type == "free-form" or response.unscorable:
+        return single_gold(response)
+    one = letter_gold(response) if response.choices else response
+    found = letters_gold(response) if one.unscorable or not response.choices else one
+    if not _LETTER.search(found.answer):
+        return unscorable(found, f"the gold {found.answer[:80]!r} of a choice has no letter")
+    return found
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -77,6 +97,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("data/testmini.json", "data/testmini_text_only.json", mathverse.WEBSITE),
     hub="AI4Math/MathVerse",
     tables=("problem_version", "subject", "subfield", ("problem_version", "subject")),

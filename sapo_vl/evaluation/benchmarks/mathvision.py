@@ -22,6 +22,7 @@ from sapo_vl.data.sources import mathvision
 from sapo_vl.evaluation.benchmarks.latex_value import rounded
 from sapo_vl.evaluation.benchmarks.mathvision_answer import find_answer
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.rows import choice_gold
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 PROMPT = (
@@ -97,6 +98,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=choice_gold,
     files=("data/test.jsonl", "data/testmini.jsonl", "**/test*.parquet"),
     hub="MathLLMs/MathVision",
     tables=("subject", "level", ("subject", "level")),

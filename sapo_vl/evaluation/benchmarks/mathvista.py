@@ -14,20 +14,46 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 from sapo_vl.data.sources import mathvista
 from sapo_vl.evaluation.benchmarks import rule_extraction
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.rows import require, single_gold, text_gold, unscorable
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
-_QUICK = re.compile(r'The answer is "(.*)"\.')
+QUESTION_TYPES = ("multi_choice", "free_form")
+ANSWER_TYPES = ("text", "integer", "float", "list")
+_QUICK = ('The answer is "', '".')
 
 
 def prompt(sample: Sample) -> str:
     """Return the image and the data set's own query."""
     return IMAGE_MARK + sample.metadata["published"]["query"]
+
+
+def check(response: Response) -> Response:
+    """Require the types, which decide the rule; a number is written as the rule writes it."""
+    require(response, "question_type", QUESTION_TYPES)
+    require(response, "answer_type", ANSWER_TYPES)
+    if response.question_type == "multi_choice":
+        require(response, "choices")
+        return text_gold(response)
+    if response.answer_type == "list" and isinstance(response.answer, list):
+        return replace(response, answer=f"[{', '.join(response.answer)}]")
+    response = single_gold(response)
+    if response.answer_type == "float":
+        require(response, "precision")
+    if response.unscorable or response.answer_type not in ("integer", "float"):
+        return response
+    given = response.answer.strip().replace(",", "")
+    text = normalise(response, given)
+    if text is None or (response.answer_type == "integer" and float(text) != float(given)):
+        reason = f"the gold {response.answer[:80]!r} is no number of type {response.answer_type}"
+        return unscorable(response, reason)
+    return replace(response, answer=text)
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -43,9 +69,18 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
                 return ExtractedAnswer(str(read(text)))
             except ValueError:
                 pass
-    if quick := _QUICK.search(text):
-        return ExtractedAnswer(quick[1])
+    if (quoted := _quoted(text)) is not None:
+        return ExtractedAnswer(quoted)
     return ExtractedAnswer(rule_extraction.short_answer(response), rule_extraction.IN_PLACE)
+
+
+def _quoted(text: str) -> str | None:
+    r"""Return what the official `The answer is "(.*)"\.` finds, in linear time."""
+    for line in text.split("\n"):
+        start, end = line.find(_QUICK[0]) + len(_QUICK[0]), line.rfind(_QUICK[1])
+        if start >= len(_QUICK[0]) and end >= start:
+            return line[start:end]
+    return None
 
 
 def judge(response: Response, value: Any) -> Judgement:
@@ -107,6 +142,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("data/testmini.json", "testmini.json", "**/testmini*.parquet"),
     hub="AI4Math/MathVista",
     tables=(

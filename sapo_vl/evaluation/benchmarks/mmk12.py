@@ -19,6 +19,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Response,
     from_verdict,
 )
+from sapo_vl.evaluation.benchmarks.rows import letter_gold, single_gold
 from sapo_vl.rewards.parsing.extract import final_answer, last_box
 from sapo_vl.schema import IMAGE_MARK, Outcome, Sample
 
@@ -28,6 +29,15 @@ SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed
 def prompt(sample: Sample) -> str:
     """Return the question and the request for a box."""
     return f"{IMAGE_MARK}{sample.metadata['published']['question']}{SUFFIX}"
+
+
+def check(response: Response) -> Response:
+    """Read a gold that is the letter of a choice; the value of a choice is a gold as it is."""
+    response = single_gold(response)
+    if response.unscorable or response.answer in response.choices.values():
+        return response
+    is_letter = len(response.answer.strip(" ().")) == 1 and not response.answer.strip().isdigit()
+    return letter_gold(response) if response.choices and is_letter else response
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -57,5 +67,6 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("eval/k12/k12.json",),
 )

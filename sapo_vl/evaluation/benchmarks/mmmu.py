@@ -21,6 +21,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Response,
     mark_images,
 )
+from sapo_vl.evaluation.benchmarks.rows import letter_gold, require
 from sapo_vl.schema import Sample
 
 MULTIPLE = "Answer with the option's letter from the given choices directly."
@@ -40,6 +41,13 @@ def choices_prompt(sample: Sample, closing: str) -> MarkedText:
     choices = choices_by_letter(published["choices"])
     listed = "".join(f"({letter}) {text}\n" for letter, text in choices.items())
     return mark_images(f"{published['question']}\n{listed}\n{closing}", sample)
+
+
+def check(response: Response) -> Response:
+    """Require the choices of a multiple-choice row; its gold is a letter."""
+    if "mult" in (response.question_type or ""):
+        require(response, "choices")
+    return letter_gold(response) if response.choices else response
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -66,6 +74,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("**/validation*.parquet",),
     hub="MMMU/MMMU",
     tables=("category", "question_type", "topic_difficulty"),

@@ -18,6 +18,7 @@ from sapo_vl.data.sources import mmmu_pro
 from sapo_vl.evaluation.benchmarks import mmmu_answer
 from sapo_vl.evaluation.benchmarks.mmmu import choices_prompt
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.rows import letter_gold, require
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 LAST_LINE = (
@@ -34,6 +35,12 @@ def prompt(sample: Sample) -> str | MarkedText:
     if sample.metadata["published"]["variant"] == "vision":
         return f"{IMAGE_MARK}\n{VISION}"
     return choices_prompt(sample, STANDARD)
+
+
+def check(response: Response) -> Response:
+    """Require the choices; the gold is a letter."""
+    require(response, "choices")
+    return letter_gold(response)
 
 
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
@@ -57,6 +64,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("standard*10*/*.parquet", "vision/*.parquet"),
     hub="MMMU/MMMU_Pro",
     tables=("config", "subject", "topic_difficulty"),

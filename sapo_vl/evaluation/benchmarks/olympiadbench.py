@@ -10,12 +10,14 @@ Oddities kept: a percentage may also be a hundredth or a hundred times its value
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
 from sapo_vl.data.readers.published import Published
 from sapo_vl.data.readers.text import MarkedText
 from sapo_vl.data.sources import olympiadbench
+from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import olympiad_judge, training_verifier
 from sapo_vl.evaluation.benchmarks.protocol import (
     Benchmark,
@@ -55,6 +57,14 @@ def prompt(sample: Sample) -> MarkedText:
     return mark_images("\n".join(part for part in parts if part), sample)
 
 
+def check(response: Response) -> Response:
+    """Refuse a tolerance (`error`) that would accept every number."""
+    error = response.meta.get("error")
+    if not all(0 <= tolerance < math.inf for tolerance in olympiad_judge.precision(error)):
+        raise DataError(f"error must be tolerances of 0 or more, not {str(error)[:60]!r}")
+    return response
+
+
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
     """Return the content of the last box, or of all boxes of the last line."""
     return ExtractedAnswer(joined_boxes(response.text) or last_box(response.text).answer)
@@ -83,6 +93,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("**/OE_*en*.parquet",),
     hub="Hothan/OlympiadBench",
     tables=("subject", "subfield", "answer_type"),

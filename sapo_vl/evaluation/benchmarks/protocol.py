@@ -2,37 +2,38 @@
 
     Sample --prompt, generator--> Response --extract--> ExtractedAnswer --judge--> ScoredResponse
 
-A Response is a line of a responses file, ours or a published one, so that scoring can be repeated
-without generating.
+A Response is a line of a responses file (rows.py reads it), ours or a published one, so that
+scoring can be repeated without generating. What is scored is what follows the last `</think>`.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import ascii_uppercase
-from typing import Any, TypeVar
+from typing import Any
 
 from sapo_vl.data import Dropped
-from sapo_vl.data.readers.text import MarkedText, choices_by_letter
-from sapo_vl.errors import DataError
+from sapo_vl.data.readers.text import MarkedText
+from sapo_vl.rewards.parsing.extract import THINK_CLOSE, THINK_OPEN
 from sapo_vl.schema import IMAGE_MARK, Outcome, Sample, Verdict
 
-T = TypeVar("T")
 _IMAGE_TAG = re.compile(r"<image[ _](\d+)>")
 
 SEED = 42
 """Seed that MMMU, MMMU-Pro and EMMA use for their random choices."""
 
-_FIELDS = (
-    "model", "problem_id", "gold", "answer", "choices", "response", "official_extraction",
-    "official_correct", "question_type", "answer_type", "precision", "unit", "question", "variant",
-    "run", "sample", "meta",
-)  # fmt: skip
-"""Keys of a responses file that are fields of `Response`; any other key goes into its meta."""
+MAX_TEXT_CHARS = 400_000
+"""Characters of a response that are scored; 40,960 tokens have about 160,000."""
+
+
+def after_thinking(response: str) -> str | None:
+    """Return what follows the last `</think>` of a response, None while a `<think>` is open."""
+    close = response.rfind(THINK_CLOSE)
+    start = 0 if close < 0 else close + len(THINK_CLOSE)
+    return None if response.find(THINK_OPEN, start) >= 0 else response[start:]
 
 
 def problem_key(problem_id: object, variant: object) -> str:
@@ -60,11 +61,20 @@ class Response:
     run: str = ""  # which of a model's configurations
     sample: int = 0  # index among the model's responses to the problem
     meta: dict[str, Any] = field(default_factory=dict)  # subject, level, ...: columns of tables
+    unscorable: str = ""  # why no answer can be judged, a fault of the row; empty: it can
 
     @property
     def text(self) -> str:
-        """The response, empty where there is none."""
-        return self.content or ""
+        """What is scored: the response after its last `</think>`, "" while thinking is open.
+
+        At most its last MAX_TEXT_CHARS characters, which bounds the time of every rule.
+        """
+        return (after_thinking(self.content or "") or "")[-MAX_TEXT_CHARS:]
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the response ends before its thinking does: it has no answer."""
+        return after_thinking(self.content or "") is None
 
     @property
     def key(self) -> str:
@@ -85,6 +95,7 @@ class ExtractedAnswer:
     note: str = ""  # how it was read, where that is not the usual way
     is_random: bool = False  # drawn by the official rule
     is_response: bool = False  # the whole response: the judge reads the answer itself
+    failure: str = ""  # why an LLM gave no extraction, a fault of ours: no verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,7 @@ class Benchmark:
     prompt: Callable[[Sample], str | MarkedText]  # one IMAGE_MARK per image, or with its own images
     extract: Callable[[Response, random.Random], ExtractedAnswer]
     judge: Callable[[Response, Any], Judgement]
+    check: Callable[[Response], Response] | None = None  # a row's golds and fields; see rows.py
     files: tuple[str, ...] = ()  # patterns: a folder with a match of any is the benchmark's
     folder: str = ""  # usual name of that folder; empty: the benchmark's
     hub: str = ""  # where the files can be downloaded
@@ -129,78 +141,6 @@ class Benchmark:
     llm: bool = False  # the protocol asks an LLM for the extraction
     llm_judge: bool = False  # and for the verdict
     labels: bool = False  # published as verdicts without responses: the published verdict counts
-
-
-def read_response(record: Mapping[str, Any], where: str) -> Response:
-    """Return the Response of one line of a responses file; `where` names the line in errors.
-
-    A line needs model, problem_id and the answer (as "gold" or "answer"), and a response or what
-    was published in its place.
-
-    Raises:
-        DataError: a key is missing or has a value of another type; names the line and the key.
-    """
-    answer_key = "answer" if "answer" in record and "gold" not in record else "gold"
-    published = "official_extraction" in record or "official_correct" in record
-    for key in ("model", "problem_id", answer_key, *(() if published else ("response",))):
-        if key not in record:
-            raise DataError(f"{where}: the key {key!r} is missing (a row has {', '.join(record)})")
-    meta = dict(_typed(record, "meta", dict, "an object", where) or {})
-    meta |= {k: v for k, v in record.items() if k not in _FIELDS and k not in meta}
-    return Response(
-        model=str(record["model"]),
-        problem_id=str(record["problem_id"]),
-        answer=record[answer_key],
-        content=_typed(record, "response", str, "text", where),
-        choices=_choices(record.get("choices"), where),
-        official_extraction=record.get("official_extraction"),
-        official_correct=_typed(record, "official_correct", bool, "true or false", where),
-        question_type=_typed(record, "question_type", str, "text", where),
-        answer_type=_typed(record, "answer_type", str, "text", where),
-        precision=_integer(record, "precision", where),
-        unit=_typed(record, "unit", str, "text", where),
-        question=str(record.get("question") or ""),
-        variant=str(record["variant"]) if record.get("variant") is not None else "",
-        run=str(record.get("run") or ""),
-        sample=_integer(record, "sample", where) or 0,
-        meta=meta,
-    )
-
-
-def _typed(record: Mapping[str, Any], key: str, kind: type[T], words: str, where: str) -> T | None:
-    value = record.get(key)
-    if value is None or isinstance(value, kind):
-        return value
-    raise DataError(f"{where}: {key} must be {words} or null, not {str(value)[:40]!r}")
-
-
-def _integer(record: Mapping[str, Any], key: str, where: str) -> int | None:
-    value = record.get(key)
-    try:
-        return None if value is None else int(value)
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{where}: {key} must be a whole number or null, not {value!r}") from None
-
-
-def _choices(choices: Any, where: str) -> dict[str, str]:
-    """Return the choices by letter, from a list, an object by letter, or nothing."""
-    if not choices:
-        return {}
-    if isinstance(choices, Mapping):
-        return {str(letter): str(text) for letter, text in choices.items()}
-    if isinstance(choices, list) and len(choices) <= len(ascii_uppercase):
-        return choices_by_letter([str(text) for text in choices])
-    raise DataError(f"{where}: choices must be a list of texts or letter -> text")
-
-
-def integer_answer(response: Response) -> int:
-    """Return the problem's answer as an integer. Raises DataError naming the problem."""
-    try:
-        return int(response.answer)
-    except (TypeError, ValueError):
-        raise DataError(
-            f"problem {response.problem_id}: the answer {response.answer!r} is not an integer"
-        ) from None
 
 
 def from_verdict(verdict: Verdict, **rules: bool) -> Judgement:

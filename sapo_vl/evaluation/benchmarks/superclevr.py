@@ -21,8 +21,8 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     ExtractedAnswer,
     Judgement,
     Response,
-    integer_answer,
 )
+from sapo_vl.evaluation.benchmarks.rows import integer_gold, whole
 from sapo_vl.rewards.verifiers.count import whole_number
 from sapo_vl.schema import Sample
 
@@ -36,7 +36,7 @@ def rows(folder: Path) -> Iterator[Sample | Dropped]:
     """Yield R1-V's questions where their images are, else Super-CLEVR's own counting questions."""
     if any(next(folder.glob(pattern), None) for pattern in _R1V_FILES):
         first = next(superclevr.r1v_records(folder, superclevr.R1V_FILE), None)
-        if first is not None and first["image"].is_file():
+        if first is not None and (first["image"].folder / first["image"].name).is_file():
             return superclevr.r1v_rows(folder)
     return superclevr.rows(folder, _QUESTIONS, only_counts=True)
 
@@ -49,11 +49,12 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 def judge(response: Response, value: Any) -> Judgement:
     """Compare as whole numbers."""
-    expected = integer_answer(response)
+    expected = whole(str(response.answer))
     tags = _TAG.findall(response.text)
     last = bool(tags) and int(tags[-1][:MAX_DIGITS]) == expected
     number = None if value is None else whole_number(str(value))
-    return Judgement(number == expected, f"{value} against {expected}", {"last_tag": last})
+    correct = number is not None and number == expected
+    return Judgement(correct, f"{value} against {expected}", {"last_tag": last})
 
 
 BENCHMARK = Benchmark(
@@ -63,5 +64,6 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=integer_gold,
     files=(*_R1V_FILES, f"output/{_QUESTIONS}"),
 )

@@ -20,7 +20,11 @@ from sapo_vl.data.readers.text import choices_by_letter
 from sapo_vl.data.sources import tabmwp
 from sapo_vl.evaluation.benchmarks import tabmwp_answer
 from sapo_vl.evaluation.benchmarks.protocol import Benchmark, ExtractedAnswer, Judgement, Response
+from sapo_vl.evaluation.benchmarks.rows import require, single_gold, text_gold, unscorable
 from sapo_vl.schema import IMAGE_MARK, Sample
+
+QUESTION_TYPES = ("multi_choice", "free_text")
+UNKNOWN = "no question_type: unit and choices of the problem are not known"
 
 
 def prompt(sample: Sample) -> str:
@@ -35,10 +39,21 @@ def prompt(sample: Sample) -> str:
     return IMAGE_MARK + "\n".join(parts)
 
 
+def check(response: Response) -> Response:
+    """Require choices of a multiple-choice row; its gold is a choice's text."""
+    if response.question_type is None:
+        return unscorable(single_gold(response), UNKNOWN)
+    require(response, "question_type", QUESTION_TYPES)
+    if response.question_type == "multi_choice":
+        require(response, "choices")
+        return text_gold(response)
+    return single_gold(response)
+
+
 def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
     """Apply the official expressions to the inside of the last box, else to the whole response."""
     if response.question_type is None:
-        return ExtractedAnswer(None, "unit and choices of the problem are not known")
+        return ExtractedAnswer(None, UNKNOWN)
     options = list(response.choices.values())
     return tabmwp_answer.find(tabmwp_answer.boxed(response.text), options, draw)
 
@@ -46,7 +61,7 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 def judge(response: Response, value: Any) -> Judgement:
     """Normalise both sides and compare them in lower case."""
     if response.question_type is None:
-        return Judgement(None, "unit and choices of the problem are not known")
+        return Judgement(None, UNKNOWN)
     if value is None:
         return Judgement(False, "no answer")
     given = tabmwp_answer.normalise(str(value), response.unit)
@@ -61,6 +76,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=check,
     files=("data/tabmwp/problems_test1k.json",),
     tables=("question_type", "answer_type", "grade"),
 )

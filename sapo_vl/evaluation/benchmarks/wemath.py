@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sapo_vl.data.readers.published import Published
@@ -25,6 +26,7 @@ from sapo_vl.evaluation.benchmarks.protocol import (
     Response,
     ScoredResponse,
 )
+from sapo_vl.evaluation.benchmarks.rows import letter_gold
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 PROMPT = (
@@ -49,10 +51,9 @@ def extract(response: Response, draw: random.Random) -> ExtractedAnswer:
 
 def judge(response: Response, value: Any) -> Judgement:
     """Compare with the answer's letter."""
-    anywhere = rule_extraction.letters(response) == [response.answer]
-    return Judgement(
-        value == response.answer, f"{value!r} against {response.answer!r}", {"any_form": anywhere}
-    )
+    correct = value == response.answer
+    anywhere = correct or rule_extraction.letters(response) == [response.answer]
+    return Judgement(correct, f"{value!r} against {response.answer!r}", {"any_form": anywhere})
 
 
 def aggregate(scored: Sequence[ScoredResponse]) -> dict[str, Any]:
@@ -75,6 +76,7 @@ BENCHMARK = Benchmark(
     prompt=prompt,
     extract=extract,
     judge=judge,
+    check=partial(letter_gold, letters="ABCDEFGH"),
     files=("data/testmini.json", "**/testmini*.parquet"),
     hub="We-Math/We-Math",
     tables=("knowledge_concept",),

@@ -25,16 +25,19 @@ _GROUPS = {f"{n}steps_multi": [f"{n}steps_{i}" for i in range(1, n + 1)] for n i
 
 
 def summary(rows: Sequence[tuple[str, str, bool]]) -> dict[str, Any]:
-    """Return the metrics of (group, key, correct); keys are "2steps_1", "3steps_multi" and so on.
+    """Return the metrics of (group@sample, key, correct) triples.
 
-    A group without a composite or without all its sub-steps is left out and counted.
+    Keys are "2steps_1", "3steps_multi" and so on. A group without a composite or without all its
+    sub-steps is left out and counted.
     """
     groups: dict[str, dict[str, bool]] = defaultdict(dict)
-    steps: dict[str, list[bool | None]] = defaultdict(list)
+    steps: dict[str, list[tuple[str, bool | None]]] = defaultdict(list)
     for group, key, correct in rows:
         groups[group][key] = correct
         if match := _KEY.fullmatch(key):
-            steps[f"S{match[1]}" if match[2] == "multi" else "S1"].append(correct)
+            name = f"S{match[1]}" if match[2] == "multi" else "S1"
+            problem = group.rpartition("@")[0] or group
+            steps[name].append((f"{problem} {key}", correct))
     whole = [
         ([parts[step] for step in names], parts[composite])
         for parts in groups.values()

@@ -327,7 +327,7 @@ def test_an_objective_by_path_has_a_section_of_its_functions_name(tmp_path):
     assert resolved.objective_options == {"low": 0.2, "high": 0.2, "delta": 4.0}
     assert configs.dump(resolved)["loss"] == resolved.objective_options
     assert "objective_options" not in configs.dump(resolved)
-    configs.save(resolved, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(configs.to_yaml(resolved))
     assert load(tmp_path / "config.yaml", []) == resolved
     assert objectives.resolve(
         load(tmp_path / "config.yaml", ["loss.low=0.1"])

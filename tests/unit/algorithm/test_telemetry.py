@@ -257,17 +257,6 @@ def test_sums_add_up_over_ranks():
         assert whole[name] == sum(part[name] for part in parts), name
 
 
-def test_the_gate_that_never_acted_is_explained():
-    still = [{"gate/active": 0.0}, {"gate/active": 0.0}]
-    assert "REINFORCE" in telemetry.explain_gate(still, 1)
-    assert "learning rate" in telemetry.explain_gate(still, 4)
-    assert telemetry.explain_gate([*still, {"gate/active": 0.01}], 4) is None
-    assert telemetry.explain_gate([], 1) is None
-    assert telemetry.explain_gate([{"gate/active": None}], 1) is not None
-    moved = [{"gate/active": 0.0, "ratio/kl": 2e-8}]
-    assert "KL at most 2.0e-08" in telemetry.explain_gate(moved, 4)
-
-
 def rates_of(lengths, max_new_tokens):
     made = [
         group([[-1.0] * n for n in pair], None) for pair in zip(*[iter(lengths)] * 2, strict=True)

@@ -199,7 +199,13 @@ def test_memory_estimate_by_hand():
 def test_export_refuses_what_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.yaml is missing"):
         export.main(tmp_path, tmp_path / "out", None)
-    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"config\.yaml is empty"):
+        export.main(tmp_path, tmp_path / "out", None)
+    (tmp_path / "config.yaml").write_text("{}\n...\n")
+    for name in ("../x", "step_000001/learner", "/etc"):
+        with pytest.raises(ConfigError, match="it has: none"):
+            export.main(tmp_path, tmp_path / "out", name)
     with pytest.raises(ConfigError, match=r"step_000009.*none"):
         export.main(tmp_path, tmp_path / "out", "step_000009")
     with pytest.raises(DataError, match="exists already"):

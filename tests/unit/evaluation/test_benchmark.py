@@ -13,6 +13,7 @@ from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation import benchmark
 from sapo_vl.evaluation.benchmark import BenchmarkRequest, chosen_sets, in_training
 from sapo_vl.evaluation.benchmarks import named
+from sapo_vl.runs.lock import FolderLock
 from sapo_vl.schema import Rollout
 
 OWN = """
@@ -67,6 +68,7 @@ class Renderer:
                 sample=sample,
                 expanded_ids=[0] * (999_999 if "too long" in sample.problem else 5),
                 images=() if self.blank else sample.images,
+                opening="",
             )
             for sample in samples
         ]
@@ -131,6 +133,23 @@ def test_an_interrupted_benchmark_resumes(own, generator, tmp_path, capsys):
     assert again == figures
     with pytest.raises(ConfigError, match="temperature"):
         run(own, tmp_path, capsys, kind="policy")
+
+
+def test_a_folder_of_other_weights_and_one_in_use_are_refused(own, generator, tmp_path, capsys):
+    """Another model behind the same path must not report the first one's accuracy."""
+    _, figures = run(own, tmp_path, capsys)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
+    asked = len(generator.prompts)
+    with pytest.raises(ConfigError, match=r"weights='', not '[0-9a-f]{16}'"):
+        run(own, tmp_path, capsys)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with FolderLock(tmp_path / "out", "--out"), pytest.raises(ConfigError, match=r"--out=.*in use"):
+        run(own, tmp_path, capsys)
+    assert len(generator.prompts) == asked
+    assert run(own, tmp_path, capsys)[1] == figures
+    prints = json.loads((tmp_path / "out" / "summary.json").read_text())["benchmarks"]["sums"]
+    assert prints["fingerprint"].keys() == {"weights", "settings", "problems"}
 
 
 def test_requests_that_are_refused_write_nothing(own, generator, tmp_path):

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from helpers import make_sample
 
 from sapo_vl.config import Config
-from sapo_vl.evaluation.heldout import EvalSpec, accuracy, evaluate
+from sapo_vl.errors import DataError
+from sapo_vl.evaluation.heldout import (
+    EvalSpec,
+    accuracy,
+    evaluate,
+    evaluation_settings,
+    shown,
+)
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
+from sapo_vl.model.prompts import Rendered
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.schema import Rollout
 
 
 def record(name: str, correct: bool | None, mode: str = "sampled", task: str = "a") -> dict:
-    return {"id": name, "task": task, "mode": mode, "correct": correct}
+    cause = "timeout" if correct is None else None
+    return {"id": name, "task": task, "mode": mode, "correct": correct, "cause": cause}
 
 
 def test_accuracy_is_a_mean_over_problems_of_means_over_samples():
@@ -41,7 +51,9 @@ def test_accuracy_is_a_mean_over_problems_of_means_over_samples():
 
 def test_accuracy_of_nothing():
     result = accuracy([record("p", None)], 1)
-    assert (result.avg, result.ci95, result.greedy, result.no_verdict) == (0, (0, 0), None, 1)
+    assert (result.avg, result.ci95, result.greedy, result.no_verdict) == (None, None, None, 1)
+    assert result.causes == {"timeout": 1}
+    assert shown(result.summary(), 1) == ["-", "-", "-"]
 
 
 def test_a_problems_seed_never_changes():
@@ -74,9 +86,12 @@ class Renderer:
     def __init__(self) -> None:
         self.rendered = 0
 
-    def render(self, samples):
+    def render_usable(self, samples):
         self.rendered += len(samples)
-        return [SimpleNamespace(sample=sample, expanded_ids=[]) for sample in samples]
+        whole = [sample for sample in samples if sample.problem != "torn"]
+        prompts = [SimpleNamespace(sample=s, expanded_ids=[], opening="") for s in whole]
+        faults = {i: DataError("torn") for i, s in enumerate(samples) if s.problem == "torn"}
+        return Rendered(prompts, faults)
 
 
 def engine(generator: Scripted) -> SampleEngine:
@@ -100,8 +115,8 @@ def test_evaluate_samples_grades_and_writes(tmp_path):
     assert len(lines) == 3 * 5
     assert sum(line["correct"] for line in lines) == 5 + 2
     assert lines[0] == {
-        "id": "0", "task": "sum", "mode": "sampled", "correct": False, "answer": "7",
-        "response": "no",
+        "id": "0", "task": "sum", "mode": "sampled", "correct": False, "cause": None,
+        "answer": "7", "response": "no",
     }  # fmt: skip
 
 
@@ -116,7 +131,36 @@ def test_more_problems_than_a_chunk_are_all_sampled_once():
 
 
 def test_the_spec_of_a_configuration():
-    config = Config.model_validate({"run": {"seed": 3}, "evaluation": {"samples": 2}})
+    config = Config.model_validate(
+        {
+            "run": {"seed": 3},
+            "rollout": {"temperature": 0.7},
+            "evaluation": {"samples": 2, "temperature": 0.5},
+        }
+    )
     spec = EvalSpec.of(config)
-    assert (spec.samples, spec.temperature, spec.greedy, spec.seed) == (2, 1.0, True, 3)
+    assert (spec.samples, spec.temperature, spec.greedy, spec.seed) == (2, 0.5, True, 3)
     assert spec.max_new_tokens == config.rollout.max_new_tokens
+
+
+def test_a_problem_that_cannot_be_rendered_is_left_out_and_said(capsys):
+    samples = [make_sample(name="0"), replace(make_sample(name="1"), problem="torn")]
+    result = evaluate(engine(Scripted()), samples, EvalSpec(1, 1.0, 8, greedy=False, seed=0))
+    assert (result.problems, result.avg) == (1, 0.0)
+    assert "torn" in capsys.readouterr().out
+
+
+def test_settings_are_all_that_figures_depend_on_but_the_weights():
+    base = evaluation_settings(Config())
+    assert json.loads(json.dumps(base)) == base
+    changes = (
+        {"evaluation": {"samples": 3}},
+        {"evaluation": {"temperature": 0.5}},
+        {"evaluation": {"problems": 3}},
+        {"evaluation": {"blank": True}},
+        {"rollout": {"max_new_tokens": 9}},
+        {"rewards": [{"fn": "boxed"}]},
+    )
+    for change in changes:
+        assert evaluation_settings(Config.model_validate(change)) != base, change
+    assert evaluation_settings(Config.model_validate({"learner": {"lr": 1e-3}})) == base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -43,7 +44,7 @@ class Renderer:
         pass
 
     def render(self, samples):
-        return [SimpleNamespace(sample=sample, expanded_ids=[]) for sample in samples]
+        return [SimpleNamespace(sample=s, expanded_ids=[], opening="") for s in samples]
 
 
 def test_pass_rates_are_cached_and_decide(tmp_path):
@@ -58,6 +59,9 @@ def test_pass_rates_are_cached_and_decide(tmp_path):
     rates = pass_rates(engine, samples, params, cache, "s", 0)
     assert generator.sampled == ["s0", "s1", "s2", "s3", "s4"]
     assert [rates[s.id].rate for s in samples] == [0, 0.25, 0.5, 0.75, 1]
+    changed = [replace(samples[0], answer="8"), *samples[1:]]
+    with pytest.raises(DataError, match="record 's0' has changed"):
+        pass_rates(engine, changed, params, cache, "s", 0)
     fit = within(rates, *parse_range("0:0.9"))
     assert [fit(s) is None for s in samples] == [False, True, True, True, False]
     blind = needs_image(rates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ from helpers import SHARED, make_sample, picture
 
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key, read_response
+from sapo_vl.evaluation.benchmarks.protocol import Benchmark, problem_key
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.problems import load, response_record
 from sapo_vl.schema import IMAGE_MARK
 
@@ -93,6 +95,24 @@ def test_records_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "1.jpg").write_bytes(PNG)
     file.write_text(2 * (json.dumps(row | {"subject": "s"}) + "\n"))
     assert len(load(BENCHMARKS["mathvision"], tmp_path, None)) == 1  # the source reads an id once
+
+
+@pytest.mark.parametrize("kind", ["device", "fifo", "outside", "link", "folder"])
+def test_a_benchmarks_picture_is_a_regular_file_below_its_source(tmp_path, kind):
+    """/dev/zero would fill the memory, a fifo would wait for ever, a path may climb out."""
+    (tmp_path / "secret.png").write_bytes(PNG)
+    source = tmp_path / "source"
+    (source / "data").mkdir(parents=True)
+    name = {"device": "/dev/zero", "outside": "../secret.png", "folder": "data"}.get(kind, "1.jpg")
+    if kind == "fifo":
+        os.mkfifo(source / name)
+    if kind == "link":
+        (source / name).symlink_to(tmp_path / "secret.png")
+    row = {"id": "1", "question": "q", "options": [], "answer": "2", "image": name, "level": 1}
+    (source / "data" / "test.jsonl").write_text(json.dumps(row | {"subject": "s"}))
+    with pytest.raises(DataError, match=r"mathvision.*1") as error:
+        load(BENCHMARKS["mathvision"], source, None)
+    assert "image" in str(error.value)
 
 
 def make_benchmark(rows, prompt=lambda sample: sample.problem):

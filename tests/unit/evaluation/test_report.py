@@ -9,10 +9,12 @@ from html_pages import HOSTILE, ParsedPage, check_hostile
 
 from sapo_vl.evaluation.problems import response_record
 from sapo_vl.evaluation.report import write_html, write_markdown
+from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 
 RESULT = {
     "model": "a<b>",
+    "weights": "0123456789abcdef",
     "kind": "instruct",
     "benchmarks": {
         "mathvision": {
@@ -63,6 +65,27 @@ def test_markdown(tmp_path):
     assert "| counts | IK 4, IG 0 |" in text
     assert "| ci95 | 0.2500 to 0.5000 |" in text
     assert "| RM | - |" in text
+    assert text.startswith("# a&lt;b>\n\nSampled as instruct. Weights 0123456789abcdef.\n")
+
+
+def test_foreign_text_neither_steers_a_terminal_nor_makes_markup(tmp_path, capsys):
+    evil = "x\x1b[2J\n## y <script>|"
+    summary = RESULT["benchmarks"]["mathvision"] | {"title": evil}
+    write_markdown(tmp_path / "r.md", RESULT | {"model": evil, "benchmarks": {"m": summary}})
+    text = (tmp_path / "r.md").read_text()
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert "| x\\x1b[2J\\n## y &lt;script>\\| |" in text
+    assert [line for line in text.split("\n") if line.startswith("## ")] == [
+        "## Vision gain",
+        "## x\\x1b[2J\\n## y &lt;script>|",
+    ]
+    table(evil, ["a"], [["\x1b]0;title\x07"]])
+    assert "\x1b" not in capsys.readouterr().out
+    write_html(tmp_path / "r.html", RESULT | {"model": evil, "benchmarks": {}}, tmp_path, {})
+    page = (tmp_path / "r.html").read_text()
+    assert "\x1b" not in page
+    assert "<script>|" not in page
 
 
 def test_page(tmp_path):

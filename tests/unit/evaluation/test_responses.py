@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from sapo_vl.errors import ConfigError
-from sapo_vl.evaluation.benchmarks.protocol import problem_key, read_response
+from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.evaluation.benchmarks.protocol import problem_key
+from sapo_vl.evaluation.benchmarks.rows import read_response
 from sapo_vl.evaluation.presets import KINDS, choose
 from sapo_vl.evaluation.responses import (
     SKIPPED_TOO_LONG,
@@ -42,7 +44,7 @@ class Renderer:
 
     def render(self, samples):
         return [
-            SimpleNamespace(sample=sample, expanded_ids=[0] * len(sample.problem))
+            SimpleNamespace(sample=sample, expanded_ids=[0] * len(sample.problem), opening="")
             for sample in samples
         ]
 
@@ -97,12 +99,12 @@ def test_a_prompt_that_does_not_fit_is_marked_and_never_cut():
 
 
 def test_stored_responses_survive_a_kill(tmp_path):
-    settings = {"model": "m", "seed": 3}
-    store = ResponseStore(tmp_path / "b", settings)
-    store.add(responses([problem("a"), problem("b", variant="2")], 1))
+    settings, problems = {"model": "m", "seed": 3}, [problem("a"), problem("b", variant="2")]
+    store = ResponseStore(tmp_path / "b", settings, problems)
+    store.add(responses(problems, 1))
     with store.path.open("a") as file:
         file.write('{"half')
-    again = ResponseStore(tmp_path / "b", settings)
+    again = ResponseStore(tmp_path / "b", settings, problems)
     assert again.done() == {("a", 0), ("b#2", 0)}
     lines = [json.loads(line) for line in again.path.read_text().splitlines()]
     response = read_response(lines[1], "x")
@@ -110,7 +112,85 @@ def test_stored_responses_survive_a_kill(tmp_path):
     assert response.choices == {"A": "x"}
     assert response.meta == {"level": 1, "finish_reason": "stop"}
     with pytest.raises(ConfigError, match="seed=3, not 4"):
-        ResponseStore(tmp_path / "b", settings | {"seed": 4})
+        ResponseStore(tmp_path / "b", settings | {"seed": 4}, problems).done()
+
+
+def stored(folder):
+    problems = [problem("a", images=1), problem("b")]
+    store = ResponseStore(folder, {"weights": "0a"}, problems)
+    store.add(responses(problems, 1))
+    return store, problems
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"problem": "<image>other"},
+        {"answer": "h"},
+        {"choices": ("y",)},
+        {"images": (b"other",)},
+        {"metadata": {"published": {"problem_id": "a", "answer": "h"}}},
+    ],
+)
+def test_responses_to_a_problem_that_has_changed_are_refused(tmp_path, change):
+    _, (first, second) = stored(tmp_path)
+    changed = [replace(first, **change), second]
+    with pytest.raises(DataError, match=r"responses.jsonl:1: problem 'a' had another"):
+        ResponseStore(tmp_path, {"weights": "0a"}, changed).done()
+    more = [first, second, problem("c")]  # --limit 3 instead of 2
+    assert ResponseStore(tmp_path, {"weights": "0a"}, more).done() == {("a", 0), ("b", 0)}
+
+
+def test_other_weights_and_a_lost_settings_file_are_refused(tmp_path):
+    store, problems = stored(tmp_path)
+    with pytest.raises(ConfigError, match="weights='0a', not '0b'"):
+        ResponseStore(tmp_path, {"weights": "0b"}, problems).done()
+    with pytest.raises(ConfigError, match="images=None, not 'own'"):
+        ResponseStore(tmp_path, {"weights": "0a", "images": "own"}, problems).done()
+    for damage in ("", "[]", "{"):
+        (tmp_path / "settings.json").write_text(damage)
+        with pytest.raises(ConfigError, match=r"no readable settings\.json"):
+            store.done()
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ConfigError, match=r"no readable settings\.json"):
+        store.add([])
+    store.path.unlink()  # no results: nothing to protect
+    assert store.done() == set()
+
+
+def test_settings_of_another_evaluation_put_beside_the_responses_are_seen(tmp_path):
+    _, problems = stored(tmp_path)
+    (tmp_path / "settings.json").write_text('{"weights": "0b"}')
+    with pytest.raises(DataError, match=r"responses.jsonl:1: problem 'a'"):
+        ResponseStore(tmp_path, {"weights": "0b"}, problems).done()
+
+
+@pytest.mark.parametrize(
+    "line", ['{"problem_id": "b"}', '{"sample": 0}', '{"problem_id": [], "sample": "0"}', "[]", "{"]
+)
+def test_a_line_that_is_no_response_is_named(tmp_path, line):
+    store, _ = stored(tmp_path)
+    with store.path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=r"responses.jsonl:3: "):
+        store.done()
+
+
+def test_doubled_responses_are_refused(tmp_path):
+    store, _ = stored(tmp_path)
+    lines = store.path.read_text()
+    store.path.write_text(lines + lines.splitlines(keepends=True)[1])
+    with pytest.raises(DataError, match=r"jsonl:3: problem 'b', sample 0 is also at .*jsonl:2"):
+        store.done()
+
+
+def test_the_cut_line_of_a_kill_may_be_long(tmp_path):
+    store, _ = stored(tmp_path)
+    lines = store.path.read_bytes()
+    for whole in (lines, b""):
+        store.path.write_bytes(whole + b"x" * 200_000)
+        assert len(store.done()) == whole.count(b"\n")
+        assert store.path.read_bytes() == whole
 
 
 def test_shuffled_images_are_others_of_the_same_number():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, cli
@@ -59,7 +61,7 @@ def test_from_extraction_starts_there(tmp_path):
 
 def test_another_rule_and_what_it_changes(tmp_path):
     row = {"model": "m", "problem_id": "1", "gold": "5", "answer_type": "integer",
-           "response": "", "official_extraction": "5.0"}  # fmt: skip
+           "question_type": "free_form", "response": "", "official_extraction": "5.0"}  # fmt: skip
     file = write(tmp_path / "in.jsonl", [row])
     first = score.main("mathvista", file, tmp_path / "o", from_extraction=True)
     assert first["accuracy"] == {"m": 1.0}
@@ -74,7 +76,8 @@ def test_another_rule_and_what_it_changes(tmp_path):
 
 
 def test_a_row_may_name_its_answer_gold_or_answer(tmp_path):
-    rows = [{key: ROWS[0][key] for key in ROWS[0] if key != "gold"} | {"answer": "2"}, ROWS[0]]
+    rows = [{key: ROWS[0][key] for key in ROWS[0] if key != "gold"} | {"answer": "2"}]
+    rows.append(ROWS[0] | {"problem_id": "3"})
     found = score.main("mathvision", write(tmp_path / "in.jsonl", rows), tmp_path / "o")
     assert found["accuracy"] == {"a": 1.0}
     with pytest.raises(DataError, match="'gold'"):
@@ -175,10 +178,10 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, name, text, says
 
 
 def test_what_published_files_may_hold(tmp_path):
-    """Numbers for ids and texts, repeated ids, blank lines, a byte order mark, gzip by any name."""
+    """Numbers for ids and texts, blank lines, a byte order mark, gzip by any name."""
     rows = [
         {"model": "m", "problem_id": 7, "gold": 5, "response": "5", "precision": 1.0, "extra": [1]},
-        {"model": "m", "problem_id": 7, "gold": 5, "response": "\\boxed{5}\r\n", "choices": []},
+        {"model": "m", "problem_id": 7, "gold": 5, "response": "\\boxed{5}\r\n", "sample": 1},
         {"model": "m", "problem_id": 8, "gold": None, "response": "half a pair: \ud800"},
         {"model": "n", "problem_id": 7, "gold": 5, "official_extraction": 5},
     ]  # fmt: skip
@@ -228,6 +231,60 @@ def test_where_the_result_cannot_go(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_repeated_rows_are_refused_and_other_samples_are_not(tmp_path):
+    rows = [ROWS[0], ROWS[1], ROWS[0] | {"response": "\\boxed{3}"}]
+    with pytest.raises(DataError, match=r"in.jsonl:3: model 'a', problem '1', .*in.jsonl:1;"):
+        score.main("mathvision", write(tmp_path / "in.jsonl", rows), tmp_path / "o")
+    for apart in ({"sample": 1}, {"run": "cot"}, {"variant": "2"}, {"model": "c"}):
+        rows[2] = rows[2] | apart
+        found = score.main("mathvision", write(tmp_path / "in.jsonl", rows), tmp_path / "o")
+        assert found["rows"] == 3
+        rows[2] = ROWS[0] | {"response": "\\boxed{3}"}
+
+
+def test_outputs_that_would_be_lost(tmp_path):
+    file = write(tmp_path / "in.jsonl", ROWS)
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "hard").hardlink_to(file)
+    os.mkfifo(tmp_path / "fifo")
+    for out in ("link", "hard", "fifo", "../" + tmp_path.name + "/in.jsonl"):
+        with pytest.raises(ConfigError, match="--out"):
+            score.main("mathvision", file, tmp_path / out)
+    with pytest.raises(ConfigError, match="--out"):
+        score.main("mathvision", file, Path("/dev/null"))
+    with pytest.raises(DataError, match="not a regular file"):
+        score.main("mathvision", tmp_path / "fifo", tmp_path / "o")
+    assert len(file.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(json.dumps(ROWS[0] | {"response": "x" * 70_000_000}).encode()), "."),
+        (gzip.compress(json.dumps(ROWS[0]).encode())[:-9], "."),
+        (b"\x1f\x8bno gzip", "."),
+        (json.dumps(ROWS[0] | {"response": "\xe9"}, ensure_ascii=False).encode("latin-1"), "UTF-8"),
+        (b'{"model": "m", "problem_id": "1", "gold": "5", "response": "5", "meta": '
+         + b'{"a":' * 900 + b"1" + b"}" * 901, ":1: meta is nested"),
+        (b'{"precision": ' + b"9" * 5000 + b"}", ":1: "),
+    ],
+    ids=["bomb", "cut gzip", "no gzip", "latin-1", "deep", "long number"],
+)  # fmt: skip
+def test_files_that_cannot_be_read_are_one_line(tmp_path, content, says):
+    (tmp_path / "in.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"in\.jsonl") as error:
+        score.main("mathvision", tmp_path / "in.jsonl", tmp_path / "o")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_judge_that_would_not_be_asked_is_refused(tmp_path):
+    file, endpoint = write(tmp_path / "in.jsonl", ROWS), Endpoint("http://x/v1", "m")
+    with pytest.raises(ConfigError, match="--from-extraction"):
+        score.main("mathvista", file, tmp_path / "o", from_extraction=True, endpoint=endpoint)
+
+
 def test_the_command_ends_with_code_2(tmp_path):
     run = cli("score", "mathvision", "--responses", tmp_path / "x", "--out", tmp_path / "o")
     assert (run.returncode, run.stderr.count("\n")) == (2, 1)
@@ -263,6 +320,11 @@ def test_compare(tmp_path, capsys):
     assert (found["gained"], found["lost"], found["problems"]) == (5, 0, 8)
     assert found["p_value"] == pytest.approx(0.0625)
     assert "+62.50" in capsys.readouterr().out
+    twice = write(tmp_path / "twice.jsonl", [line("1", True), line("1", True)])
+    with pytest.raises(DataError, match=r"twice.jsonl:2: problem '1'"):
+        compare.main(first, twice)
+    with pytest.raises(DataError, match=r"odd.jsonl:1: "):
+        compare.main(first, write(tmp_path / "odd.jsonl", [line("1", "yes")]))
     two = write(tmp_path / "two.jsonl", [line("1", True), line("1", True) | {"model": "n"}])
     with pytest.raises(DataError, match="2 models or runs"):
         compare.main(first, two)

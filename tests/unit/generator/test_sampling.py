@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import pytest
 from helpers import bare_prompt, make_sample
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sapo_vl.generator import sampling
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.generator.sampling import (
     CHUNK,
@@ -138,3 +140,21 @@ def test_chunks_of_another_size():
     chunks = list(rendered_chunks(SampleEngine(Generator(), renderer), samples, chunk=2))
     assert [[p.sample.id for p in chunk] for chunk in chunks] == [["1", "2"], ["3", "4"], ["5"]]
     assert list(rendered_chunks(SampleEngine(Generator(), renderer), [])) == []
+
+
+def test_a_response_begins_with_what_the_template_opened(rubric):
+    """The answer in a thought that never ends counts nowhere, whatever the engine returned."""
+    prompts = [replace(bare_prompt(name=name), opening=opening) for name, opening in OPENINGS]
+    groups = SampleEngine(Generator(), Renderer(), rubric).sample(prompts, PARAMS, [1, 2])
+    assert [g.rollouts[0].text for g in groups] == ["\\boxed{7}", "<think>\n\\boxed{7}"]
+    assert [g.rollouts[0].verdict.correct for g in groups] == [True, False]
+
+
+OPENINGS = [("a", ""), ("b", "<think>\n")]
+
+
+def test_sampling_and_grading_are_heartbeats(rubric, monkeypatch):
+    beats = []
+    monkeypatch.setattr(sampling, "beat", lambda: beats.append(1))
+    SampleEngine(Generator(), Renderer(), rubric).sample([bare_prompt()], PARAMS, [1])
+    assert len(beats) == 2

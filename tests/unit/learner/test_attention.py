@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapo_vl.learner import attention
+from sapo_vl.learner import attention, varlen
 from sapo_vl.learner.attention import SharedPrefix
+from sapo_vl.learner.varlen import VarlenPlan
 
 CPU = torch.device("cpu")
 GROUPS = [(3, [2, 1]), (2, []), (4, [1, 0, 5])]
@@ -113,3 +117,87 @@ def test_the_best_form_of_each_device():
     assert attention.best_form(CPU) == "cascade"
     assert attention.best_form(torch.device("cuda")) == "flex"
     assert attention.best_form(torch.device("meta")) == "dense"
+
+
+def spans(bounds):
+    ends = bounds.ends.tolist()
+    assert max(b - a for a, b in itertools.pairwise(ends)) == bounds.longest
+    return list(itertools.pairwise(ends))
+
+
+def scores(q, k, causal, scale):
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    values = torch.einsum("qhd,khd->hqk", q, k) * scale
+    if causal:
+        hidden = torch.ones(values.shape[1:]).triu(1).bool()
+        values = values.masked_fill(hidden, float("-inf"))
+    return values
+
+
+def emulated_forward(q, k, v, queries, keys, causal, scale):
+    """What aten's flash kernel returns, by plain matrix products."""
+    out, lse = torch.empty_like(q), torch.empty(q.shape[1], q.shape[0], dtype=q.dtype)
+    for (a, b), (c, d) in zip(spans(queries), spans(keys), strict=True):
+        logits = scores(q[a:b], k[c:d], causal, scale)
+        lse[:, a:b] = logits.logsumexp(-1)
+        values = v[c:d].repeat_interleave(q.shape[1] // v.shape[1], 1)
+        out[a:b] = torch.einsum("hqk,khd->qhd", logits.softmax(-1), values)
+    return out, lse, torch.zeros(2), torch.zeros(())
+
+
+def emulated_backward(grad, q, k, v, out, lse, queries, keys, causal, state, scale):
+    """The kernel's gradient from a given output and log-sum-exp, which need not be its own."""
+    dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+    group = q.shape[1] // k.shape[1]
+    for (a, b), (c, d) in zip(spans(queries), spans(keys), strict=True):
+        weights = (scores(q[a:b], k[c:d], causal, scale) - lse[:, a:b, None]).exp()
+        k_wide, v_wide = (x[c:d].repeat_interleave(group, 1) for x in (k, v))
+        inner = (grad[a:b] * out[a:b]).sum(-1).T[..., None]
+        slope = weights * (torch.einsum("qhd,khd->hqk", grad[a:b], v_wide) - inner) * scale
+        dq[a:b] = torch.einsum("hqk,khd->qhd", slope, k_wide)
+        for total, part, x in ((dk, slope, q), (dv, weights, grad)):
+            wide = torch.einsum("hqk,qhd->khd", part, x[a:b])
+            total[c:d] = wide.unflatten(1, (k.shape[1], group)).sum(2)
+    return dq, dk, dv
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 20), st.lists(st.integers(0, 12), max_size=5)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 100),
+)
+def test_varlen_equals_dense_for_any_layout(groups, seed):
+    """The kernels are emulated: their calls, the merge and both gradients are what is tested."""
+    q, k, v = tensors(groups, seed=seed)
+    layout = SharedPrefix.build(groups, CPU)
+    layout.plan = VarlenPlan.build(groups, CPU)
+    results = []
+    with (
+        mock.patch.object(varlen, "flash_forward", emulated_forward),
+        mock.patch.object(varlen, "flash_backward", emulated_backward),
+    ):
+        for form in ("varlen", "dense"):
+            out = call(form, q, k, v, layout)
+            out.square().sum().backward()
+            results.append([out.detach(), *(x.grad.clone() for x in (q, k, v))])
+            for x in (q, k, v):
+                x.grad = None
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_kernels_have_the_signature_that_varlen_calls():
+    names = [a.name for a in torch.ops.aten._flash_attention_forward.default._schema.arguments]
+    assert names[:10] == [
+        "query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p",
+        "is_causal", "return_debug_mask",
+    ]  # fmt: skip
+    names = [a.name for a in torch.ops.aten._flash_attention_backward.default._schema.arguments]
+    assert names[:14] == [
+        "grad_out", "query", "key", "value", "out", "logsumexp", "cum_seq_q", "cum_seq_k", "max_q",
+        "max_k", "dropout_p", "is_causal", "rng_state", "unused",
+    ]  # fmt: skip

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import bare_prompt, tiny_config
+from helpers import bare_prompt
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.algorithm.surrogate import Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
-from sapo_vl.errors import ConfigError
-from sapo_vl.learner.engine import Learner, _append, _token_constants, deepspeed_settings
+from sapo_vl.learner.engine import Learner, _append, _token_constants
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.padded import PaddedLayout
 from sapo_vl.schema import Rollout
@@ -103,18 +101,3 @@ def test_a_report_leaves_fillers_out_wherever_they_stand():
         "logprobs_T",
     }
     assert (report.loss, report.loss_centered) == (0.5, 0.5)
-
-
-def test_deepspeed_settings_can_be_changed_by_a_file(tmp_path):
-    path = tmp_path / "ds.json"
-    path.write_text(
-        json.dumps({"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True})
-    )
-    config = tiny_config(tmp_path, f"learner.deepspeed={path}", "learner.zero_stage=2")
-    settings = deepspeed_settings(config)
-    assert settings["zero_optimization"]["stage"] == 2
-    assert settings["zero_optimization"]["reduce_bucket_size"] == 7
-    assert settings["dump_state"] is True
-    path.write_text("{")
-    with pytest.raises(ConfigError, match=r"learner\.deepspeed=.*ds\.json"):
-        deepspeed_settings(config)

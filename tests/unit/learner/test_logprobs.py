@@ -8,20 +8,27 @@ import pytest
 import torch
 
 from sapo_vl.learner import logprobs
-from sapo_vl.learner.logprobs import ResponseLogprobs, fused_loss, response_logprobs
+from sapo_vl.learner.logprobs import LogprobHead, ResponseLogprobs, fused_loss, response_logprobs
 from sapo_vl.model.assets import BAN_BIAS
 
 
 def setup(n: int = 37, width: int = 8, vocabulary: int = 11):
     torch.manual_seed(0)
-    head = torch.nn.Linear(width, vocabulary, bias=False)
+    head = LogprobHead.adopt(torch.nn.Linear(width, vocabulary, bias=False))
     hidden = torch.randn(n, width, requires_grad=True)
     targets = torch.randint(0, vocabulary, (n,))
     return head, hidden, targets
 
 
+def identity(vocabulary: int) -> LogprobHead:
+    """Return a head whose logits are the hidden states."""
+    head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
+    torch.nn.init.eye_(head.weight)
+    return LogprobHead.adopt(head)
+
+
 def test_hand_values():
-    head = torch.nn.Identity()
+    head = identity(4)
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(3), 0.0, -1e9, -1e9]])
     out = response_logprobs(head, logits, torch.tensor([2, 0]), torch.zeros(4), 1.0)
     # uniform over 4: log 1/4, entropy log 4; then 3/4 and 1/4: entropy 0.562335
@@ -31,14 +38,14 @@ def test_hand_values():
 
 def test_temperature_divides_the_logits():
     logits = torch.tensor([[2.0, 0.0]])
-    out = response_logprobs(torch.nn.Identity(), logits, torch.tensor([0]), torch.zeros(2), 0.5)
+    out = response_logprobs(identity(2), logits, torch.tensor([0]), torch.zeros(2), 0.5)
     assert out.logprobs_N.item() == pytest.approx(-math.log1p(math.exp(-4)), abs=1e-7)
 
 
 def test_a_banned_id_has_no_share():
     bias = torch.tensor([BAN_BIAS, 0.0, 0.0])
     logits = torch.tensor([[20.0, 1.0, 1.0], [20.0, 1.0, 1.0]])
-    out = response_logprobs(torch.nn.Identity(), logits, torch.tensor([1, 0]), bias, 1.0)
+    out = response_logprobs(identity(3), logits, torch.tensor([1, 0]), bias, 1.0)
     assert out.logprobs_N[0].item() == pytest.approx(-math.log(2), abs=1e-6)
     assert out.logprobs_N[1].item() < -80
     assert out.entropy_N[0].item() == pytest.approx(math.log(2), abs=1e-6)
@@ -47,7 +54,7 @@ def test_a_banned_id_has_no_share():
 def test_the_ban_comes_before_the_temperature():
     bias = torch.tensor([BAN_BIAS, 0.0])
     logits = torch.zeros(1, 2)
-    out = response_logprobs(torch.nn.Identity(), logits, torch.tensor([0]), bias, 10.0)
+    out = response_logprobs(identity(2), logits, torch.tensor([0]), bias, 10.0)
     assert out.logprobs_N.item() == pytest.approx(-10.0, abs=1e-3)
 
 
@@ -57,7 +64,7 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch):
     bias[3] = BAN_BIAS
     outcomes = []
     for limit in (2**26, 11 * 5, 1):  # all at once, 5 rows, 1 row
-        monkeypatch.setattr(logprobs, "CHUNK_LOGITS", limit)
+        monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", limit)
         hidden.grad = head.weight.grad = None
         out = response_logprobs(head, hidden, targets, bias, 0.7)
         (out.logprobs_N * torch.linspace(-1, 1, len(targets))).sum().backward()
@@ -71,17 +78,21 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch):
 
 
 def test_a_chunk_of_logits_is_all_that_exists(monkeypatch):
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 11 * 5)
+    monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", 11 * 5)
     head, hidden, targets = setup()
-    sizes = []
+    sizes, calls = [], []
+    plain = logprobs._logits
 
-    def counting(states):
+    def counting(states, *arguments):
         sizes.append(len(states))
-        return head(states)
+        return plain(states, *arguments)
 
-    response_logprobs(counting, hidden, targets, torch.zeros(11), 1.0).logprobs_N.sum().backward()
+    monkeypatch.setattr(logprobs, "_logits", counting)
+    head.register_forward_hook(lambda *_: calls.append(1))
+    response_logprobs(head, hidden, targets, torch.zeros(11), 1.0).logprobs_N.sum().backward()
     assert max(sizes) == 5
     assert sum(sizes) == 2 * 37  # once forward, once again in the backward pass
+    assert len(calls) == 1  # ZeRO-3 gathers the weight once per call, on all ranks
 
 
 def test_entropy_is_detached_and_logprobs_are_float32():
@@ -107,7 +118,7 @@ def objective(out, weights):
 
 @pytest.mark.parametrize("rows", [1, 5, 100])
 def test_the_fused_loss_has_the_gradient_of_the_plain_one(monkeypatch, rows):
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 11 * rows)
+    monkeypatch.setitem(logprobs.CHUNK_LOGITS, "cpu", 11 * rows)
     head, hidden, targets = setup()
     hidden.requires_grad_()
     bias = torch.zeros(11)
@@ -127,7 +138,7 @@ def test_the_fused_loss_has_the_gradient_of_the_plain_one(monkeypatch, rows):
             (grad,) = torch.autograd.grad(value, chosen)
         return value.detach(), grad
 
-    fused, scored = fused_loss(head.weight, hidden, targets, bias, 0.7, chunk_loss)
+    fused, scored = fused_loss(head, hidden, targets, bias, 0.7, chunk_loss)
     (3.0 * fused).backward()
     for got, expected in zip([fused, hidden.grad, head.weight.grad], references, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Properties from a grammar: an answer equals its gold in every spelling and dress, others don't."""
+"""Properties from a grammar: an answer equals its gold in any spelling and dress, others don't."""
 
 from random import Random
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from sapo_vl.errors import SetupError
 from sapo_vl.runs import files
-from sapo_vl.runs.files import atomic_write, disk_full_guard, read_json, write_json
+from sapo_vl.runs.files import atomic_write, disk_full_guard, read_json, user_path, write_json
 
 NO_ERRNO = (RuntimeError("unexpected pos 64 vs 0"), SafetensorError("No space left"), OSError("?"))
 
@@ -80,6 +80,26 @@ def test_atomic_write_of_a_folder_replaces_a_killed_write(tmp_path):
         partial.mkdir()
         (partial / "weights").write_text("w")
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["weights"]
+
+
+def test_atomic_write_of_a_folder_replaces_an_older_folder(tmp_path):
+    for content in ("one", "two"):
+        with atomic_write(tmp_path / "model") as partial:
+            partial.mkdir()
+            (partial / content).write_text(content)
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_users_place_that_fails_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "below"
+    refused = pytest.raises(SetupError, match=f"--out={place} can't be used")
+    with refused as caught, user_path("--out", place):
+        place.mkdir()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OSError, match="No space"), user_path("--out", place):
+        raise OSError(errno.ENOSPC, "No space")
 
 
 def test_json_round_trip(tmp_path):

@@ -100,7 +100,8 @@ def test_one_process_where_there_is_one_device(checkout):
 def test_one_rank_for_each_visible_device_after_a_dry_run(checkout):
     check, start = launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="2,5,7")
     assert check == "-m sapo_vl.cli train --dry-run a.b=1"
-    assert start.startswith("-m torch.distributed.run --standalone --nproc_per_node 3 ")
+    assert start.startswith("-m torch.distributed.run --nproc_per_node 3 --local-addr 127.0.0.1 ")
+    assert "store_type=file" in start  # nothing listens on the network
     assert start.endswith(" --module sapo_vl.cli train a.b=1")
 
 
@@ -119,6 +120,11 @@ def test_several_machines_go_through_deepspeed(checkout):
 def test_help_is_answered_by_one_process(checkout):
     calls = launch(checkout, "train_vl.sh", "--help", SAPO_RANKS="8", SAPO_HOSTFILE="hosts")
     assert calls == ["-m sapo_vl.cli train --help"]
+
+
+def test_a_checkout_below_a_folder_with_a_colon_is_refused(checkout):
+    shutil.copytree(checkout, checkout.parent / "a:b")
+    assert launch(checkout.parent / "a:b", "train_vl.sh") == ["exit 2"]
 
 
 def test_a_wrong_number_of_ranks_is_refused(checkout):
@@ -269,8 +275,8 @@ def steps(environment, monkeypatch):
     """Replace the steps that need a network by stubs that record their calls."""
     done = Steps()
 
-    def install(venv, extra, dev, use_uv):
-        done.append(f"install {extra}{',dev' if dev else ''}")
+    def install(venv, extra, dev, use_uv, again=False):
+        done.append(f"{'reinstall' if again else 'install'} {extra}{',dev' if dev else ''}")
         done.lacking = []
 
     monkeypatch.setattr(environment, "problems", lambda venv, extras: done.lacking)
@@ -309,7 +315,7 @@ def test_a_changed_constraint_makes_it_look_again(
 def test_an_install_that_was_cut_off_is_done_again(environment, steps, bare_venv, monkeypatch):
     whole = environment.install
 
-    def cut_off(*arguments):
+    def cut_off(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(environment, "install", cut_off)
@@ -318,7 +324,37 @@ def test_an_install_that_was_cut_off_is_done_again(environment, steps, bare_venv
     monkeypatch.setattr(environment, "install", whole)
     steps.lacking = []  # what was asked for is there, what it needs perhaps not
     environment.set_up(bare_venv, "cpu", dev=False, use_uv=True)
-    assert steps == ["install cpu", "mend"]
+    assert steps == ["reinstall cpu", "mend"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "half an environment", "an interpreter without pip"])
+def test_a_new_environment_that_was_cut_off_is_made_anew(
+    environment, steps, tmp_path, monkeypatch, left
+):
+    venv = tmp_path / "v"
+
+    def make(folder):
+        assert [path.name for path in folder.iterdir()] == [environment.STAMP]
+        (folder / "bin").mkdir()
+        (folder / "bin" / "python").touch()
+        steps.append("make")
+
+    def cut_off(folder):
+        if left != "nothing":
+            (folder / "lib").mkdir()
+        if left == "an interpreter without pip":
+            (folder / "bin").mkdir()
+            (folder / "bin" / "python").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment, "make_environment", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        environment.set_up(venv, "cpu", dev=False, use_uv=True)
+    monkeypatch.setattr(environment, "make_environment", make)
+    monkeypatch.setenv("SAPO_VENV", str(venv))
+    assert environment.choose_environment(["cpu"]) == venv  # it is ours: not refused
+    environment.set_up(venv, "cpu", dev=False, use_uv=True)
+    assert steps == ["make", "install cpu", "mend"]
 
 
 def test_an_environment_of_the_other_extra_is_refused(environment, steps, bare_venv):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.training import checkpoint
 from sapo_vl.training.checkpoint import TrainState
+from sapo_vl.training.manifest import damage
 
 
 class FakeLearner:
@@ -105,7 +107,7 @@ def test_a_checkpoint_is_complete_when_it_gets_its_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", spy)
     save(tmp_path, 5)
-    assert seen == [["learner", "rank_0.pt"]]
+    assert seen == [["learner", "manifest.json", "rank_0.npz"]]
 
 
 def test_a_failed_write_leaves_the_older_checkpoint(tmp_path):
@@ -120,7 +122,7 @@ def test_writing_again_replaces_what_a_killed_process_left(tmp_path):
     (stale / "learner").mkdir(parents=True)
     (stale / "rubbish").write_text("x")
     path = save(tmp_path, 5, value=3)
-    assert names(path) == ["learner", "rank_0.pt"]
+    assert names(path) == ["learner", "manifest.json", "rank_0.npz"]
     assert names(tmp_path) == ["step_000005"]
 
 
@@ -150,12 +152,87 @@ def test_another_fault_of_the_disk_stays_what_it_is(tmp_path):
 
 def test_another_number_of_ranks_is_refused(tmp_path, monkeypatch):
     path = save(tmp_path, 5)
-    (path / "rank_1.pt").write_bytes((path / "rank_0.pt").read_bytes())
-    with pytest.raises(DataError, match="written by 2 ranks and this run has 1: start with 2"):
-        checkpoint.load(path, FakeLearner())
-    (path / "rank_1.pt").unlink()
+    manifest = json.loads((path / "manifest.json").read_text())
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(DataError, match="written by 1 ranks and this run has 4"):
+    with pytest.raises(DataError, match="written by 1 ranks and this run has 4: start with 1"):
+        checkpoint.load(path, FakeLearner())
+    monkeypatch.delenv("WORLD_SIZE")
+    (path / "manifest.json").write_text(json.dumps(manifest | {"ranks": 2}))
+    with pytest.raises(DataError, match="written by 2 ranks and this run has 1"):
+        checkpoint.load(path, FakeLearner())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGE = [
+    (change, name)
+    for change in (cut, flip, empty, Path.unlink)
+    for name in ("rank_0.npz", "learner/value", "manifest.json")
+    if (change, name) != (flip, "manifest.json")  # what is blamed depends on the bit
+]
+
+
+@pytest.mark.parametrize(("change", "name"), DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_and_named(tmp_path, capsys, change, name):
+    root = tmp_path / "checkpoints"
+    for step in (4, 5):
+        save(root, step, value=10**step)
+    change(root / "step_000005" / name)
+    assert checkpoint.newest_whole(root)[0] == root / "step_000004"
+    checkpoint.set_aside_damaged(tmp_path)
+    assert checkpoint.latest(root) == root / "step_000004"
+    assert names(root) == ["damaged-step_000005", "step_000004"]
+    said = capsys.readouterr().out
+    assert "step_000005" in said
+    assert Path(name).name in said
+    learner = FakeLearner()
+    assert checkpoint.load(root / "step_000004", learner).step == 4
+    assert learner.value == 10**4
+
+
+def test_a_whole_checkpoint_is_left_alone(tmp_path, capsys):
+    for root in (tmp_path / "checkpoints", tmp_path / "warmup" / "checkpoints"):
+        save(root, 4)
+        (root / "step_000004" / "keep").touch()  # a pin is no damage
+    checkpoint.set_aside_damaged(tmp_path)
+    assert names(tmp_path / "checkpoints") == ["step_000004"]
+    assert capsys.readouterr().out == ""
+    checkpoint.set_aside_damaged(tmp_path / "nothing")
+
+
+def test_no_whole_checkpoint_is_an_error_and_loses_nothing(tmp_path):
+    root = tmp_path / "warmup" / "checkpoints"
+    for step in (4, 5):
+        empty(save(root, step) / "learner" / "value")
+    with pytest.raises(DataError, match=r"no checkpoint in .*warmup"):
+        checkpoint.set_aside_damaged(tmp_path)
+    assert names(root) == ["damaged-step_000004", "damaged-step_000005"]
+    checkpoint.set_aside_damaged(tmp_path)  # then the user has chosen to start over
+
+
+def test_the_ranks_share_the_files(tmp_path):
+    path = save(tmp_path, 5)
+    empty(path / "learner" / "value")  # the first of two files by name
+    assert "learner/value" in damage(path, rank=0, ranks=2)
+    assert damage(path, rank=1, ranks=2) == ""
+
+
+def test_a_pickle_in_place_of_a_state_is_not_run(tmp_path):
+    path = save(tmp_path, 5)
+    np.savez(path / "rank_0.npz", json=np.array([print], dtype=object))
+    with pytest.raises(DataError, match=r"rank_0\.npz is damaged"):
         checkpoint.load(path, FakeLearner())
 
 

@@ -6,11 +6,13 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import bare_prompt
 
 from sapo_vl.algorithm import collapse
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
+from sapo_vl.runs.files import write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.schema import Rollout
 from sapo_vl.training import checkpoint
@@ -19,8 +21,12 @@ from sapo_vl.training.monitor import (
     CollapseError,
     NonFiniteGradientError,
     ParityError,
+    VerdictBudget,
+    WeightsError,
+    _lacks_summary,
     check_finite,
     check_parity,
+    check_weights,
     detect_collapse,
 )
 
@@ -63,6 +69,58 @@ def test_parity_at_its_limits_is_fine_and_so_is_nothing_to_compare():
     config = load(None, ["generator.parity_mean=0.01", "generator.parity_max=0.1"])
     check_parity(config, {"mismatch/mean_abs": 0.01, "mismatch/max_abs": 0.1}, 7)
     check_parity(config, {}, 7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
+def test_ruined_weights_are_named_with_the_learning_rate(value):
+    model = torch.nn.Linear(3, 2)
+    config = load(None, ["learner.lr=0.5"])
+    check_weights(config, model, 7)
+    check_weights(config, None, 7)
+    with torch.no_grad():
+        model.bias[1] = value
+    with pytest.raises(WeightsError, match=r"step 7: bias .*learner\.lr=0\.5"):
+        check_weights(config, model, 7)
+    with pytest.raises(WeightsError):  # the cause of a difference between sampler and learner
+        check_parity(config, {"mismatch/mean_abs": float("nan")}, 7, model)
+    check_parity(config, {"mismatch/mean_abs": 0.0}, 7, model)
+
+
+def shares(*values: float) -> list[dict]:
+    return [
+        {"step": i, "response/no_verdict": v, "no_verdict": {"v.py:score: timeout": 1}}
+        for i, v in enumerate(values, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps", "values", "stops_at"),
+    [
+        (0.5, 9, (1.0, 0.2, 0.2, 0.9, 0.9), 5),  # mean of the last three is 2 / 3
+        (0.5, 9, (1.0, 1.0), None),  # three steps make a judgement
+        (0.5, 9, (0.5, 0.5, 0.5), None),  # at the limit
+        (0.5, 1, (0.6,), 1),  # a run of one step
+        (1.0, 9, (1.0, 1.0, 1.0), None),
+        (0.0, 9, (0.0, 0.0, 0.1), 3),
+    ],
+)
+def test_the_budget_of_missing_verdicts(limit, steps, values, stops_at):
+    budget = VerdictBudget(limit, steps)
+    messages = [budget.observe(row) for row in shares(*values)]
+    assert [i for i, m in enumerate(messages, start=1) if m] == ([stops_at] if stops_at else [])
+    assert all("v.py:score: timeout" in m and "verifier.max_no_verdict" in m for m in messages if m)
+
+
+def test_a_row_lacks_its_summary_unless_one_of_its_step_is_there(tmp_path):
+    run = SimpleNamespace(dir=tmp_path)
+    row = {"phase": "eval", "name": "after", "step": 2}
+    assert _lacks_summary(run, row)
+    write_json(tmp_path / "eval" / "after.json", {"step": 4})
+    assert _lacks_summary(run, row)
+    write_json(tmp_path / "eval" / "after-step_000002.json", {"step": 2})
+    assert not _lacks_summary(run, row)
+    assert not _lacks_summary(run, row | {"step": 4})
+    assert not _lacks_summary(run, {"phase": "train", "step": 2})
 
 
 class NoLearner:

@@ -103,7 +103,7 @@ def test_resample_draws_other_records_of_the_same_task(build):
     sampler = build(RATIO)
     draws = sampler.step(0, 0, 0, 1)
     dropped = [draw for draw in draws if draw.task != "bars"]
-    redraws = sampler.resample(0, 1, 0, draws, dropped)
+    redraws = sampler.resample((0, 1), 0, 1, draws, dropped)
     assert [(d.task, d.mini_batch) for d in redraws if d.task == "count"] == [
         (d.task, d.mini_batch) for d in dropped if d.task == "count"
     ]
@@ -113,13 +113,13 @@ def test_resample_draws_other_records_of_the_same_task(build):
     assert len({draw.index for draw in redraws}) == len(redraws)
     # 4 of the 9 lines are taken, so that 4 of the 5 others can stand for them
     assert len([draw for draw in redraws if draw.task == "line"]) == 4
-    assert sampler.resample(0, 1, 0, draws, dropped) == redraws
-    assert sampler.resample(0, 2, 0, draws, dropped) != redraws
+    assert sampler.resample((0, 1), 0, 1, draws, dropped) == redraws
+    assert sampler.resample((0, 2), 0, 1, draws, dropped) != redraws
 
 
 def test_an_exhausted_task_gives_none(build):
     lines = [Draw(i, "line", 0) for i, task in enumerate(TASKS) if task == "line"]
-    assert build(RATIO).resample(0, 1, 0, lines, lines[:3]) == []
+    assert build(RATIO).resample((0, 1), 0, 1, lines, lines[:3]) == []
 
 
 A, B = range(12), range(12, 17)
@@ -143,7 +143,7 @@ def test_mixtures_keep_their_shares_and_visit_everything_once():
 def test_ranks_share_a_mini_batch_by_task():
     members = {"a": range(100), "b": range(100, 200)}
     mixture = TaskMixture(members, {"a": 0.75, "b": 0.25}, size=16)
-    shares = [mixture.batch(3, rank, 4) for rank in range(4)]
+    shares = [mixture.deal(mixture.batch(3), 3, rank, 4) for rank in range(4)]
     for share in shares:
         assert Counter(task for task, _ in share) == {"a": 3, "b": 1}
     assert sorted(pair for share in shares for pair in share) == sorted(mixture.batch(3))
@@ -159,3 +159,38 @@ def test_mixtures_that_cannot_be():
     for ratio in (0, -1):
         with pytest.raises(ConfigError, match=rf"data\.ratio: b has 9 records and ratio {ratio}"):
             TaskMixture({"a": range(9), "b": range(9)}, {"a": 1, "b": ratio}, size=8)
+
+
+def numbered(sampler: PromptSampler, step: int, ranks: int) -> list[tuple[int, int]]:
+    draws = [d for rank in range(ranks) for d in sampler.step(step, 16 * step, rank, ranks)]
+    return [(draw.index, draw.copy) for draw in draws]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("overrides", [(), (RATIO,)])
+def test_repeated_draws_of_a_step_are_numbered_over_all_ranks(records, overrides, ranks):
+    """16 prompts of 3 records; and no number is given where no record comes twice."""
+    keys = ["rollout.prompts=16", "algorithm.num_mini_batches=2", *overrides]
+    few = records.subset([0, 45, 60])  # one record of each task
+    pairs = numbered(PromptSampler(load(None, keys), few), 2, ranks)
+    assert len(set(pairs)) == len(pairs) == 16
+    assert {index for index, copy in pairs if copy == 0} == {0, 1, 2}
+    usual = numbered(PromptSampler(load(None, keys), records), 0, ranks)
+    if not overrides:
+        assert {copy for _, copy in usual} == {0}
+
+
+def test_replacements_on_several_ranks_never_share_a_seed(build):
+    sampler = build()
+    shares = [sampler.step(0, 0, rank, 2) for rank in range(2)]
+    redrawn = [
+        draw
+        for round_ in (1, 2)
+        for rank, share in enumerate(shares)
+        for draw in sampler.resample((0, round_), rank, 2, share, share)
+    ]
+    pairs = [(draw.index, draw.copy) for draw in [*shares[0], *shares[1], *redrawn]]
+    assert len(set(pairs)) == len(pairs)
+    assert len({index for index, _ in pairs}) < len(pairs)  # the test's own premise
+    alone = sampler.step(0, 0, 0, 1)
+    assert {d.copy for d in sampler.resample((0, 1), 0, 1, alone, alone)} == {0}

@@ -17,6 +17,7 @@ from sapo_vl.schema import Outcome, Prompt, Reward, Rollout, RolloutGroup, Verdi
 from sapo_vl.training.rollouts import (
     RolloutBatch,
     replace_groups,
+    rollout_seed,
     sample_groups,
     write_parquet,
 )
@@ -172,11 +173,12 @@ def test_groups_are_sampled_graded_and_compared(renderer, tiny_folder, normalize
     samples = [make_sample(name="a"), make_sample([(32, 32)], name="b")]
     params = SamplingParams(4, 0.8, 16)
     engine = SampleEngine(generator, renderer, build_rubric(config))
-    groups = sample_groups(engine, samples, params, seed=3, step=11, normalize=normalize)
+    prompts = renderer.render(samples)
+    groups = sample_groups(engine, prompts, params, [5, 6], normalize=normalize)
     prompts, asked, seeds = generator.asked
     assert [prompt.sample.id for prompt in prompts] == ["a", "b"]
     assert asked == params
-    assert seeds == [problem_seed(3, "11:a"), problem_seed(3, "11:b")]
+    assert seeds == [5, 6]
     for one in groups:
         assert [r.verdict.correct for r in one.rollouts] == [True, False, False, True]
         # rewards 0.9 and 0: mean 0.45, standard deviation 0.45
@@ -198,7 +200,8 @@ def test_a_response_without_verdict_is_compared_with_nothing(renderer):
 
     engine = SampleEngine(Echo(), renderer, HalfBlind())
     params = SamplingParams(3, 1.0, 16)
-    (one,) = sample_groups(engine, [make_sample()], params, seed=0, step=0, normalize=True)
+    prompts = renderer.render([make_sample()])
+    (one,) = sample_groups(engine, prompts, params, [0], normalize=True)
     assert [r.advantage for r in one.rollouts] == [0, 0, 0]  # of what is left both are wrong
     assert not one.has_gradient
 
@@ -222,3 +225,10 @@ def test_parquet_holds_what_was_sampled(prompts, tmp_path):
     assert rows[1]["token_ids"] == [2, 2]
     assert json.loads(rows[0]["verdicts"]) == {"boxed": ["correct", 1.0, "by hand"]}
     assert [p.name for p in path.parent.iterdir()] == ["step_000001.parquet"]
+
+
+def test_a_record_drawn_again_in_a_step_has_another_seed():
+    """The first draw's seed never changes: published runs depend on it."""
+    assert rollout_seed(3, 11, "a") == problem_seed(3, "11:a")
+    seeds = {rollout_seed(3, 11, "a", copy) for copy in range(50)}
+    assert len(seeds) == 50

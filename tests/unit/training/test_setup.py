@@ -13,11 +13,19 @@ from sapo_vl.data import store
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.runs.folder import Run
-from sapo_vl.training.setup import data_folder, initial_model, load_inputs, policy_assets, preflight
+from sapo_vl.training.setup import (
+    check_records,
+    data_folder,
+    initial_model,
+    load_inputs,
+    policy_assets,
+    preflight,
+)
 
 
 def test_preflight_returns_the_resolved_config():
-    config = preflight(load(None, ["objective=dapo", "generator.backend=transformers"]))
+    keys = ["objective=dapo", "generator.backend=transformers", "generator.max_model_len=4096"]
+    config = preflight(load(None, keys))
     assert config.objective_options == {"low": 0.2, "high": 0.28}
     assert [(term.fn, term.weight) for term in config.rewards] == [
         ("answer", 1.0),
@@ -114,3 +122,42 @@ def test_the_policy_is_the_given_folder_or_built_in_the_run(run, tmp_path):
     assert Path(policy_assets(run).path) == initial_model(run.config)
     tiny = load(None, [f"run.dir={tmp_path}", "run.seed=3"])
     assert initial_model(tiny) == tmp_path / "model-seed3"
+
+
+def prepared(tmp_path, *samples) -> Path:
+    held_out = replace(make_sample(name="held"), split="test")
+    store.write(tmp_path / "d", [*samples, held_out])
+    return tmp_path / "d"
+
+
+def test_fewer_records_than_prompts_are_said(tiny_folder, tmp_path, capsys):
+    path = prepared(tmp_path, make_sample(name="a"), make_sample(name="b"))
+    keys = (f"data.path={path}", f"run.dir={tmp_path / 'run'}", "rollout.prompts=8")
+    config = preflight(tiny_config(tiny_folder, "generator.backend=transformers", *keys))
+    load_inputs(Run(config, resume=False)).rubric.close()
+    assert "2 records are fewer than rollout.prompts=8" in capsys.readouterr().out
+
+
+VERIFIERS = """
+def none(sample, response): pass
+def any(sample, response): return 1.0
+"""
+
+
+def test_a_verifier_is_tried_and_its_confusion_printed(tiny_folder, tmp_path, capsys):
+    (tmp_path / "v.py").write_text(VERIFIERS)
+    path = prepared(tmp_path, make_sample(name="a"))
+    keys = (f"data.path={path}", f"run.dir={tmp_path / 'run'}", "generator.backend=transformers")
+    keys += ("rollout.prompts=4",)
+    config = tiny_config(tiny_folder, *keys, f"rewards=[{{fn: '{tmp_path}/v.py:none'}}]")
+    with pytest.raises(ConfigError, match=r"rewards\[0\]\.fn=.*v\.py:none: no verdict"):
+        load_inputs(Run(preflight(config), resume=False))
+    assert "gold answers: all" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="no verdict"):
+        check_records(config)
+    config = tiny_config(tiny_folder, *keys, f"rewards=[{{fn: '{tmp_path}/v.py:any'}}]")
+    check_records(config)
+    printed = capsys.readouterr().out
+    assert "junk right" in printed
+    assert "accepts junk: an empty response" in printed
+    assert "gold answers: all" not in printed  # it was not asked about all of them

@@ -5,159 +5,17 @@ The generator and the learner are fakes; sampler, rubric, run folder and checkpo
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-from helpers import bare_prompt, make_sample
+from fake_training import COUNT, steps
 
-from sapo_vl import train
-from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import LearnerConfig, load
-from sapo_vl.data import store
-from sapo_vl.model.usable_samples import UsableSamples
-from sapo_vl.rewards.rubric import Rubric
-from sapo_vl.runs.folder import Run
+from sapo_vl.config import LearnerConfig
 from sapo_vl.runs.signals import RunInterrupted
-from sapo_vl.schema import Rollout
 from sapo_vl.training import checkpoint, trainer
-from sapo_vl.training.prompt_sampler import PromptSampler, shuffled_indices
-from sapo_vl.training.setup import RunInputs
-from sapo_vl.training.trainer import Step, Trainer, learning_rate
-
-COUNT = 64
-
-
-class Renderer:
-    """Prompts of three tokens, whatever the sample."""
-
-    def render(self, samples) -> list:
-        """Return a prompt per sample."""
-        return [bare_prompt(name=sample.id) for sample in samples]
-
-
-class Generator:
-    """Answers as often right as `right(record number)` says, and keeps what it was asked."""
-
-    def __init__(self, right) -> None:
-        self.right, self.calls, self.seeds = right, [], []
-
-    def generate(self, prompts, params, seeds) -> list[list[Rollout]]:
-        """Return two rollouts per prompt, the right ones first."""
-        numbers = [int(prompt.sample.id[1:]) for prompt in prompts]
-        self.calls.append(numbers)
-        self.seeds.append(list(seeds))
-        return [
-            [self._one(prompt, i < self.right(number)) for i in range(params.n)]
-            for prompt, number in zip(prompts, numbers, strict=True)
-        ]
-
-    def _one(self, prompt, right: bool) -> Rollout:
-        text = "\\boxed{7}" if right else "\\boxed{8}"
-        logprobs = np.array([-1.0, -2.0], np.float32)
-        return Rollout(prompt, [1, 2], text, generator_logprobs=logprobs)
-
-    def update_weights(self, weights) -> None:
-        """Take nothing."""
-
-    def sleep(self) -> None:
-        """Hold nothing."""
-
-
-class Learner:
-    """Counts its updates; `signal_at` sends a stop signal inside of that update."""
-
-    model = None
-
-    def __init__(self, stop=None, signal_at: int = 0) -> None:
-        self.updates: list[list[tuple[str, float, list[float]]]] = []
-        self._stop, self._signal_at = stop, signal_at
-
-    def fill_old_logprobs(self, rollouts) -> None:
-        """Disagree with the sampler by 0.001 per update so far."""
-        for rollout in rollouts:
-            rollout.old_logprobs = rollout.generator_logprobs + 0.001 * (1 + len(self.updates))
-
-    def update(self, rollouts, objective, lr) -> UpdateReport:
-        """Keep what was trained on."""
-        for rollout in rollouts:
-            if rollout.old_logprobs is None:
-                rollout.old_logprobs = rollout.generator_logprobs
-        self.updates.append(
-            [
-                (r.prompt.sample.id, r.advantage, r.old_logprobs.tolist())
-                for r in rollouts
-                if not r.is_filler
-            ]
-        )
-        if len(self.updates) == self._signal_at:
-            self._stop._handle(signal.SIGTERM, None)
-        trained = [r for r in rollouts if not r.is_filler]
-        tokens = sum(len(r.token_ids) for r in trained)
-        ones = np.ones(tokens, np.float32)
-        return UpdateReport(
-            trained,
-            loss=float(len(self.updates)),
-            grad_norm=1.0,
-            log_ratio_T=0 * ones,
-            gate_weight_T=ones,
-            grad_coefficient_T=ones,
-            entropy_T=ones,
-            logprobs_T=-ones,
-        )
-
-    def weights(self):
-        """Return nothing to sync."""
-        return iter(())
-
-    def save(self, directory: Path) -> None:
-        """Write the updates so far."""
-        (directory / "updates.json").write_text(json.dumps(self.updates))
-
-    def load(self, directory: Path) -> None:
-        """Read them again."""
-        saved = json.loads((directory / "updates.json").read_text())
-        self.updates = [[tuple(entry) for entry in update] for update in saved]
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory) -> UsableSamples:
-    path = tmp_path_factory.mktemp("records") / "data"
-    store.write(path, [make_sample(name=f"r{i}") for i in range(COUNT)])
-    return UsableSamples(store.load(path, "train"), range(COUNT))
-
-
-@pytest.fixture
-def build(records, tmp_path, monkeypatch):
-    """Return a function that builds a trainer whose record i has right(i) right responses of 2."""
-
-    def make(right, *overrides: str, name: str = "run", signal_at: int = 0) -> Trainer:
-        monkeypatch.setattr(trainer, "Learner", lambda config, assets: Learner())
-        monkeypatch.setattr(trainer, "trainable_rows", lambda model: [])
-        resume = (tmp_path / name).exists()
-        config = load(
-            None,
-            [
-                f"run.dir={tmp_path / name}",
-                "rollout.prompts=8",
-                "rollout.group_size=2",
-                "rollout.max_new_tokens=16",
-                "algorithm.num_mini_batches=4",
-                "rewards=[{fn: boxed}]",
-                *overrides,
-            ],
-        )
-        run = Run(config, resume=resume)
-        rubric = Rubric.from_terms([("boxed", 1.0)])
-        sampler = PromptSampler(config, records)
-        inputs = RunInputs(None, Renderer(), rubric, records, [], sampler, {})
-        made = Trainer(run, inputs, None, None, Generator(right))
-        made.learner = Learner(run.stop, signal_at)
-        return made
-
-    return make
+from sapo_vl.training.prompt_sampler import shuffled_indices
+from sapo_vl.training.trainer import Step, learning_rate
 
 
 def test_groups_without_a_gradient_are_resampled(build):
@@ -239,13 +97,6 @@ def test_a_sampler_that_disagrees_is_noticed_before_anything_is_trained_on(build
     with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_mean"):
         made.fill_old_logprobs(batch)
     assert made.learner.updates == []
-
-
-def steps(made: Trainer, count: int) -> None:
-    """Take training steps as train_loop does, without the evaluation of a run's start."""
-    while made.state.step < count:
-        with made.step() as step:
-            train.train_step(made, step)
 
 
 OPTIONS = ("rollout.steps=4", "checkpoint.every=1", "run.rollouts_every=1")

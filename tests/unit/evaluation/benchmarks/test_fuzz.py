@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.protocol import read_response
+from sapo_vl.evaluation.benchmarks.rows import read_response
 
 WHOLE = ("superclevr", "aime24")  # a gold answer that is no whole number is the file's mistake
 RULES = (

@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-pytest.importorskip("openai")
-from sapo_vl.errors import SetupError
+from sapo_vl.errors import ConfigError, SetupError
 from sapo_vl.evaluation import score
 from sapo_vl.evaluation.benchmarks.llm import Endpoint
-from sapo_vl.evaluation.benchmarks.protocol import read_response
+from sapo_vl.evaluation.benchmarks.rows import read_response
+from sapo_vl.rewards.verifiers.endpoint import ChatSession, NoUsableReplyError
 
 
 @pytest.fixture
@@ -77,6 +77,50 @@ def test_mathverse_is_judged_by_the_llm_and_the_rules_stand_beside_it(server):
     assert found[0].judgement.reason == "judged the same as A"
     assert sum("VERDICT" in prompt for prompt in prompts) == 1  # equal questions are asked once
     assert score.extractor(benchmark, endpoint) == "LLM m, and the verdict too"
+
+
+def test_a_question_without_a_reply_has_no_verdict_and_its_reason(server, monkeypatch):
+    """The third question gets a page; the others are scored."""
+    url, _ = server
+    request, asked = ChatSession._request, []
+
+    async def odd(self, method, path, body):
+        asked.append(body)
+        if "the third" in body["messages"][0]["content"]:
+            raise NoUsableReplyError("the reply is an HTML page")
+        return await request(self, method, path, body)
+
+    monkeypatch.setattr(ChatSession, "_request", odd)
+    rows = [row(f"unsure, the {word}") for word in ("first", "second", "third", "fourth")]
+    found = score.score(score.named("mathvista"), rows, endpoint=Endpoint(url, "judge"))
+    assert [item.correct for item in found] == [True, True, None, True]
+    reason = "no extraction by judge: the reply is an HTML page"
+    assert found[2].judgement.reason == reason
+    assert score.remarks(found) == [f"no verdict on 1 of 4 responses: 1 x {reason}"]
+    assert len(asked) == 4
+
+
+def test_mathverse_keeps_its_own_verdict_where_there_is_nothing_to_judge(server):
+    """A gold that no answer can equal, and thinking that never ends, are not sent."""
+    url, prompts = server
+    record = {"model": "x", "problem_id": "1", "question_type": "multi-choice", "gold": "A"}
+    rows = [
+        record | {"response": "A", "gold": "E", "choices": ["x", "y"]},
+        record | {"response": "<think>A"},
+    ]
+    benchmark = score.named("mathverse")
+    read = [read_response(r, "x", benchmark) for r in rows]
+    found = score.score(benchmark, read, endpoint=Endpoint(url, "m"))
+    assert [item.correct for item in found] == [None, False]
+    assert not any("VERDICT" in prompt for prompt in prompts)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "file:///etc/passwd", "http://", "http://a:x/v1"])
+def test_what_is_no_address(url):
+    with pytest.raises(ConfigError, match="--judge"):
+        Endpoint(url, "m")
+    with pytest.raises(ConfigError, match="password"):
+        Endpoint("http://me:secret@host/v1", "m")
 
 
 def test_an_endpoint_that_does_not_answer_is_an_error():

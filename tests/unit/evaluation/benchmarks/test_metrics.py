@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sapo_vl.evaluation.benchmarks import BENCHMARKS
-from sapo_vl.evaluation.benchmarks.accuracy import cell, tables
+from sapo_vl.evaluation.benchmarks.accuracy import cell, tables, verdicts
 from sapo_vl.evaluation.benchmarks.protocol import (
     ExtractedAnswer,
     Judgement,
@@ -116,7 +116,7 @@ def test_cells_and_tables():
         scored("q", False, meta={"level": 10, "skills": ["b"]}),
         scored("r", None, meta={"level": 2, "skills": []}),
     ]
-    assert cell([True, False, None]) == {
+    assert cell([("p", True), ("q", False), ("r", None)]) == {
         "accuracy": 0.5, "percent": 50.0, "correct": 1, "total": 2,
     }  # fmt: skip
     found = tables(rows, ("level", "skills", ("level", "skills"), "nothing"))
@@ -125,6 +125,15 @@ def test_cells_and_tables():
     assert found["skills"]["b"]["accuracy"] == 0.5
     assert found["level_x_skills"]["10 / b"]["total"] == 1
     assert "nothing" not in found
+
+
+def test_accuracy_is_the_mean_over_problems_whatever_their_number_of_samples():
+    rows = [scored("p", k == 0, sample=k, meta={"level": 2}) for k in range(4)]
+    rows.append(scored("q", True, meta={"level": 2}))
+    assert cell(verdicts(rows)) == {
+        "accuracy": 0.625, "percent": 62.5, "correct": 2, "total": 5,
+    }  # fmt: skip
+    assert tables(rows, ("level",))["level"]["2"]["accuracy"] == 0.625
 
 
 def test_wemath_four_dimensions():
@@ -177,7 +186,7 @@ def test_dynamath_worst_case():
     assert found["worst_case_level"]["y"]["accuracy"] == 0.0
     twice = [*rows, *(scored("1", False, variant=str(v), sample=1) for v in range(1, 11))]
     assert aggregate(twice)["worst_case"]["total"] == 3
-    assert cell([r.correct for r in rows])["accuracy"] == 0.95
+    assert cell(verdicts(rows))["accuracy"] == 0.95
 
 
 def test_emma_majority():

@@ -9,7 +9,8 @@ import pytest
 
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.benchmarks import BENCHMARKS, named
-from sapo_vl.evaluation.benchmarks.protocol import Response, read_response
+from sapo_vl.evaluation.benchmarks.protocol import Response
+from sapo_vl.evaluation.benchmarks.rows import read_response
 
 FIVE = ("1", "2", "3", "$\\frac{1}{2}$", "5")
 
@@ -218,8 +219,10 @@ def test_geoqa_asks_math_verify_in_a_worker():
     assert judged.rules["verified"] is True
     assert judged.reading.startswith("40.0")
     assert not verdict("geoqa", row("It is 41. <answer>41</answer>", "40°"))[1].correct
-    unseen = verdict("geoqa", row("<answer>40</answer>", "40°"))[1]
-    assert (unseen.correct, unseen.rules) == (False, {"verified": True})
+    tagged = verdict("geoqa", row("<answer>40</answer>", "40°"))[1]  # unseen by R1-V's own code
+    assert (tagged.correct, tagged.rules) == (True, {"verified": True, "whole_response": False})
+    thought = verdict("geoqa", row("<think>It is 40.</think> <answer>41</answer>", "40°"))[1]
+    assert (thought.correct, thought.rules["whole_response"]) == (False, True)
     start = time.monotonic()
     slow = verdict("geoqa", row("\\boxed{9^{9^{9^{9^9}}}}", "40°"))[1]
     assert slow.correct in (False, None)
@@ -321,5 +324,7 @@ def test_hostile_responses_are_wrong_within_seconds(name):
 
 
 def test_a_gold_that_is_no_number_is_named():
-    with pytest.raises(DataError, match=r"problem p: .*'A'"):
-        verdict("superclevr", row("<answer>3</answer>", "A"))
+    record = {"model": "m", "problem_id": "p", "gold": "A", "response": "<answer>3</answer>"}
+    for name in ("superclevr", "aime24"):
+        with pytest.raises(DataError, match=r"in.jsonl:3: gold .*'A'"):
+            read_response(record, "in.jsonl:3", BENCHMARKS[name])

@@ -1,11 +1,14 @@
 """Equality without sympy: what is equal, what is not, what is left to the workers."""
 
 import string
+import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sapo_vl.errors import DataError
 from sapo_vl.rewards.parsing.equality import same
 from sapo_vl.rewards.parsing.exact_decider import ExactDecider, Tolerance
 from sapo_vl.rewards.parsing.extract import final_answer, joined_boxes
@@ -192,9 +195,31 @@ def test_integers_are_equal_when_they_are(a, b):
 
 
 def test_long_and_deep_texts_take_no_time():
-    for text in ("1+" * 200_000, "(" * 100_000, "{" * 100_000, "1," * 100_000, "\\frac{1}{" * 9000):
+    for text in (
+        *("1+" * 200_000, "(" * 100_000, "{" * 100_000, "1," * 100_000, "\\frac{1}{" * 9000),
+        *("1^" * 2000 + "1", "=\\{" * 1500, "x=(" * 1000 + "1" + ")" * 1000, "minus " * 600),
+    ):
         verdict = maths.decide_fast(_sample("42"), f"the answer is {text}")
         assert getattr(verdict, "outcome", Outcome.WRONG) is Outcome.WRONG
+
+
+def test_nested_boxes_of_a_gold_are_read_in_one_pass():
+    assert maths.gold_text(_sample(r"\boxed{\boxed{5}} and \boxed{6}")) == "{5}, 6"
+    start = time.process_time()
+    maths.decide_fast(_sample(r"\boxed{" * 30_000 + "5" + "}" * 30_000), r"\boxed{5}")
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("precision", [-1, 31, 3_000_000_000])
+def test_a_precision_that_cannot_be_computed_names_the_record(precision):
+    with pytest.raises(DataError, match="t-1"):
+        maths.decide_fast(replace(_sample("5"), precision=precision), r"\boxed{6}")
+
+
+@pytest.mark.parametrize("rel_tol", [-0.1, 1, float("nan"), float("inf")])
+def test_a_tolerance_that_is_no_share_names_the_record(rel_tol):
+    with pytest.raises(DataError, match="t-1"):
+        maths.decide_fast(replace(_sample("5"), rel_tol=rel_tol), r"\boxed{6}")
 
 
 def _sample(gold):

@@ -181,6 +181,42 @@ def test_text():
         assert text.score(cat, response).score == 0, response
 
 
+@pytest.mark.parametrize(
+    ("gold", "response", "right"),
+    [
+        ("CO2", r"\boxed{\text{CO}_2}", True),
+        ("H2O", "H₂O", True),
+        ("CO2", "CO", False),
+        ("x-axis", r"\boxed{\text{x axis}}", True),
+        ("U.S.A.", "USA", True),
+        ("isosceles", r"\boxed{\text{an isosceles triangle}}", True),
+        ("right triangle", "right angle", False),
+        ("no solution", "There is no solution.", True),
+        ("three", "3", True),
+        ("salt & pepper", "salt and pepper", True),
+    ],
+)
+def test_spellings_of_words(gold, response, right):
+    assert (text.score(sample(gold, "text"), response).score == 1) is right
+
+
+@pytest.mark.parametrize(
+    ("gold", "response", "right"),
+    [
+        ("5 cm", r"\boxed{5}", True),
+        ("36cm", r"\boxed{36 \text{ cm}}", True),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{bmatrix}1\\2\end{bmatrix}}", True),
+        ("x = 3, y = 4", r"\boxed{y = 4, x = 3}", True),
+        ("3 and 5", r"\boxed{5, 3}", True),
+        ("7:30 PM", r"\boxed{\text{7:30 p.m.}}", True),
+        ("5 cm", r"\boxed{6}", False),
+        ("AB", r"\boxed{BA}", False),  # two letters are words
+    ],
+)
+def test_a_text_that_is_mathematics_is_graded_as_such(gold, response, right):
+    assert (answer.score(sample(gold, "text"), response).score == 1) is right
+
+
 def test_overlong_grows_over_the_last_quarter():
     one = sample("1")
     faults = [

@@ -1,0 +1,130 @@
+"""A renderer, a generator and a learner without weights, for tests of the trainer."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+from helpers import bare_prompt
+
+from sapo_vl import train
+from sapo_vl.algorithm.telemetry import UpdateReport
+from sapo_vl.errors import DataError
+from sapo_vl.model.prompts import Rendered
+from sapo_vl.schema import Rollout
+from sapo_vl.training.trainer import Trainer
+
+COUNT = 64
+
+
+class Renderer:
+    """Prompts of three tokens, whatever the sample."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()  # ids of records that can't be rendered
+
+    def render(self, samples) -> list:
+        """Return a prompt per sample."""
+        return [bare_prompt(name=sample.id) for sample in samples]
+
+    def render_usable(self, samples) -> Rendered:
+        """Return a prompt per sample that is not broken."""
+        faults = {
+            i: DataError(f"record {sample.id}: cut off")
+            for i, sample in enumerate(samples)
+            if sample.id in self.broken
+        }
+        return Rendered(self.render([s for s in samples if s.id not in self.broken]), faults)
+
+
+class Generator:
+    """Answers as often right as `right(record number)` says, and keeps what it was asked."""
+
+    def __init__(self, right) -> None:
+        self.right, self.calls, self.seeds = right, [], []
+
+    def generate(self, prompts, params, seeds) -> list[list[Rollout]]:
+        """Return two rollouts per prompt, the right ones first."""
+        numbers = [int(prompt.sample.id[1:]) for prompt in prompts]
+        self.calls.append(numbers)
+        self.seeds.append(list(seeds))
+        return [
+            [self._one(prompt, i < self.right(number)) for i in range(params.n)]
+            for prompt, number in zip(prompts, numbers, strict=True)
+        ]
+
+    def _one(self, prompt, right: bool) -> Rollout:
+        text = "\\boxed{7}" if right else "\\boxed{8}"
+        logprobs = np.array([-1.0, -2.0], np.float32)
+        return Rollout(prompt, [1, 2], text, generator_logprobs=logprobs)
+
+    def update_weights(self, weights) -> None:
+        """Take nothing."""
+
+    def sleep(self) -> None:
+        """Hold nothing."""
+
+
+class Learner:
+    """Counts its updates; `signal_at` sends a stop signal inside of that update."""
+
+    model = None
+
+    def __init__(self, stop=None, signal_at: int = 0) -> None:
+        self.updates: list[list[tuple[str, float, list[float]]]] = []
+        self._stop, self._signal_at = stop, signal_at
+
+    def fill_old_logprobs(self, rollouts) -> None:
+        """Disagree with the sampler by 0.001 per update so far."""
+        for rollout in rollouts:
+            rollout.old_logprobs = rollout.generator_logprobs + 0.001 * (1 + len(self.updates))
+
+    def update(self, rollouts, objective, lr) -> UpdateReport:
+        """Keep what was trained on."""
+        for rollout in rollouts:
+            if rollout.old_logprobs is None:
+                rollout.old_logprobs = rollout.generator_logprobs
+        self.updates.append(
+            [
+                (r.prompt.sample.id, r.advantage, r.old_logprobs.tolist())
+                for r in rollouts
+                if not r.is_filler
+            ]
+        )
+        if len(self.updates) == self._signal_at:
+            self._stop._handle(signal.SIGTERM, None)
+        trained = [r for r in rollouts if not r.is_filler]
+        tokens = sum(len(r.token_ids) for r in trained)
+        ones = np.ones(tokens, np.float32)
+        return UpdateReport(
+            trained,
+            loss=float(len(self.updates)),
+            grad_norm=1.0,
+            log_ratio_T=0 * ones,
+            gate_weight_T=ones,
+            grad_coefficient_T=ones,
+            entropy_T=ones,
+            logprobs_T=-ones,
+        )
+
+    def weights(self):
+        """Return nothing to sync."""
+        return iter(())
+
+    def save(self, directory: Path) -> None:
+        """Write the updates so far."""
+        (directory / "updates.json").write_text(json.dumps(self.updates))
+
+    def load(self, directory: Path) -> None:
+        """Read them again."""
+        saved = json.loads((directory / "updates.json").read_text())
+        self.updates = [[tuple(entry) for entry in update] for update in saved]
+
+
+def steps(made: Trainer, count: int) -> None:
+    """Take training steps as train_loop does, without the evaluation of a run's start."""
+    while made.state.step < count:
+        with made.step() as step:
+            train.train_step(made, step)
