@@ -57,6 +57,7 @@ def check_weights(assets: ModelAssets) -> None:
             quantized, or names or shapes differ.
     """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    from transformers.utils import logging as transformers_logging
 
     if getattr(assets.config, "quantization_config", None) is not None:
         raise DataError(
@@ -72,6 +73,8 @@ def check_weights(assets: ModelAssets) -> None:
         raise DataError(f"model.path={assets.path}: {error}") from error
     meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(assets.config)]
+    shows_progress = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         _, info = model_class.from_pretrained(
             None,
@@ -84,6 +87,9 @@ def check_weights(assets: ModelAssets) -> None:
     except (RuntimeError, ValueError) as error:  # a conversion of experts met wrong shapes
         first_line = str(error).strip().splitlines()[0]
         raise DataError(f"model.path={assets.path}: weights don't fit: {first_line}") from error
+    finally:
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
     _refuse_differences(assets.path, info)
 
 
