@@ -108,7 +108,8 @@ def heldout_folder(config: Config, out: Path | None) -> Iterator[None]:
 
 def heldout_settings(config: Config) -> Settings:
     """Return what held-out results depend on; the data by number, bytes and time of its files."""
-    evaluation = config.evaluation.model_dump(include={"problems", "samples", "greedy", "blank"})
+    own = {"problems", "samples", "temperature", "greedy", "blank"}
+    evaluation = config.evaluation.model_dump(include=own)
     settings = {
         "model": config.model.path,
         "weights": weights_fingerprint(config.model.path),
