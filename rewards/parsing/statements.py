@@ -418,8 +418,8 @@ def _total_before_a_list(lines: list[str]) -> str | None:
     if not _ANNOUNCED.search(intro[-80:]):
         return None
     found = _ANNOUNCED_TOTAL.search(intro)
-    number = _NUMBER.search(intro, found.end()) if found else None
-    return _with_unit(intro, number) if number and number.start() - found.end() < 12 else None
+    number = _NUMBER.search(intro, found.end(), found.end() + 40) if found else None
+    return _with_unit(intro, number) if found and number else None
 
 
 def _sentence_around(text: str, position: int) -> str:
