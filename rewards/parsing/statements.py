@@ -420,10 +420,9 @@ def _total_before_a_list(lines: list[str]) -> str | None:
     intro = " ".join(lines[max(0, first - 2) : first])
     if not _ANNOUNCED.search(intro[-80:]):
         return None
-    if not (found := _ANNOUNCED_TOTAL.search(intro)):
-        return None
-    number = _NUMBER.search(intro, found.end())
-    return _with_unit(intro, number) if number and number.start() - found.end() < 12 else None
+    found = _ANNOUNCED_TOTAL.search(intro)
+    number = _NUMBER.search(intro, found.end(), found.end() + 40) if found else None
+    return _with_unit(intro, number) if found and number else None
 
 
 def _sentence_around(text: str, position: int) -> str:

@@ -82,6 +82,8 @@ def run_job(job: RewardJob) -> Reply:
         return Reply("memory", "out of memory")
     except RecursionError:
         return Reply("limit", "nested too deep")
+    except WrongResultError as error:
+        return Reply("error", str(error))
     except Exception as error:  # the boundary of a job: recorded as its reason
         return Reply("error", _raised(error))
 
@@ -142,8 +144,12 @@ def _load(target: str, key: str = "rewards") -> Any:
     return _loaded[target]
 
 
+class WrongResultError(Exception):
+    """A user's function returned neither a Verdict nor a number in [0, 1]."""
+
+
 def as_verdict(result: Any) -> Verdict:
-    """Return the Verdict for a user function's result. Raises ValueError for a wrong one.
+    """Return the Verdict for a user function's result. Raises WrongResultError for a wrong one.
 
     Right is a Verdict whose score is in [0, 1], or a number in [0, 1]: also a bool, a numpy scalar
     or a tensor with one element.
@@ -155,7 +161,8 @@ def as_verdict(result: Any) -> Verdict:
     try:
         outcome = Outcome(result.outcome)
     except ValueError:
-        raise ValueError(f"returned a Verdict with the outcome {result.outcome!r}"[:200]) from None
+        reason = f"returned a Verdict with the outcome {result.outcome!r}"[:200]
+        raise WrongResultError(reason) from None
     score = 0.0
     if outcome is not Outcome.NO_VERDICT:
         score = _score(result.score, "returned a Verdict with the score")
@@ -164,16 +171,16 @@ def as_verdict(result: Any) -> Verdict:
 
 
 def _score(value: Any, what: str) -> float:
-    """Return a number in [0, 1] as a float. Raises ValueError that begins with `what`."""
+    """Return a number in [0, 1] as a float. Raises WrongResultError that begins with `what`."""
     allowed = "allowed is a Verdict or a number in [0, 1]"
     if value is None or isinstance(value, str | bytes | bytearray):
-        raise ValueError(f"{what} {value!r}"[:200] + f", {allowed}")
+        raise WrongResultError(f"{what} {value!r}"[:200] + f", {allowed}")
     try:
         score = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise ValueError(f"{what} a {type(value).__name__}, {allowed}") from None
+        raise WrongResultError(f"{what} a {type(value).__name__}, {allowed}") from None
     if not 0.0 <= score <= 1.0:
-        raise ValueError(f"{what} {score}, {allowed}")
+        raise WrongResultError(f"{what} {score}, {allowed}")
     return score
 
 

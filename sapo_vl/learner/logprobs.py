@@ -34,7 +34,7 @@ ChunkLoss = Callable[[ResponseLogprobs, slice], tuple[Tensor, Tensor]]
 
 
 class LogprobHead(nn.Linear):
-    """An output head whose forward hands its whole weight to a function.
+    """An output head whose forward can hand its whole weight to a function.
 
     `adopt` turns a model's head into one, keeping its weight, name and ties.
     """
@@ -49,9 +49,13 @@ class LogprobHead(nn.Linear):
         return head
 
     def forward(  # type: ignore[override]
-        self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], hidden_ND: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return function(weight [V, D], hidden [N, D])."""
+        self,
+        hidden_ND: Tensor,
+        function: Callable[[Tensor, Tensor], tuple[Tensor, ...]] | None = None,
+    ) -> Any:
+        """Return function(weight [V, D], hidden [N, D]); without a function, the logits."""
+        if function is None:
+            return super().forward(hidden_ND)
         return function(self.weight, hidden_ND)
 
 
@@ -70,7 +74,7 @@ def response_logprobs(
         )
         return outputs
 
-    logprobs_N, entropy_N = head(score, hidden_ND)
+    logprobs_N, entropy_N = head(hidden_ND, score)
     return ResponseLogprobs(logprobs_N, entropy_N)
 
 
@@ -118,7 +122,7 @@ def fused_loss(
         )
         return outputs
 
-    loss, chosen_N, entropy_N = head(score, hidden_ND)
+    loss, chosen_N, entropy_N = head(hidden_ND, score)
     return loss, ResponseLogprobs(chosen_N, entropy_N)
 
 

@@ -1,6 +1,6 @@
 """A run among ten faults of its judge and ten of a user's verifier ends with its model.
 
-Every fourth new question to the judge and every fourth response to the user's function meets the
+Every second new question to the judge and every fourth response to the user's function meets the
 next fault; each is counted in the metrics under its reason, and the others' rewards are used.
 """
 
@@ -43,7 +43,7 @@ VERIFIER_FAULTS = {
 
 
 class Choice:
-    """The judge's replies: each pair of answers keeps its own, every fourth pair a fault."""
+    """The judge's replies: each pair of answers keeps its own, every second pair a fault."""
 
     def __init__(self):
         self.kinds = {}
@@ -52,7 +52,7 @@ class Choice:
         data = data_of(body)
         pair = (data["question"], *sorted((data["answer 1"], data["answer 2"])))
         count = len(self.kinds)
-        fault = list(JUDGE_FAULTS)[count // 4 % 10] if count % 4 == 3 else "verdict"
+        fault = list(JUDGE_FAULTS)[count // 2 % 10] if count % 2 else "verdict"
         return self.kinds.setdefault(pair, fault)
 
 
@@ -70,7 +70,7 @@ def test_the_run_ends_and_every_fault_is_counted(tmp_path):
             *("evaluation.problems=4", "evaluation.samples=1", "evaluation.greedy=false"),
             *("generator.backend=transformers", "run.tensorboard=false"),
             f"rewards=[{{fn: answer_or_judge}}, {{fn: '{user}', weight: 0.5}}]",
-            f"judge={{url: '{judge.url}', model: m, timeout_seconds: 3}}",
+            f"judge={{url: '{judge.url}', model: m, timeout_seconds: 2}}",
             *("verifier.timeout_seconds=1", "verifier.max_no_verdict=0.95"),
             timeout=300,
             FAULTS_FOLDER=str(folder),

@@ -10,17 +10,17 @@ import pytest
 
 from sapo_vl.rewards.pool import processes
 from sapo_vl.rewards.pool.client import PoolClient
-from sapo_vl.rewards.pool.worker import as_verdict
+from sapo_vl.rewards.pool.worker import WrongResultError, as_verdict
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 FILE = faulty_verifiers.__file__
 ONE = Sample("t-1", "test", "t", "?", (), "8")
 REASONS = {
     "raises": "error: raised KeyError('answer')",
-    "returns_none": "error: raised ValueError('returned None",
-    "returns_nan": "error: raised ValueError('returned nan",
-    "returns_dict": "error: raised ValueError('returned a dict",
-    "returns_bytes": "error: raised ValueError(",
+    "returns_none": "error: returned None",
+    "returns_nan": "error: returned nan",
+    "returns_dict": "error: returned a dict",
+    "returns_bytes": "error: returned b'1'",
     "huge_verdict": "returned a Verdict with the score 1e+30",
     "nan_verdict": "returned a Verdict with the score nan",
     "sleeps": "timeout: no answer within",
@@ -134,7 +134,7 @@ def test_numbers_of_every_kind_are_scores(result, score):
     ids=repr,
 )  # fmt: skip
 def test_anything_else_is_named(result):
-    with pytest.raises(ValueError, match="returned"):
+    with pytest.raises(WrongResultError, match="returned"):
         as_verdict(result)
 
 
