@@ -36,6 +36,25 @@ def test_flex_attention_equals_dense_forward_and_backward():
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
 
 
+def test_flash_kernels_equal_dense_forward_and_backward():
+    device = torch.device("cuda")
+    groups = [(700, [330, 5, 0, 640]), (1130, [170, 900])]
+    layout = SharedPrefix.build(groups, device)
+    total = len(layout.group_T)
+    results = []
+    for form in ("varlen", "dense"):
+        torch.manual_seed(0)
+        q, k, v = (
+            torch.randn(1, h, total, 128, device=device, dtype=torch.bfloat16, requires_grad=True)
+            for h in (32, 8, 8)
+        )
+        out = attention.FORMS[form](None, q, k, v, None, scaling=128**-0.5, layout=layout)[0]
+        out.float().square().sum().backward()
+        results.append([out.detach(), q.grad, k.grad, v.grad])
+    for a, b in zip(*results, strict=True):
+        assert (a - b).float().norm() < 2e-2 * b.float().norm()
+
+
 def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     from helpers import make_samples, tiny_config
 
