@@ -1,9 +1,9 @@
 """Format reward: does the response have the required form? Ignores whether the answer is correct.
 
 The form: either no thinking tags, or exactly one `</think>` with at most one `<think>`, which must
-then start the response (chat templates of thinking models put `<think>` into the prompt); after it
-exactly one `\\boxed{}`, closed and not empty. Off by default, because Qwen's own recipe has no
-format reward.
+then start the response; after it exactly one `\\boxed{}`, closed and not empty. A response begins
+with what its chat template opened, so that a `<think>` of the template counts as the response's.
+Off by default, because Qwen's own recipe has no format reward.
 """
 
 from __future__ import annotations
