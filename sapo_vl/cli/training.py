@@ -150,13 +150,10 @@ def _gate(arguments: argparse.Namespace) -> None:
 
 def _lab(arguments: argparse.Namespace) -> None:
     from sapo_vl.lab import grids, runner
-    from sapo_vl.runs.files import user_path
 
     chosen = names(arguments.grids)
     if not chosen or arguments.seeds < 1 or (arguments.jobs or 1) < 1:
         raise ConfigError("--grids must name a grid, --seeds and --jobs must be at least 1")
-    with user_path("--out", arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
     page = runner.main(
         chosen,
         arguments.seeds,

@@ -25,7 +25,7 @@ from sapo_vl.config import load
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.lab import grids, worker
 from sapo_vl.lab.grids import Cell
-from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.files import read_json, user_path, write_json
 from sapo_vl.system.machine import prepare_environment
 
 
@@ -53,6 +53,8 @@ def main(
             )
     prepare_environment()
     load(worker.MAIN, list(overrides))
+    with user_path("--out", out):
+        out.mkdir(parents=True, exist_ok=True)
     _check_sizes(out, {"steps": steps, "overrides": list(overrides), "sizes": grids.SIZES})
     cells = grids.cells(list(names), list(range(seeds)))
     by_start: dict[Path, list[Cell]] = {}
