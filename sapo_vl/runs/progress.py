@@ -121,7 +121,7 @@ def table(
     if not console.is_terminal:
         console = Console(file=console.file, width=LOG_WIDTH)
     console.print(Text(printable_lines(title)))  # a Table's own title wraps at the table's width
-    grid = Table(box=SIMPLE_HEAD)
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         is_number = bool(rows) and all(NUMBER.match(row[i].strip()) for row in rows)
         grid.add_column(
@@ -130,6 +130,7 @@ def table(
     for row in rows:
         grid.add_row(*(Text(printable_lines(cell)) for cell in row))
     console.print(grid)
+    console.print()
 
 
 def _number(value: str | float) -> str:

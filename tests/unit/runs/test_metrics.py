@@ -204,9 +204,10 @@ def test_a_table_in_a_log_is_aligned_and_never_wrapped():
     console = plain_console()
     rows = [["before", "31.0 %", "28.5 to 33.6 " + "x" * 40], ["after", "9.5 %", "y"]]
     table("Held-out", ["policy", "avg@8", "note"], rows, console)
-    title, _, head, _, *body = [line.rstrip() for line in lines_of(console)][:6]
+    title, head, _, *body = [line.rstrip() for line in lines_of(console)][:5]
     assert title.strip() == "Held-out"
     assert head.split() == ["policy", "avg@8", "note"]
+    assert [line.split()[0] for line in body if not line.startswith(" ")] == ["before", "after"]
     assert body[0].endswith("28.5 to 33.6 " + "x" * 40)  # the console is 40 columns wide
     assert body[1].split() == ["after", "9.5", "%", "y"]
     assert head.index("avg@8") + len("avg@8") == body[0].index("%") + 1 == body[1].index("%") + 1
