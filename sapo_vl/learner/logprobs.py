@@ -48,7 +48,7 @@ class LogprobHead(nn.Linear):
         assert isinstance(head, cls)
         return head
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_ND: Tensor,
         function: Callable[[Tensor, Tensor], tuple[Tensor, ...]] | None = None,
