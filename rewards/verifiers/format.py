@@ -1,15 +1,20 @@
 """Format reward: does the response have the required form? Ignores whether the answer is correct.
 
 The form: either no thinking tags, or exactly one `</think>` with at most one `<think>`, which must
-then start the response; after it exactly one `\\boxed{}`, closed and not empty. A response begins
-with what its chat template opened, so that a `<think>` of the template counts as the response's.
-Off by default, because Qwen's own recipe has no format reward.
+then start the response; after it exactly one `\\boxed{}`, closed and not empty (special tokens such
+as `<|im_start|>` don't fill it). A response begins with what its chat template opened, so that a
+`<think>` of the template counts as the response's. Off by default, because Qwen's own recipe has no
+format reward.
 """
 
 from __future__ import annotations
 
+import re
+
 from sapo_vl.rewards.parsing.extract import BOX_MARKS, THINK_CLOSE, THINK_OPEN, last_box
 from sapo_vl.schema import Outcome, Sample, Verdict
+
+_SPECIAL_TOKEN = re.compile(r"<\|[^|<>\n]{1,40}\|>")
 
 
 def score(sample: Sample, response: str) -> Verdict:
@@ -31,6 +36,8 @@ def _fault(response: str) -> str | None:
     box = last_box(response)
     if box.answer is None:
         return box.reason
+    if not _SPECIAL_TOKEN.sub("", box.answer).strip():
+        return "the last \\boxed{} holds nothing but special tokens"
     visible = response.rpartition(THINK_CLOSE)[2]
     if sum(visible.count(mark) for mark in BOX_MARKS) > 1:
         return "more than one box after thinking"

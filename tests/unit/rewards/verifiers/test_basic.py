@@ -108,6 +108,8 @@ def test_boxed(gold, answer_type, answer, right):
         (r"<think>hm</think> \boxed{}", 0),
         (r"<think>hm</think> 1", 0),
         ("", 0),
+        ("<think>so</think>\\boxed{<|im_start|>}", 0.0),  # nothing but a special token
+        ("<think>so</think>\\boxed{<|im_start|> 2}", 1.0),
     ],
 )
 def test_format(response, value):
