@@ -35,16 +35,20 @@ class Extraction:
     marked: bool = False  # the response has a box or an answer tag, even if that is empty
 
 
+def after_thinking(response: str) -> str | None:
+    """Return what follows the last `</think>` of a response, None while a `<think>` is open."""
+    close = response.rfind(THINK_CLOSE)
+    start = 0 if close < 0 else close + len(THINK_CLOSE)
+    return None if response.find(THINK_OPEN, start) >= 0 else response[start:]
+
+
 def answer_part(response: str) -> str | None:
     """Return the tail of `response` that can contain the answer; None for an unclosed <think>.
 
     Commands whose backslash an escape sequence has eaten (`\\b` of `\\boxed`) are mended.
     """
-    close = response.rfind(THINK_CLOSE)
-    start = 0 if close < 0 else close + len(THINK_CLOSE)
-    if response.find(THINK_OPEN, start) >= 0:
-        return None
-    return mend_escapes(response[max(start, len(response) - TAIL_CHARS) :])
+    visible = after_thinking(response)
+    return None if visible is None else mend_escapes(visible[-TAIL_CHARS:])
 
 
 def closing_brace(text: str, opening: int) -> int:

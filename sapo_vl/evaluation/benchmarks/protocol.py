@@ -17,7 +17,7 @@ from typing import Any
 
 from sapo_vl.data import Dropped
 from sapo_vl.data.readers.text import MarkedText
-from sapo_vl.rewards.parsing.extract import THINK_CLOSE, THINK_OPEN
+from sapo_vl.rewards.parsing.extract import after_thinking
 from sapo_vl.schema import IMAGE_MARK, Outcome, Sample, Verdict
 
 _IMAGE_TAG = re.compile(r"<image[ _](\d+)>")
@@ -27,13 +27,6 @@ SEED = 42
 
 MAX_TEXT_CHARS = 400_000
 """Characters of a response that are scored; 40,960 tokens have about 160,000."""
-
-
-def after_thinking(response: str) -> str | None:
-    """Return what follows the last `</think>` of a response, None while a `<think>` is open."""
-    close = response.rfind(THINK_CLOSE)
-    start = 0 if close < 0 else close + len(THINK_CLOSE)
-    return None if response.find(THINK_OPEN, start) >= 0 else response[start:]
 
 
 def problem_key(problem_id: object, variant: object) -> str:
