@@ -2,7 +2,8 @@
 
 On a GPU the engine shares the device with its learner rank: it sleeps during the update (level 2:
 weights discarded) and reloads them from the learner. `generator.tensor_parallel` consecutive ranks
-share one engine through vLLM's external launcher; all of them then send the same requests.
+share one engine through vLLM's external launcher, on GPUs and on CPU ranks alike; all of them then
+send the requests of all of them, so each rank must call `generate` as often as the others.
 
 Why each setting:
 - `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
@@ -16,7 +17,6 @@ Why each setting:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,12 @@ import numpy as np
 import torch
 
 from sapo_vl.errors import DataError, SetupError
-from sapo_vl.generator.base import NO_VLLM, SamplingParams
+from sapo_vl.generator.base import (
+    NO_VLLM,
+    SamplingParams,
+    SamplingRequest,
+    check_tensor_parallel,
+)
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.runs.signals import beat
@@ -52,18 +57,18 @@ class VLLMGenerator:
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
         options = config.generator
-        self._engine_ranks = options.tensor_parallel if self._on_gpu else 1
-        placement: dict[str, Any] = {}
+        self._engine_ranks = options.tensor_parallel
+        placement: dict[str, Any] = {"tensor_parallel_size": options.tensor_parallel}
+        if distributed.world_size() > 1:
+            check_tensor_parallel(config, distributed.world_size())
+            placement["distributed_executor_backend"] = "external_launcher"
         if self._on_gpu:
-            placement = {
+            placement |= {
                 "enable_sleep_mode": True,
                 "gpu_memory_utilization": options.gpu_memory_utilization,
-                "tensor_parallel_size": options.tensor_parallel,
             }
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                placement["distributed_executor_backend"] = "external_launcher"
         else:
-            placement = {
+            placement |= {
                 "enforce_eager": True,
                 "enable_chunked_prefill": False,
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
@@ -84,13 +89,12 @@ class VLLMGenerator:
             **placement,
         )
 
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[SamplingRequest]) -> list[list[Rollout]]:
         """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
-        requests = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        block, offset = distributed.all_gather_block(requests, self._engine_ranks)
-        outputs = self._run(block, params)[offset : offset + len(prompts)] if block else []
+        own = [(_request(request.prompt), request.params, request.seed) for request in requests]
+        block, offset = distributed.all_gather_block(own, self._engine_ranks)
+        outputs = self._run(block)[offset : offset + len(own)] if block else []
+        prompts = [request.prompt for request in requests]
         for prompt, output in zip(prompts, outputs, strict=True):
             if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
                 raise DataError(
@@ -106,7 +110,7 @@ class VLLMGenerator:
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
 
-    def _run(self, requests: Sequence[tuple[Any, int]], params: SamplingParams) -> list[Any]:
+    def _run(self, requests: Sequence[tuple[Any, SamplingParams, int]]) -> list[Any]:
         import vllm
 
         assert not self._asleep, "generate() on a sleeping engine"
@@ -125,10 +129,10 @@ class VLLMGenerator:
                 detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
                 flat_logprobs=True,
             )
-            for _, seed in requests
+            for _, params, seed in requests
         ]
         return self._llm.generate(
-            [request for request, _ in requests], vllm_params, use_tqdm=progress
+            [request for request, _, _ in requests], vllm_params, use_tqdm=progress
         )
 
     def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:

@@ -58,7 +58,7 @@ def test_flash_kernels_equal_dense_forward_and_backward():
 def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     from helpers import make_samples, tiny_config
 
-    from sapo_vl.generator.base import SamplingParams, build
+    from sapo_vl.generator.base import SamplingParams, build, requests_of
     from sapo_vl.learner.engine import Learner
     from sapo_vl.model.assets import open_assets
     from sapo_vl.model.prompts import PromptRenderer
@@ -71,7 +71,9 @@ def test_the_colocated_engine_sleeps_wakes_and_takes_weights(tiny_folder):
     for _ in range(2):
         engine.sleep()
         engine.update_weights(learner.weights())
-        groups = engine.generate(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
+        groups = engine.generate(
+            requests_of(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
+        )
         rollouts = [rollout for group in groups for rollout in group]
         assert len(rollouts) == 4 * len(prompts)
         learner.fill_old_logprobs(rollouts)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from helpers import make_sample, tiny_config
 
-from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.hf_generate import HFGenerator
 from sapo_vl.generator.vllm_engine import progress
 from sapo_vl.model.assets import open_assets
@@ -27,7 +27,7 @@ FOLDERS_OWN = {
 
 def responses(folder, prompts, params) -> list[tuple]:
     generator = HFGenerator(tiny_config(folder), open_assets(folder))
-    groups = generator.generate(prompts, params, [5])
+    groups = generator.generate(requests_of(prompts, params, [5]))
     return [(r.token_ids, r.generator_logprobs.tolist(), r.text) for g in groups for r in g]
 
 
