@@ -153,6 +153,7 @@ class VLLMGenerator:
         """See Generator. Needs all weights in one call, in any order, because modules are fused."""
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["weights"])
+            self._llm.apply_model(_zero_deepstack)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
             self._llm.apply_model(_repack)
@@ -212,6 +213,17 @@ def _request(prompt: Prompt) -> dict[str, Any]:
     if prompt.images:
         request["multi_modal_data"] = {"image": prompt.images}
     return request
+
+
+def _zero_deepstack(model: torch.nn.Module) -> None:
+    """Zero the rows that vLLM adds to the first layers' states, for text and decoding too.
+
+    vLLM keeps them in a plain list of tensors in the weights' memory pool. They are no buffers of
+    the module, so a sleep that discards weights loses them and nothing restores them.
+    """
+    for module in model.modules():
+        for rows in getattr(module, "deepstack_input_embeds", None) or ():
+            rows.zero_()
 
 
 def _repack(model: torch.nn.Module) -> None:

@@ -14,7 +14,7 @@ from helpers import make_sample, make_samples, tiny_config
 from sapo_vl.errors import DataError
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.hf_generate import HFGenerator
-from sapo_vl.generator.vllm_engine import _repack
+from sapo_vl.generator.vllm_engine import _repack, _zero_deepstack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -149,6 +149,23 @@ def test_a_head_that_is_not_repacked_is_noticed(engine, network, assets, prompts
     )
 
 
+def spoil_deepstack(module: torch.nn.Module) -> int:
+    """Leave garbage in the engine's deepstack rows, as a sleep may; return their number."""
+    for rows in module.deepstack_input_embeds:
+        rows.fill_(3.0)
+    return len(module.deepstack_input_embeds)
+
+
+def test_deepstack_rows_that_a_sleep_lost_are_zeroed(engine, network, assets, prompts):
+    text = requests_of(prompts[:1], SAMPLING, SEEDS[:1])
+    assert engine._llm.apply_model(spoil_deepstack)[0] > 0
+    engine.reset_caches()
+    assert difference(network, assets, engine.generate(text)) > 1e-2
+    engine._llm.apply_model(_zero_deepstack)
+    engine.reset_caches()
+    assert difference(network, assets, engine.generate(text)) <= BOUND
+
+
 def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
     """All sizes of pictures pass; a prompt whose expansion is another one is refused."""
     sizes = [(16, 16), (17, 130), (128, 128), (400, 33), (100, 90)]
@@ -211,6 +228,15 @@ def test_seeds_reproduce_rollouts_to_the_bit(engine, prompts):
     assert contents(backwards[::-1]) == contents(first)
     other = engine.generate(requests_of(prompts, params, [seed + 1000 for seed in SEEDS]))
     assert contents(other) != contents(first)
+
+
+def test_one_call_may_hold_sampled_and_greedy_requests(engine, prompts):
+    sampled = requests_of(prompts, SamplingParams(4, 1.0, 12), SEEDS)
+    greedy = requests_of(prompts, SamplingParams(1, 0.0, 6), SEEDS)
+    apart = [engine.generate(sampled), engine.generate(greedy)]
+    together = engine.generate([*sampled, *greedy])
+    assert [len(group) for group in together] == [4] * 4 + [1] * 4
+    assert contents(together) == contents(apart[0]) + contents(apart[1])
 
 
 def test_a_response_ends_at_the_end_token_or_is_cut(engine, network, assets, prompts):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import pytest
-from helpers import make_sample, tiny_config
+import torch
+from helpers import bare_prompt, make_sample, tiny_config
+from PIL import Image
 
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.hf_generate import HFGenerator
+from sapo_vl.generator.vllm_engine import _request as vllm_request
 from sapo_vl.generator.vllm_engine import progress
 from sapo_vl.model.assets import open_assets
 from sapo_vl.runs import signals
@@ -44,6 +48,19 @@ def test_the_folders_own_sampling_settings_do_not_matter(
     if temperature == 0:
         params = SamplingParams(1, 0.0, 12)
     assert responses(other, prompts, params) == responses(tiny_folder, prompts, params)
+
+
+def test_requests_with_one_picture_travel_with_one_picture():
+    """Ranks of one engine send each other pickles of what vLLM needs, without pixel tensors."""
+    prompt = bare_prompt(images=1)
+    prompt.images = [Image.new("RGB", (100, 100))]  # 30,000 bytes
+    prompt.pixel_values = torch.zeros(10_000)
+    one, four = (
+        len(pickle.dumps([(vllm_request(prompt), SamplingParams(1, 1.0, 4), i) for i in range(n)]))
+        for n in (1, 4)
+    )
+    assert 30_000 < one < 31_000
+    assert four < one + 1000
 
 
 def test_each_finished_request_is_a_heartbeat(monkeypatch):
