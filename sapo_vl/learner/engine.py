@@ -25,6 +25,7 @@ from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, mismatch_weight
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config
 from sapo_vl.errors import DataError
+from sapo_vl.learner.activations import recompute_activations
 from sapo_vl.learner.deepspeed_config import deepspeed_settings, own_step
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.patch_embedding import use_product
@@ -90,8 +91,7 @@ class Learner:
             model = load_weights(assets, config.model.dtype)
         use_product(model)
         freeze(model, config.model.freeze)
-        if config.model.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model, config.model.gradient_checkpointing)
         self.assets = assets
         self._policy = Policy(model, assets, config.rollout.temperature, config.learner.layout)
         if config.learner.zero_stage == 3:
