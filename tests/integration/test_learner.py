@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepspeed.utils import get_z3_leaf_modules
 from helpers import distance, make_rollouts, make_sample, make_samples, tiny_config
 
 from sapo_vl import sft
@@ -418,6 +419,10 @@ def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, object
     opened = open_assets(tiny_moe_folder)
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     learner = build(f"learner.zero_stage={stage}", of=opened)
+    whole = get_z3_leaf_modules(learner.model)
+    assert [type(module).__name__ for module in whole] == (
+        ["Qwen3VLMoeTextSparseMoeBlock"] * 2 if stage == 3 else []
+    )
     before = weights(learner)
     report = learner.update(make_rollouts(rendered), objective, LR)
     assert np.isfinite(report.grad_norm)
