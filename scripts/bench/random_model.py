@@ -2,8 +2,8 @@
 
 `four-layers` has what a tiny model lacks and what breaks on GPUs: 151,936 ids, so that the head
 works in many chunks; heads of width 128, four query heads to a key-value head; an output head of
-its own, as 8B and 30B-A3B have; a deepstack merger. It is 128 wide, so that it runs in seconds on a
-CPU too: 40 M parameters, nearly all of them embedding and head.
+its own, as 8B and 30B-A3B have; a deepstack merger. It is 64 wide, so that it runs in seconds on a
+CPU too: 20 M parameters, nearly all of them embedding and head.
 
 The tokenizer is the tiny model's: its ids are the first few hundred of the vocabulary.
 """
@@ -30,8 +30,8 @@ NAMES = (FOUR_LAYERS, *shapes.SHAPES)
 """What `build` can make."""
 
 TEXT: dict[str, Any] = shapes.TEXT | {
-    "hidden_size": 128,
-    "intermediate_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
@@ -45,7 +45,7 @@ VISION: dict[str, Any] = {
     "patch_size": 16,
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
-    "out_hidden_size": 128,
+    "out_hidden_size": 64,
     "num_position_embeddings": 16,
     "deepstack_visual_indexes": [0],
     "initializer_range": 0.06,

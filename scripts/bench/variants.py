@@ -70,14 +70,15 @@ def build(
 
 
 def _shared(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
-    return _ours(model, assets, rollouts, "shared_prefix")
+    return ours(model, assets, rollouts, "shared_prefix")
 
 
 def _padded(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
-    return _ours(model, assets, rollouts, "padded")
+    return ours(model, assets, rollouts, "padded")
 
 
-def _ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) -> Variant:
+def ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) -> Variant:
+    """Return this learner's step with a layout of learner.layout, on `model` itself."""
     use_product(model)
     policy = Policy(model, assets, temperature=1.0, layout=layout)
     lengths = torch.tensor([len(rollout.token_ids) for rollout in rollouts])
