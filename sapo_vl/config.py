@@ -78,7 +78,11 @@ class ModelConfig(Section):
     freeze: list[Literal["vision", "merger", "language"]] = Field(
         [], description="components that are not trained; vision includes the merger"
     )
-    gradient_checkpointing: bool = Field(True, description="recompute activations in backward")
+    gradient_checkpointing: Literal["none", "alternate", "all"] = Field(
+        "all",
+        description="layers whose activations are recomputed in the backward pass to save memory: "
+        "alternate takes every other one; a frozen vision tower saves none and is not recomputed",
+    )
 
     @field_validator("path")
     @classmethod

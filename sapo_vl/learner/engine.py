@@ -25,6 +25,7 @@ from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, mismatch_weight
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config
 from sapo_vl.errors import DataError
+from sapo_vl.learner.activations import recompute_activations
 from sapo_vl.learner.deepspeed_config import deepspeed_settings, own_step
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.patch_embedding import use_product
@@ -90,12 +91,11 @@ class Learner:
             model = load_weights(assets, config.model.dtype)
         use_product(model)
         freeze(model, config.model.freeze)
-        if config.model.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model, config.model.gradient_checkpointing)
         self.assets = assets
         self._policy = Policy(model, assets, config.rollout.temperature, config.learner.layout)
         if config.learner.zero_stage == 3:
-            _keep_experts_whole(self._policy)
+            _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]
         optimizer = _optimizer(trained, config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -264,16 +264,15 @@ def _undo_first_step(optimizer: Any) -> None:
         state["step"].zero_()
 
 
-def _keep_experts_whole(model: torch.nn.Module) -> None:
+def _keep_whole(blocks: Sequence[torch.nn.Module]) -> None:
     """Make ZeRO-3 gather each MoE block whole: ranks route to different experts and would hang.
 
     (DeepSpeed #7461, #4966.)
     """
-    from deepspeed.utils import set_z3_leaf_modules
+    from deepspeed.utils import set_z3_leaf_module
 
-    blocks = {type(m) for m in model.modules() if type(m).__name__.endswith("SparseMoeBlock")}
-    if blocks:
-        set_z3_leaf_modules(model, list(blocks))
+    for block in blocks:
+        set_z3_leaf_module(block, True)
 
 
 def _set_old_logprobs(batch: Sequence[Rollout], logprobs_N: Tensor) -> None:

@@ -37,6 +37,12 @@ def test_defaults_of_the_paper():
     assert (config.algorithm.num_mini_batches, config.algorithm.importance_cap) == (4, 2)
 
 
+@pytest.mark.parametrize("value", ["true", "false", "null"])
+def test_gradient_checkpointing_is_a_choice_of_three(value):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing=.*'none', 'alternate' or"):
+        load(None, [f"model.gradient_checkpointing={value}"])
+
+
 def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     path = written(tmp_path, "sapo: {tau_pos: 0.9, tau_neg: 1.2}\nrun: {seed: 3}\n")
     config = load(path, ["sapo.tau_neg=1.1", "run.dir=runs/x"])
