@@ -107,7 +107,7 @@ def ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) 
 
 
 def _trl(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
-    trainer = _trainer(model, assets, case, len(rollouts))
+    trainer = trl_trainer(model, assets, case, len(rollouts))
     batch = trl_batch(rollouts, assets, model.device)
 
     def step() -> Tensor:
@@ -136,7 +136,7 @@ def _trl_compact(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rol
 def _trl_logits(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
-    trainer = _trainer(model, assets, case, len(rollouts))
+    trainer = trl_trainer(model, assets, case, len(rollouts))
     batch = trl_batch(rollouts, assets, model.device)
 
     def from_logits(
@@ -173,7 +173,8 @@ VARIANTS = {
 """Name -> builder from model, assets, case and rollouts."""
 
 
-def _trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> Any:
+def trl_trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> Any:
+    """Return TRL's GRPOTrainer with loss_type sapo, ready for `compute_loss`."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 

@@ -50,7 +50,7 @@ def configuration(setting: Setting, dtype: str, *overrides: str) -> Config:
             f"model.path={setting.folder / 'model'}",
             f"run.dir={setting.folder / 'run'}",
             f"model.dtype={dtype}",
-            "model.gradient_checkpointing=false",
+            "model.gradient_checkpointing=none",
             "data.min_pixels=1024",
             "data.max_pixels=65536",
             "rollout.max_new_tokens=16",
@@ -179,7 +179,7 @@ def check_zero(setting: Setting) -> Iterator[Outcome]:
     for dtype in dtypes:
         reference = learn(setting, dtype, "learner.zero_stage=2")
         for stage in stages:
-            for kind in ("false", "true"):
+            for kind in ("none", "alternate", "all"):
                 overrides = (f"learner.zero_stage={stage}", f"model.gradient_checkpointing={kind}")
                 trained = learn(setting, dtype, *overrides)
                 what = f"update of ZeRO-{stage}, checkpointing {kind}, {dtype}"
