@@ -34,6 +34,12 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def cores_per_rank() -> int:
+    """Return the cores that this process may use, shared with the other ranks of its machine."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
 def device() -> torch.device:
     """Return the device of this rank: its GPU, or the CPU."""
     if torch.cuda.is_available():
