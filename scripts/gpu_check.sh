@@ -14,4 +14,4 @@ nvidia-smi -L
 "$python" -m pytest -m gpu tests/gpu
 run="$(mktemp -d)/run"
 "$python" -m sapo_vl.cli train --config configs/train/smoke.yaml "run.dir=$run" \
-  model.dtype=bfloat16 learner.zero_stage=2 generator.parity_mean=0.05 generator.parity_max=1
+  model.dtype=bfloat16 learner.zero_stage=2 generator.parity_stop=0.05

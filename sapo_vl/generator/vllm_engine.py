@@ -8,6 +8,8 @@ send the requests of all of them, so each rank must call `generate` as often as 
 Why each setting:
 - `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
   the temperature applied (raw ones, or those under top-p, belong to another policy).
+- `head_dtype` float32: the head's product is not rounded to bfloat16, nor is the learner's; without
+  it both round, each in its own way. On a GPU it costs no copy of the weights.
 - `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
   and `bad_words` does not ban special ids. The learner adds the same -100.
 - No chunked prefill on a CPU: a seeded request split over two steps raises there.
@@ -85,6 +87,7 @@ class VLLMGenerator:
                 config.data.min_pixels, config.data.max_pixels
             ),
             logprobs_mode="processed_logprobs",
+            hf_overrides={"head_dtype": "float32"},
             disable_log_stats=True,
             **placement,
         )
