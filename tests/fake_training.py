@@ -109,6 +109,9 @@ class Learner:
             logprobs_T=-ones,
         )
 
+    def sleep(self) -> None:
+        """Hold nothing."""
+
     def weights(self):
         """Return nothing to sync."""
         return iter(())

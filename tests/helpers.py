@@ -72,7 +72,7 @@ def tiny_config(folder: Path, *overrides: str) -> Config:
             f"model.path={folder}",
             f"run.dir={folder.parent}",
             "model.dtype=float32",
-            "model.gradient_checkpointing=false",
+            "model.gradient_checkpointing=none",
             "data.min_pixels=256",
             "data.max_pixels=16384",
             "data.max_prompt_tokens=384",

@@ -19,19 +19,21 @@ Why each setting:
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sapo_vl.errors import DataError, SetupError
+from sapo_vl.errors import SetupError
 from sapo_vl.generator.base import (
     NO_VLLM,
     SamplingParams,
     SamplingRequest,
     check_tensor_parallel,
 )
+from sapo_vl.generator.engine_input import EngineInputs, ProcessedPrompt
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.runs.signals import beat
@@ -41,6 +43,10 @@ from sapo_vl.system import distributed
 if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
+
+CPU_BLOCK = 32
+"""Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
+its responses, and vLLM's default of 128 is longer than a short prompt."""
 
 PREFILL_TOKENS = 8192
 """Least token budget of an engine step: enough to prefill a batch of small prompts at once."""
@@ -73,6 +79,7 @@ class VLLMGenerator:
             placement |= {
                 "enforce_eager": True,
                 "enable_chunked_prefill": False,
+                "block_size": CPU_BLOCK,
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
         self._llm = LLM(
@@ -88,54 +95,64 @@ class VLLMGenerator:
             ),
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": "float32"},
+            mm_processor_cache_gb=0,  # pictures arrive processed,
+            mm_device_do_normalize=False,  # and normalised
             disable_log_stats=True,
             **placement,
         )
+        self._inputs = EngineInputs(self._llm, assets)
+        gc.collect()
+        gc.freeze()  # else each full collection goes through all that vLLM has imported
 
     def generate(self, requests: Sequence[SamplingRequest]) -> list[list[Rollout]]:
-        """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
-        own = [(_request(request.prompt), request.params, request.seed) for request in requests]
+        """See Generator. Raises DataError when vLLM processes pictures otherwise than we do."""
+        processed = {id(r.prompt): r.prompt for r in requests}
+        prompts = {key: self._inputs.process(prompt) for key, prompt in processed.items()}
+        own = [(prompts[id(r.prompt)], r.params, r.seed) for r in requests]
         block, offset = distributed.all_gather_block(own, self._engine_ranks)
         outputs = self._run(block)[offset : offset + len(own)] if block else []
-        prompts = [request.prompt for request in requests]
-        for prompt, output in zip(prompts, outputs, strict=True):
-            if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
-                raise DataError(
-                    f"record {prompt.sample.id}: vLLM expanded the prompt to "
-                    f"{len(output.prompt_token_ids or ())} tokens and the processor to "
-                    f"{len(prompt.expanded_ids)}; the model folder's processor config disagrees "
-                    "with data.min_pixels and data.max_pixels"
-                )
         ids = [list(c.token_ids) for output in outputs for c in output.outputs]
         texts = iter(response_texts(self._assets, ids))
         return [
-            [self._rollout(prompt, completion, next(texts)) for completion in output.outputs]
-            for prompt, output in zip(prompts, outputs, strict=True)
+            [self._rollout(request.prompt, response, next(texts)) for response in output.outputs]
+            for request, output in zip(requests, outputs, strict=True)
         ]
 
-    def _run(self, requests: Sequence[tuple[Any, SamplingParams, int]]) -> list[Any]:
-        import vllm
-
+    def _run(self, requests: Sequence[tuple[ProcessedPrompt, SamplingParams, int]]) -> list[Any]:
+        """Return vLLM's output of each request, in order."""
         assert not self._asleep, "generate() on a sleeping engine"
-        vllm_params = [
-            vllm.SamplingParams(
-                n=params.n,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k or -1,
-                presence_penalty=params.presence_penalty,
-                max_tokens=params.max_new_tokens,
-                seed=seed if params.temperature > 0 else None,
-                logprobs=0,
-                logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
-                stop_token_ids=list(self._assets.eos_ids),
-                detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
-                flat_logprobs=True,
-            )
-            for _, params, seed in requests
+        engine = self._llm.llm_engine
+        inputs = {id(prompt): prompt for prompt, _, _ in requests}
+        converted = {key: self._inputs.engine_input(prompt) for key, prompt in inputs.items()}
+        ids = [
+            engine.add_request(str(i), converted[id(prompt)], self._vllm_params(params, seed))
+            for i, (prompt, params, seed) in enumerate(requests)
         ]
-        return self._llm.generate(
-            [request for request, _, _ in requests], vllm_params, use_tqdm=progress
+        finished = {}
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                finished[output.request_id] = output
+            beat()
+        return [finished[str(i)] for i in range(len(ids))]
+
+    def _vllm_params(self, params: SamplingParams, seed: int) -> Any:
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        return vllm.SamplingParams(
+            n=params.n,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k or -1,
+            presence_penalty=params.presence_penalty,
+            max_tokens=params.max_new_tokens,
+            seed=seed if params.temperature > 0 else None,
+            logprobs=0,
+            logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
+            stop_token_ids=list(self._assets.eos_ids),
+            detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:
@@ -181,41 +198,6 @@ class VLLMGenerator:
         """See Generator."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-
-
-def progress(items: Iterable[Any] | None = None, **_: Any) -> Any:
-    """Stand in for tqdm in vLLM's `generate`, with a heartbeat for each finished request.
-
-    vLLM calls it twice: around the prompts that it preprocesses, and for the bar of its engine.
-    """
-    return FinishedRequests() if items is None else items
-
-
-class FinishedRequests:
-    """In the place of vLLM's progress bar: each finished request is a heartbeat; shows nothing."""
-
-    def __init__(self) -> None:
-        """Have the attributes that vLLM reads and sets to show its speed."""
-        self.n, self.postfix = 0, ""
-        self.format_dict = {"elapsed": 1.0}
-
-    def update(self, n: int) -> None:
-        """Take note of the `n` responses of a finished request."""
-        self.n += n
-        beat()
-
-    def refresh(self) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
-def _request(prompt: Prompt) -> dict[str, Any]:
-    request: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
-    if prompt.images:
-        request["multi_modal_data"] = {"image": prompt.images}
-    return request
 
 
 def _zero_deepstack(model: torch.nn.Module) -> None:

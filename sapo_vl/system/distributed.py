@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from sapo_vl.errors import SetupError
+from sapo_vl.system.machine import check_gpu
 
 Item = TypeVar("Item")
 
@@ -44,8 +45,9 @@ def init() -> None:
     """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken.
 
     The ranks of one machine meet in the file SAPO_STORE, which train_vl.sh names; those of several
-    at MASTER_ADDR.
+    at MASTER_ADDR. A GPU that PyTorch or Triton can't use is a SetupError too.
     """
+    check_gpu()
     if device().type == "cuda":
         torch.cuda.set_device(device())
     backend = "nccl" if device().type == "cuda" else "gloo"

@@ -33,6 +33,7 @@ UNREACHED = "published shapes; the hub can't be reached"
 
 def show(config: Config) -> None:
     """Print data, rollouts, trainable parameters and memory. Raises UserError for a bad config."""
+    machine.check_gpu()
     config = objectives.resolve(config)
     build_rubric(config).close()
     check_backend(config.generator.backend)

@@ -75,6 +75,7 @@ class Trainer:
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
             seed = self.config.run.seed
+            self.learner.sleep()
             self.generator = generator or build(self.config, assets, seed=seed)
         self.engine = SampleEngine(self.generator, inputs.renderer, inputs.rubric)
         self.checkpoints = run.dir / "checkpoints"
@@ -93,8 +94,9 @@ class Trainer:
         """Load the newest checkpoint, if any, sync weights, and evaluate a new run's policy."""
         newest = checkpoint.latest(self.checkpoints)
         if newest is not None:
+            self._make_room()
             self.state = checkpoint.load(newest, self.learner)
-        self.generator.update_weights(self.learner.weights())
+        self.sync()
         if newest is not None:
             total = self.config.rollout.steps
             distributed.print0(f"continuing at step {self.state.step} of {total}")
@@ -104,6 +106,20 @@ class Trainer:
             name = f"step_{self.state.step:06d}"
             if not (self.run.dir / "eval" / f"{name}.json").exists():
                 self.evaluate(name)  # a signal or a kill cut it off
+
+    def sync(self) -> None:
+        """Give the generator the learner's weights, and the GPU's memory with them."""
+        self.learner.sleep()
+        self.generator.update_weights(self.learner.weights())
+
+    def _make_room(self) -> None:
+        """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
+        if self.config.learner.offload_while_sampling:
+            self.generator.sleep()
+
+    def _save(self) -> None:
+        self._make_room()
+        checkpoint.save(self.checkpoints, self.learner, self.state, self.config.checkpoint.keep)
 
     def _evaluation_due(self) -> bool:
         """Whether the steps taken so far end with an evaluation; the last step's is `after`."""
@@ -132,7 +148,9 @@ class Trainer:
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
             if state.step % config.checkpoint.every == 0 or last:
-                checkpoint.save(self.checkpoints, self.learner, state, config.checkpoint.keep)
+                self._save()
+                if config.learner.offload_while_sampling:
+                    self.sync()
             if self._evaluation_due():
                 self.evaluate(f"step_{state.step:06d}")
 
@@ -143,8 +161,7 @@ class Trainer:
         except RunInterrupted:
             path = self.checkpoints / self.state.name
             if not path.exists():
-                keep = self.config.checkpoint.keep
-                checkpoint.save(self.checkpoints, self.learner, self.state, keep)
+                self._save()
             distributed.print0(f"checkpoint {path}; continue with --resume run.dir={self.run.dir}")
             raise
 

@@ -12,7 +12,9 @@ import torch
 from helpers import make_sample, make_samples, tiny_config
 
 from sapo_vl.errors import DataError
+from sapo_vl.generator import vllm_engine
 from sapo_vl.generator.base import SamplingParams, requests_of
+from sapo_vl.generator.engine_input import EngineInputs
 from sapo_vl.generator.hf_generate import HFGenerator
 from sapo_vl.generator.vllm_engine import _repack, _zero_deepstack
 from sapo_vl.learner.policy import Policy
@@ -166,14 +168,39 @@ def test_deepstack_rows_that_a_sleep_lost_are_zeroed(engine, network, assets, pr
     assert difference(network, assets, engine.generate(text)) <= BOUND
 
 
-def test_prompt_ids_are_compared_with_the_processors(engine, renderer):
-    """All sizes of pictures pass; a prompt whose expansion is another one is refused."""
+def test_every_size_of_picture_is_taken_as_we_process_it(engine, renderer):
     sizes = [(16, 16), (17, 130), (128, 128), (400, 33), (100, 90)]
     prompts = renderer.render([make_sample([size], seed=i) for i, size in enumerate(sizes)])
-    engine.generate(requests_of(prompts, SamplingParams(1, 0.0, 1), [0] * len(prompts)))
-    prompts[2].expanded_ids = [*prompts[2].expanded_ids[:-1], 7]
-    with pytest.raises(DataError, match=rf"record {prompts[2].sample.id}: vLLM expanded"):
-        engine.generate(requests_of(prompts, SamplingParams(1, 0.0, 1), [0] * len(prompts)))
+    requests = requests_of(prompts, SamplingParams(1, 0.0, 1), [0] * len(prompts))
+    assert len(engine.generate(requests)) == 5
+    for prompt in prompts:  # and as vLLM itself does
+        EngineInputs(engine._llm, engine._assets).process(prompt)
+    prompts[2].expanded_ids = prompts[1].expanded_ids
+    with pytest.raises(DataError, match=rf"record {prompts[2].sample.id}: .* visual tokens"):
+        engine.generate(requests)
+
+
+def test_the_first_pictures_are_compared_with_vllms_own_processing(engine, renderer):
+    inputs = EngineInputs(engine._llm, engine._assets)
+    (prompt,) = renderer.render([make_sample([(64, 64)])])
+    patches, ids = prompt.pixel_values, prompt.expanded_ids
+    prompt.pixel_values = patches + 0.01
+    with pytest.raises(DataError, match=f"record {prompt.sample.id}: vLLM makes other patches"):
+        inputs.process(prompt)
+    prompt.pixel_values, prompt.expanded_ids = patches, [*ids, 7]
+    with pytest.raises(DataError, match=f"record {prompt.sample.id}: vLLM expanded"):
+        inputs.process(prompt)
+    prompt.expanded_ids = ids
+    inputs.process(prompt)
+    prompt.expanded_ids = [*ids, 7]
+    inputs.process(prompt)  # once is enough
+
+
+def test_each_step_of_the_engine_is_a_heartbeat(engine, prompts, monkeypatch):
+    beats = []
+    monkeypatch.setattr(vllm_engine, "beat", lambda: beats.append(1))
+    engine.generate(requests_of(prompts[:1], SamplingParams(1, 0.0, 5), [0]))
+    assert len(beats) >= 2
 
 
 def test_vision_ids_are_never_sampled(engine, network, assets, prompts):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepspeed.utils import get_z3_leaf_modules
 from helpers import distance, make_rollouts, make_sample, make_samples, tiny_config
 
 from sapo_vl import sft
@@ -418,6 +419,10 @@ def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, object
     opened = open_assets(tiny_moe_folder)
     rendered = PromptRenderer(opened, tiny_config(tiny_folder).data).render(make_samples())
     learner = build(f"learner.zero_stage={stage}", of=opened)
+    whole = get_z3_leaf_modules(learner.model)
+    assert [type(module).__name__ for module in whole] == (
+        ["Qwen3VLMoeTextSparseMoeBlock"] * 2 if stage == 3 else []
+    )
     before = weights(learner)
     report = learner.update(make_rollouts(rendered), objective, LR)
     assert np.isfinite(report.grad_norm)
@@ -425,13 +430,14 @@ def test_a_mixture_of_experts_trains(build, tiny_moe_folder, tiny_folder, object
     assert all(v > 0 for n, v in changes.items() if "experts" in n or "gate" in n)
 
 
-def test_gradient_checkpointing_changes_nothing(build, prompts, objective):
+@pytest.mark.parametrize("choice", ["alternate", "all"])
+def test_gradient_checkpointing_changes_nothing(build, prompts, objective, choice):
     rollouts = make_rollouts(prompts)
-    plain, saving = build(), build("model.gradient_checkpointing=true")
+    plain, saving = build(), build(f"model.gradient_checkpointing={choice}")
     reference = gradient(plain, rollouts, objective)
     assert distance(gradient(saving, rollouts, objective), reference) < 1e-6
-    flags = [getattr(m, "gradient_checkpointing", None) for m in saving.model.modules()]
-    assert True in flags
+    flags = [layer.gradient_checkpointing for layer in saving.model.model.language_model.layers]
+    assert flags == [True, choice == "all"]
 
 
 def test_token_mean_weighs_tokens_alike(build, prompts):

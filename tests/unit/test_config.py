@@ -37,6 +37,12 @@ def test_defaults_of_the_paper():
     assert (config.algorithm.num_mini_batches, config.algorithm.importance_cap) == (4, 2)
 
 
+@pytest.mark.parametrize("value", ["true", "false", "null"])
+def test_gradient_checkpointing_is_a_choice_of_three(value):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing=.*'none', 'alternate' or"):
+        load(None, [f"model.gradient_checkpointing={value}"])
+
+
 def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     path = written(tmp_path, "sapo: {tau_pos: 0.9, tau_neg: 1.2}\nrun: {seed: 3}\n")
     config = load(path, ["sapo.tau_neg=1.1", "run.dir=runs/x"])
@@ -265,6 +271,11 @@ def test_every_file_parses_and_survives_saving(path, tmp_path):
 def test_offload_needs_zero():
     with pytest.raises(ConfigError, match=r"needs learner\.zero_stage of 1, 2 or 3"):
         load(None, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
+
+
+def test_a_state_that_is_always_in_host_memory_is_not_moved_there():
+    with pytest.raises(ConfigError, match=r"offload_while_sampling .*offload_optimizer=true"):
+        load(None, ["learner.offload_while_sampling=true", "learner.offload_optimizer=true"])
 
 
 def test_there_are_files_for_every_size():

@@ -63,6 +63,10 @@ class Family(Protocol):
         """Return the submodule whose `proj` embeds patches (a Conv3d with stride = kernel)."""
         ...
 
+    def expert_blocks(self, model: Any) -> list[nn.Module]:
+        """Return the submodules in which a router hands tokens to experts, one per such layer."""
+        ...
+
     def encode_images(self, base: Any, pixel_values: Tensor, grid_thw: Tensor) -> Any:
         """Run the vision tower on M pictures.
 

@@ -70,6 +70,11 @@ class QwenVL:
         """Return `model.visual.patch_embed`."""
         return model.get_submodule("model.visual.patch_embed")
 
+    def expert_blocks(self, model: Any) -> list[nn.Module]:
+        """Return the text layers' MLPs that hold a router (`gate`) and `experts`."""
+        mlps = [layer.mlp for layer in model.model.language_model.layers]
+        return [mlp for mlp in mlps if {"gate", "experts"} <= dict(mlp.named_children()).keys()]
+
     def encode_images(self, base: Any, pixel_values: Tensor, grid_thw: Tensor) -> Any:
         """Return the tower's output: `pooler_output` holds [S, D] per picture."""
         return base.get_image_features(pixel_values, grid_thw, return_dict=True)

@@ -47,6 +47,26 @@ def test_each_folder_gets_its_family(opened):
     assert opened.image_token_id in opened.banned_ids
 
 
+def test_a_mixture_of_experts_has_a_block_in_each_layer(opened, module):
+    blocks = opened.family.expert_blocks(module)
+    layers = list(module.model.language_model.layers)
+    assert len(layers) == 2
+    if opened.config.model_type == "qwen3_vl_moe":
+        assert [id(block) for block in blocks] == [id(layer.mlp) for layer in layers]
+        held = {n for block in blocks for n, _ in block.named_parameters()}
+        assert held == {"gate.weight", "experts.gate_up_proj", "experts.down_proj"}
+    else:
+        assert blocks == []
+
+
+def test_a_dense_layer_among_experts_is_no_block(tiny_moe_folder):
+    assets = open_assets(tiny_moe_folder)
+    model = load_weights(assets, "float32")
+    first, second = model.model.language_model.layers
+    first.mlp = torch.nn.Sequential(second.mlp.experts)  # no router of its own
+    assert assets.family.expert_blocks(model) == [second.mlp]
+
+
 def test_positions_equal_the_librarys(opened, module):
     for prompt in rendered(opened):
         ids_1L = torch.tensor([prompt.expanded_ids])
