@@ -243,16 +243,10 @@ class GeneratorConfig(Section):
     kv_cache_mb: int = Field(256, ge=16, description="KV cache on a CPU, MiB")
     tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
     parity_warn: float | None = Field(
-        None,
-        gt=0,
-        description="warn above this mean |log mu - log pi_old|, in nats; null: 1e-5 for float32, "
-        "0.1 for bfloat16 and 0.5 there on prompts with pictures",
+        None, gt=0, description="warn above this mean |log mu - log pi_old|; null: by model.dtype"
     )
     parity_stop: float | None = Field(
-        None,
-        gt=0,
-        description="stop above this mean, and under float32 above 100 times as much on one token; "
-        "null: 1e-3 for float32, 1 for bfloat16",
+        None, gt=0, description="stop above this mean |log mu - log pi_old|; null: by model.dtype"
     )
 
 
