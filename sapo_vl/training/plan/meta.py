@@ -1,6 +1,6 @@
 """A config's model on the meta device: shapes and parameter counts, no memory.
 
-If the model's own config can't be fetched (no hub), the published shapes of a known size are used.
+A model's own config is read from its folder or the hub; for a known size the published shapes do.
 """
 
 from __future__ import annotations
@@ -17,31 +17,34 @@ from sapo_vl.model.assets import open_assets
 from sapo_vl.model.weights import freeze
 
 UNREACHED = "published shapes; the hub can't be reached"
+PUBLISHED = "published shapes"
 
 
-def module_on_meta(config: Config) -> tuple[Any, str]:
+def module_on_meta(config: Config, *, ask_hub: bool = True) -> tuple[Any, str]:
     """Return (the transformers module, frozen as in the run; where its config is from).
 
-    Raises DataError when model.path can't be opened and names no known size, ConfigError when
+    Without `ask_hub` a known size by name is taken as published, which needs no network. Raises
+    DataError when model.path can't be opened and names no known size, ConfigError when
     model.freeze doesn't fit it.
     """
     from transformers import AutoModelForImageTextToText
 
-    found, origin = _model_config(config)
+    found, origin = _model_config(config.model.path, ask_hub=ask_hub)
     with torch.device("meta"):
         module = AutoModelForImageTextToText.from_config(found)
     freeze(module, config.model.freeze)
     return module, origin
 
 
-def _model_config(config: Config) -> tuple[Any, str]:
-    path = config.model.path
+def _model_config(path: str, *, ask_hub: bool) -> tuple[Any, str]:
+    known = None if path != "tiny" and Path(path).exists() else shapes.configuration(path)
     if path == "tiny":
-        return shapes.configuration(path), "built in the run"
+        return known, "built in the run"
+    if known is not None and not ask_hub:
+        return known, PUBLISHED
     try:
         return open_assets(path).config, "its own config"
     except UserError as error:
-        known = None if Path(path).exists() else shapes.configuration(path)
         if known is None:
             raise DataError(str(error)) from error
         return known, UNREACHED

@@ -6,9 +6,11 @@ policy that stops earlier. Utilisations are constants below.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sapo_vl.config import Config
+from sapo_vl.learner.logprobs import CHUNK_LOGITS
 from sapo_vl.training.plan.engine import EngineMemory
 from sapo_vl.training.plan.hardware import Gpu, Hardware
 from sapo_vl.training.plan.learner import layer_saved, weight_bytes
@@ -26,7 +28,10 @@ SCHEDULING = 30e-6
 """Seconds per sequence and decoding step of the engine's Python."""
 
 LATENCY = 15e-6
-"""Seconds of a tensor-parallel sum; two per layer and decoding step."""
+"""Seconds of an empty tensor-parallel sum; two sums per layer and decoding step."""
+
+CHUNK = 0.4e-3
+"""Seconds of kernel launches per chunk of the head's logits and pass, forward or backward."""
 
 LOADER = 0.5e-3
 """Seconds per tensor that the engine loads, experts one by one."""
@@ -53,7 +58,7 @@ class StepSeconds:
     decode: float
     old_logprobs: float
     products: float  # of the update's layers: forward, backward, recomputation
-    head: float
+    head: float  # products, exponentials and gradients, chunk by chunk
     elementwise: float
     collectives: float  # gathers of weights and sums of gradients, not overlapped
     optimizer: float
@@ -109,26 +114,54 @@ def step_seconds(
     forward = forward_operations(shape, work)
     vision = vision_operations(shape, work)
     text = forward - vision
-    head = 2.0 * shape.head * work.scored
+    rows = CHUNK_LOGITS["cpu" if hardware.is_cpu else "cuda"] // shape.vocabulary
     share = recomputed_share(config)
     tower = 3 + share if shape.vision_trained else 1
     elementwise = work.tokens * sum(layer_saved(layer, b) for layer in shape.layers)
     elementwise *= 2 / (ELEMENTWISE * gpu.bandwidth)  # each saved tensor: written once, read once
     later = 1 - 1 / work.mini_batches  # the first mini-batch is on policy
+    scoring = scoring_seconds(shape, gpu, b, work, rows)
     prefill, decode = _rollout(shape, config, hardware, work, engine)
+    learned = 3 * text + (3 if shape.vision_trained else 1) * vision
     return StepSeconds(
         prefill=prefill,
         decode=decode,
-        old_logprobs=later * ((forward + head) / rate + elementwise),
+        old_logprobs=later * (forward / rate + elementwise + scoring),
         products=((3 + share) * text + tower * vision) / rate,
-        head=(3 if shape.head_trained else 2) * head / rate,
+        head=head_seconds(shape, gpu, b, work, rows),
         elementwise=(3 + share) * elementwise,
         collectives=_collectives(shape, config, hardware, work, share),
         optimizer=_optimizer(shape, config, hardware, work),
         sync=_sync(shape, config, hardware),
-        useful=3 * text + (3 if shape.vision_trained else 1) * vision + 3 * head,
+        useful=learned + 6.0 * shape.head * work.scored,
         tokens=work.scored,
     )
+
+
+def head_seconds(shape: ModelShape, gpu: Gpu, b: int, work: Workload, rows: int) -> float:
+    """Return the seconds of the update's head, in chunks of `rows` tokens.
+
+    Three products per chunk (two with a frozen head), each at least as long as reading the weight;
+    eight passes over its float32 logits; the weight's float32 gradient read and written, with the
+    product added to it.
+    """
+    memory = ELEMENTWISE * gpu.bandwidth
+    product = max(2.0 * rows * shape.head / (PRODUCTS * gpu.flops), b * shape.head / memory)
+    logits = 8 * 4 * rows * shape.vocabulary / memory
+    if shape.head_trained:
+        gradient = (8 + 2 * b) * shape.head / memory
+        chunk = 3 * product + logits + gradient + 2 * CHUNK
+    else:
+        chunk = 2 * product + logits + 2 * CHUNK
+    return math.ceil(work.scored / rows) * chunk
+
+
+def scoring_seconds(shape: ModelShape, gpu: Gpu, b: int, work: Workload, rows: int) -> float:
+    """Return the seconds to score a step's tokens without a gradient: one product, seven passes."""
+    memory = ELEMENTWISE * gpu.bandwidth
+    product = max(2.0 * rows * shape.head / (PRODUCTS * gpu.flops), b * shape.head / memory)
+    logits = 7 * 4 * rows * shape.vocabulary / memory
+    return math.ceil(work.scored / rows) * (product + logits + CHUNK)
 
 
 def _rollout(
@@ -149,7 +182,8 @@ def _rollout(
     bytes_read = engine.weights + at_once * length * engine.kv_per_token
     device = bytes_read / (DECODE * gpu.bandwidth)
     if split > 1:
-        device += 2 * len(shape.layers) * LATENCY
+        moved = 2 * at_once * shape.width * weight_bytes(config) / gpu.link
+        device += 2 * len(shape.layers) * (LATENCY + moved)
     return prefill, waves * work.response_tokens * max(device, at_once * SCHEDULING)
 
 

@@ -37,7 +37,7 @@ def plan(config: Config, config_file: Path | None, size: int | None, count: int 
     Raises:
         ConfigError: the run does not fit. All tables are printed before.
     """
-    module, origin = module_on_meta(config)
+    module, origin = module_on_meta(config, ask_hub=False)
     shape = model_shape(module)
     target = planned_hardware(config_file, size, count)
     split = config.generator.tensor_parallel
