@@ -221,6 +221,11 @@ class LearnerConfig(Section):
     )
     offload_optimizer: bool = Field(False, description="keep optimizer state and step on the CPU")
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
+    offload_while_sampling: bool = Field(
+        False,
+        description="move the optimizer's state to host memory while the engine samples, which "
+        "leaves the engine more of the GPU: raise generator.gpu_memory_utilization with it",
+    )
     deepspeed: UserPath | None = Field(None, description="JSON file merged over DeepSpeed's config")
     max_bad_steps: int = Field(5, ge=1, description="stop after this many non-finite gradients")
 
@@ -344,6 +349,11 @@ class Config(Section):
             raise ValueError("learner.offload_parameters needs learner.zero_stage=3")
         if self.learner.offload_optimizer and self.learner.zero_stage == 0:
             raise ValueError("learner.offload_optimizer needs learner.zero_stage of 1, 2 or 3")
+        if self.learner.offload_optimizer and self.learner.offload_while_sampling:
+            raise ValueError(
+                "learner.offload_while_sampling moves what learner.offload_optimizer=true keeps in "
+                "host memory at all times: set one of them"
+            )
         if (
             self.learner.grad_accum_dtype == "float32"
             and self.model.dtype == "bfloat16"

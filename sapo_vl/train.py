@@ -44,7 +44,7 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
-    trainer.generator.update_weights(learner.weights())  # mu = pi_theta
+    trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
 
 

@@ -2,7 +2,8 @@
 
 On a GPU the engine shares the device with its learner rank: it sleeps during the update (level 2:
 weights discarded) and reloads them from the learner. `generator.tensor_parallel` consecutive ranks
-share one engine through vLLM's external launcher; all of them then send the same requests.
+share one engine through vLLM's external launcher, on GPUs and on CPU ranks alike; all of them then
+send the requests of all of them, so each rank must call `generate` as often as the others.
 
 Why each setting:
 - `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
@@ -16,15 +17,21 @@ Why each setting:
 
 from __future__ import annotations
 
-import os
+import gc
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sapo_vl.errors import DataError, SetupError
-from sapo_vl.generator.base import NO_VLLM, SamplingParams
+from sapo_vl.errors import SetupError
+from sapo_vl.generator.base import (
+    NO_VLLM,
+    SamplingParams,
+    SamplingRequest,
+    check_tensor_parallel,
+)
+from sapo_vl.generator.engine_input import EngineInputs, ProcessedPrompt
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.runs.signals import beat
@@ -34,6 +41,10 @@ from sapo_vl.system import distributed
 if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
+
+CPU_BLOCK = 32
+"""Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
+its responses, and vLLM's default of 128 is longer than a short prompt."""
 
 PREFILL_TOKENS = 8192
 """Least token budget of an engine step: enough to prefill a batch of small prompts at once."""
@@ -52,20 +63,21 @@ class VLLMGenerator:
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
         options = config.generator
-        self._engine_ranks = options.tensor_parallel if self._on_gpu else 1
-        placement: dict[str, Any] = {}
+        self._engine_ranks = options.tensor_parallel
+        placement: dict[str, Any] = {"tensor_parallel_size": options.tensor_parallel}
+        if distributed.world_size() > 1:
+            check_tensor_parallel(config, distributed.world_size())
+            placement["distributed_executor_backend"] = "external_launcher"
         if self._on_gpu:
-            placement = {
+            placement |= {
                 "enable_sleep_mode": True,
                 "gpu_memory_utilization": options.gpu_memory_utilization,
-                "tensor_parallel_size": options.tensor_parallel,
             }
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                placement["distributed_executor_backend"] = "external_launcher"
         else:
-            placement = {
+            placement |= {
                 "enforce_eager": True,
                 "enable_chunked_prefill": False,
+                "block_size": CPU_BLOCK,
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
         self._llm = LLM(
@@ -80,73 +92,85 @@ class VLLMGenerator:
                 config.data.min_pixels, config.data.max_pixels
             ),
             logprobs_mode="processed_logprobs",
+            mm_processor_cache_gb=0,  # pictures arrive processed,
+            mm_device_do_normalize=False,  # and normalised
             disable_log_stats=True,
             **placement,
         )
+        self._inputs = EngineInputs(self._llm, assets)
+        gc.collect()
+        gc.freeze()  # else each full collection goes through all that vLLM has imported
 
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[list[Rollout]]:
-        """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
-        requests = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        block, offset = distributed.all_gather_block(requests, self._engine_ranks)
-        outputs = self._run(block, params)[offset : offset + len(prompts)] if block else []
-        for prompt, output in zip(prompts, outputs, strict=True):
-            if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
-                raise DataError(
-                    f"record {prompt.sample.id}: vLLM expanded the prompt to "
-                    f"{len(output.prompt_token_ids or ())} tokens and the processor to "
-                    f"{len(prompt.expanded_ids)}; the model folder's processor config disagrees "
-                    "with data.min_pixels and data.max_pixels"
-                )
+    def generate(self, requests: Sequence[SamplingRequest]) -> list[list[Rollout]]:
+        """See Generator. Raises DataError when vLLM processes pictures otherwise than we do."""
+        processed = {id(r.prompt): r.prompt for r in requests}
+        prompts = {key: self._inputs.process(prompt) for key, prompt in processed.items()}
+        own = [(prompts[id(r.prompt)], r.params, r.seed) for r in requests]
+        block, offset = distributed.all_gather_block(own, self._engine_ranks)
+        outputs = self._run(block)[offset : offset + len(own)] if block else []
         ids = [list(c.token_ids) for output in outputs for c in output.outputs]
         texts = iter(response_texts(self._assets, ids))
         return [
-            [self._rollout(prompt, completion, next(texts)) for completion in output.outputs]
-            for prompt, output in zip(prompts, outputs, strict=True)
+            [self._rollout(request.prompt, response, next(texts)) for response in output.outputs]
+            for request, output in zip(requests, outputs, strict=True)
         ]
 
-    def _run(self, requests: Sequence[tuple[Any, int]], params: SamplingParams) -> list[Any]:
-        import vllm
-
+    def _run(self, requests: Sequence[tuple[ProcessedPrompt, SamplingParams, int]]) -> list[Any]:
+        """Return vLLM's output of each request, in order."""
         assert not self._asleep, "generate() on a sleeping engine"
-        vllm_params = [
-            vllm.SamplingParams(
-                n=params.n,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k or -1,
-                presence_penalty=params.presence_penalty,
-                max_tokens=params.max_new_tokens,
-                seed=seed if params.temperature > 0 else None,
-                logprobs=0,
-                logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
-                stop_token_ids=list(self._assets.eos_ids),
-                detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
-                flat_logprobs=True,
-            )
-            for _, seed in requests
+        engine = self._llm.llm_engine
+        inputs = {id(prompt): prompt for prompt, _, _ in requests}
+        converted = {key: self._inputs.engine_input(prompt) for key, prompt in inputs.items()}
+        ids = [
+            engine.add_request(str(i), converted[id(prompt)], self._vllm_params(params, seed))
+            for i, (prompt, params, seed) in enumerate(requests)
         ]
-        return self._llm.generate(
-            [request for request, _ in requests], vllm_params, use_tqdm=progress
+        finished = {}
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                finished[output.request_id] = output
+            beat()
+        return [finished[str(i)] for i in range(len(ids))]
+
+    def _vllm_params(self, params: SamplingParams, seed: int) -> Any:
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        return vllm.SamplingParams(
+            n=params.n,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k or -1,
+            presence_penalty=params.presence_penalty,
+            max_tokens=params.max_new_tokens,
+            seed=seed if params.temperature > 0 else None,
+            logprobs=0,
+            logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
+            stop_token_ids=list(self._assets.eos_ids),
+            detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:
         ids = list(output.token_ids)
         assert not set(ids) & set(self._assets.banned_ids), f"a vision id was sampled: {ids}"
-        logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
+        # With logprobs=0 vLLM keeps one entry a token, the sampled token's, in flat lists; going
+        # through its per-token dictionaries instead costs 30 times as much.
+        assert output.logprobs.token_ids == ids, "not one log-prob for each sampled token"
         return Rollout(
             prompt=prompt,
             token_ids=ids,
             text=text,
             finish_reason="length" if output.finish_reason == "length" else "stop",
-            generator_logprobs=np.array(logprobs, dtype=np.float32),
+            generator_logprobs=np.array(output.logprobs.logprobs, dtype=np.float32),
         )
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Generator. Needs all weights in one call, in any order, because modules are fused."""
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["weights"])
+            self._llm.apply_model(_zero_deepstack)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
             self._llm.apply_model(_repack)
@@ -173,39 +197,15 @@ class VLLMGenerator:
         del self._llm
 
 
-def progress(items: Iterable[Any] | None = None, **_: Any) -> Any:
-    """Stand in for tqdm in vLLM's `generate`, with a heartbeat for each finished request.
+def _zero_deepstack(model: torch.nn.Module) -> None:
+    """Zero the rows that vLLM adds to the first layers' states, for text and decoding too.
 
-    vLLM calls it twice: around the prompts that it preprocesses, and for the bar of its engine.
+    vLLM keeps them in a plain list of tensors in the weights' memory pool. They are no buffers of
+    the module, so a sleep that discards weights loses them and nothing restores them.
     """
-    return FinishedRequests() if items is None else items
-
-
-class FinishedRequests:
-    """In the place of vLLM's progress bar: each finished request is a heartbeat; shows nothing."""
-
-    def __init__(self) -> None:
-        """Have the attributes that vLLM reads and sets to show its speed."""
-        self.n, self.postfix = 0, ""
-        self.format_dict = {"elapsed": 1.0}
-
-    def update(self, n: int) -> None:
-        """Take note of the `n` responses of a finished request."""
-        self.n += n
-        beat()
-
-    def refresh(self) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
-def _request(prompt: Prompt) -> dict[str, Any]:
-    request: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
-    if prompt.images:
-        request["multi_modal_data"] = {"image": prompt.images}
-    return request
+    for module in model.modules():
+        for rows in getattr(module, "deepstack_input_embeds", None) or ():
+            rows.zero_()
 
 
 def _repack(model: torch.nn.Module) -> None:

@@ -26,8 +26,10 @@ from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config
 from sapo_vl.errors import DataError
 from sapo_vl.learner.activations import recompute_activations
-from sapo_vl.learner.deepspeed_config import deepspeed_settings, own_step
+from sapo_vl.learner.deepspeed_config import deepspeed_settings
+from sapo_vl.learner.host_copy import HostCopy
 from sapo_vl.learner.logprobs import ResponseLogprobs
+from sapo_vl.learner.optimizer import all_cores, build_optimizer, state_tensors, undo_first_step
 from sapo_vl.learner.patch_embedding import use_product
 from sapo_vl.learner.policy import Policy
 from sapo_vl.learner.saved_weights import check_files
@@ -78,6 +80,7 @@ class Learner:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         distributed.init()
         self._options = config.learner
+        self._asleep: HostCopy | None = None
         settings = deepspeed_settings(config)
         check_weights(assets)
         if config.learner.zero_stage == 3:
@@ -97,12 +100,12 @@ class Learner:
         if config.learner.zero_stage == 3:
             _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]
-        optimizer = _optimizer(trained, config)
+        optimizer = build_optimizer(trained, config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self._policy, optimizer=optimizer, model_parameters=trained, config=settings
         )
         if config.learner.zero_stage == 0 and config.model.dtype == "bfloat16":
-            _undo_first_step(self._optimizer)
+            undo_first_step(self._optimizer)
         self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
 
     @property
@@ -129,6 +132,7 @@ class Learner:
         report = UpdateReport()
         if denominator == 0:
             return report
+        self._wake()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         tokens: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -150,7 +154,8 @@ class Learner:
         for name, arrays in tokens.items():
             setattr(report, name, np.concatenate(arrays))
         before = self._engine.skipped_steps
-        self._engine.step()
+        with all_cores(self._options):
+            self._engine.step()
         report.skipped = self._engine.skipped_steps > before
         norm = self._engine.get_global_grad_norm()
         report.grad_norm = float(norm) if norm is not None else float("nan")
@@ -179,6 +184,20 @@ class Learner:
                 for name, parameter in group:
                     yield name, to_checkpoint_layout(name, parameter.detach())
 
+    def sleep(self) -> None:
+        """Move the optimizer's state to host memory if learner.offload_while_sampling says so.
+
+        The weights stay where they are: log-probs, `weights` and `export` need no more. `update`,
+        `save` and `load` bring the state back; the sampler must have made room for it by then.
+        """
+        if self._options.offload_while_sampling and self._asleep is None:
+            self._asleep = HostCopy(state_tensors(self._optimizer), distributed.device())
+
+    def _wake(self) -> None:
+        if self._asleep is not None:
+            self._asleep.restore()
+            self._asleep = None
+
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder, atomically: see model/save.py.
 
@@ -198,6 +217,7 @@ class Learner:
 
     def save(self, directory: Path) -> None:
         """Write model and optimizer state of all ranks below `directory`."""
+        self._wake()
         self._engine.save_checkpoint(str(directory), tag="learner", save_latest=False)
 
     def load(self, directory: Path) -> None:
@@ -205,6 +225,7 @@ class Learner:
 
         Raises DataError when a file is damaged, or would run code when unpickled.
         """
+        self._wake()
         check_files(directory / "learner")
         path, _ = self._engine.load_checkpoint(str(directory), tag="learner")
         if path is None:
@@ -214,54 +235,6 @@ class Learner:
         """Drop the engine."""
         self._engine.destroy()
         del self._engine, self._optimizer, self._policy
-
-
-class SkippingAdamW(torch.optim.AdamW):
-    """AdamW for ZeRO stage 0: clips, and skips a step whose gradient is not finite.
-
-    From stage 1 on, DeepSpeed's own optimizers do the same; its engine reads `overflow` and
-    `_global_grad_norm`. The gradient is already reduced over ranks, so all ranks decide the same.
-    """
-
-    def __init__(self, *args: Any, clip: float, **kwargs: Any) -> None:
-        """`clip` is the largest norm, 0 for none."""
-        super().__init__(*args, **kwargs)
-        self._clip = clip if clip > 0 else float("inf")
-        self.overflow = False
-        self._global_grad_norm = 0.0
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Clip the gradient and step, unless it is not finite."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip)
-        self._global_grad_norm = float(norm)
-        self.overflow = not bool(torch.isfinite(norm))
-        if not self.overflow:
-            super().step(closure)
-
-
-def _optimizer(trained: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
-    options = config.learner
-    shared: dict[str, Any] = {
-        "lr": options.lr,
-        "betas": options.betas,
-        "weight_decay": options.weight_decay,
-        "fused": True,  # DeepSpeed's own needs a just-in-time build
-    }
-    if own_step(config):
-        return SkippingAdamW(trained, clip=options.max_grad_norm, **shared)
-    return torch.optim.AdamW(trained, **shared)
-
-
-def _undo_first_step(optimizer: Any) -> None:
-    """Undo the step on zero gradients by which DeepSpeed makes its bfloat16 optimizer's state.
-
-    Without ZeRO it counts in Adam's bias correction, so that the first update would be 0.74 of the
-    right one, and it applies the weight decay once before training.
-    """
-    optimizer.refresh_fp32_params()
-    for state in optimizer.optimizer.state.values():
-        state["step"].zero_()
 
 
 def _keep_whole(blocks: Sequence[torch.nn.Module]) -> None:

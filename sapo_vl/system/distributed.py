@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,12 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of ranks."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def cores_per_rank() -> int:
+    """Return the cores that this process may use, shared with the other ranks of its machine."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
 def device() -> torch.device:
@@ -116,15 +123,29 @@ def all_gather(items: Sequence[Item]) -> list[Item]:
 def all_gather_block(items: Sequence[Item], size: int) -> tuple[list[Item], int]:
     """All-gather `items` within this rank's block of `size` consecutive ranks.
 
-    Returns the block's items in rank order and the offset of this rank's first one. Collective
-    over all ranks, not only those of the block.
+    Returns the block's items in rank order and the offset of this rank's first one. `size` divides
+    the number of ranks. The first call for a size is collective over all ranks, later ones over the
+    block. The items of a rank travel as one pickle: an object that several of them hold does once.
     """
     if min(size, world_size()) == 1:
         return list(items), 0
-    parts = _gather_parts(items)
-    start = rank() // size * size
-    offset = sum(len(part) for part in parts[start : rank()])
-    return [item for part in parts[start : start + size] for item in part], offset
+    parts: list[Any] = [None] * size
+    dist.all_gather_object(parts, list(items), group=_block(size))
+    offset = sum(len(part) for part in parts[: rank() % size])
+    return [item for part in parts for item in part], offset
+
+
+@cache
+def _block(size: int) -> dist.ProcessGroup:
+    """Return the process group of this rank's block; every rank makes all of them, in order.
+
+    They are gloo's, so that pictures do not pass through a GPU's memory.
+    """
+    blocks = [
+        dist.new_group(list(range(first, first + size)), timeout=TIMEOUT, backend="gloo")
+        for first in range(0, world_size(), size)
+    ]
+    return blocks[rank() // size]
 
 
 def _gather_parts(items: Sequence[Item]) -> list[list[Item]]:

@@ -218,7 +218,8 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     row |= telemetry.group_rates(totals) | term_rates(totals)
     row |= mismatch | telemetry.averaged(stats)
     row["mini_batches"] = telemetry.by_mini_batch(stats)
-    row |= {f"seconds/{name}": value for name, value in step.timer.seconds.items()}
+    seconds = step.timer.seconds | trainer.prompts.laps()
+    row |= {f"seconds/{name}": value for name, value in seconds.items()}
     if "rollout" in step.timer.seconds:
         row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["rollout"]
     every = config.run.rollouts_every

@@ -17,7 +17,7 @@ from sapo_vl.data import store, synthetic
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
-from sapo_vl.generator.base import NO_VLLM, check_backend
+from sapo_vl.generator.base import NO_VLLM, check_backend, check_tensor_parallel
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -49,11 +49,7 @@ def preflight(config: Config) -> Config:
     ):
         if value < ranks:
             raise ConfigError(f"{key}={value} is below the number of ranks ({ranks})")
-    if ranks % config.generator.tensor_parallel:
-        raise ConfigError(
-            f"generator.tensor_parallel={config.generator.tensor_parallel} does not divide the "
-            f"number of ranks ({ranks}): change it or SAPO_RANKS"
-        )
+    check_tensor_parallel(config, ranks)
     build_rubric(config).close()
     check_backend(config.generator.backend)
     if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:

@@ -23,6 +23,7 @@ from sapo_vl.generator.base import Generator, SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
+from sapo_vl.model.render_ahead import RenderAhead
 from sapo_vl.model.weights import trainable_rows
 from sapo_vl.runs import metrics
 from sapo_vl.runs.files import write_json
@@ -75,8 +76,10 @@ class Trainer:
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
             seed = self.config.run.seed
+            self.learner.sleep()
             self.generator = generator or build(self.config, assets, seed=seed)
         self.engine = SampleEngine(self.generator, inputs.renderer, inputs.rubric)
+        self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -92,8 +95,9 @@ class Trainer:
         """Load the newest checkpoint, if any, sync weights, and evaluate a new run's policy."""
         newest = checkpoint.latest(self.checkpoints)
         if newest is not None:
+            self._make_room()
             self.state = checkpoint.load(newest, self.learner)
-        self.generator.update_weights(self.learner.weights())
+        self.sync()
         if newest is not None:
             total = self.config.rollout.steps
             distributed.print0(f"continuing at step {self.state.step} of {total}")
@@ -103,6 +107,20 @@ class Trainer:
             name = f"step_{self.state.step:06d}"
             if not (self.run.dir / "eval" / f"{name}.json").exists():
                 self.evaluate(name)  # a signal or a kill cut it off
+
+    def sync(self) -> None:
+        """Give the generator the learner's weights, and the GPU's memory with them."""
+        self.learner.sleep()
+        self.generator.update_weights(self.learner.weights())
+
+    def _make_room(self) -> None:
+        """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
+        if self.config.learner.offload_while_sampling:
+            self.generator.sleep()
+
+    def _save(self) -> None:
+        self._make_room()
+        checkpoint.save(self.checkpoints, self.learner, self.state, self.config.checkpoint.keep)
 
     def _evaluation_due(self) -> bool:
         """Whether the steps taken so far end with an evaluation; the last step's is `after`."""
@@ -131,7 +149,9 @@ class Trainer:
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
             if state.step % config.checkpoint.every == 0 or last:
-                checkpoint.save(self.checkpoints, self.learner, state, config.checkpoint.keep)
+                self._save()
+                if config.learner.offload_while_sampling:
+                    self.sync()
             if self._evaluation_due():
                 self.evaluate(f"step_{state.step:06d}")
 
@@ -142,8 +162,7 @@ class Trainer:
         except RunInterrupted:
             path = self.checkpoints / self.state.name
             if not path.exists():
-                keep = self.config.checkpoint.keep
-                checkpoint.save(self.checkpoints, self.learner, self.state, keep)
+                self._save()
             distributed.print0(f"checkpoint {path}; continue with --resume run.dir={self.run.dir}")
             raise
 
@@ -176,6 +195,7 @@ class Trainer:
             replace_groups(groups, dropped, resampled)
             totals["resample_drawn"] += len(redraws)
             totals["resample_kept"] += len(resampled)
+        self._render_next_step()
         return RolloutBatch(groups, config.algorithm.num_mini_batches), totals
 
     def _sample(self, draws: list[Draw], *, round_: int) -> tuple[list[Draw], list[RolloutGroup]]:
@@ -212,9 +232,7 @@ class Trainer:
         pending, attempt = list(draws), 0
         while pending:
             faulty = []
-            rendered = self.engine.renderer.render_usable(
-                [self.inputs.train_set[draw.index] for draw in pending]
-            )
+            rendered = self.prompts.take([draw.index for draw in pending])
             for i, draw in enumerate(pending):
                 if i in rendered.faults:
                     self._leave_out(draw, rendered.faults[i])
@@ -233,6 +251,16 @@ class Trainer:
                 "the reasons are above"
             )
         return kept, prompts
+
+    def _render_next_step(self) -> None:
+        """Start rendering the prompts of the next step, in the background."""
+        state, options = self.state, self.config.rollout
+        if state.step + 1 < options.steps:
+            place = (state.step + 1, state.cursor + options.prompts)
+            draws = self.inputs.prompt_sampler.step(
+                *place, distributed.rank(), distributed.world_size()
+            )
+            self.prompts.start([draw.index for draw in draws])
 
     def _leave_out(self, draw: Draw, fault: DataError) -> None:
         """Say, once per record and rank, that a drawn record is left out."""

@@ -25,7 +25,7 @@ def check_engine(setting: Setting) -> Iterator[Outcome]:
     What the engine adds to the text layers for pictures is not kept over sleep: where it isn't
     cleared after waking, a batch of text alone gets what the memory happens to hold.
     """
-    from sapo_vl.generator.base import SamplingParams, build
+    from sapo_vl.generator.base import SamplingParams, build, requests_of
     from sapo_vl.learner.engine import Learner
 
     on_gpu = setting.device == "cuda"
@@ -49,12 +49,12 @@ def check_engine(setting: Setting) -> Iterator[Outcome]:
         before = after
         for label, prompts in (("text alone", [text]), ("pictures", pictures)):
             params = SamplingParams(4, 1.0, 16)
-            groups = engine.generate(prompts, params, [cycle] * len(prompts))
+            groups = engine.generate(requests_of(prompts, params, [cycle] * len(prompts)))
             rollouts = [rollout for group in groups for rollout in group]
             learner.fill_old_logprobs(rollouts)
             gaps = np.concatenate([np.abs(r.old_logprobs - r.generator_logprobs) for r in rollouts])
             what = f"parity after waking {cycle}, {label}, {dtype}"
             bound = PARITY[setting.device]
             yield at_most(what, bound, float(gaps.mean()), largest=float(gaps.max()), **figures)
+    learner.close()  # first: the engine takes the process group with it
     engine.close()
-    learner.close()

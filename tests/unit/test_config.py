@@ -273,6 +273,11 @@ def test_offload_needs_zero():
         load(None, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
 
 
+def test_a_state_that_is_always_in_host_memory_is_not_moved_there():
+    with pytest.raises(ConfigError, match=r"offload_while_sampling .*offload_optimizer=true"):
+        load(None, ["learner.offload_while_sampling=true", "learner.offload_optimizer=true"])
+
+
 def test_there_are_files_for_every_size():
     names = {p.name for p in FILES}
     assert {"main.yaml", "smoke.yaml", "synthetic.yaml"} <= names

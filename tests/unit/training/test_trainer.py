@@ -5,9 +5,11 @@ The generator and the learner are fakes; sampler, rubric, run folder and checkpo
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from pathlib import Path
 
+import fake_training
 import pytest
 from fake_training import COUNT, steps
 
@@ -150,6 +152,21 @@ def test_a_finished_step_leaves_no_trace_of_its_middle(build):
     assert checkpoint.latest(made.checkpoints).name == "step_000001"
 
 
+def test_the_next_steps_prompts_are_rendered_while_a_step_is_learned_from(build):
+    made = build(lambda i: 1, "rollout.steps=3")
+    taken, take = [], made.prompts.take
+
+    def recorded(indices):
+        pending = made.prompts._pending
+        taken.append(pending is not None and pending.indices == list(indices))
+        return take(indices)
+
+    made.prompts.take = recorded
+    steps(made, 3)
+    assert taken == [False, True, True]
+    assert made.prompts._pending is None  # there is no fourth step
+
+
 def test_a_step_has_its_learning_rate(build):
     made = build(lambda i: 1, "rollout.steps=6", "learner.lr=1", "learner.lr_warmup_steps=2")
     made.state.step = 1
@@ -167,3 +184,106 @@ def test_learning_rate_of_a_run_that_is_all_warm_up():
     options = LearnerConfig(lr=1.0, lr_warmup_steps=3)
     assert learning_rate(0, 1, options) == pytest.approx(1 / 3)
     assert learning_rate(0, 1, LearnerConfig(lr=1.0, lr_warmup_steps=0)) == 1.0
+
+
+class Memory:
+    """A GPU that holds the engine or the learner's state, never both."""
+
+    def __init__(self) -> None:
+        self.engine = self.state = True
+        self.reloads = 0
+
+    def check(self) -> None:
+        assert not (self.engine and self.state), "out of memory"
+
+    def learn(self) -> None:
+        """The learner's state is needed, and comes back."""
+        self.reloads += not self.state
+        self.state = True
+        self.check()
+
+
+class SharingGenerator(fake_training.Generator):
+    """Samples only while it has its memory."""
+
+    memory: Memory
+
+    def generate(self, requests):
+        assert self.memory.engine, "generate() on a sleeping engine"
+        self.memory.check()
+        return super().generate(requests)
+
+    def sleep(self) -> None:
+        self.memory.engine = False
+
+    def update_weights(self, weights) -> None:
+        self.memory.engine = True
+        self.memory.check()
+
+
+class SharingLearner(fake_training.Learner):
+    """Moves its state out in `sleep`, and back where it needs it."""
+
+    memory: Memory
+
+    def sleep(self) -> None:
+        self.memory.state = False
+
+    def update(self, *arguments):
+        self.memory.learn()
+        return super().update(*arguments)
+
+    def save(self, directory: Path) -> None:
+        self.memory.learn()
+        super().save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.memory.learn()
+        super().load(directory)
+
+
+def sharing(made, signal_at: int = 0):
+    """Let a trainer's fakes share one GPU, as after the start of a run."""
+    memory = Memory()
+    made.generator = SharingGenerator(made.generator.right)
+    made.engine = dataclasses.replace(made.engine, generator=made.generator)
+    made.learner = SharingLearner(made.run.stop, signal_at)
+    made.generator.memory = made.learner.memory = memory
+    made.learner.sleep()
+    return made, memory
+
+
+def test_the_learners_state_and_the_engine_take_turns(build, monkeypatch):
+    """Through steps, checkpoints, a signal while sampling, and a resume."""
+    options = (*OPTIONS, "learner.offload_while_sampling=true")
+    made, memory = sharing(build(lambda i: 1, *options))
+    monkeypatch.setattr(type(made), "evaluate", lambda self, name: self.memory.check())
+    made.memory = memory
+    made.restore()
+    steps(made, 2)
+    assert memory.reloads == 2 * 2  # a step's first update, and its checkpoint
+    assert (memory.engine, memory.state) == (True, False)
+
+    def interrupted(*_):
+        raise RunInterrupted(signal.SIGTERM)
+
+    made.generator.generate = interrupted
+    checkpoint.latest(made.checkpoints).rename(made.checkpoints / "moved")
+    with pytest.raises(RunInterrupted):
+        steps(made, 3)
+    assert memory.reloads == 5  # to be saved
+    again, memory = sharing(build(lambda i: 1, *options))
+    again.memory = memory
+    again.restore()
+    assert again.state.step == 2
+    steps(again, 3)
+    assert (memory.engine, memory.state) == (True, False)
+
+
+def test_without_the_option_nothing_takes_turns(build):
+    """A run that doesn't offload must not put its engine to sleep for a checkpoint."""
+    made = build(lambda i: 1, *OPTIONS)
+    sleeps = []
+    made.generator.sleep = lambda: sleeps.append(len(made.learner.updates))
+    steps(made, 2)
+    assert sleeps == [0, 4]  # at the start of each step's updates
