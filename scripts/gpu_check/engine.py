@@ -56,5 +56,5 @@ def check_engine(setting: Setting) -> Iterator[Outcome]:
             what = f"parity after waking {cycle}, {label}, {dtype}"
             bound = PARITY[setting.device]
             yield at_most(what, bound, float(gaps.mean()), largest=float(gaps.max()), **figures)
+    learner.close()  # first: the engine takes the process group with it
     engine.close()
-    learner.close()

@@ -175,11 +175,13 @@ def check_zero(setting: Setting) -> Iterator[Outcome]:
     what = "log-probs of ZeRO-3 against ZeRO-2, bfloat16"
     yield at_most(what, SAME_LOGPROBS[setting.device], gap)
     dtypes = ("float32", "bfloat16") if setting.device == "cuda" else ("float32",)
-    stages = (2, 3) if setting.device == "cuda" else (3,)
+    stages, kinds = (2, 3), ("none", "alternate", "all")
+    if setting.device == "cpu":
+        stages, kinds = (3,), ("none", "alternate")
     for dtype in dtypes:
         reference = learn(setting, dtype, "learner.zero_stage=2")
         for stage in stages:
-            for kind in ("none", "alternate", "all"):
+            for kind in kinds:
                 overrides = (f"learner.zero_stage={stage}", f"model.gradient_checkpointing={kind}")
                 trained = learn(setting, dtype, *overrides)
                 what = f"update of ZeRO-{stage}, checkpointing {kind}, {dtype}"

@@ -147,7 +147,8 @@ def _tensor_parallel(setting: Setting) -> dict:
     engine = build(config, assets, seed=0)
     engine.sleep()
     engine.update_weights(learner.weights())
-    groups = engine.generate(requests_of(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts)))
+    requests = requests_of(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
+    groups = engine.generate(requests)
     rollouts = [rollout for group in groups for rollout in group]
     learner.fill_old_logprobs(rollouts)
     sums = distributed.all_reduce_sum(

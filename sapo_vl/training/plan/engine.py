@@ -69,7 +69,7 @@ def engine_memory(
 def _work(shape: ModelShape, config: Config, b: int) -> float:
     """Return the bytes of the largest step that vLLM tries when it sizes its cache."""
     options, vision = config.generator, shape.vision
-    tokens = max(options.max_model_len, PREFILL_TOKENS)
+    tokens = max(options.max_model_len, PREFILL_TOKENS["cuda"])
     ffn = max(layer.ffn * max(layer.chosen, 1) for layer in shape.layers)
     text = tokens * b * (3 * ffn / options.tensor_parallel + 4 * shape.width)
     logits = options.max_num_seqs * shape.vocabulary * (b + 3 * 4)
