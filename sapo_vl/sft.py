@@ -22,7 +22,8 @@ from sapo_vl.config import Config, SftConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets
-from sapo_vl.model.prompts import PromptRenderer
+from sapo_vl.model.prompts import PromptRenderer, Rendered
+from sapo_vl.model.render_ahead import RenderAhead
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
 from sapo_vl.rewards.parsing.extract import THINK_CLOSE, THINK_OPEN
 from sapo_vl.runs.folder import Run
@@ -93,13 +94,20 @@ def _train(
     state = checkpoint.load(newest, learner) if newest else TrainState()
     if newest:
         distributed.print0(f"warm-up: continuing at step {state.step} of {steps}")
+    ahead = RenderAhead(renderer, samples)
+
+    def share(cursor: int) -> list[int]:
+        """Return the indices of this rank's records of the step that starts at `cursor`."""
+        batch = shuffled_indices(len(samples), config.run.seed, cursor, config.sft.batch)
+        return batch[distributed.rank() :: distributed.world_size()]
+
     enabled = None if distributed.rank() == 0 else False
     with ProgressDisplay(enabled, steps, f"warm-up, {steps} steps") as display:
         while state.step < steps:
             started = time.perf_counter()
-            batch = shuffled_indices(len(samples), config.run.seed, state.cursor, config.sft.batch)
-            share = batch[distributed.rank() :: distributed.world_size()]
-            rollouts = _solutions(assets, renderer, [samples[i] for i in share])
+            rollouts = _solutions(assets, renderer, ahead.take(share(state.cursor)))
+            if state.step + 1 < steps:
+                ahead.start(share(state.cursor + config.sft.batch))
             run.heartbeat([rollout.prompt.sample.id for rollout in rollouts])
             lr = cosine(state.step, config.sft)
             report = learner.update(rollouts, OBJECTIVE, lr)
@@ -145,14 +153,12 @@ def _at_temperature_1(config: Config) -> Config:
     return config.model_copy(update={"rollout": rollout})
 
 
-def _solutions(
-    assets: ModelAssets, renderer: PromptRenderer, samples: Sequence[Sample]
-) -> list[Rollout]:
+def _solutions(assets: ModelAssets, renderer: PromptRenderer, rendered: Rendered) -> list[Rollout]:
     """Return each sample's solution as the response to train on, closed by the turn's end token.
 
     A sample that can't be rendered is left out, which is said. Raises DataError if all are.
     """
-    prompts, faults = renderer.render_usable(samples)
+    prompts, faults = rendered
     for error in faults.values():
         print(f"warm-up: left out: {printable(error)}", flush=True)
     if not prompts:

@@ -45,14 +45,14 @@ class Generator:
     def __init__(self, right) -> None:
         self.right, self.calls, self.seeds = right, [], []
 
-    def generate(self, prompts, params, seeds) -> list[list[Rollout]]:
-        """Return two rollouts per prompt, the right ones first."""
-        numbers = [int(prompt.sample.id[1:]) for prompt in prompts]
+    def generate(self, requests) -> list[list[Rollout]]:
+        """Return each request's rollouts, the right ones first."""
+        numbers = [int(request.prompt.sample.id[1:]) for request in requests]
         self.calls.append(numbers)
-        self.seeds.append(list(seeds))
+        self.seeds.append([request.seed for request in requests])
         return [
-            [self._one(prompt, i < self.right(number)) for i in range(params.n)]
-            for prompt, number in zip(prompts, numbers, strict=True)
+            [self._one(r.prompt, i < self.right(number)) for i in range(r.params.n)]
+            for r, number in zip(requests, numbers, strict=True)
         ]
 
     def _one(self, prompt, right: bool) -> Rollout:

@@ -26,15 +26,15 @@ from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.errors import printable
 from sapo_vl.evaluation.stats import interval
-from sapo_vl.generator.base import SamplingParams, build
-from sapo_vl.generator.sampling import CHUNK, SampleEngine, problem_seed
+from sapo_vl.generator.base import SamplingParams, SamplingRequest, build
+from sapo_vl.generator.sampling import SampleEngine, problem_seed, rendered_chunks
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import usable_samples
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.progress import table
-from sapo_vl.schema import Outcome, Rollout, Sample
+from sapo_vl.schema import Outcome, Prompt, Rollout, Sample
 from sapo_vl.system import distributed
 
 
@@ -143,22 +143,32 @@ def evaluate(
     """Sample and grade responses to the problems, shared among all ranks.
 
     `out` receives a JSON line per response. Seeds depend on `spec.seed` and a problem's id alone,
-    so that an evaluation neither disturbs training nor depends on the order of problems. A problem
-    that can't be rendered is left out, which is said.
+    so that an evaluation neither disturbs training nor depends on the order of problems. Sampled
+    and greedy responses come from the same engine calls. A problem that can't be rendered is left
+    out, which is said.
     """
     share = list(samples)[distributed.rank() :: distributed.world_size()]
     modes = {"sampled": SamplingParams(spec.samples, spec.temperature, spec.max_new_tokens)}
     if spec.greedy:
         modes["greedy"] = SamplingParams(1, 0.0, spec.max_new_tokens)
     records: list[GradedResponse] = []
-    for start in range(0, len(share), CHUNK):
-        prompts, faults = engine.renderer.render_usable(share[start : start + CHUNK])
+
+    def render(part: Sequence[Sample]) -> list[Prompt]:
+        prompts, faults = engine.renderer.render_usable(part)
         for error in faults.values():
             print(f"held-out problem left out: {printable(error)}", flush=True)
-        seeds = [problem_seed(spec.seed, prompt.sample.id) for prompt in prompts]
-        for mode, params in modes.items():
-            for group in engine.sample(prompts, params, seeds):
-                records += [_graded(rollout, mode) for rollout in group.rollouts]
+        return prompts
+
+    for prompts in rendered_chunks(share, render, len(modes)):
+        asked = [(mode, prompt) for mode in modes for prompt in prompts]
+        groups = engine.sample(
+            [
+                SamplingRequest(p, modes[mode], problem_seed(spec.seed, p.sample.id))
+                for mode, p in asked
+            ]
+        )
+        for (mode, _), group in zip(asked, groups, strict=True):
+            records += [_graded(rollout, mode) for rollout in group.rollouts]
     records = distributed.all_gather(records)
     if out is not None and distributed.rank() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)

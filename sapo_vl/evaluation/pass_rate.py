@@ -24,7 +24,7 @@ from sapo_vl.data.rewrite import RecordFilter
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.evaluation.provenance import problem_fingerprint
 from sapo_vl.generator.base import SamplingParams, build
-from sapo_vl.generator.sampling import CHUNK, SampleEngine, problem_seed, sample_and_grade
+from sapo_vl.generator.sampling import REQUESTS, SampleEngine, problem_seed, sample_and_grade
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.fingerprint import weights_fingerprint
 from sapo_vl.model.prompts import PromptRenderer
@@ -105,7 +105,7 @@ def pass_rates(
     with cache.open("a", encoding="utf-8") as lines:
         if lines.tell() == 0:
             lines.write(json.dumps({"settings": settings}) + "\n")
-        while chunk := list(islice(missing, CHUNK)):
+        while chunk := list(islice(missing, REQUESTS)):
             seeds = [problem_seed(seed, sample.id) for sample in chunk]
             for groups in sample_and_grade(engine, chunk, params, seeds):
                 for group in groups:

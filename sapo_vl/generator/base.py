@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sapo_vl import plugins
+from sapo_vl.errors import ConfigError
 from sapo_vl.schema import Prompt, Rollout
 
 NO_VLLM = (
@@ -40,13 +41,24 @@ class SamplingParams:
     presence_penalty: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class SamplingRequest:
+    """A prompt with its sampling settings and seed; those of one call may differ in all three."""
+
+    prompt: Prompt
+    params: SamplingParams
+    seed: int  # with the prompt, determines the responses, whatever else is in the call
+
+
 class Generator(Protocol):
     """Samples responses from its own copy of the policy."""
 
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[list[Rollout]]:
-        """Return `params.n` rollouts per prompt, in order; `seeds` holds one seed per prompt."""
+    def generate(self, requests: Sequence[SamplingRequest]) -> list[list[Rollout]]:
+        """Return `params.n` rollouts per request, in order.
+
+        With several ranks every rank makes the same calls, with an empty list where it has no
+        prompts: the ranks of one engine (generator.tensor_parallel) work in step.
+        """
         ...
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -62,17 +74,35 @@ class Generator(Protocol):
         ...
 
 
+def requests_of(
+    prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
+) -> list[SamplingRequest]:
+    """Return a request per prompt, all with the same settings; `seeds` holds one seed each."""
+    return [
+        SamplingRequest(prompt, params, seed) for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+
 def check_backend(backend: str) -> None:
     """Raise ConfigError when generator.backend is neither built in nor an existing file's name."""
     if backend not in BACKENDS:
         plugins.parse(backend, "generator.backend", BACKENDS)
 
 
+def check_tensor_parallel(config: Config, ranks: int) -> None:
+    """Raise ConfigError when the ranks don't form whole engines."""
+    if ranks % config.generator.tensor_parallel:
+        raise ConfigError(
+            f"generator.tensor_parallel={config.generator.tensor_parallel} does not divide the "
+            f"number of ranks ({ranks}): change it or SAPO_RANKS"
+        )
+
+
 def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
     """Start the configured generator on the model in `assets`.
 
-    Raises SetupError when vLLM is configured but not installed, ConfigError for a plug-in that
-    can't be imported.
+    Raises SetupError when vLLM is configured but not installed or has too little memory,
+    ConfigError for a plug-in that can't be imported or ranks that tensor_parallel doesn't divide.
     """
     backend = config.generator.backend
     if backend == "vllm":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.base import SamplingParams, SamplingRequest
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.model.weights import load_weights
@@ -36,13 +36,11 @@ class HFGenerator:
         self._model.generation_config = GenerationConfig()
 
     @torch.no_grad()
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[list[Rollout]]:
+    def generate(self, requests: Sequence[SamplingRequest]) -> list[list[Rollout]]:
         """See Generator."""
         groups = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            groups.append(self._sample(prompt, params, seed))
+        for request in requests:
+            groups.append(self._sample(request.prompt, request.params, request.seed))
             beat()
         return groups
 

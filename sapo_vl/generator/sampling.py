@@ -2,23 +2,31 @@
 
 engine = SampleEngine(generator, renderer, rubric)
 for groups in sample_and_grade(engine, samples, params, seeds):
-    ...                             # RolloutGroups of the next CHUNK samples, with rewards
+    ...                             # RolloutGroups of the next samples, with rewards
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sapo_vl.generator.base import Generator, SamplingParams
+from sapo_vl.generator.base import Generator, SamplingParams, SamplingRequest, requests_of
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Prompt, RolloutGroup, Sample
+from sapo_vl.system import distributed
 
-CHUNK = 64
-"""Samples rendered and sampled per call; limits images in memory, and work lost at a kill."""
+REQUESTS = 512
+"""Requests of an engine call: few calls, as the last responses of each leave the engine idle, but
+no more than what may be lost at a kill."""
+
+PIXELS = 2**27
+"""Pixels of an engine call's pictures: 3.6 GB, at 24 bytes of patches and 3 of picture each."""
+
+RENDERED = 16
+"""Samples rendered at a time, between two looks at these limits."""
 
 
 def problem_seed(seed: int, name: str) -> int:
@@ -35,27 +43,28 @@ class SampleEngine:
     rubric: Rubric | None = None  # None: rollouts stay ungraded
     max_prompt_tokens: int | None = None  # a longer prompt gets a group without rollouts
 
-    def sample(
-        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[RolloutGroup]:
-        """Sample `params.n` responses per prompt in one call, grade them, and group them.
+    def sample(self, requests: Sequence[SamplingRequest]) -> list[RolloutGroup]:
+        """Sample the responses of all requests in one call, grade them, and group them.
 
         A response's text begins with its prompt's `opening`: a verifier has to see a thought that
         the chat template opened, above all where the response never closes it.
 
-        `seeds` holds one seed per prompt. Raises the errors of generator and rubric.
+        Every rank makes the same calls, without requests where it has none (see Generator). Raises
+        the errors of generator and rubric.
         """
         limit = self.max_prompt_tokens
-        fits = [i for i, p in enumerate(prompts) if limit is None or len(p.expanded_ids) <= limit]
-        groups = [RolloutGroup(prompt, []) for prompt in prompts]
-        rollouts = self.generator.generate(
-            [prompts[i] for i in fits], params, [seeds[i] for i in fits]
-        )
+        fits = [
+            i
+            for i, request in enumerate(requests)
+            if limit is None or len(request.prompt.expanded_ids) <= limit
+        ]
+        groups = [RolloutGroup(request.prompt, []) for request in requests]
+        rollouts = self.generator.generate([requests[i] for i in fits])
         beat()
         for i, responses in zip(fits, rollouts, strict=True):
             groups[i].rollouts = responses
             for rollout in responses:
-                rollout.text = prompts[i].opening + rollout.text
+                rollout.text = requests[i].prompt.opening + rollout.text
         if self.rubric is not None:
             graded = [rollout for group in groups for rollout in group.rollouts]
             pairs = [(rollout.prompt.sample, rollout.text) for rollout in graded]
@@ -67,18 +76,46 @@ class SampleEngine:
 
 
 def rendered_chunks(
-    engine: SampleEngine, samples: Sequence[Sample], chunk: int = CHUNK
+    samples: Sequence[Sample],
+    render: Callable[[Sequence[Sample]], list[Prompt]],
+    requests_each: int = 1,
 ) -> Iterator[list[Prompt]]:
-    """Yield the prompts of `chunk` samples at a time, in order."""
-    for start in range(0, len(samples), chunk):
-        yield engine.renderer.render(samples[start : start + chunk])
+    """Yield the prompts of all samples, in order, in chunks for one engine call each.
+
+    A chunk ends at REQUESTS, of which a sample makes `requests_each`, or PIXELS. All ranks yield as
+    many chunks, of whatever samples they have: a rank that is through yields empty ones. `render`
+    may leave samples out.
+    """
+    position = 0
+    while distributed.all_reduce_max(len(samples) - position) > 0:
+        prompts: list[Prompt] = []
+        while position < len(samples) and _has_room(prompts, requests_each):
+            stop = min(position + RENDERED, position + REQUESTS // requests_each - len(prompts))
+            prompts += render(samples[position:stop])
+            position = stop
+        yield prompts
+
+
+def _has_room(prompts: Sequence[Prompt], requests_each: int) -> bool:
+    pixels = sum(image.width * image.height for prompt in prompts for image in prompt.images)
+    return len(prompts) < REQUESTS // requests_each and pixels < PIXELS
 
 
 def sample_and_grade(
     engine: SampleEngine, samples: Sequence[Sample], params: SamplingParams, seeds: Sequence[int]
 ) -> Iterator[list[RolloutGroup]]:
-    """Yield the graded groups of CHUNK samples at a time, in order; `seeds` holds one each."""
+    """Yield the graded groups of each chunk of samples, in order; `seeds` holds one each.
+
+    A sample that is there several times in a row is rendered once. Collective over the ranks, see
+    `rendered_chunks`. Raises DataError for a sample that can't be rendered.
+    """
+
+    def render(part: Sequence[Sample]) -> list[Prompt]:
+        distinct = list({id(sample): sample for sample in part}.values())
+        rendered = dict(zip(map(id, distinct), engine.renderer.render(distinct), strict=True))
+        return [rendered[id(sample)] for sample in part]
+
     start = 0
-    for prompts in rendered_chunks(engine, samples):
-        yield engine.sample(prompts, params, seeds[start : start + len(prompts)])
+    for prompts in rendered_chunks(samples, render):
+        yield engine.sample(requests_of(prompts, params, seeds[start : start + len(prompts)]))
         start += len(prompts)

@@ -2,11 +2,14 @@
 
 On a GPU the engine shares the device with its learner rank: it sleeps during the update (level 2:
 weights discarded) and reloads them from the learner. `generator.tensor_parallel` consecutive ranks
-share one engine through vLLM's external launcher; all of them then send the same requests.
+share one engine through vLLM's external launcher, on GPUs and on CPU ranks alike; all of them then
+send the requests of all of them, so each rank must call `generate` as often as the others.
 
 Why each setting:
 - `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
   the temperature applied (raw ones, or those under top-p, belong to another policy).
+- `head_dtype` float32: the head's product is not rounded to bfloat16, nor is the learner's; without
+  it both round, each in its own way. On a GPU it costs no copy of the weights.
 - `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
   and `bad_words` does not ban special ids. The learner adds the same -100.
 - No chunked prefill on a CPU: a seeded request split over two steps raises there.
@@ -16,15 +19,21 @@ Why each setting:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sapo_vl.errors import DataError, SetupError
-from sapo_vl.generator.base import NO_VLLM, SamplingParams
+from sapo_vl.errors import SetupError
+from sapo_vl.generator.base import (
+    NO_VLLM,
+    SamplingParams,
+    SamplingRequest,
+    check_tensor_parallel,
+)
+from sapo_vl.generator.engine_input import EngineInputs, ProcessedPrompt
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.runs.signals import beat
@@ -35,15 +44,24 @@ if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
 
-PREFILL_TOKENS = 8192
-"""Least token budget of an engine step: enough to prefill a batch of small prompts at once."""
+CPU_BLOCK = 32
+"""Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
+its responses, and vLLM's default of 128 is longer than a short prompt."""
+
+PREFILL_TOKENS = {"cpu": 8192, "cuda": 16_384}
+"""Least token budget of an engine step. A step's prompts, pictures included, get what its decoding
+sequences leave; vLLM's own default on GPUs of 70 GB and more is the same (engine/arg_utils.py)."""
 
 
 class VLLMGenerator:
     """A vLLM engine whose weights are replaced without a restart."""
 
     def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
-        """Start the engine. Raises SetupError when vLLM can't be imported."""
+        """Start the engine.
+
+        Raises SetupError when vLLM can't be imported or finds too little memory, ConfigError when
+        generator.tensor_parallel doesn't divide the number of ranks.
+        """
         try:
             from vllm import LLM
         except ImportError as error:
@@ -52,101 +70,118 @@ class VLLMGenerator:
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
         options = config.generator
-        self._engine_ranks = options.tensor_parallel if self._on_gpu else 1
-        placement: dict[str, Any] = {}
+        self._engine_ranks = options.tensor_parallel
+        placement: dict[str, Any] = {"tensor_parallel_size": options.tensor_parallel}
+        if distributed.world_size() > 1:
+            check_tensor_parallel(config, distributed.world_size())
+            placement["distributed_executor_backend"] = "external_launcher"
         if self._on_gpu:
-            placement = {
+            placement |= {
                 "enable_sleep_mode": True,
                 "gpu_memory_utilization": options.gpu_memory_utilization,
-                "tensor_parallel_size": options.tensor_parallel,
             }
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                placement["distributed_executor_backend"] = "external_launcher"
         else:
-            placement = {
+            placement |= {
                 "enforce_eager": True,
                 "enable_chunked_prefill": False,
+                "block_size": CPU_BLOCK,
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
-        self._llm = LLM(
+        budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
+        self._llm = _start(
+            LLM,
+            self._on_gpu,
             model=assets.path,
             dtype=config.model.dtype,
             seed=seed,
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,
-            max_num_batched_tokens=max(options.max_model_len, PREFILL_TOKENS),
+            max_num_batched_tokens=max(options.max_model_len, budget),
             limit_mm_per_prompt={"image": options.max_images, "video": 0},
             mm_processor_kwargs=assets.family.processor_kwargs(
                 config.data.min_pixels, config.data.max_pixels
             ),
             logprobs_mode="processed_logprobs",
+            hf_overrides={"head_dtype": "float32"},
+            mm_processor_cache_gb=0,  # pictures arrive processed
+            mm_device_do_normalize=False,  # and with normalised pixels
             disable_log_stats=True,
             **placement,
         )
+        self._inputs = EngineInputs(self._llm, assets)
+        gc.collect()
+        gc.freeze()  # else each full collection goes through all that vLLM has imported
 
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams, seeds: Sequence[int]
-    ) -> list[list[Rollout]]:
-        """See Generator. Raises DataError when vLLM's prompt ids differ from the processor's."""
-        requests = [(_request(prompt), seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        block, offset = distributed.all_gather_block(requests, self._engine_ranks)
-        outputs = self._run(block, params)[offset : offset + len(prompts)] if block else []
-        for prompt, output in zip(prompts, outputs, strict=True):
-            if list(output.prompt_token_ids or ()) != prompt.expanded_ids:
-                raise DataError(
-                    f"record {prompt.sample.id}: vLLM expanded the prompt to "
-                    f"{len(output.prompt_token_ids or ())} tokens and the processor to "
-                    f"{len(prompt.expanded_ids)}; the model folder's processor config disagrees "
-                    "with data.min_pixels and data.max_pixels"
-                )
+    def generate(self, requests: Sequence[SamplingRequest]) -> list[list[Rollout]]:
+        """See Generator. Raises DataError when vLLM processes pictures otherwise than we do."""
+        processed = {id(r.prompt): r.prompt for r in requests}
+        prompts = {key: self._inputs.process(prompt) for key, prompt in processed.items()}
+        own = [(prompts[id(r.prompt)], r.params, r.seed) for r in requests]
+        block, offset = distributed.all_gather_block(own, self._engine_ranks)
+        outputs = self._run(block)[offset : offset + len(own)] if block else []
         ids = [list(c.token_ids) for output in outputs for c in output.outputs]
         texts = iter(response_texts(self._assets, ids))
         return [
-            [self._rollout(prompt, completion, next(texts)) for completion in output.outputs]
-            for prompt, output in zip(prompts, outputs, strict=True)
+            [self._rollout(request.prompt, response, next(texts)) for response in output.outputs]
+            for request, output in zip(requests, outputs, strict=True)
         ]
 
-    def _run(self, requests: Sequence[tuple[Any, int]], params: SamplingParams) -> list[Any]:
-        import vllm
-
+    def _run(self, requests: Sequence[tuple[ProcessedPrompt, SamplingParams, int]]) -> list[Any]:
+        """Return vLLM's output of each request, in order."""
         assert not self._asleep, "generate() on a sleeping engine"
-        vllm_params = [
-            vllm.SamplingParams(
-                n=params.n,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k or -1,
-                presence_penalty=params.presence_penalty,
-                max_tokens=params.max_new_tokens,
-                seed=seed if params.temperature > 0 else None,
-                logprobs=0,
-                logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
-                stop_token_ids=list(self._assets.eos_ids),
-                detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
-                flat_logprobs=True,
-            )
-            for _, seed in requests
+        engine = self._llm.llm_engine
+        inputs = {id(prompt): prompt for prompt, _, _ in requests}
+        converted = {key: self._inputs.engine_input(prompt) for key, prompt in inputs.items()}
+        ids = [
+            engine.add_request(str(i), converted[id(prompt)], self._vllm_params(params, seed))
+            for i, (prompt, params, seed) in enumerate(requests)
         ]
-        return self._llm.generate(
-            [request for request, _ in requests], vllm_params, use_tqdm=progress
+        finished = {}
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                finished[output.request_id] = output
+            beat()
+        return [finished[str(i)] for i in range(len(ids))]
+
+    def _vllm_params(self, params: SamplingParams, seed: int) -> Any:
+        import vllm
+        from vllm.sampling_params import RequestOutputKind
+
+        return vllm.SamplingParams(
+            n=params.n,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k or -1,
+            presence_penalty=params.presence_penalty,
+            max_tokens=params.max_new_tokens,
+            seed=seed if params.temperature > 0 else None,
+            logprobs=0,
+            logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
+            stop_token_ids=list(self._assets.eos_ids),
+            detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _rollout(self, prompt: Prompt, output: Any, text: str) -> Rollout:
         ids = list(output.token_ids)
         assert not set(ids) & set(self._assets.banned_ids), f"a vision id was sampled: {ids}"
-        logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
+        # With logprobs=0 vLLM keeps one entry a token, the sampled token's, in flat lists; going
+        # through its per-token dictionaries instead costs 30 times as much.
+        assert output.logprobs.token_ids == ids, "not one log-prob for each sampled token"
         return Rollout(
             prompt=prompt,
             token_ids=ids,
             text=text,
             finish_reason="length" if output.finish_reason == "length" else "stop",
-            generator_logprobs=np.array(logprobs, dtype=np.float32),
+            generator_logprobs=np.array(output.logprobs.logprobs, dtype=np.float32),
         )
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """See Generator. Needs all weights in one call, in any order, because modules are fused."""
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["weights"])
+            self._llm.apply_model(_zero_deepstack)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
             self._llm.apply_model(_repack)
@@ -173,39 +208,39 @@ class VLLMGenerator:
         del self._llm
 
 
-def progress(items: Iterable[Any] | None = None, **_: Any) -> Any:
-    """Stand in for tqdm in vLLM's `generate`, with a heartbeat for each finished request.
+def _start(engine: Callable[..., Any], on_gpu: bool, **settings: Any) -> Any:
+    """Return engine(**settings). Raises SetupError, with the key, where machine or model lack room.
 
-    vLLM calls it twice: around the prompts that it preprocesses, and for the bar of its engine.
+    vLLM's errors have no types of their own, so they are told apart by their words.
     """
-    return FinishedRequests() if items is None else items
+    try:
+        return engine(**settings)
+    except ValueError as error:
+        told = " ".join(str(error).split())
+        if "desired GPU memory utilization" in told:
+            advice = (
+                "lower generator.gpu_memory_utilization, or free memory on the GPU: in training "
+                "with learner.offload_optimizer, learner.offload_while_sampling or more ranks"
+            )
+        elif "KV cache is needed" in told or "memory for the cache blocks" in told:
+            key = "gpu_memory_utilization" if on_gpu else "kv_cache_mb"
+            advice = f"raise generator.{key} or lower generator.max_model_len"
+        elif "derived max_model_len" in told:
+            advice = "lower generator.max_model_len to what the model has positions for"
+        else:
+            raise
+        raise SetupError(f"{advice}. vLLM: {told}") from error
 
 
-class FinishedRequests:
-    """In the place of vLLM's progress bar: each finished request is a heartbeat; shows nothing."""
+def _zero_deepstack(model: torch.nn.Module) -> None:
+    """Zero the rows that vLLM adds to the first layers' states, for text and decoding too.
 
-    def __init__(self) -> None:
-        """Have the attributes that vLLM reads and sets to show its speed."""
-        self.n, self.postfix = 0, ""
-        self.format_dict = {"elapsed": 1.0}
-
-    def update(self, n: int) -> None:
-        """Take note of the `n` responses of a finished request."""
-        self.n += n
-        beat()
-
-    def refresh(self) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
-def _request(prompt: Prompt) -> dict[str, Any]:
-    request: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
-    if prompt.images:
-        request["multi_modal_data"] = {"image": prompt.images}
-    return request
+    vLLM keeps them in a plain list of tensors in the weights' memory pool. They are no buffers of
+    the module, so a sleep that discards weights loses them and nothing restores them.
+    """
+    for module in model.modules():
+        for rows in getattr(module, "deepstack_input_embeds", None) or ():
+            rows.zero_()
 
 
 def _repack(model: torch.nn.Module) -> None:

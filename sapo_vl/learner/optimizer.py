@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,17 +75,11 @@ def all_cores(options: LearnerConfig) -> Iterator[None]:
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(cores_per_rank())
+    torch.set_num_threads(distributed.cores_per_rank())
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def cores_per_rank() -> int:
-    """Return the cores that this process may use, shared with the other ranks of its machine."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
 def state_tensors(optimizer: Any) -> list[Tensor]:

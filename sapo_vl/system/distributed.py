@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +34,12 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def cores_per_rank() -> int:
+    """Return the cores that this process may use, shared with the other ranks of its machine."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
 def device() -> torch.device:
     """Return the device of this rank: its GPU, or the CPU."""
     if torch.cuda.is_available():
@@ -43,7 +50,7 @@ def device() -> torch.device:
 def init() -> None:
     """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken.
 
-    The ranks of one machine meet in the file SAPO_STORE, which train_vl.sh names; those of several
+    The ranks of one machine meet in the file SAPO_STORE (system/launch.py); those of several
     at MASTER_ADDR. A GPU that PyTorch or Triton can't use is a SetupError too.
     """
     check_gpu()
@@ -52,8 +59,9 @@ def init() -> None:
     backend = "nccl" if device().type == "cuda" else "gloo"
     if world_size() == 1:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-        if "MASTER_ADDR" not in os.environ:  # vLLM and DeepSpeed read both; nothing listens there
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    if "MASTER_ADDR" not in os.environ and (world_size() == 1 or "SAPO_STORE" in os.environ):
+        # vLLM and DeepSpeed read both; nothing listens there
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     if not dist.is_initialized():  # vLLM may have done it, if the generator came first
         if world_size() == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -116,15 +124,29 @@ def all_gather(items: Sequence[Item]) -> list[Item]:
 def all_gather_block(items: Sequence[Item], size: int) -> tuple[list[Item], int]:
     """All-gather `items` within this rank's block of `size` consecutive ranks.
 
-    Returns the block's items in rank order and the offset of this rank's first one. Collective
-    over all ranks, not only those of the block.
+    Returns the block's items in rank order and the offset of this rank's first one. `size` divides
+    the number of ranks. The first call for a size is collective over all ranks, later ones over the
+    block. The items of a rank travel as one pickle: an object that several of them hold does once.
     """
     if min(size, world_size()) == 1:
         return list(items), 0
-    parts = _gather_parts(items)
-    start = rank() // size * size
-    offset = sum(len(part) for part in parts[start : rank()])
-    return [item for part in parts[start : start + size] for item in part], offset
+    parts: list[Any] = [None] * size
+    dist.all_gather_object(parts, list(items), group=_block(size))
+    offset = sum(len(part) for part in parts[: rank() % size])
+    return [item for part in parts for item in part], offset
+
+
+@cache
+def _block(size: int) -> dist.ProcessGroup:
+    """Return the process group of this rank's block; every rank makes all of them, in order.
+
+    They are gloo's, so that pictures do not pass through a GPU's memory.
+    """
+    blocks = [
+        dist.new_group(list(range(first, first + size)), timeout=TIMEOUT, backend="gloo")
+        for first in range(0, world_size(), size)
+    ]
+    return blocks[rank() // size]
 
 
 def _gather_parts(items: Sequence[Item]) -> list[list[Item]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sapo_vl.algorithm.advantages import group_advantages
-from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import Prompt, Rollout, RolloutGroup
@@ -97,7 +97,7 @@ def sample_groups(
     `seeds` holds one seed per prompt; `normalize` divides advantages by the group's standard
     deviation.
     """
-    groups = engine.sample(prompts, params, seeds)
+    groups = engine.sample(requests_of(prompts, params, seeds))
     for group in groups:
         rewards = [rollout.verdict for rollout in group.rollouts]
         advantages = group_advantages(

@@ -17,7 +17,7 @@ from sapo_vl.data import store, synthetic
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
-from sapo_vl.generator.base import NO_VLLM, check_backend
+from sapo_vl.generator.base import NO_VLLM, check_backend, check_tensor_parallel
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -29,6 +29,7 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
+from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.prompt_sampler import PromptSampler
 
 TOKENIZER_TEXTS = 4000
@@ -49,11 +50,7 @@ def preflight(config: Config) -> Config:
     ):
         if value < ranks:
             raise ConfigError(f"{key}={value} is below the number of ranks ({ranks})")
-    if ranks % config.generator.tensor_parallel:
-        raise ConfigError(
-            f"generator.tensor_parallel={config.generator.tensor_parallel} does not divide the "
-            f"number of ranks ({ranks}): change it or SAPO_RANKS"
-        )
+    check_tensor_parallel(config, ranks)
     build_rubric(config).close()
     check_backend(config.generator.backend)
     if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
@@ -66,6 +63,7 @@ def preflight(config: Config) -> Config:
     check_model(config)
     deepspeed_settings(config)
     chosen_sets(config)
+    check_capacity(config)
     return config
 
 

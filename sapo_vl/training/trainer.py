@@ -23,6 +23,7 @@ from sapo_vl.generator.base import Generator, SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
+from sapo_vl.model.render_ahead import RenderAhead
 from sapo_vl.model.weights import trainable_rows
 from sapo_vl.runs import metrics
 from sapo_vl.runs.files import write_json
@@ -78,12 +79,14 @@ class Trainer:
             self.learner.sleep()
             self.generator = generator or build(self.config, assets, seed=seed)
         self.engine = SampleEngine(self.generator, inputs.renderer, inputs.rubric)
+        self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
         self.budget = monitor.VerdictBudget(
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
+        self.parity = monitor.ParityCheck(self.config)
         self.causes = set[str]()  # of missing verdicts, that have been printed
         self.unusable = set[str]()  # ids of records that have been printed as left out
         self.state = TrainState()
@@ -193,6 +196,7 @@ class Trainer:
             replace_groups(groups, dropped, resampled)
             totals["resample_drawn"] += len(redraws)
             totals["resample_kept"] += len(resampled)
+        self._render_next_step()
         return RolloutBatch(groups, config.algorithm.num_mini_batches), totals
 
     def _sample(self, draws: list[Draw], *, round_: int) -> tuple[list[Draw], list[RolloutGroup]]:
@@ -229,9 +233,7 @@ class Trainer:
         pending, attempt = list(draws), 0
         while pending:
             faulty = []
-            rendered = self.engine.renderer.render_usable(
-                [self.inputs.train_set[draw.index] for draw in pending]
-            )
+            rendered = self.prompts.take([draw.index for draw in pending])
             for i, draw in enumerate(pending):
                 if i in rendered.faults:
                     self._leave_out(draw, rendered.faults[i])
@@ -251,6 +253,16 @@ class Trainer:
             )
         return kept, prompts
 
+    def _render_next_step(self) -> None:
+        """Start rendering the prompts of the next step, in the background."""
+        state, options = self.state, self.config.rollout
+        if state.step + 1 < options.steps:
+            place = (state.step + 1, state.cursor + options.prompts)
+            draws = self.inputs.prompt_sampler.step(
+                *place, distributed.rank(), distributed.world_size()
+            )
+            self.prompts.start([draw.index for draw in draws])
+
     def _leave_out(self, draw: Draw, fault: DataError) -> None:
         """Say, once per record and rank, that a drawn record is left out."""
         name = self.inputs.train_set.id_at(draw.index)
@@ -267,8 +279,7 @@ class Trainer:
         """
         probe = batch.groups[0]
         self.learner.fill_old_logprobs(probe.rollouts)
-        mismatch = telemetry.mismatch([probe])
-        monitor.check_parity(self.config, mismatch, self.state.step + 1, self.learner.model)
+        monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
         first, *later = batch.mini_batches()
         for rollout in first:
             rollout.old_logprobs = None

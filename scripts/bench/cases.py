@@ -72,9 +72,12 @@ CASES = {
 
 
 def build_model(
-    assets: ModelAssets, vocabulary: int, vision_width: int
+    assets: ModelAssets, vocabulary: int, vision_width: int, device: torch.device
 ) -> Qwen3VLForConditionalGeneration:
-    """Return the randomly initialised model in training mode, with the special ids of `assets`."""
+    """Return the randomly initialised model in training mode, with the special ids of `assets`.
+
+    It is float32 on a CPU, and bfloat16 on a GPU with the same values, rounded.
+    """
     from transformers import Qwen3VLConfig
     from transformers.models.auto import AutoModelForImageTextToText
 
@@ -122,7 +125,8 @@ def build_model(
         config, dtype=torch.float32, attn_implementation="sdpa"
     )
     model.config.use_cache = False
-    return model.train()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return model.to(device, dtype).train()
 
 
 def no_bans(assets: ModelAssets) -> ModelAssets:

@@ -1,10 +1,11 @@
 """The policy update against TRL: `bash scripts/bench_learner.sh [--cases g8,g8-real] [--json OUT]`.
 
-Forward, SAPO loss and backward on identical batches, float32, one thread, one process per case; the
-variants of variants.py take turns. The benchmark fails if losses or gradient norms differ. Peak
-memory is that of the first step in a fresh process per variant, above model and batch.
+Forward, SAPO loss and backward on identical batches, the variants of variants.py in turns. On a CPU
+in float32, on one thread and in one process per case; peak memory is that of the first step in a
+fresh process per variant, above model and batch. On a GPU in bfloat16. The benchmark fails if
+losses or gradient norms differ. Without TRL its variants are left out.
 
-Left out: the optimizer (the same for all) and GPUs (see docs/gpu.md).
+Left out: the optimizer (the same for all) and models of real size (see real_size.py).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from bench.cases import CASES, REAL_VOCABULARY, Case, build_model, build_rollout
 from sapo_vl.schema import Rollout
 from sapo_vl.system.machine import prepare_environment
 
-AGREE = 2e-5
-"""Relative tolerance of losses and gradient norms: rounding of float32 sums."""
+AGREE = {"cpu": 2e-5, "cuda": 3e-2}
+"""Relative tolerance of losses and gradient norms: rounding of float32 sums, and of bfloat16."""
 
 OLD_NOISE = 0.3
 """Standard deviation of log r, so that the gate is active on both sides of 1."""
@@ -39,29 +40,38 @@ def main(argv: list[str] | None = None) -> None:
     prepare_environment()
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM")
     import torch
-    import trl.trainer.grpo_trainer  # noqa: F401
 
     # Imported before the forks, so that a run measures one state of the code.
     from bench import measure, needs, variants  # noqa: F401
 
+    device = measure.choose_device(arguments.device)
+    has_trl = variants.has_trl()
+    if has_trl:
+        import trl.trainer.grpo_trainer  # noqa: F401
+    else:
+        print("TRL is not installed: its variants are left out", file=sys.stderr, flush=True)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     assets = tiny_assets()
+    peak_rate, rate_name = measure.peak_gflops(device, arguments.peak_tflops)
     results: dict[str, Any] = {
-        "machine": report.machine(),
-        "gemm_gflops": measure.gemm_rate(),
+        "machine": report.machine(device),
+        "peak_gflops": peak_rate,
+        "peak_name": rate_name,
         "vision_width": arguments.vision_width,
         "cases": {},
     }
     for name in arguments.cases:
         case = CASES[name]
         names = arguments.variants or _default_variants(case)
+        names = [variant for variant in names if has_trl or not variant.startswith("trl")]
         print(f"{name}: {', '.join(names)} ...", file=sys.stderr, flush=True)
-        batch = Batch(case, assets, arguments.vision_width)
-        batch.old = measure.in_fork(_old_logprobs, batch)
-        result = measure.in_fork(_times, batch, names, arguments.repeats)
+        batch = Batch(case, assets, arguments.vision_width, device)
+        batch.old = measure.isolated(_old_logprobs, batch, device=device)
+        result = measure.isolated(_times, batch, names, arguments.repeats, device=device)
         if not arguments.no_memory:
             for variant in names:
-                result["variants"][variant]["peak_mb"] = measure.in_fork(peak, batch, variant)
+                used = measure.isolated(peak, batch, variant, device=device)
+                result["variants"][variant]["peak_mb"] = used
         result["load"] = measure.load_average()
         results["cases"][name] = result
         print("\n".join(report.case_lines(case, result)), flush=True)
@@ -94,9 +104,22 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=5, help="timed steps per variant (default: 5)"
     )
+    add_device_arguments(parser)
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory")
     parser.add_argument("--json", type=Path, help="output file for all results")
     return parser.parse_args(argv)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --peak-tflops."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: the GPU, where there is one"
+    )
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        help="rate that utilisation is measured against (default: the card's, or that of a GEMM)",
+    )
 
 
 def _default_variants(case: Case) -> list[str]:
@@ -123,6 +146,7 @@ class Batch:
     case: Case
     assets: Any
     vision_width: int
+    device: Any  # torch.device
     old: list[Any] | None = None  # log-probs of each rollout
 
     def build(self) -> tuple[Any, list[Rollout]]:
@@ -130,7 +154,8 @@ class Batch:
         rollouts = build_rollouts(self.case, self.assets)
         for rollout, values in zip(rollouts, self.old or [None] * len(rollouts), strict=True):
             rollout.old_logprobs = values
-        return build_model(self.assets, self.case.vocabulary, self.vision_width), rollouts
+        model = build_model(self.assets, self.case.vocabulary, self.vision_width, self.device)
+        return model, rollouts
 
 
 def _old_logprobs(batch: Batch) -> list[Any]:
@@ -143,7 +168,7 @@ def _old_logprobs(batch: Batch) -> list[Any]:
     model, rollouts = batch.build()
     with torch.no_grad():
         policy = Policy(model, batch.assets, 1.0, "shared_prefix")
-        values = policy(rollouts).out.logprobs_N.numpy()
+        values = policy(rollouts).out.logprobs_N.cpu().numpy()
     noise = np.random.default_rng(1).normal(scale=OLD_NOISE, size=len(values))
     ends = np.cumsum([len(rollout.token_ids) for rollout in rollouts])[:-1]
     return np.split((values + noise).astype(np.float32), ends)
@@ -158,15 +183,17 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
     built = {n: build(n, model, batch.assets, batch.case, rollouts) for n in names}
     losses, norms, used = {}, {}, {}
     for name, variant in built.items():  # also the warm-up
-        used[name], losses[name] = measure.flops(variant.run)
+        # Under the counter, FlexAttention would not be compiled.
+        on_cpu = batch.device.type == "cpu"
+        used[name], losses[name] = measure.flops(variant.run) if on_cpu else (None, variant.run())
         norms[name] = variant.grad_norm()
         variant.model.zero_grad(set_to_none=True)
-    _check(losses, "losses")
-    _check(norms, "gradient norms")
+    _check(losses, "losses", AGREE[batch.device.type])
+    _check(norms, "gradient norms", AGREE[batch.device.type])
     seconds: dict[str, list[measure.Seconds]] = {name: [] for name in names}
     for _ in range(repeats):
         for name, variant in built.items():
-            seconds[name].append(measure.timed(variant.run))
+            seconds[name].append(measure.timed(variant.run, batch.device))
             variant.model.zero_grad(set_to_none=True)
     packed, padded = needs.tokens(rollouts)
     variants = {
@@ -174,9 +201,9 @@ def _times(batch: Batch, names: list[str], repeats: int) -> dict[str, Any]:
             "loss": losses[name],
             "grad_norm": norms[name],
             "flops": used[name],
-            "cpu": [s.cpu for s in seconds[name]],
+            "busy": [s.busy for s in seconds[name]],
             "wall": [s.wall for s in seconds[name]],
-            "cpu_median": median(s.cpu for s in seconds[name]),
+            "busy_median": median(s.busy for s in seconds[name]),
         }
         for name in names
     }
@@ -194,14 +221,15 @@ def peak(batch: Batch, name: str) -> float:
     from bench.variants import build
 
     model, rollouts = batch.build()
-    return measure.peak_memory(build(name, model, batch.assets, batch.case, rollouts).run)
+    variant = build(name, model, batch.assets, batch.case, rollouts)
+    return measure.peak_memory(variant.run, batch.device)
 
 
-def _check(values: dict[str, float], what: str) -> None:
-    """Raise RuntimeError if a value differs from the first by more than AGREE, relatively."""
+def _check(values: dict[str, float], what: str, tolerance: float) -> None:
+    """Raise RuntimeError if a value differs from the first by more than `tolerance`, relatively."""
     reference = next(iter(values.values()))
     for name, value in values.items():
-        if not abs(value - reference) <= AGREE * abs(reference):
+        if not abs(value - reference) <= tolerance * abs(reference):
             raise RuntimeError(f"{what} differ: {name} has {value!r}, not {reference!r}: {values}")
 
 

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     for vocabulary in VOCABULARIES:
         for prompts in PROMPTS:
             case = replace(CASES["g8-real"], vocabulary=vocabulary, prompts=prompts)
-            batch = learner.Batch(case, assets, VISION_WIDTH)
+            batch = learner.Batch(case, assets, VISION_WIDTH, torch.device("cpu"))
             lengths = case.lengths() * prompts
             batch.old = [np.full(n, -np.log(vocabulary), np.float32) for n in lengths]
             model, made = batch.build()

@@ -22,10 +22,11 @@ def tokens(rollouts: Sequence[Rollout]) -> tuple[int, int]:
     return packed, width * len(rollouts)
 
 
-def flops(model: Any, rollouts: Sequence[Rollout]) -> float:
+def flops(model: Any, rollouts: Sequence[Rollout], *, vision_trained: bool = True) -> float:
     """Return the operations of a forward and backward pass over unique tokens and images.
 
-    A response's last token counts only at the head: nothing is predicted from it.
+    A response's last token counts only at the head: nothing is predicted from it. Of a frozen
+    vision tower, mergers included, only the forward pass counts. `model` may be on meta.
     """
     prompts = list({id(r.prompt): r.prompt for r in rollouts}.values())
     lengths = [(len(r.prompt.expanded_ids), len(r.token_ids) - 1) for r in rollouts]
@@ -36,12 +37,12 @@ def flops(model: Any, rollouts: Sequence[Rollout]) -> float:
     attended = config.num_hidden_layers * config.num_attention_heads * config.head_dim * pairs
     head = config.vocab_size * config.hidden_size * sum(len(r.token_ids) for r in rollouts)
     products = _linear(model.model.language_model.layers) * inputs + 2 * attended + head
-    forward_and_backward = 3.0 * (
-        products + sum(_vision_forward(model, prompt) for prompt in prompts)
-    )
+    vision = sum(_vision_forward(model, prompt) for prompt in prompts)
+    if not vision_trained:
+        return 2.0 * (3.0 * products + vision)
     patches = sum(int(_patches(prompt).sum()) for prompt in prompts)
     pixel_gradient = model.model.visual.patch_embed.proj.weight.numel() * patches  # not needed
-    return 2.0 * (forward_and_backward - pixel_gradient)
+    return 2.0 * (3.0 * (products + vision) - pixel_gradient)
 
 
 def _vision_forward(model: Any, prompt: Prompt) -> float:

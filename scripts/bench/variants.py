@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ OPTIONS = sapo.Options(tau_pos=1.0, tau_neg=1.05)
 
 Step = Callable[[], Tensor]
 """Computes loss and gradients; returns the loss."""
+
+
+def has_trl() -> bool:
+    """Return whether TRL is installed."""
+    return find_spec("trl") is not None
 
 
 class Variant:
@@ -64,24 +70,27 @@ def build(
 
 
 def _shared(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
-    return _ours(model, assets, rollouts, "shared_prefix")
+    return ours(model, assets, rollouts, "shared_prefix")
 
 
 def _padded(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
-    return _ours(model, assets, rollouts, "padded")
+    return ours(model, assets, rollouts, "padded")
 
 
-def _ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) -> Variant:
+def ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str) -> Variant:
+    """Return this learner's step with a layout of learner.layout, on `model` itself."""
     use_product(model)
     policy = Policy(model, assets, temperature=1.0, layout=layout)
     lengths = torch.tensor([len(rollout.token_ids) for rollout in rollouts])
     advantages = torch.tensor([rollout.advantage for rollout in rollouts])
+    old = torch.cat([torch.from_numpy(r.old_logprobs) for r in rollouts])
+    device = policy.bias_V.device
     constants = TokenConstants(
-        advantages_T=advantages.repeat_interleave(lengths),
-        weights_T=(1.0 / (lengths * len(rollouts))).repeat_interleave(lengths),
-        old_logprobs_T=torch.cat([torch.from_numpy(r.old_logprobs) for r in rollouts]),
+        advantages_T=advantages.repeat_interleave(lengths).to(device),
+        weights_T=(1.0 / (lengths * len(rollouts))).repeat_interleave(lengths).to(device),
+        old_logprobs_T=old.to(device),
         generator_logprobs_T=None,
-        lengths_R=lengths,
+        lengths_R=lengths.to(device),
     )
 
     def objective(out: ResponseLogprobs, chunk: slice) -> Surrogate:
@@ -98,8 +107,8 @@ def _ours(model: Any, assets: ModelAssets, rollouts: list[Rollout], layout: str)
 
 
 def _trl(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
-    trainer = _trainer(model, assets, case, len(rollouts))
-    batch = trl_batch(rollouts, assets)
+    trainer = trl_trainer(model, assets, case, len(rollouts))
+    batch = trl_batch(rollouts, assets, model.device)
 
     def step() -> Tensor:
         loss = trainer.compute_loss(trainer.model, batch)
@@ -127,8 +136,8 @@ def _trl_compact(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rol
 def _trl_logits(model: Any, assets: ModelAssets, case: Case, rollouts: list[Rollout]) -> Variant:
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
-    trainer = _trainer(model, assets, case, len(rollouts))
-    batch = trl_batch(rollouts, assets)
+    trainer = trl_trainer(model, assets, case, len(rollouts))
+    batch = trl_batch(rollouts, assets, model.device)
 
     def from_logits(
         model: Any, input_ids: Tensor, attention_mask: Tensor, keep: int, **inputs: Any
@@ -164,14 +173,15 @@ VARIANTS = {
 """Name -> builder from model, assets, case and rollouts."""
 
 
-def _trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> Any:
+def trl_trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> Any:
+    """Return TRL's GRPOTrainer with loss_type sapo, ready for `compute_loss`."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     arguments = GRPOConfig(
         output_dir=str(Path(tempfile.gettempdir()) / "sapo_vl-bench"),
-        use_cpu=True,
-        bf16=False,
+        use_cpu=model.device.type == "cpu",
+        bf16=model.dtype == torch.bfloat16,
         gradient_checkpointing=False,
         per_device_train_batch_size=batch_size,
         num_generations=case.group,
@@ -196,7 +206,9 @@ def _trainer(model: Any, assets: ModelAssets, case: Case, batch_size: int) -> An
     return trainer
 
 
-def trl_batch(rollouts: Sequence[Rollout], assets: ModelAssets) -> dict[str, Any]:
+def trl_batch(
+    rollouts: Sequence[Rollout], assets: ModelAssets, device: torch.device
+) -> dict[str, Any]:
     """Convert to TRL's format: prompts padded left, completions right, images per response."""
     from trl.trainer.utils import pad
 
@@ -207,7 +219,7 @@ def trl_batch(rollouts: Sequence[Rollout], assets: ModelAssets) -> dict[str, Any
     completion_ids = pad(answers, padding_value=pad_id, padding_side="right")
     old = [torch.from_numpy(rollout.old_logprobs) for rollout in rollouts]
     types = (prompt_ids == assets.image_token_id).int()
-    return {
+    batch = {
         "prompt_ids": prompt_ids,
         "prompt_mask": pad([torch.ones_like(p) for p in prompts], 0, "left"),
         "completion_ids": completion_ids,
@@ -216,6 +228,8 @@ def trl_batch(rollouts: Sequence[Rollout], assets: ModelAssets) -> dict[str, Any
         "old_per_token_logps": pad(old, 0.0, "right"),
         "pixel_values": torch.cat([r.prompt.pixel_values for r in rollouts]),  # type: ignore[misc]
         "image_grid_thw": torch.cat([r.prompt.grid_thw for r in rollouts]),  # type: ignore[misc]
-        "num_images": [1] * len(rollouts),
         "mm_token_type_ids": torch.cat([types, torch.zeros_like(completion_ids).int()], dim=1),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()} | {
+        "num_images": [1] * len(rollouts)
     }

@@ -357,9 +357,9 @@ class Engine:
     def write(self, *words):
         print(*words, file=self.log, flush=True)
 
-    def generate(self, prompts, params, seeds):
-        self.write("generate", len(prompts), params.n)
-        return self.inner.generate(prompts, params, seeds)
+    def generate(self, requests):
+        self.write("generate", len(requests), *sorted({r.params.n for r in requests}))
+        return self.inner.generate(requests)
 
     def update_weights(self, weights):
         weights = dict(weights)

@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_samples, tiny_config  # noqa: E402
 
-from sapo_vl.generator.base import Generator, SamplingParams, build  # noqa: E402
+from sapo_vl.generator.base import Generator, SamplingParams, build, requests_of  # noqa: E402
 from sapo_vl.learner.policy import Policy  # noqa: E402
 from sapo_vl.model.assets import open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
@@ -28,7 +28,7 @@ from sapo_vl.schema import Prompt  # noqa: E402
 @torch.no_grad()
 def gap(engine: Generator, policy: Policy, prompts: list[Prompt]) -> float:
     """Return the largest difference of log-probs over a few sampled rollouts, in nats."""
-    groups = engine.generate(prompts, SamplingParams(2, 1.0, 12), [1] * len(prompts))
+    groups = engine.generate(requests_of(prompts, SamplingParams(2, 1.0, 12), [1] * len(prompts)))
     rollouts = [rollout for group in groups for rollout in group]
     trainer_logprobs = policy(rollouts).out.logprobs_N.numpy()
     generator_logprobs = np.concatenate([r.generator_logprobs for r in rollouts])

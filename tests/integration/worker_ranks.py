@@ -14,13 +14,17 @@ prepare_environment()
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-from helpers import make_rollouts, make_samples, tiny_config  # noqa: E402
+from helpers import bare_prompt, make_rollouts, make_sample, make_samples, tiny_config  # noqa: E402
 
 from sapo_vl.algorithm import objectives  # noqa: E402
+from sapo_vl.evaluation.heldout import EvalSpec, evaluate  # noqa: E402
+from sapo_vl.generator import sampling  # noqa: E402
+from sapo_vl.generator.sampling import SampleEngine  # noqa: E402
 from sapo_vl.learner import logprobs  # noqa: E402
 from sapo_vl.learner.engine import Learner  # noqa: E402
 from sapo_vl.model.assets import ModelAssets, open_assets  # noqa: E402
-from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
+from sapo_vl.model.prompts import PromptRenderer, Rendered  # noqa: E402
+from sapo_vl.rewards.rubric import Rubric  # noqa: E402
 from sapo_vl.runs.signals import StopSignal  # noqa: E402
 from sapo_vl.schema import Prompt, Rollout  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
@@ -173,6 +177,37 @@ def check_all_gather_block() -> None:
     assert distributed.all_gather_block(items, 1) == (items, 0)
 
 
+class SharedGenerator:
+    """Answers 7; meets the other ranks at each call, as ranks that share an engine do."""
+
+    def generate(self, requests):
+        """Return one rollout per request."""
+        block, first = distributed.all_gather_block([r.seed for r in requests], 2)
+        assert block[first : first + len(requests)] == [r.seed for r in requests]
+        return [[Rollout(request.prompt, [1], "\\boxed{7}")] for request in requests]
+
+
+class BareRenderer:
+    """Makes prompts without a model."""
+
+    def render_usable(self, samples) -> Rendered:
+        """Return a prompt per sample."""
+        return Rendered([bare_prompt(name=sample.id) for sample in samples], {})
+
+
+def check_calls() -> None:
+    """Each rank calls the engine as often, whatever its number of problems."""
+    rubric = Rubric.from_terms([("boxed", 1.0)])
+    engine = SampleEngine(SharedGenerator(), BareRenderer(), rubric)
+    for count in (1, 63, 64, 65, 129):
+        for requests in (32, 64, 512):
+            sampling.REQUESTS = requests
+            samples = [make_sample(name=str(i)) for i in range(count)]
+            result = evaluate(engine, samples, EvalSpec(1, 1.0, 1, greedy=True, seed=0))
+            assert (result.problems, result.avg, result.greedy) == (count, 1.0, 1.0)
+    sampling.REQUESTS = 512
+
+
 def check_ports() -> None:
     """Neither this process nor the agent above it listens where another machine could connect."""
     for process in (psutil.Process(), psutil.Process().parent()):
@@ -186,6 +221,7 @@ def main() -> None:
     dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
     distributed.init()
     check_all_gather_block()
+    check_calls()
     check_ports()
     assets = open_assets(dense)
     for layout, stage in CASES:

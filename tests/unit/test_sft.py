@@ -60,12 +60,14 @@ def test_a_solution_goes_on_where_the_template_has_begun(opening, solution, expe
 def test_solutions_end_with_the_turns_own_token(assets, renderer):
     samples = [make_sample([(32, 32)], name="a"), make_sample(name="b")]
     samples[0] = replace(samples[0], images=(samples[0].images[0][:60],))
-    (rollout,) = _solutions(assets, renderer, samples)  # the torn picture's is left out
+    (rollout,) = _solutions(
+        assets, renderer, renderer.render_usable(samples)
+    )  # the torn picture's is left out
     assert rollout.prompt.sample.id == "b"
     assert rollout.token_ids[-1] == assets.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert assets.tokenizer.decode(rollout.token_ids[:-1]) == samples[1].solution
     with pytest.raises(DataError, match="record a"):
-        _solutions(assets, renderer, samples[:1])
+        _solutions(assets, renderer, renderer.render_usable(samples[:1]))
 
 
 def test_records_without_a_trainable_solution_are_told_apart(renderer):

@@ -43,12 +43,12 @@ class Sevens:
     def __init__(self) -> None:
         self.prompts: list[str] = []
 
-    def generate(self, prompts, params, seeds):
-        self.prompts += [prompt.sample.problem for prompt in prompts]
+    def generate(self, requests):
+        self.prompts += [request.prompt.sample.problem for request in requests]
         own = {make_sample([(8 + i, 8)], seed=i).images for i in range(4)}
         return [
-            [Rollout(prompt, [1], f"{seed} {7 if prompt.images in own else 0}")]
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            [Rollout(r.prompt, [1], f"{r.seed} {7 if r.prompt.files in own else 0}")]
+            for r in requests
         ]
 
     def close(self):
@@ -67,7 +67,8 @@ class Renderer:
             SimpleNamespace(
                 sample=sample,
                 expanded_ids=[0] * (999_999 if "too long" in sample.problem else 5),
-                images=() if self.blank else sample.images,
+                images=[],
+                files=() if self.blank else sample.images,
                 opening="",
             )
             for sample in samples

@@ -18,6 +18,7 @@ from sapo_vl.evaluation.heldout import (
     evaluation_settings,
     shown,
 )
+from sapo_vl.generator.base import SamplingParams
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import Rendered
 from sapo_vl.rewards.rubric import Rubric
@@ -67,16 +68,16 @@ class Scripted:
     """A generator whose i-th response is right for i below the number in the problem's id."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple] = []
+        self.calls: list[list] = []
 
-    def generate(self, prompts, params, seeds):
-        self.calls.append((len(prompts), params, list(seeds)))
+    def generate(self, requests):
+        self.calls.append(list(requests))
         return [
             [
-                Rollout(prompt, [1], "\\boxed{7}" if i < int(prompt.sample.id) else "no")
-                for i in range(params.n)
+                Rollout(r.prompt, [1], "\\boxed{7}" if i < int(r.prompt.sample.id) else "no")
+                for i in range(r.params.n)
             ]
-            for prompt in prompts
+            for r in requests
         ]
 
 
@@ -89,7 +90,7 @@ class Renderer:
     def render_usable(self, samples):
         self.rendered += len(samples)
         whole = [sample for sample in samples if sample.problem != "torn"]
-        prompts = [SimpleNamespace(sample=s, expanded_ids=[], opening="") for s in whole]
+        prompts = [SimpleNamespace(sample=s, expanded_ids=[], images=[], opening="") for s in whole]
         faults = {i: DataError("torn") for i, s in enumerate(samples) if s.problem == "torn"}
         return Rendered(prompts, faults)
 
@@ -106,10 +107,13 @@ def test_evaluate_samples_grades_and_writes(tmp_path):
     result = evaluate(used, samples, EvalSpec(4, 1.0, 8, greedy=True, seed=5), out=out)
     assert result.avg == pytest.approx((0 + 1 / 4 + 1) / 3)
     assert result.greedy == pytest.approx(2 / 3)
-    (_, sampled, seeds), (_, greedy, _) = generator.calls
-    assert (sampled.n, sampled.temperature, sampled.max_new_tokens) == (4, 1.0, 8)
-    assert (greedy.n, greedy.temperature) == (1, 0.0)
-    assert seeds == [problem_seed(5, k) for k in "014"]
+    (requests,) = generator.calls  # sampled and greedy responses from one call
+    assert [request.params for request in requests] == [
+        *[SamplingParams(4, 1.0, 8)] * 3,
+        *[SamplingParams(1, 0.0, 8)] * 3,
+    ]
+    assert [request.seed for request in requests] == [problem_seed(5, k) for k in "014014"]
+    assert requests[0].prompt is requests[3].prompt
     assert used.renderer.rendered == 3  # once for both modes
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 3 * 5
@@ -122,11 +126,11 @@ def test_evaluate_samples_grades_and_writes(tmp_path):
 
 def test_more_problems_than_a_chunk_are_all_sampled_once():
     generator = Scripted()
-    samples = [make_sample(name=str(k)) for k in range(150)]
+    samples = [make_sample(name=str(k)) for k in range(1100)]
     result = evaluate(engine(generator), samples, EvalSpec(1, 1.0, 8, greedy=False, seed=0))
-    assert [call[0] for call in generator.calls] == [64, 64, 22]
-    assert result.problems == 150
-    assert result.avg == pytest.approx(149 / 150)
+    assert [len(call) for call in generator.calls] == [512, 512, 76]
+    assert result.problems == 1100
+    assert result.avg == pytest.approx(1099 / 1100)
     assert result.greedy is None
 
 

@@ -23,14 +23,14 @@ class Scripted:
     def __init__(self) -> None:
         self.sampled: list[str] = []
 
-    def generate(self, prompts, params, seeds):
-        self.sampled += [prompt.sample.id for prompt in prompts]
+    def generate(self, requests):
+        self.sampled += [request.prompt.sample.id for request in requests]
         return [
             [
-                Rollout(prompt, [1], "\\boxed{7}" if i < int(prompt.sample.id[1:]) else "no")
-                for i in range(params.n)
+                Rollout(r.prompt, [1], "\\boxed{7}" if i < int(r.prompt.sample.id[1:]) else "no")
+                for i in range(r.params.n)
             ]
-            for prompt in prompts
+            for r in requests
         ]
 
     def close(self):
@@ -44,7 +44,7 @@ class Renderer:
         pass
 
     def render(self, samples):
-        return [SimpleNamespace(sample=s, expanded_ids=[], opening="") for s in samples]
+        return [SimpleNamespace(sample=s, expanded_ids=[], images=[], opening="") for s in samples]
 
 
 def test_pass_rates_are_cached_and_decide(tmp_path):

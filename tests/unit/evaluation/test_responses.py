@@ -30,13 +30,10 @@ class Echo:
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
 
-    def generate(self, prompts, params, seeds):
-        assert params.n == 1
-        self.calls.append(list(seeds))
-        return [
-            [Rollout(prompt, [1], f"{prompt.sample.id} {seed}")]
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+    def generate(self, requests):
+        assert all(request.params.n == 1 for request in requests)
+        self.calls.append([request.seed for request in requests])
+        return [[Rollout(r.prompt, [1], f"{r.prompt.sample.id} {r.seed}")] for r in requests]
 
 
 class Renderer:
@@ -44,7 +41,9 @@ class Renderer:
 
     def render(self, samples):
         return [
-            SimpleNamespace(sample=sample, expanded_ids=[0] * len(sample.problem), opening="")
+            SimpleNamespace(
+                sample=sample, expanded_ids=[0] * len(sample.problem), images=[], opening=""
+            )
             for sample in samples
         ]
 
@@ -86,9 +85,9 @@ def test_a_response_does_not_depend_on_earlier_ones():
 
 def test_chunks_bound_what_a_kill_can_lose():
     generator = Echo()
-    requests = all_requests([problem(str(i)) for i in range(50)], 3)
-    assert [len(chunk) for chunk in sampler(generator).sample(requests)] == [64, 64, 22]
-    assert len({seed for call in generator.calls for seed in call}) == 150
+    requests = all_requests([problem(str(i)) for i in range(350)], 3)
+    assert [len(chunk) for chunk in sampler(generator).sample(requests)] == [512, 512, 26]
+    assert len({seed for call in generator.calls for seed in call}) == 1050
 
 
 def test_a_prompt_that_does_not_fit_is_marked_and_never_cut():

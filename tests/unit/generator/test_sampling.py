@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sapo_vl.generator import sampling
-from sapo_vl.generator.base import SamplingParams
+from sapo_vl.generator.base import SamplingParams, SamplingRequest, requests_of
 from sapo_vl.generator.sampling import (
-    CHUNK,
+    RENDERED,
+    REQUESTS,
     SampleEngine,
     problem_seed,
     rendered_chunks,
@@ -44,13 +45,19 @@ class Generator:
         self.calls: list[list[str]] = []
         self.seeds: list[int] = []
 
-    def generate(self, prompts, params, seeds):
-        """Return `params.n` rollouts per prompt."""
-        assert len(prompts) == len(seeds)
-        self.calls.append([prompt.sample.id for prompt in prompts])
-        self.seeds.extend(seeds)
-        texts = ["\\boxed{7}", *["\\boxed{8}"] * (params.n - 1)]
-        return [[Rollout(prompt, [1] * 3, text) for text in texts] for prompt in prompts]
+    def generate(self, requests):
+        """Return `params.n` rollouts per request."""
+        self.calls.append([request.prompt.sample.id for request in requests])
+        self.seeds.extend(request.seed for request in requests)
+        return [
+            [Rollout(r.prompt, [1] * 3, f"\\boxed{{{7 + (i > 0)}}}") for i in range(r.params.n)]
+            for r in requests
+        ]
+
+
+def ask(engine, prompts, seeds):
+    """Return the engine's groups for the prompts, two responses each."""
+    return engine.sample(requests_of(prompts, PARAMS, seeds))
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def test_seeds_fit_a_signed_32_bit_number(seed, name):
 def test_responses_are_grouped_and_graded(rubric):
     generator = Generator()
     prompts = [bare_prompt(3, name="a"), bare_prompt(5, name="b")]
-    groups = SampleEngine(generator, Renderer(), rubric).sample(prompts, PARAMS, [10, 20])
+    groups = ask(SampleEngine(generator, Renderer(), rubric), prompts, [10, 20])
     assert generator.calls == [["a", "b"]]
     assert generator.seeds == [10, 20]
     for group, prompt in zip(groups, prompts, strict=True):
@@ -90,13 +97,13 @@ def test_responses_are_grouped_and_graded(rubric):
 def test_lengths_are_the_rubrics_too():
     rubric = Rubric.from_terms([("boxed", 1.0), ("overlong", -1.0)], max_tokens=3)
     engine = SampleEngine(Generator(), Renderer(), rubric)
-    (group,) = engine.sample([bare_prompt()], PARAMS, [1])
+    (group,) = ask(engine, [bare_prompt()], [1])
     # three tokens of three are all of the limit: the whole penalty
     assert [r.verdict.value for r in group.rollouts] == pytest.approx([0.0, -1.0])
 
 
 def test_without_a_rubric_nothing_is_graded():
-    (group,) = SampleEngine(Generator(), Renderer()).sample([bare_prompt()], PARAMS, [1])
+    (group,) = ask(SampleEngine(Generator(), Renderer()), [bare_prompt()], [1])
     assert [r.reward for r in group.rollouts] == [None, None]
 
 
@@ -104,7 +111,7 @@ def test_a_prompt_that_is_too_long_gives_a_group_without_rollouts(rubric):
     generator = Generator()
     engine = SampleEngine(generator, Renderer(), rubric, max_prompt_tokens=8)
     prompts = [bare_prompt(n, name=str(n)) for n in (8, 9, 3)]
-    groups = engine.sample(prompts, PARAMS, [1, 2, 3])
+    groups = ask(engine, prompts, [1, 2, 3])
     assert generator.calls == [["8", "3"]]
     assert generator.seeds == [1, 3]  # each keeps its own
     assert [group.prompt for group in groups] == prompts
@@ -114,38 +121,93 @@ def test_a_prompt_that_is_too_long_gives_a_group_without_rollouts(rubric):
 
 def test_prompts_that_are_all_too_long(rubric):
     engine = SampleEngine(Generator(), Renderer(), rubric, max_prompt_tokens=1)
-    groups = engine.sample([bare_prompt(2), bare_prompt(3)], PARAMS, [1, 2])
+    groups = ask(engine, [bare_prompt(2), bare_prompt(3)], [1, 2])
     assert [group.rollouts for group in groups] == [[], []]
 
 
-def test_samples_are_rendered_and_sampled_by_chunks(rubric):
+def test_samples_are_rendered_and_sampled_by_chunks(rubric, monkeypatch):
+    monkeypatch.setattr(sampling, "REQUESTS", 40)
     generator, renderer = Generator(), Renderer()
-    samples = [make_sample(name=str(1 + i)) for i in range(2 * CHUNK + 1)]
+    samples = [make_sample(name=str(1 + i)) for i in range(2 * 40 + 1)]
     seeds = list(range(100, 100 + len(samples)))
-    engine = SampleEngine(generator, renderer, rubric, max_prompt_tokens=2 * CHUNK)
+    engine = SampleEngine(generator, renderer, rubric, max_prompt_tokens=80)
     chunks = sample_and_grade(engine, samples, PARAMS, seeds)
     first = next(chunks)
-    assert renderer.chunks == [CHUNK]  # lazily: the images of one chunk at a time
+    assert renderer.chunks == [RENDERED, RENDERED, 8]  # lazily: the images of one chunk at a time
     groups = [*first, *(group for chunk in chunks for group in chunk)]
-    assert renderer.chunks == [CHUNK, CHUNK, 1]
-    assert [len(call) for call in generator.calls] == [CHUNK, CHUNK, 0]
+    assert sum(renderer.chunks) == 81
+    assert [len(call) for call in generator.calls] == [40, 40, 0]
     assert generator.seeds == seeds[:-1]
     assert [group.prompt.sample.id for group in groups] == [sample.id for sample in samples]
     assert groups[-1].rollouts == []  # the longest prompt is one token too long
 
 
-def test_chunks_of_another_size():
-    renderer = Renderer()
-    samples = [make_sample(name=str(1 + i)) for i in range(5)]
-    chunks = list(rendered_chunks(SampleEngine(Generator(), renderer), samples, chunk=2))
-    assert [[p.sample.id for p in chunk] for chunk in chunks] == [["1", "2"], ["3", "4"], ["5"]]
-    assert list(rendered_chunks(SampleEngine(Generator(), renderer), [])) == []
+def test_requests_of_one_call_may_differ():
+    generator, prompt = Generator(), bare_prompt()
+    greedy = SamplingRequest(prompt, SamplingParams(1, 0.0, 16), 3)
+    sampled = SamplingRequest(prompt, SamplingParams(4, 1.0, 16), 3)
+    groups = SampleEngine(generator, Renderer()).sample([greedy, sampled])
+    assert len(generator.calls) == 1
+    assert [len(group.rollouts) for group in groups] == [1, 4]
+
+
+def test_a_sample_that_is_asked_several_times_is_rendered_once():
+    """Its requests then share one picture: it is hashed, sent and encoded once."""
+    renderer, generator = Renderer(), Generator()
+    one, two = make_sample(name="1"), make_sample(name="2")
+    samples = [one, one, one, two, two]
+    (groups,) = sample_and_grade(SampleEngine(generator, renderer), samples, PARAMS, [*range(5)])
+    assert renderer.chunks == [2]
+    assert [g.prompt.sample.id for g in groups] == ["1", "1", "1", "2", "2"]
+    assert groups[0].prompt is groups[2].prompt
+    assert generator.seeds == [0, 1, 2, 3, 4]
+
+
+def lengths(samples, render, requests_each=1):
+    return [len(prompts) for prompts in rendered_chunks(samples, render, requests_each)]
+
+
+def test_a_chunk_counts_requests():
+    samples = [make_sample(name="1")] * (REQUESTS + 1)
+    assert lengths(samples, Renderer().render) == [REQUESTS, 1]
+    assert lengths(samples, Renderer().render, 2) == [REQUESTS // 2, REQUESTS // 2, 1]
+    assert lengths([], Renderer().render) == []
+
+
+def test_a_chunk_ends_when_its_pictures_are_large(monkeypatch):
+    """Pictures of 64 pixels, 16 samples rendered at a time: 1,024 pixels, then 2,048."""
+    monkeypatch.setattr(sampling, "PIXELS", 2000)
+    samples = [make_sample(name="1")] * 70
+    assert lengths(samples, lambda part: [bare_prompt(images=1) for _ in part]) == [32, 32, 6]
+
+
+def test_samples_that_cannot_be_rendered_leave_room_for_others(monkeypatch):
+    monkeypatch.setattr(sampling, "REQUESTS", 10)
+    samples = [make_sample(name=str(i)) for i in range(25)]
+
+    def render(part):
+        return [bare_prompt() for sample in part if int(sample.id) >= 3]
+
+    assert lengths(samples, render) == [10, 10, 2]
+
+
+def test_a_rank_without_samples_calls_as_often_as_the_others(monkeypatch):
+    """The other rank has 1, 64, 65 samples; this one none or fewer."""
+    monkeypatch.setattr(sampling, "REQUESTS", 64)
+    for own, other, expected in (
+        (0, 1, [0]), (64, 65, [64, 0]), (0, 129, [0, 0, 0]), (65, 64, [64, 1]),
+    ):  # fmt: skip
+        left = iter(range(other, -200, -64))  # what the other rank says before each chunk
+        monkeypatch.setattr(
+            sampling.distributed, "all_reduce_max", lambda mine, left=left: max(mine, next(left))
+        )
+        assert lengths([make_sample(name="1")] * own, Renderer().render) == expected
 
 
 def test_a_response_begins_with_what_the_template_opened(rubric):
     """The answer in a thought that never ends counts nowhere, whatever the engine returned."""
     prompts = [replace(bare_prompt(name=name), opening=opening) for name, opening in OPENINGS]
-    groups = SampleEngine(Generator(), Renderer(), rubric).sample(prompts, PARAMS, [1, 2])
+    groups = ask(SampleEngine(Generator(), Renderer(), rubric), prompts, [1, 2])
     assert [g.rollouts[0].text for g in groups] == ["\\boxed{7}", "<think>\n\\boxed{7}"]
     assert [g.rollouts[0].verdict.correct for g in groups] == [True, False]
 
@@ -156,5 +218,5 @@ OPENINGS = [("a", ""), ("b", "<think>\n")]
 def test_sampling_and_grading_are_heartbeats(rubric, monkeypatch):
     beats = []
     monkeypatch.setattr(sampling, "beat", lambda: beats.append(1))
-    SampleEngine(Generator(), Renderer(), rubric).sample([bare_prompt()], PARAMS, [1])
+    ask(SampleEngine(Generator(), Renderer(), rubric), [bare_prompt()], [1])
     assert len(beats) == 2

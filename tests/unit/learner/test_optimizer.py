@@ -9,7 +9,8 @@ import torch
 from helpers import tiny_config
 
 from sapo_vl.learner import optimizer
-from sapo_vl.learner.optimizer import all_cores, build_optimizer, cores_per_rank
+from sapo_vl.learner.optimizer import all_cores, build_optimizer
+from sapo_vl.system import distributed
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_any_other_optimizer_leaves_the_threads_alone(threads, tmp_path, monkeyp
 def test_cores_of_a_rank(cores, ranks, share, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    assert cores_per_rank() == share
+    assert distributed.cores_per_rank() == share
 
 
 def test_the_step_has_the_same_bits_on_two_threads(tmp_path):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from bench import learner, measure, needs, pace, report, step_ours, whole_step
+from bench import learner, measure, needs, pace, real_size, report, step_ours, whole_step
 from bench.cases import CASES, Case, build_model, build_rollouts, no_bans
 
+CPU = torch.device("cpu")
 SMALL = Case("small", group=3, image=4, prompt=12, mean=6, longest=9, vocabulary=512, prompts=2)
 
 
@@ -18,7 +21,7 @@ SMALL = Case("small", group=3, image=4, prompt=12, mean=6, longest=9, vocabulary
 def batch(assets):
     """Return model and rollouts of a small case."""
     assets = no_bans(assets)
-    return build_model(assets, SMALL.vocabulary, 128), build_rollouts(SMALL, assets)
+    return build_model(assets, SMALL.vocabulary, 128, CPU), build_rollouts(SMALL, assets)
 
 
 def test_lengths_are_spread_evenly_around_the_mean():
@@ -84,11 +87,11 @@ def test_both_layouts_agree_and_sharing_saves_operations(batch, assets):
 
 
 def test_disagreement_raises():
-    learner._check({"shared": 1.0, "trl": 1.00001}, "losses")
+    learner._check({"shared": 1.0, "trl": 1.00001}, "losses", 2e-5)
     with pytest.raises(RuntimeError, match=r"losses differ: trl has 1\.001"):
-        learner._check({"shared": 1.0, "trl": 1.001}, "losses")
+        learner._check({"shared": 1.0, "trl": 1.001}, "losses", 2e-5)
     with pytest.raises(RuntimeError, match="losses differ"):
-        learner._check({"shared": 1.0, "trl": float("nan")}, "losses")
+        learner._check({"shared": 1.0, "trl": float("nan")}, "losses", 2e-5)
 
 
 def test_a_fork_returns_its_result_and_its_failure(capfd):
@@ -106,13 +109,68 @@ def test_peak_memory_sees_what_is_freed_again():
     def work() -> None:
         np.ones(100_000_000, dtype=np.uint8).sum()
 
-    assert measure.in_fork(measure.peak_memory, work) == pytest.approx(100, abs=15)
+    assert measure.in_fork(measure.peak_memory, work, CPU) == pytest.approx(100, abs=15)
 
 
 def test_timed_knows_sleep_from_work():
-    seconds = measure.timed(lambda: time.sleep(0.05))
+    seconds = measure.timed(lambda: time.sleep(0.05), CPU)
     assert seconds.wall >= 0.05
-    assert seconds.cpu < 0.04
+    assert seconds.busy < 0.04
+
+
+class FakeEvent:
+    """A CUDA event that happens 250 ms after the one before it."""
+
+    count = 0
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        FakeEvent.count += 1
+        self.at = 250.0 * FakeEvent.count
+
+    def elapsed_time(self, end) -> float:
+        return end.at - self.at
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """A GPU's figures without a GPU: events, allocator and name."""
+    for name, value in {
+        "Event": FakeEvent,
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda: None,
+        "memory_allocated": lambda: 2_000_000_000,
+        "max_memory_allocated": lambda: 5_500_000_000,
+        "get_device_name": lambda device: "NVIDIA H100 80GB HBM3",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return torch.device("cuda", 0)
+
+
+def test_a_gpu_is_timed_by_events_and_its_peak_is_the_allocator_s(fake_gpu):
+    assert measure.timed(lambda: None, fake_gpu).busy == 0.25
+    assert measure.peak_memory(lambda: None, fake_gpu) == 3500.0
+    assert measure.isolated(lambda: os.getpid(), device=fake_gpu) == os.getpid()
+    assert measure.isolated(lambda: os.getpid(), device=CPU) != os.getpid()
+
+
+def test_the_rate_that_utilisation_is_measured_against(fake_gpu, monkeypatch):
+    assert measure.peak_gflops(fake_gpu, None) == (989e3, "of the H100's data sheet")
+    assert measure.peak_gflops(fake_gpu, 500.0) == (500e3, "given")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    assert measure.peak_gflops(fake_gpu, None)[0] == 756e3
+    monkeypatch.setattr(measure, "gemm_rate", lambda device: 70.0)
+    assert measure.peak_gflops(CPU, None) == (70.0, "of a GEMM")
+
+
+def test_a_missing_gpu_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="torch finds no GPU"):
+        measure.choose_device("cuda")
+    assert measure.choose_device(None) == CPU
 
 
 def test_nested_phases_do_not_count_in_the_outer_one(monkeypatch):
@@ -154,26 +212,47 @@ def test_problems_come_in_order_and_each_once():
 
 def test_ratios_are_medians_of_rounds():
     variants = {
-        "shared": {"cpu": [1.0, 2.0, 1.0], "wall": [1.0, 1.0, 1.0]},
-        "trl": {"cpu": [3.0, 8.0, 2.0], "wall": [5.0, 6.0, 7.0]},
+        "shared": {"busy": [1.0, 2.0, 1.0], "wall": [1.0, 1.0, 1.0]},
+        "trl": {"busy": [3.0, 8.0, 2.0], "wall": [5.0, 6.0, 7.0]},
     }
-    assert report.ratio({"variants": variants}, "trl", "cpu") == 3.0
+    assert report.ratio({"variants": variants}, "trl", "busy") == 3.0
     assert report.ratio({"variants": variants}, "trl", "wall") == 6.0
 
 
-def test_the_table_of_a_case():
-    def measured(cpu: float, flops: float, peak: float) -> dict:
-        return {"cpu": [cpu], "wall": [cpu], "cpu_median": cpu, "flops": flops, "peak_mb": peak}
+def measured(seconds: float, flops: float | None, peak: float) -> dict:
+    times = {"busy": [seconds], "wall": [seconds], "busy_median": seconds}
+    return times | {"flops": flops, "peak_mb": peak, "loss": 0.5, "grad_norm": 1.0}
 
+
+def results(ours: dict, theirs: dict, **machine: str) -> dict:
     case = {
-        "variants": {"shared": measured(2.0, 110e9, 500.0), "trl": measured(6.0, 300e9, 2000.0)},
+        "variants": {"shared": ours, "trl": theirs},
         "tokens_packed": 100,
         "tokens_padded": 210,
         "flops_needed": 100e9,
     }
-    text = report.learner_tables({"gemm_gflops": 100.0, "cases": {"g8": case}})
+    figures = {"peak_gflops": 100.0, "peak_name": "of a GEMM", "cases": {"g8": case}}
+    return figures | {"machine": machine}
+
+
+def test_the_table_of_a_case():
+    text = report.learner_tables(results(measured(2.0, 110e9, 500.0), measured(6.0, 300e9, 2000.0)))
+    assert "| CPU time, its / ours |" in text
+    assert "| needed, of the 100 GFLOP/s of a GEMM |" in text
     assert "| g8 | trl | 2.10 | 3.00 | 3.00 | >= 2.8 | 2000 / 500 MB = 4.0 |" in text
     assert "| g8 | 2.000 | 100 | 1.10 | 3.00 | 55 | 50 % |" in text
+
+
+def test_the_table_of_a_case_on_a_gpu():
+    """There performed operations are not counted: the rate is that of the needed ones."""
+    ours, theirs = measured(2.0, None, 500.0), measured(6.0, None, 2000.0)
+    text = report.learner_tables(results(ours, theirs, gpu="NVIDIA H100"))
+    assert "| GPU time, its / ours |" in text
+    assert "| g8 | 2.000 | 100 | - | - | 50 | 50 % |" in text
+    assert (
+        "  3.00 x   2000 MB               -  loss 0.5"
+        in report.case_lines(CASES["g8"], results(ours, theirs)["cases"]["g8"])[1]
+    )
 
 
 def test_the_table_of_whole_steps_leaves_out_the_first():
@@ -197,3 +276,63 @@ def test_unknown_names_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         learner.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_rows_at_real_size():
+    arguments = real_size._parse(
+        ["--shape", "Qwen3-VL-2B", "--budgets", "8192,16384", "--zero", "2,3"]
+    )
+    names = [way.name for way in real_size._ways(arguments)]
+    assert names == [
+        f"{variant}, {budget} tokens, checkpointing none{zero}"
+        for budget in ("8,192", "16,384")
+        for variant, zero in (
+            ("shared", ", ZeRO-2"), ("shared", ", ZeRO-3"), ("padded", ", ZeRO-2"), ("trl", ""),
+        )
+    ]  # fmt: skip
+
+
+def test_a_peer_s_time_is_relative_to_ours_with_the_same_budget():
+    ours, other, trl = (
+        {"figures": {"forward and backward s": seconds}} for seconds in (2.0, 9.0, 7.0)
+    )
+    rows = {
+        real_size.Way("shared", 64, "none", 2).name: ours,
+        real_size.Way("shared", 128, "none", 2).name: other,
+    }
+    real_size._compare(rows, real_size.Way("trl", 64, "none", 2), trl)
+    assert trl["figures"]["time, its / ours"] == 3.5
+    lost = {"figures": {}}
+    real_size._compare(rows, real_size.Way("padded", 64, "none", 2), lost)
+    assert lost == {"figures": {}}
+
+
+def test_needed_operations_of_a_frozen_tower(batch):
+    """The tower's backward pass, two thirds of its products, is not needed."""
+    model, rollouts = batch
+    prompts = list({id(r.prompt): r.prompt for r in rollouts}.values())
+    vision = sum(needs._vision_forward(model, prompt) for prompt in prompts)
+    embed = 16 * (3 * 2 * 8 * 8 * 128)
+    saved = 2 * (2 * vision - 2 * embed)
+    frozen = needs.flops(model, rollouts, vision_trained=False)
+    assert needs.flops(model, rollouts) - frozen == saved
+
+
+@pytest.mark.slow
+def test_a_table_at_a_small_size(capsys, monkeypatch, tmp_path):
+    """ZeRO-2 and the padded layout on the four-layer model; TRL is not installed here."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    arguments = "--shape four-layers --device cpu --budgets 64 --prompts 1 --group 2 --response 4"
+    out = tmp_path / "out.json"
+    real_size.main([*arguments.split(), "--image", "4", "--repeats", "1", "--json", str(out)])
+    table = capsys.readouterr().out
+    assert "1 prompts of 94 tokens, 2 responses of 2 to 6: 102 tokens packed, 200 padded" in table
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["what"].split(",")[0] for row in rows] == ["shared", "padded", "trl"]
+    shared, padded = (row["figures"] for row in rows[:2])
+    for figures in (shared, padded):
+        assert figures["packed tokens/s"] == pytest.approx(102 / figures["forward and backward s"])
+        assert 0 < figures["utilisation %"] < 100
+    times = [figures["forward and backward s"] for figures in (shared, padded)]
+    assert padded["time, its / ours"] == times[1] / times[0]
+    assert f"| {padded['time, its / ours']:.2f} |" in table

@@ -158,10 +158,10 @@ def test_state_holds_no_tensors(prompts):
 class Echo:
     """A generator that answers 7 where it is told to, and keeps what it was asked."""
 
-    def generate(self, prompts, params, seeds):
-        self.asked = (prompts, params, list(seeds))
+    def generate(self, requests):
+        self.asked = requests
         texts = ["\\boxed{7}", "\\boxed{8}", "\\boxed{8}", "\\boxed{7}"]
-        return [[Rollout(p, [1, 2], text) for text in texts[: params.n]] for p in prompts]
+        return [[Rollout(r.prompt, [1, 2], t) for t in texts[: r.params.n]] for r in requests]
 
 
 @pytest.mark.parametrize(("normalize", "advantages"), [(True, 1.0), (False, 0.45)])
@@ -175,10 +175,9 @@ def test_groups_are_sampled_graded_and_compared(renderer, tiny_folder, normalize
     engine = SampleEngine(generator, renderer, build_rubric(config))
     prompts = renderer.render(samples)
     groups = sample_groups(engine, prompts, params, [5, 6], normalize=normalize)
-    prompts, asked, seeds = generator.asked
-    assert [prompt.sample.id for prompt in prompts] == ["a", "b"]
-    assert asked == params
-    assert seeds == [5, 6]
+    assert [request.prompt.sample.id for request in generator.asked] == ["a", "b"]
+    assert [request.params for request in generator.asked] == [params, params]
+    assert [request.seed for request in generator.asked] == [5, 6]
     for one in groups:
         assert [r.verdict.correct for r in one.rollouts] == [True, False, False, True]
         # rewards 0.9 and 0: mean 0.45, standard deviation 0.45

@@ -94,9 +94,9 @@ def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
 
 
 def test_a_sampler_that_disagrees_is_noticed_before_anything_is_trained_on(build):
-    made = build(lambda i: 0, "generator.parity_mean=0.0009")  # not even a gradient is needed
+    made = build(lambda i: 0, "generator.parity_stop=0.0009")  # not even a gradient is needed
     batch, _ = made.sample_rollouts()
-    with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_mean"):
+    with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_stop"):
         made.fill_old_logprobs(batch)
     assert made.learner.updates == []
 
@@ -152,6 +152,21 @@ def test_a_finished_step_leaves_no_trace_of_its_middle(build):
     assert checkpoint.latest(made.checkpoints).name == "step_000001"
 
 
+def test_the_next_steps_prompts_are_rendered_while_a_step_is_learned_from(build):
+    made = build(lambda i: 1, "rollout.steps=3")
+    taken, take = [], made.prompts.take
+
+    def recorded(indices):
+        pending = made.prompts._pending
+        taken.append(pending is not None and pending.indices == list(indices))
+        return take(indices)
+
+    made.prompts.take = recorded
+    steps(made, 3)
+    assert taken == [False, True, True]
+    assert made.prompts._pending is None  # there is no fourth step
+
+
 def test_a_step_has_its_learning_rate(build):
     made = build(lambda i: 1, "rollout.steps=6", "learner.lr=1", "learner.lr_warmup_steps=2")
     made.state.step = 1
@@ -193,10 +208,10 @@ class SharingGenerator(fake_training.Generator):
 
     memory: Memory
 
-    def generate(self, prompts, params, seeds):
+    def generate(self, requests):
         assert self.memory.engine, "generate() on a sleeping engine"
         self.memory.check()
-        return super().generate(prompts, params, seeds)
+        return super().generate(requests)
 
     def sleep(self) -> None:
         self.memory.engine = False
