@@ -1,4 +1,8 @@
-"""vLLM's memory: what it takes while awake, and the KV cache that is left for sequences."""
+"""The sampler's memory: what vLLM takes while awake, and the KV cache that is left for sequences.
+
+The transformers backend holds a second copy of the weights, and the cache and scores of one group.
+An engine of the user's own is not counted.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ class EngineMemory:
     kv_per_token: float
     kv_tokens: float  # tokens whose keys and values fit, over the ranks of the engine
     sequences: float  # of prompt plus response at full length, over the ranks of the engine
+    sleeps: bool  # whether only `graphs` stay on the device during the update
 
     @property
     def total(self) -> float:
@@ -52,9 +57,15 @@ def engine_memory(
     what weights and the largest step leave. Its other terms are estimates.
     """
     options, b = config.generator, weight_bytes(config)
-    split = options.tensor_parallel
-    weights = shape.parameters * b / split
     kv = kv_bytes_per_token(shape, config)
+    length = min(options.max_model_len, work.prompt_tokens + work.response_tokens)
+    weights = shape.parameters * b / options.tensor_parallel
+    if options.backend != "vllm":
+        group = work.group_size if options.backend == "transformers" else 0
+        tokens = group * length
+        scores = 4.0 * group * work.response_tokens * shape.vocabulary
+        weights = shape.parameters * b if group else 0.0
+        return EngineMemory(weights, scores, 0.0, tokens * kv, kv, tokens, group, sleeps=False)
     if hardware.is_cpu:
         cache, extra, graphs = float(options.kv_cache_mb << 20), 0.0, 0.0
     else:
@@ -62,8 +73,10 @@ def engine_memory(
         budget = options.gpu_memory_utilization * hardware.gpu.memory
         cache = budget - weights - extra - graphs
     tokens = max(0.0, cache) / kv
-    length = min(options.max_model_len, work.prompt_tokens + work.response_tokens)
-    return EngineMemory(weights, extra, graphs, cache, kv, tokens, tokens / length)
+    sequences = tokens / length
+    return EngineMemory(
+        weights, extra, graphs, cache, kv, tokens, sequences, sleeps=not hardware.is_cpu
+    )
 
 
 def _work(shape: ModelShape, config: Config, b: int) -> float:
@@ -72,6 +85,6 @@ def _work(shape: ModelShape, config: Config, b: int) -> float:
     tokens = max(options.max_model_len, PREFILL_TOKENS["cuda"])
     ffn = max(layer.ffn * max(layer.chosen, 1) for layer in shape.layers)
     text = tokens * b * (3 * ffn / options.tensor_parallel + 4 * shape.width)
-    logits = options.max_num_seqs * shape.vocabulary * (b + 3 * 4)
+    logits = options.max_num_seqs * shape.vocabulary * 3 * 4  # float32: logits, two copies
     pictures = tokens * vision.merge * b * (8 * vision.width + 2 * vision.ffn)
     return max(text, pictures) + logits

@@ -83,6 +83,8 @@ class Plan:
                 f"{peak.name} needs {peak.total / GIB:.1f} GiB of a card on which "
                 f"{room / GIB:.1f} GiB are usable"
             )
+        if self.config.generator.backend != "vllm":
+            return found
         if self.engine.kv_cache <= 0:
             found.append(
                 f"generator.gpu_memory_utilization={self.config.generator.gpu_memory_utilization} "
@@ -133,8 +135,9 @@ def _phases(
     kept = {"gradients": states.gradients, "reduce bucket": states.bucket}
     always = {"CUDA context": process}
     asleep = {"engine: graphs": engine.graphs}
-    if hardware.is_cpu:  # its engine never sleeps
-        asleep = {"engine: weights": engine.weights, "engine: KV cache": engine.kv_cache}
+    if not engine.sleeps:
+        cache = engine.kv_cache if config.generator.backend == "vllm" else 0.0
+        asleep = {"engine: weights": engine.weights, "engine: KV cache": cache}
     idle = resting | (kept if states.bucket_stays else {}) | always
     yield Phase(
         "sampling",

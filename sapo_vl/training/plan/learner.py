@@ -110,10 +110,14 @@ def activations(
     ffn = max(la.ffn * max(la.chosen, 1) for la in shape.layers)
     layer = T * (again + b * (2 * ffn + 3 * shape.width))
     chunk = min(CHUNK_LOGITS["cpu" if on_cpu else "cuda"], T * shape.vocabulary)
-    # Logits in float32; from 16-bit weights also the product before its cast, and the buffer.
-    head = chunk * (4 if b == 4 else 4 + 4 + b)
+    # Exponentials in float32, and a copy in the weights' type if that is another one. The weight's
+    # gradient adds up in float32; on a CPU 16-bit weights are converted for each product.
+    other = b if b < 4 else 0
+    head = chunk * (4 + other)
     if shape.head_trained:
-        head += (4 + (b if b < 4 else 0)) * shape.head
+        head += (4 + other) * shape.head
+    if on_cpu and other:
+        head += 4 * shape.head
     return Activations(saved, layer, head)
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import torch
 from bench import fits, step_estimate
+from bench.cases import build_model
 from helpers import ROOT
+
+from sapo_vl.config import load
+from sapo_vl.training.plan.learner import saved_activations
+from sapo_vl.training.plan.shape import model_shape
 
 
 def test_the_tables_in_the_docs_are_the_scripts():
@@ -25,3 +33,20 @@ def test_the_offloaded_optimizer_by_hand():
     one, several = step_estimate.offloaded_optimizer()
     assert one == pytest.approx(4 * 4.022e9 * 4.3e-9, rel=0.001)
     assert several == one / 8
+
+
+@pytest.mark.parametrize("vocabulary", [512, 151_936])
+def test_the_peaks_that_the_benchmark_measured_are_as_planned(assets, vocabulary):
+    """docs/performance.md: a process's peak above model, batch and gradients, by packed tokens."""
+    shape = model_shape(build_model(assets, vocabulary, 256, torch.device("cpu")))
+    config = load(None, ["model.dtype=float32", "model.gradient_checkpointing=none"])
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for prompts, tokens in ((2, 2796), (4, 5592)):
+        row = re.search(
+            rf"^\| {vocabulary:,} \| {tokens:,} \|.*\| ([\d,]+) \|$", text, re.MULTILINE
+        )
+        assert row is not None
+        measured = 1e6 * int(row[1].replace(",", ""))
+        logits = 4 * min(2**24, tokens * vocabulary)  # the chunk when it was measured
+        saved = saved_activations(shape, config, tokens, tokens, prompts * 64 * 4)
+        assert saved + logits == pytest.approx(measured, rel=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -20,7 +21,7 @@ from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.plan.seconds import forward_operations, step_seconds
 from sapo_vl.training.plan.shape import ModelShape, model_shape
-from sapo_vl.training.plan.show import planned_hardware
+from sapo_vl.training.plan.show import planned_hardware, show
 from sapo_vl.training.plan.tables import summary
 from sapo_vl.training.plan.workload import workload
 
@@ -289,6 +290,28 @@ def test_offloading_more_than_the_machine_holds_is_refused(tmp_path, monkeypatch
         check_capacity(config(*keys))
     check_capacity(config(*keys[:2]))
     check_capacity(config(*keys, "model.freeze=[language]"))  # 0.6 B parameters
+
+
+def test_a_dry_run_says_what_does_not_fit_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hardware, "free_memory", lambda: GIB)
+    file = ROOT / "configs/train/qwen3_vl_30b_a3b.yaml"
+    show(load(file, ["data.path=null", f"run.dir={tmp_path}", "generator.backend=transformers"]))
+    text = capsys.readouterr().out
+    assert "128 prompts x 8 responses of at most 4096 tokens" in text
+    assert re.search(
+        r"does not fit: model\.path=Qwen/.*: 1 rank.* keep \d+\.\d GiB in its mem", text
+    )
+
+
+def test_an_engine_of_another_kind_has_its_own_memory():
+    shape, keys = shape_of("Qwen3-VL-2B"), ["rollout.max_new_tokens=1024"]
+    for backend, weights, group in (("transformers", 2 * 2_127_532_032, 8), ("my.py:Engine", 0, 0)):
+        made = config(f"generator.backend={backend}", *keys)
+        memory = engine_memory(shape, made, gpus(80, 1), workload(made, shape, 1))
+        assert (memory.weights, memory.sequences, memory.sleeps) == (weights, group, False)
+        assert memory.kv_tokens == group * (1124 + 1024)
+        update = make_plan(made, shape, gpus(80, 1)).phases[1]
+        assert update.parts["engine: weights"] == weights  # it doesn't sleep
 
 
 def test_free_memory_is_part_of_the_machines():
