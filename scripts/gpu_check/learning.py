@@ -41,6 +41,14 @@ A GPU adds up gradients in no fixed order, and Adam makes the sign of the smalle
 SAME_LOGPROBS = {"cpu": 0.0, "cuda": 1e-3}
 """Mean difference of log-probs between ZeRO stages, in nats: they shard, and round nothing."""
 
+PARITY = {"cpu": 1e-4, "cuda": 2e-2}
+"""Bound of the mean |learner's - sampler's log-prob|, in nats: float32 and bfloat16."""
+
+
+def dtype_of(setting: Setting) -> str:
+    """Return the model.dtype of parts that try one type."""
+    return "bfloat16" if setting.device == "cuda" else "float32"
+
 
 def configuration(setting: Setting, dtype: str, *overrides: str) -> Config:
     """Return a configuration of the four-layer model."""
@@ -190,7 +198,7 @@ def check_zero(setting: Setting) -> Iterator[Outcome]:
 
 def check_offload(setting: Setting) -> Iterator[Outcome]:
     """Compare updates with optimizer and parameters on the host with one without."""
-    dtype = "bfloat16" if setting.device == "cuda" else "float32"
+    dtype = dtype_of(setting)
     reference = learn(setting, dtype, "learner.zero_stage=2")
     for stage, keys in (
         (2, ("optimizer",)),

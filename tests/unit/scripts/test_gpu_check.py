@@ -14,7 +14,7 @@ from bench import random_model
 from gpu_check import __main__ as command
 from gpu_check import kernels, learning, runner
 from gpu_check.learning import Trained
-from gpu_check.outcome import FAILED, OK, SKIPPED, Outcome, Setting, at_most, line
+from gpu_check.outcome import FAILED, OK, SKIPPED, Outcome, Setting, at_most, last_error, line
 from gpu_check.parts import PARTS
 from gpu_check.runner import Part, reason_to_skip
 
@@ -124,7 +124,6 @@ def test_updates_are_compared_by_what_they_did(setting):
         ("attention", {}, None),
         ("zero", {"modules": frozenset()}, "DeepSpeed is not installed"),
         ("engine", {"modules": frozenset({"deepspeed"})}, "vLLM is not installed"),
-        ("tp", {}, "needs 2 GPUs, here: none used"),
         ("tp", {"device": "cuda", "gpus": 1}, "needs 2 GPUs, here: 1"),
         ("tp", {"device": "cuda", "gpus": 2}, None),
         ("ranks", {}, "slow on a CPU: name it to run it"),
@@ -165,6 +164,18 @@ def test_a_part_that_breaks_keeps_what_it_found(check, note, setting):
     assert (last.what, last.result, last.note) == ("the part", FAILED, note)
 
 
+def test_the_line_that_says_why_a_program_failed():
+    output = """[rank1]: Traceback (most recent call last):
+[rank1]:   File "x.py", line 3
+[rank1]: sapo_vl.errors.ConfigError: too much
+[rank1]: more of it
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============="""
+    assert last_error(output) == "[rank1]: sapo_vl.errors.ConfigError: too much"
+    assert last_error("a\nkilled\n\n") == "killed"
+    assert last_error("") == "no output"
+
+
 def test_rows_of_the_table():
     assert line("p", at_most("w", 0.1, 0.25, peak_GiB=1.5)) == (
         "| p | w | FAILED: error 0.25 is above 0.1 | error 0.25, peak GiB 1.5 |"
@@ -177,9 +188,10 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.split()[0] == "attention"
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert command.main(["tp", "--device", "cpu", "--out", str(tmp_path / "table")]) == 0
     out = capsys.readouterr().out
-    assert "| tp | one engine on two ranks" in out
+    assert "with ZeRO-3 | skipped: DeepSpeed is not installed |" in out
     assert f"torch {torch.__version__}" in out
     assert (tmp_path / "table").read_text() == out
     monkeypatch.setitem(PARTS, "head", Part("test", f"{__name__}:crashes"))
