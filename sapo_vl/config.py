@@ -242,12 +242,11 @@ class GeneratorConfig(Section):
     gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="vLLM's share of a GPU")
     kv_cache_mb: int = Field(256, ge=16, description="KV cache on a CPU, MiB")
     tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
-    parity_mean: float = Field(0.05, gt=0, description="stop above this mean |log pi_old - log mu|")
-    parity_max: float = Field(
-        float("inf"),
-        gt=0,
-        allow_inf_nan=True,
-        description="stop above this maximum |log pi_old - log mu|",
+    parity_warn: float | None = Field(
+        None, gt=0, description="warn above this mean |log mu - log pi_old|; null: by model.dtype"
+    )
+    parity_stop: float | None = Field(
+        None, gt=0, description="stop above this mean |log mu - log pi_old|; null: by model.dtype"
     )
 
 

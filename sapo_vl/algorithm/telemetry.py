@@ -3,8 +3,8 @@
 `mini_batch_stats` describes one optimizer step; `by_mini_batch` and `averaged` collect these over a
 rollout batch; `group_sums` and `group_rates` describe the rollouts. Names ending in `_pos` and
 `_neg` are split by the sign of the advantage, `_text` and `_image` by the prompt. With several
-ranks `mini_batch_stats` and `mismatch` cover this rank's tokens only (prompts are spread evenly);
-the caller all-reduces the groups' sums.
+ranks `mini_batch_stats` covers this rank's tokens only (prompts are spread evenly); the caller
+all-reduces the groups' sums and gathers `mismatch_sums`.
 
 The check of the gate's theory on the run's tokens (arXiv 2511.20347, comparison with GSPO): for a
 response with z_t = log r_t and s = exp(mean_t z_t) the paper replaces the mean of the token gates
@@ -220,28 +220,47 @@ def _names(step_stats: Sequence[Mapping[str, float]]) -> list[str]:
     return sorted({name for values in step_stats for name in values})
 
 
-def mismatch(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Return statistics of log mu - log pi_old, the sampler's log-probs minus the learner's.
+def mismatch_sums(groups: Sequence[RolloutGroup]) -> dict[str, dict[str, float]]:
+    """Return sums over this rank's tokens of d = log mu - log pi_old, by kind of prompt.
 
-    `kl` estimates KL(mu || pi_old) from samples of mu.
+    For `text` and `image`: `tokens`, and the sums `abs` of |d| and `kl` of exp(-d) - 1 + d, and
+    `max`, the largest |d|. A kind without tokens that both sides have scored is left out.
     """
-    values: dict[str, float] = {}
-    kinds: dict[str, list[np.ndarray]] = {"": [], "_text": [], "_image": []}
+    kinds: dict[str, list[np.ndarray]] = {"text": [], "image": []}
     for group in groups:
-        kind = "_image" if group.prompt.images else "_text"
         for rollout in group.rollouts:
-            if rollout.old_logprobs is None or rollout.generator_logprobs is None:
-                continue
-            difference = rollout.generator_logprobs - rollout.old_logprobs
-            kinds[kind].append(difference)
-            kinds[""].append(difference)
+            if rollout.old_logprobs is not None and rollout.generator_logprobs is not None:
+                difference = rollout.generator_logprobs - rollout.old_logprobs
+                kinds["image" if group.prompt.images else "text"].append(difference)
+    sums = {}
     for kind, parts in kinds.items():
         if parts:
-            difference = np.concatenate(parts)
+            difference_T = np.concatenate(parts).astype(np.float64)
+            sums[kind] = {
+                "tokens": float(len(difference_T)),
+                "abs": float(np.abs(difference_T).sum()),
+                "kl": float(np.sum(np.expm1(-difference_T) + difference_T)),
+                "max": float(np.abs(difference_T).max()),
+            }
+    return sums
+
+
+def mismatch(ranks: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Return statistics of log mu - log pi_old, the sampler's log-probs minus the learner's.
+
+    `ranks` holds each rank's `mismatch_sums`. `kl` estimates KL(mu || pi_old) from samples of mu.
+    The names end in `_text` and `_image` for prompts without and with pictures.
+    """
+    values: dict[str, float] = {}
+    for suffix, kinds in (("", ("text", "image")), ("_text", ("text",)), ("_image", ("image",))):
+        parts = [sums[kind] for sums in ranks for kind in kinds if kind in sums]
+        if parts:
+            tokens = sum(part["tokens"] for part in parts)
             values |= {
-                f"mismatch/mean_abs{kind}": float(np.abs(difference).mean()),
-                f"mismatch/max_abs{kind}": float(np.abs(difference).max()),
-                f"mismatch/kl{kind}": float(np.mean(np.expm1(-difference) + difference)),
+                f"mismatch/mean_abs{suffix}": sum(part["abs"] for part in parts) / tokens,
+                # numpy's maximum, unlike max(), is not a number where one of them isn't
+                f"mismatch/max_abs{suffix}": float(np.max([part["max"] for part in parts])),
+                f"mismatch/kl{suffix}": sum(part["kl"] for part in parts) / tokens,
             }
     return values
 

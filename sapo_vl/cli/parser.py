@@ -18,6 +18,7 @@ from typing import NoReturn
 from sapo_vl.cli import config_reference, data, evaluation, training
 from sapo_vl.cli.options import add_config
 from sapo_vl.errors import RunError, UserError, nearest, printable
+from sapo_vl.system.launch import first_to_say
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         arguments.run(arguments)
     except UserError as error:
-        print(f"sapo-vl: {printable(error)}", file=sys.stderr)
+        _say(printable(error))
         sys.exit(2)
     except RunError as error:
-        print(f"sapo-vl: {type(error).__name__}: {printable(error)}", file=sys.stderr)
+        _say(f"{type(error).__name__}: {printable(error)}")
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(141)
     except KeyboardInterrupt:
-        print("sapo-vl: interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(130)
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
@@ -44,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             text = f"no space left on the disk of {place}: free some, then continue with --resume"
         else:
             text = f"{place}: {error.strerror}"
-        print(f"sapo-vl: {text}", file=sys.stderr)
+        _say(text)
         sys.exit(2)
+
+
+def _say(text: str) -> None:
+    """Print an error line, unless another rank of this run has printed the same."""
+    if first_to_say(text):
+        print(f"sapo-vl: {text}", file=sys.stderr)
 
 
 MACHINE_ERRORS = (

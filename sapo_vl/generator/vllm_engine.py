@@ -8,6 +8,8 @@ send the requests of all of them, so each rank must call `generate` as often as 
 Why each setting:
 - `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
   the temperature applied (raw ones, or those under top-p, belong to another policy).
+- `head_dtype` float32: the head's product is not rounded to bfloat16, nor is the learner's; without
+  it both round, each in its own way. On a GPU it costs no copy of the weights.
 - `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
   and `bad_words` does not ban special ids. The learner adds the same -100.
 - No chunked prefill on a CPU: a seeded request split over two steps raises there.
@@ -18,7 +20,7 @@ Why each setting:
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,15 +48,20 @@ CPU_BLOCK = 32
 """Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
 its responses, and vLLM's default of 128 is longer than a short prompt."""
 
-PREFILL_TOKENS = 8192
-"""Least token budget of an engine step: enough to prefill a batch of small prompts at once."""
+PREFILL_TOKENS = {"cpu": 8192, "cuda": 16_384}
+"""Least token budget of an engine step. A step's prompts, pictures included, get what its decoding
+sequences leave; vLLM's own default on GPUs of 70 GB and more is the same (engine/arg_utils.py)."""
 
 
 class VLLMGenerator:
     """A vLLM engine whose weights are replaced without a restart."""
 
     def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
-        """Start the engine. Raises SetupError when vLLM can't be imported."""
+        """Start the engine.
+
+        Raises SetupError when vLLM can't be imported or finds too little memory, ConfigError when
+        generator.tensor_parallel doesn't divide the number of ranks.
+        """
         try:
             from vllm import LLM
         except ImportError as error:
@@ -80,20 +87,24 @@ class VLLMGenerator:
                 "block_size": CPU_BLOCK,
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
-        self._llm = LLM(
+        budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
+        self._llm = _start(
+            LLM,
+            self._on_gpu,
             model=assets.path,
             dtype=config.model.dtype,
             seed=seed,
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,
-            max_num_batched_tokens=max(options.max_model_len, PREFILL_TOKENS),
+            max_num_batched_tokens=max(options.max_model_len, budget),
             limit_mm_per_prompt={"image": options.max_images, "video": 0},
             mm_processor_kwargs=assets.family.processor_kwargs(
                 config.data.min_pixels, config.data.max_pixels
             ),
             logprobs_mode="processed_logprobs",
-            mm_processor_cache_gb=0,  # pictures arrive processed,
-            mm_device_do_normalize=False,  # and normalised
+            hf_overrides={"head_dtype": "float32"},
+            mm_processor_cache_gb=0,  # pictures arrive processed
+            mm_device_do_normalize=False,  # and with normalised pixels
             disable_log_stats=True,
             **placement,
         )
@@ -195,6 +206,30 @@ class VLLMGenerator:
         """See Generator."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+def _start(engine: Callable[..., Any], on_gpu: bool, **settings: Any) -> Any:
+    """Return engine(**settings). Raises SetupError, with the key, where machine or model lack room.
+
+    vLLM's errors have no types of their own, so they are told apart by their words.
+    """
+    try:
+        return engine(**settings)
+    except ValueError as error:
+        told = " ".join(str(error).split())
+        if "desired GPU memory utilization" in told:
+            advice = (
+                "lower generator.gpu_memory_utilization, or free memory on the GPU: in training "
+                "with learner.offload_optimizer, learner.offload_while_sampling or more ranks"
+            )
+        elif "KV cache is needed" in told or "memory for the cache blocks" in told:
+            key = "gpu_memory_utilization" if on_gpu else "kv_cache_mb"
+            advice = f"raise generator.{key} or lower generator.max_model_len"
+        elif "derived max_model_len" in told:
+            advice = "lower generator.max_model_len to what the model has positions for"
+        else:
+            raise
+        raise SetupError(f"{advice}. vLLM: {told}") from error
 
 
 def _zero_deepstack(model: torch.nn.Module) -> None:

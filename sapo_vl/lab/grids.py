@@ -26,8 +26,8 @@ SIZES: dict[str, Any] = {
     "run.rollouts_every": 0,
     "checkpoint.every": 1_000_000,
     "collapse.action": "continue",
-    "generator.parity_mean": 1e9,  # a cell may diverge
-    "generator.parity_max": 1e9,
+    "generator.parity_warn": 1e9,  # a cell may diverge
+    "generator.parity_stop": 1e9,
 }
 STEPS = 50
 """Default number of rollout steps of a cell."""

@@ -90,11 +90,19 @@ def _logits(
     temperature: float,
     out_CV: Tensor | None = None,
 ) -> Tensor:
-    """Return logits [C, V] / temperature in float32, written to `out_CV` if given."""
-    if out_CV is not None and out_CV.dtype == weight_VD.dtype:
-        logits = torch.addmm(bias_V, hidden_CD, weight_VD.T, out=out_CV)
+    """Return logits [C, V] / temperature, written to `out_CV` if given.
+
+    The product is float32 whatever the types of its factors, as in the sampler (head_dtype in
+    generator/vllm_engine.py): bfloat16 logits of 16 to 32 would have steps of 0.125. CUDA adds the
+    products of bfloat16 factors up in float32; a CPU has no such product and converts the factors.
+    """
+    if weight_VD.dtype != torch.float32 and weight_VD.is_cuda:
+        logits = torch.mm(hidden_CD, weight_VD.T, out_dtype=torch.float32, out=out_CV)
+        logits += bias_V
+    elif out_CV is not None:
+        logits = torch.addmm(bias_V, hidden_CD.float(), weight_VD.float().T, out=out_CV)
     else:
-        logits = (hidden_CD @ weight_VD.T).float()
+        logits = hidden_CD.float() @ weight_VD.float().T
         logits += bias_V
     if temperature != 1.0:
         logits /= temperature

@@ -50,7 +50,7 @@ def device() -> torch.device:
 def init() -> None:
     """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken.
 
-    The ranks of one machine meet in the file SAPO_STORE, which train_vl.sh names; those of several
+    The ranks of one machine meet in the file SAPO_STORE (system/launch.py); those of several
     at MASTER_ADDR. A GPU that PyTorch or Triton can't use is a SetupError too.
     """
     check_gpu()
@@ -59,8 +59,9 @@ def init() -> None:
     backend = "nccl" if device().type == "cuda" else "gloo"
     if world_size() == 1:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-        if "MASTER_ADDR" not in os.environ:  # vLLM and DeepSpeed read both; nothing listens there
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    if "MASTER_ADDR" not in os.environ and (world_size() == 1 or "SAPO_STORE" in os.environ):
+        # vLLM and DeepSpeed read both; nothing listens there
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     if not dist.is_initialized():  # vLLM may have done it, if the generator came first
         if world_size() == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -86,6 +86,7 @@ class Trainer:
         self.budget = monitor.VerdictBudget(
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
+        self.parity = monitor.ParityCheck(self.config)
         self.causes = set[str]()  # of missing verdicts, that have been printed
         self.unusable = set[str]()  # ids of records that have been printed as left out
         self.state = TrainState()
@@ -278,8 +279,7 @@ class Trainer:
         """
         probe = batch.groups[0]
         self.learner.fill_old_logprobs(probe.rollouts)
-        mismatch = telemetry.mismatch([probe])
-        monitor.check_parity(self.config, mismatch, self.state.step + 1, self.learner.model)
+        monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
         first, *later = batch.mini_batches()
         for rollout in first:
             rollout.old_logprobs = None

@@ -29,7 +29,7 @@ def check_smoke(setting: Setting) -> Iterator[Outcome]:
     overrides = [f"run.dir={run}"]
     if setting.device == "cuda":
         overrides += ["model.dtype=bfloat16", "learner.zero_stage=2"]
-        overrides += ["generator.parity_mean=0.05", "generator.parity_max=1"]
+        overrides += ["generator.parity_stop=0.05"]
     sampler = "vLLM"
     if "vllm" not in setting.modules:
         sampler = "transformers, as vLLM is not installed"

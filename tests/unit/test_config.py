@@ -294,10 +294,10 @@ def test_everything_survives_saving(tmp_path):
             "model.freeze=[merger, vision]",
             "learner.betas=[0.8, 0.9]",
             "rewards=[{fn: format}, {fn: boxed, weight: 2}]",
-            "generator.parity_max=1e-3",
+            "generator.parity_stop=1e-3",
         ],
     )
-    for number, tree in enumerate((config, Config())):  # the default parity_max is infinite
+    for number, tree in enumerate((config, Config())):
         path = tmp_path / f"{number}.yaml"
         path.write_text(to_yaml(tree))
         assert load(path, []) == tree

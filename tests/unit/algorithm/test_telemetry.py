@@ -198,7 +198,7 @@ def test_mismatch_by_hand_and_by_kind():
         group([[-1.0], [-1.0]], [[-1.1], [-1.0]], prompt=IMAGE),  # +0.1, 0
         group([[-9.0], [-9.0]], None),  # not trained on: left out
     ]
-    values = telemetry.mismatch(groups)
+    values = telemetry.mismatch([telemetry.mismatch_sums(groups)])
 
     def kl(*differences):
         return np.mean([math.exp(-d) - 1 + d for d in differences])
@@ -215,10 +215,22 @@ def test_mismatch_by_hand_and_by_kind():
         "mismatch/kl_image": kl(0.1, 0),
     }
     assert values == pytest.approx(expected, abs=1e-6)
+    by_rank = [telemetry.mismatch_sums([one]) for one in groups]
+    assert telemetry.mismatch(by_rank) == pytest.approx(values, abs=1e-12)  # tokens weigh alike
 
 
 def test_mismatch_of_nothing():
-    assert telemetry.mismatch([group([[-1.0], [-1.0]], None)]) == {}
+    sums = telemetry.mismatch_sums([group([[-1.0], [-1.0]], None)])
+    assert sums == {}
+    assert telemetry.mismatch([sums]) == {}
+
+
+def test_a_mismatch_that_is_no_number_stays_one():
+    fine = group([[-1.0], [-1.0]], [[-1.0], [-1.0]])
+    broken = group([[-1.0], [-1.0]], [[math.nan], [-1.0]])
+    values = telemetry.mismatch([telemetry.mismatch_sums([one]) for one in (fine, broken)])
+    assert math.isnan(values["mismatch/mean_abs_text"])
+    assert math.isnan(values["mismatch/max_abs_text"])
 
 
 def test_group_rates_by_hand():

@@ -11,6 +11,7 @@ import torch
 from helpers import make_sample, tiny_config
 from PIL import Image
 
+from sapo_vl.errors import SetupError
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.engine_input import (
     EnginePictures,
@@ -19,6 +20,7 @@ from sapo_vl.generator.engine_input import (
     picture_places,
 )
 from sapo_vl.generator.hf_generate import HFGenerator
+from sapo_vl.generator.vllm_engine import _start
 from sapo_vl.model.assets import open_assets
 from sapo_vl.runs import signals
 
@@ -79,6 +81,53 @@ def test_a_pictures_hash_depends_on_pixels_and_size():
     hashes = {picture_hash(image) for image in (white, black, Image.new("RGB", (2, 4), "white"))}
     assert len(hashes) == 3
     assert picture_hash(white.copy()) == picture_hash(white)
+
+
+@pytest.mark.parametrize(
+    ("told", "on_gpu", "advice"),
+    [
+        (
+            "Free memory on device cuda:0 (25.0/79.1 GiB) on startup is less than desired GPU "
+            "memory utilization (0.4, 31.6 GiB). Decrease GPU memory utilization or",
+            True,
+            "lower generator.gpu_memory_utilization,",
+        ),
+        (
+            "To serve at least one request with the model's max seq len (6144), (0.8 GiB KV cache "
+            "is needed, which is larger than the available KV cache memory (0.5 GiB).",
+            True,
+            "raise generator.gpu_memory_utilization or lower generator.max_model_len",
+        ),
+        (
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+            False,
+            "raise generator.kv_cache_mb or lower generator.max_model_len",
+        ),
+        (
+            "User-specified max_model_len (9000) is greater than the derived max_model_len (4096)",
+            False,
+            "lower generator.max_model_len to what the model has positions for",
+        ),
+    ],
+)
+def test_too_little_memory_names_the_key(told, on_gpu, advice):
+    """The messages are vLLM's (v1/worker/utils.py, v1/core/kv_cache_utils.py)."""
+
+    def engine(**settings):
+        raise ValueError(f"{told}\nmore")
+
+    with pytest.raises(SetupError) as caught:
+        _start(engine, on_gpu)
+    assert str(caught.value).startswith(advice)
+    assert str(caught.value).endswith(f"vLLM: {told} more")
+
+
+def test_another_error_of_the_engine_stays_as_it_is():
+    def engine(**settings):
+        raise ValueError("max_model_len")
+
+    with pytest.raises(ValueError, match=r"^max_model_len$"):
+        _start(engine, True)
 
 
 def test_without_a_watchdog_there_is_no_heartbeat(monkeypatch):

@@ -103,6 +103,27 @@ def test_entropy_is_detached_and_logprobs_are_float32():
     assert not out.entropy_N.requires_grad
 
 
+def test_the_product_is_float32_whatever_the_types():
+    """Logits of 20 would be rounded to multiples of 0.125 in bfloat16."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 64).bfloat16(), (3 * torch.randn(50, 64)).bfloat16()
+    exact = hidden.double() @ weight.double().T
+    assert exact.abs().max() > 32
+    assert ((hidden @ weight.T).double() - exact).abs().max() > 0.05
+    head = LogprobHead.adopt(torch.nn.Linear(64, 50, bias=False))
+    head.weight.data = weight
+    targets, expected = torch.arange(6), exact.log_softmax(-1)
+    plain = response_logprobs(head, hidden, targets, torch.zeros(50), 1.0)
+
+    def no_loss(part, chunk):
+        return torch.zeros(()), torch.zeros_like(part.logprobs_N)
+
+    _, fused = fused_loss(head, hidden, targets, torch.zeros(50), 1.0, no_loss)
+    for out in (plain, fused):
+        gap = out.logprobs_N.double() - expected.gather(-1, targets[:, None])[:, 0]
+        assert gap.abs().max() < 1e-4
+
+
 def test_no_tokens():
     head, hidden, _ = setup()
     out = response_logprobs(

@@ -69,7 +69,7 @@ def launch(checkout: Path, script: str, *arguments: str, **variables: str) -> li
     calls.write_text("")
     run = subprocess.run(
         ["bash", checkout / "scripts" / script, *arguments],
-        env={"PATH": os.environ["PATH"], "CALLS": str(calls), **variables},
+        env={"PATH": os.environ["PATH"]} | {"CALLS": str(calls)} | variables,
         cwd="/",
         check=False,
     )
@@ -90,24 +90,27 @@ def test_eval_vl_runs_the_command_for_published_benchmarks(checkout, option):
 
 def test_one_process_where_there_is_one_device(checkout):
     call = ["-m sapo_vl.cli train a.b=1"]
-    assert launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="") == call
-    assert launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="-1") == call
     assert launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="3") == call
     visible = {"CUDA_VISIBLE_DEVICES": "0,1", "SAPO_RANKS": "1"}
     assert launch(checkout, "train_vl.sh", "a.b=1", **visible) == call
 
 
-def test_one_rank_for_each_visible_device_after_a_dry_run(checkout):
-    check, start = launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="2,5,7")
-    assert check == "-m sapo_vl.cli train --dry-run a.b=1"
-    assert start.startswith("-m torch.distributed.run --nproc_per_node 3 --local-addr 127.0.0.1 ")
-    assert "store_type=file" in start  # nothing listens on the network
-    assert start.endswith(" --module sapo_vl.cli train a.b=1")
+@pytest.mark.parametrize("devices", ["", "-1"])
+@pytest.mark.parametrize(("cores", "ranks"), [(1, 1), (2, 2), (16, 2)])
+def test_two_processes_on_a_cpu_with_two_cores(checkout, tmp_path, devices, cores, ranks):
+    nproc = tmp_path / "bin" / "nproc"
+    nproc.parent.mkdir()
+    nproc.write_text(f"#!/bin/sh\necho {cores}\n")
+    nproc.chmod(0o755)
+    path = f"{nproc.parent}:{os.environ['PATH']}"
+    (call,) = launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES=devices, PATH=path)
+    launcher = "sapo_vl.cli" if ranks == 1 else f"sapo_vl.system.launch {ranks}"
+    assert call == f"-m {launcher} train a.b=1"
 
 
-def test_a_mistake_is_reported_once_and_not_by_each_rank(checkout):
-    calls = launch(checkout, "train_vl.sh", "wrong.key=1", SAPO_RANKS="8")
-    assert calls == ["-m sapo_vl.cli train --dry-run wrong.key=1", "exit 2"]
+def test_one_rank_for_each_visible_device(checkout):
+    (call,) = launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="2,5,7")
+    assert call == "-m sapo_vl.system.launch 3 train a.b=1"
 
 
 def test_several_machines_go_through_deepspeed(checkout):

@@ -112,7 +112,7 @@ def test_missing_headers_are_named(one_gpu, monkeypatch, tmp_path):
 
 
 def test_the_dry_run_says_it_before_ranks_start(one_gpu):
-    """train_vl.sh runs --dry-run in one process before it starts one per GPU."""
+    """The plan is shown on machines without a GPU; with one that can't be used, it says so."""
     path = f"{one_gpu}{os.pathsep}{os.defpath}"
     line = one_line("train", "--dry-run", PATH=path)
     assert "PyTorch" in line

@@ -44,6 +44,7 @@ def build(records, tmp_path, monkeypatch):
                 "rollout.max_new_tokens=16",
                 "algorithm.num_mini_batches=4",
                 "rewards=[{fn: boxed}]",
+                "generator.parity_stop=1",  # the fake learner disagrees
                 *overrides,
             ],
         )
