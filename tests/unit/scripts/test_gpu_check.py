@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -12,12 +13,13 @@ import pytest
 import torch
 from bench import random_model
 from gpu_check import __main__ as command
-from gpu_check import kernels, learning, runner
+from gpu_check import jobs, kernels, learning, runner
 from gpu_check.learning import Trained
 from gpu_check.outcome import FAILED, OK, SKIPPED, Outcome, Setting, at_most, last_error, line
 from gpu_check.parts import PARTS
 from gpu_check.runner import Part, reason_to_skip
 
+from sapo_vl import config as configs
 from sapo_vl.learner import attention, logprobs
 
 
@@ -162,6 +164,36 @@ def test_a_part_that_breaks_keeps_what_it_found(check, note, setting):
     first, last = runner.run("x", part, setting)
     assert first.what == "first"
     assert (last.what, last.result, last.note) == ("the part", FAILED, note)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU here")
+def test_the_process_of_a_part_on_a_gpu(setting):
+    """A new process, not a fork; where torch finds no GPU the part fails and says so."""
+    (outcome,) = runner.run("head", PARTS["head"], replace(setting, device="cuda", gpus=1))
+    assert outcome.result == FAILED
+    assert "CUDA" in outcome.note or "NVIDIA" in outcome.note
+
+
+def test_the_smoke_run_without_vllm_on_a_gpu(setting, monkeypatch):
+    """It samples with transformers, and says so."""
+    calls = []
+
+    def train(arguments):
+        calls.append([str(argument) for argument in arguments])
+        run = setting.folder / "smoke"
+        run.mkdir(exist_ok=True)
+        rows = [{"phase": "train", "mismatch/mean_abs": 0.01 * step} for step in (1, 2)]
+        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, [{"phase": "sft"}, *rows])))
+
+    monkeypatch.setattr(jobs, "_run", train)
+    here = replace(setting, device="cuda", gpus=1, modules=frozenset({"deepspeed"}))
+    (outcome,) = jobs.check_smoke(here)
+    assert outcome.what == "smoke run, sampled with transformers, as vLLM is not installed"
+    assert outcome.figures["mismatch/mean_abs"] == 0.02  # the last step's
+    overrides = [argument for argument in calls[0] if "=" in argument]
+    assert {"generator.backend=transformers", "model.dtype=bfloat16"} < set(overrides)
+    smoke = jobs.ROOT / "configs" / "train" / "smoke.yaml"
+    configs.load(smoke, overrides)  # every key exists
 
 
 def test_the_line_that_says_why_a_program_failed():
