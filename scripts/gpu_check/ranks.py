@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,9 +76,6 @@ def _run(command: list, variables: dict[str, str]) -> None:
 
     Raises RuntimeError when it fails, with its last lines.
     """
-    import os
-    import signal
-
     process = subprocess.Popen(
         [*map(str, command)],
         env=os.environ | variables,
@@ -105,12 +105,9 @@ def main(arguments: list[str]) -> None:
     found = {"zero": _zero, "tensor-parallel": _tensor_parallel}[work](setting)
     if distributed.rank() == 0:
         Path(out).write_text(json.dumps(found), encoding="utf-8")
-    distributed.barrier()
 
 
 def _zero(setting: Setting) -> dict:
-    import time
-
     from sapo_vl.algorithm import objectives
     from sapo_vl.learner.engine import Learner
     from sapo_vl.model.assets import open_assets
@@ -157,8 +154,6 @@ def _tensor_parallel(setting: Setting) -> dict:
             "rollouts": float(len(rollouts)),
         }
     )
-    learner.close()
-    engine.close()
     return {"gap": sums["gap"] / sums["rollouts"], "rollouts": sums["rollouts"]}
 
 
