@@ -1,6 +1,6 @@
 """What a picture costs before the model sees it: `bash scripts/bench_learner.sh --pictures`.
 
-Pictures of 1,048,576 pixels, which are 1,024 visual tokens of a published Qwen3-VL, as PNG files.
+Pictures of 960 x 960 pixels, which are 900 visual tokens of a published Qwen3-VL, as PNG files.
 Milliseconds of wall time per picture, median of the rounds.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from bench import report
 from sapo_vl.system.machine import prepare_environment
 
-SIDE = 1024
+SIDE = 960
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,6 +56,7 @@ def measure(folder: Path, count: int, rounds: int) -> list[tuple[str, float]]:
             f"data.min_pixels={SIDE * SIDE}",
             f"data.max_pixels={SIDE * SIDE}",
             "rollout.max_new_tokens=8",
+            "generator.max_model_len=4096",
         ],
     )
     assets = open_assets(config.model.path)

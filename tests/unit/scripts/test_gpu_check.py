@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -12,12 +13,13 @@ import pytest
 import torch
 from bench import random_model
 from gpu_check import __main__ as command
-from gpu_check import kernels, learning, runner
+from gpu_check import jobs, kernels, learning, runner
 from gpu_check.learning import Trained
-from gpu_check.outcome import FAILED, OK, SKIPPED, Outcome, Setting, at_most, line
+from gpu_check.outcome import FAILED, OK, SKIPPED, Outcome, Setting, at_most, last_error, line
 from gpu_check.parts import PARTS
 from gpu_check.runner import Part, reason_to_skip
 
+from sapo_vl import config as configs
 from sapo_vl.learner import attention, logprobs
 
 
@@ -124,7 +126,6 @@ def test_updates_are_compared_by_what_they_did(setting):
         ("attention", {}, None),
         ("zero", {"modules": frozenset()}, "DeepSpeed is not installed"),
         ("engine", {"modules": frozenset({"deepspeed"})}, "vLLM is not installed"),
-        ("tp", {}, "needs 2 GPUs, here: none used"),
         ("tp", {"device": "cuda", "gpus": 1}, "needs 2 GPUs, here: 1"),
         ("tp", {"device": "cuda", "gpus": 2}, None),
         ("ranks", {}, "slow on a CPU: name it to run it"),
@@ -165,6 +166,48 @@ def test_a_part_that_breaks_keeps_what_it_found(check, note, setting):
     assert (last.what, last.result, last.note) == ("the part", FAILED, note)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU here")
+def test_the_process_of_a_part_on_a_gpu(setting):
+    """A new process, not a fork; where torch finds no GPU the part fails and says so."""
+    (outcome,) = runner.run("head", PARTS["head"], replace(setting, device="cuda", gpus=1))
+    assert outcome.result == FAILED
+    assert "CUDA" in outcome.note or "NVIDIA" in outcome.note
+
+
+def test_the_smoke_run_without_vllm_on_a_gpu(setting, monkeypatch):
+    """It samples with transformers, and says so."""
+    calls = []
+
+    def train(arguments):
+        calls.append([str(argument) for argument in arguments])
+        run = setting.folder / "smoke"
+        run.mkdir(exist_ok=True)
+        rows = [{"phase": "train", "mismatch/mean_abs": 0.01 * step} for step in (1, 2)]
+        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, [{"phase": "sft"}, *rows])))
+
+    monkeypatch.setattr(jobs, "_run", train)
+    here = replace(setting, device="cuda", gpus=1, modules=frozenset({"deepspeed"}))
+    (outcome,) = jobs.check_smoke(here)
+    assert outcome.what == "smoke run, sampled with transformers, as vLLM is not installed"
+    assert outcome.figures["mismatch/mean_abs"] == 0.02  # the last step's
+    overrides = [argument for argument in calls[0] if "=" in argument]
+    assert {"generator.backend=transformers", "model.dtype=bfloat16"} < set(overrides)
+    smoke = jobs.ROOT / "configs" / "train" / "smoke.yaml"
+    configs.load(smoke, overrides)  # every key exists
+
+
+def test_the_line_that_says_why_a_program_failed():
+    output = """[rank1]: Traceback (most recent call last):
+[rank1]:   File "x.py", line 3
+[rank1]: sapo_vl.errors.ConfigError: too much
+[rank1]: more of it
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============="""
+    assert last_error(output) == "[rank1]: sapo_vl.errors.ConfigError: too much"
+    assert last_error("a\nkilled\n\n") == "killed"
+    assert last_error("") == "no output"
+
+
 def test_rows_of_the_table():
     assert line("p", at_most("w", 0.1, 0.25, peak_GiB=1.5)) == (
         "| p | w | FAILED: error 0.25 is above 0.1 | error 0.25, peak GiB 1.5 |"
@@ -177,9 +220,10 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.split()[0] == "attention"
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert command.main(["tp", "--device", "cpu", "--out", str(tmp_path / "table")]) == 0
     out = capsys.readouterr().out
-    assert "| tp | one engine on two ranks" in out
+    assert "with ZeRO-3 | skipped: DeepSpeed is not installed |" in out
     assert f"torch {torch.__version__}" in out
     assert (tmp_path / "table").read_text() == out
     monkeypatch.setitem(PARTS, "head", Part("test", f"{__name__}:crashes"))
