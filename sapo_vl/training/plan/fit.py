@@ -118,7 +118,7 @@ def make_plan(config: Config, shape: ModelShape, hardware: Hardware) -> Plan:
         tuple(_phases(shape, config, hardware, states, rows, engine)),
         host,
         disk(shape, config, hardware.ranks),
-        step_seconds(shape, config, hardware, work, engine),
+        step_seconds(shape, config, hardware, work, engine, states.moved),
     )
 
 
@@ -138,7 +138,10 @@ def _phases(
     if not engine.sleeps:
         cache = engine.kv_cache if config.generator.backend == "vllm" else 0.0
         asleep = {"engine: weights": engine.weights, "engine: KV cache": cache}
-    idle = resting | (kept if states.bucket_stays else {}) | always
+    idle = {"weights": states.weights} if states.moved else resting
+    if states.bucket_stays and not states.moved:
+        idle = idle | kept
+    idle = idle | always
     yield Phase(
         "sampling",
         idle
@@ -231,6 +234,7 @@ def _alternatives(plan: Plan) -> Iterator[dict[str, Any]]:
     options: dict[str, list[Any]] = {
         "learner.zero_stage": [2, 3] if ranks > 1 else [],
         "learner.offload_optimizer": [True],
+        "learner.offload_while_sampling": [True],
         "model.gradient_checkpointing": list(order[order.index(model.gradient_checkpointing) :]),
         "learner.micro_batch_tokens": [
             learner.micro_batch_tokens // cut
@@ -256,7 +260,8 @@ def _alternatives(plan: Plan) -> Iterator[dict[str, Any]]:
         }
         stage = values.get("learner.zero_stage", learner.zero_stage)
         offload = values.get("learner.offload_optimizer", learner.offload_optimizer)
-        if not values or (offload and stage == 0):
+        moves = values.get("learner.offload_while_sampling", learner.offload_while_sampling)
+        if not values or (offload and (stage == 0 or moves)):
             continue
         if stage != 3 and learner.offload_parameters:
             continue

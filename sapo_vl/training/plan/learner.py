@@ -39,12 +39,13 @@ class LearnerStates:
     bucket: float  # gradients on their way through a collective, during the backward pass
     step: float  # float32 gradients during the optimizer step
     gathered: float  # ZeRO-3: whole weights of the layers at work
-    host: float  # in host memory: what is offloaded
-    bucket_stays: bool  # also outside the update
+    host: float  # in host memory: what is offloaded, or moved there while the engine samples
+    bucket_stays: bool  # gradients and bucket stay allocated outside the update, too
+    moved: float  # of `resting`, what lies in host memory while the engine samples
 
     @property
     def resting(self) -> float:
-        """On the device between updates."""
+        """Allocated between updates, on the device or, of it, `moved` in host memory."""
         kept = self.gradients + self.bucket if self.bucket_stays else 0.0
         return self.weights + self.optimizer + kept
 
@@ -58,7 +59,7 @@ def learner_states(
     stage 3. In float32 DeepSpeed keeps a second copy of the weights from stage 1 on. Offloading
     moves the optimizer and all gradients to host memory: per trained parameter the float32 copy,
     two moments, a float32 gradient, and one (ZeRO-3) or two (ZeRO-2) buffers of the gradient's own
-    type.
+    type. `offload_while_sampling` moves all but the weights there, on a GPU.
     """
     options, b = config.learner, weight_bytes(config)
     stage = options.zero_stage
@@ -84,8 +85,19 @@ def learner_states(
     live = int(zero.get("stage3_max_live_parameters", MAX_LIVE))
     unit = max(max(layer.parameters for layer in shape.layers), shape.head)
     gathered = b * min(shape.parameters, live + unit) if stage == 3 else 0.0
+    moved = 0.0
+    if options.offload_while_sampling and not on_cpu:
+        moved = optimizer + (gradients + bucket if stage == 3 else 0.0)
     return LearnerStates(
-        weights, gradients, optimizer, bucket, step, gathered, host, bucket_stays=stage == 3
+        weights,
+        gradients,
+        optimizer,
+        bucket,
+        step,
+        gathered,
+        host + moved,
+        bucket_stays=stage == 3,
+        moved=moved,
     )
 
 

@@ -51,6 +51,7 @@ def _memory_shortage(plan: Plan) -> str:
         offloads = {
             "learner.offload_optimizer": config.learner.offload_optimizer,
             "learner.offload_parameters": config.learner.offload_parameters,
+            "learner.offload_while_sampling": config.learner.offload_while_sampling,
         }
         name = next(name for name, value in offloads.items() if value)
         key, cure = f"{name}=true", "set it to false, or use a machine with more memory"

@@ -62,7 +62,7 @@ class StepSeconds:
     elementwise: float
     collectives: float  # gathers of weights and sums of gradients, not overlapped
     optimizer: float
-    sync: float
+    sync: float  # with the moves of the optimizer's state out and back, if it is moved
     useful: float  # operations of forward and backward, without recomputation
     tokens: int  # response tokens of this rank
 
@@ -106,9 +106,17 @@ def recomputed_share(config: Config) -> float:
 
 
 def step_seconds(
-    shape: ModelShape, config: Config, hardware: Hardware, work: Workload, engine: EngineMemory
+    shape: ModelShape,
+    config: Config,
+    hardware: Hardware,
+    work: Workload,
+    engine: EngineMemory,
+    moved: float = 0.0,
 ) -> StepSeconds:
-    """Return the estimate for one rank's share of a step."""
+    """Return the estimate for one rank's share of a step.
+
+    `moved` is the learner's state that goes to host memory while the engine samples, in bytes.
+    """
     gpu, b = hardware.gpu, weight_bytes(config)
     rate = PRODUCTS * gpu.flops
     forward = forward_operations(shape, work)
@@ -132,7 +140,7 @@ def step_seconds(
         elementwise=(3 + share) * elementwise,
         collectives=_collectives(shape, config, hardware, work, share),
         optimizer=_optimizer(shape, config, hardware, work),
-        sync=_sync(shape, config, hardware),
+        sync=_sync(shape, config, hardware) + 2 * moved / gpu.host_link,
         useful=learned + 6.0 * shape.head * work.scored,
         tokens=work.scored,
     )

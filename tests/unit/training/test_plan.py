@@ -88,6 +88,24 @@ def test_states_by_hand():
     assert states(2, half, "learner.zero_stage=3", off, parameters) == [0, 0, 0, 18 * 20 + 80]
 
 
+def test_what_is_moved_while_sampling_by_hand():
+    shape, keys = shape_of("Qwen3-VL-2B"), ["learner.offload_while_sampling=true"]
+    made = {stage: config(*keys, f"learner.zero_stage={stage}") for stage in (2, 3)}
+    second, third = (learner_states(shape, made[stage], 2) for stage in (2, 3))
+    assert second.moved == second.host == 12 * shape.trained / 2
+    assert third.moved == 12 * shape.trained / 2 + 2 * shape.trained / 2 + 10**9  # and the bucket
+    plan, stays = (
+        make_plan(c, shape, gpus(80, 2)) for c in (made[3], config("learner.zero_stage=3"))
+    )
+    sampling, update = plan.phases[0], plan.phases[1]
+    assert "optimizer" not in sampling.parts
+    assert update.parts == stays.phases[1].parts
+    assert stays.phases[0].total - sampling.total == pytest.approx(third.moved)
+    assert plan.host.states == 2 * third.moved
+    longer = plan.seconds.total - stays.seconds.total
+    assert longer == pytest.approx(2 * third.moved / 25e9)  # out and back
+
+
 def test_the_reduce_bucket_is_as_the_deepspeed_file_says(tmp_path):
     file = tmp_path / "ds.json"
     file.write_text('{"zero_optimization": {"reduce_bucket_size": 1000, "overlap_comm": true}}')
