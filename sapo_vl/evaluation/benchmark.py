@@ -305,6 +305,7 @@ def response_sampler(
         generator,
         PromptRenderer(assets, data, blank=blank),
         max_prompt_tokens=config.generator.max_model_len - params.max_new_tokens,
+        tensor_parallel=config.generator.tensor_parallel,
     )
     return ResponseSampler(engine, params, model or config.model.path, config.run.seed)
 
