@@ -4,11 +4,11 @@
         --out runs/eval --limit 100
 
 Names, files, images and the model are checked before anything is written. Responses are stored
-after each call of the engine (512 at most), so that an interrupted evaluation resumes; a folder of other weights, settings or problems
-is refused, and so is one in which another evaluation runs. Scoring reads the responses back and can
-be repeated with `sapo-vl score`. OUT/report.md and OUT/report.html show the figures, OUT/BENCHMARK/
-holds responses.jsonl, scored.jsonl and summary.json. `in_training` evaluates a subset during
-training.
+after each call of the engine (512 at most), so that an interrupted evaluation resumes; a folder of
+other weights, settings or problems is refused, and so is one in which another evaluation runs.
+Scoring reads the responses back and can be repeated with `sapo-vl score`. OUT/report.md and
+OUT/report.html show the figures, OUT/BENCHMARK/ holds responses.jsonl, scored.jsonl and
+summary.json. `in_training` evaluates a subset during training.
 
 Left out: several ranks for one evaluation; generator.tensor_parallel spreads an engine over GPUs.
 """
