@@ -13,6 +13,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from io import BytesIO
 from typing import NamedTuple
 
@@ -81,8 +82,11 @@ def open_image(data: bytes) -> Image.Image:
     return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
 
 
+@lru_cache(maxsize=16)
 def header_size(data: bytes) -> Size:
     """Return the size of the decoded image, from the header alone.
+
+    The last few pictures' are kept: preparing a record asks for each four times.
 
     Raises:
         DataError: the bytes are not an image, or claim over `MAX_DECODED_PIXELS` pixels.

@@ -79,9 +79,7 @@ class ModelConfig(Section):
         [], description="components that are not trained; vision includes the merger"
     )
     gradient_checkpointing: Literal["none", "alternate", "all"] = Field(
-        "all",
-        description="layers whose activations are recomputed in the backward pass to save memory: "
-        "alternate takes every other one; a frozen vision tower saves none and is not recomputed",
+        "all", description="layers that recompute activations in backward: every other one, or all"
     )
 
     @field_validator("path")
@@ -212,6 +210,9 @@ class LearnerConfig(Section):
         "shared_prefix",
         description="shared_prefix computes a group's prompt once; padded is the slow reference",
     )
+    attention: Literal["auto", "flex", "varlen"] = Field(
+        "auto", description="shared_prefix on a GPU: varlen (16 bits), or flex; auto: by the model"
+    )
     micro_batch_tokens: int = Field(16_384, ge=16, description="token budget of a micro-batch")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     grad_accum_dtype: Literal["float32"] | None = Field(
@@ -223,8 +224,8 @@ class LearnerConfig(Section):
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
     offload_while_sampling: bool = Field(
         False,
-        description="move the optimizer's state to host memory while the engine samples, which "
-        "leaves the engine more of the GPU: raise generator.gpu_memory_utilization with it",
+        description="move the optimizer's state to host memory while the engine samples; raise "
+        "generator.gpu_memory_utilization with it",
     )
     deepspeed: UserPath | None = Field(None, description="JSON file merged over DeepSpeed's config")
     max_bad_steps: int = Field(5, ge=1, description="stop after this many non-finite gradients")
@@ -350,8 +351,8 @@ class Config(Section):
             raise ValueError("learner.offload_optimizer needs learner.zero_stage of 1, 2 or 3")
         if self.learner.offload_optimizer and self.learner.offload_while_sampling:
             raise ValueError(
-                "learner.offload_while_sampling moves what learner.offload_optimizer=true keeps in "
-                "host memory at all times: set one of them"
+                "learner.offload_while_sampling moves what learner.offload_optimizer=true keeps "
+                "in host memory at all times: set one of them"
             )
         if (
             self.learner.grad_accum_dtype == "float32"

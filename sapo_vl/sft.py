@@ -37,23 +37,31 @@ from sapo_vl.training.prompt_sampler import shuffled_indices
 from sapo_vl.training.setup import data_folder
 
 
-def warm_up(run: Run, assets: ModelAssets, metrics: MetricsWriter | None) -> ModelAssets:
+def warm_up(
+    run: Run,
+    assets: ModelAssets,
+    metrics: MetricsWriter | None,
+    train_set: UsableSamples | None = None,
+) -> ModelAssets:
     """Train on solutions for sft.steps steps and return the resulting model, RUN/warmup/final.
 
-    A finished warm-up is not repeated; an interrupted one resumes from its newest checkpoint.
+    `train_set` are the usable records of data.path, where they have been looked for before. A
+    finished warm-up is not repeated; an interrupted one resumes from its newest checkpoint.
     """
     config, final = run.config, run.dir / "warmup" / "final"
     if config.sft.steps == 0:
         return assets
     if not final.exists():
         renderer = PromptRenderer(assets, config.data)
-        samples = _solved_samples(run, renderer)
+        samples = _solved_samples(run, renderer, train_set)
         with run.phase("warmup"):
             _train(run, assets, renderer, samples, metrics)
     return open_assets(final)
 
 
-def _solved_samples(run: Run, renderer: PromptRenderer) -> UsableSamples:
+def _solved_samples(
+    run: Run, renderer: PromptRenderer, train_set: UsableSamples | None
+) -> UsableSamples:
     """Return the records of sft.data or data.path, which must hold solutions.
 
     The tiny model, which can't produce an answer yet, falls back to procedural problems.
@@ -61,7 +69,10 @@ def _solved_samples(run: Run, renderer: PromptRenderer) -> UsableSamples:
     config = run.config
     for given in (config.sft.data or config.data.path, None):
         path = data_folder(run, given)
-        samples = usable_samples(config, renderer, path, config.data.train_split, "sft.data")
+        if train_set is not None and given == config.data.path:
+            samples = train_set
+        else:
+            samples = usable_samples(config, renderer, path, config.data.train_split, "sft.data")
         solved = renderer.trainable_solutions(samples.column("solution"))
         if solved:
             missing = len(samples) - len(solved)

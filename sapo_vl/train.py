@@ -66,7 +66,7 @@ def main(config: Config, *, resume: bool) -> None:
         closing(inputs.rubric),
         open_metrics(run, resume=resume) as writer,
     ):
-        assets = sft.warm_up(run, inputs.assets, writer)
+        assets = sft.warm_up(run, inputs.assets, writer, inputs.train_set)
         trainer = Trainer(run, inputs, assets, writer)
         with closing(trainer.generator):
             trainer.restore()

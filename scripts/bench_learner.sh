@@ -1,16 +1,31 @@
 #!/usr/bin/env bash
-# Benchmark the learner against TRL 1.16, on one thread; arguments are passed on to the benchmark.
+# Benchmark the learner against TRL 1.16; arguments are passed on to the benchmark.
 #   bash scripts/bench_learner.sh                      policy update only, all cases
 #   bash scripts/bench_learner.sh --cases g8,g8-real --json OUT
+#   bash scripts/bench_learner.sh --shape Qwen3-VL-2B  updates at real size, on a GPU
 #   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight sync
 #   bash scripts/bench_learner.sh --memory             peak memory by vocabulary and tokens
+# Both of the first run on the GPU where there is one (--device cpu: not), on a CPU on one thread.
 # TRL is installed in .venv-bench, which builds on the main environment: only packages that the main
-# environment lacks are installed there, and none of its packages is replaced.
+# environment lacks are installed there, and none of its packages is replaced. With `--python PATH`
+# that interpreter is used with the packages it has, and without TRL if it has none.
 set -euo pipefail
+module=bench.learner
+arguments=()
+while (($#)); do
+  case "$1" in
+    --python) given_python="${2:?--python needs a path}" && shift ;;
+    --whole-step) module=bench.whole_step ;;
+    --memory) module=bench.memory ;;
+    --shape | --shape=*) module=bench.real_size arguments+=("$1") ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
 # shellcheck source=scripts/env.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
 
-bench="$(dirname -- "$venv")/.venv-bench"
+install_trl() {
 "$python" - "$here" "$venv" "$bench" <<'PYTHON'
 import hashlib, os, subprocess, sys
 from importlib.metadata import distributions
@@ -55,17 +70,15 @@ with environment.locked(bench):
     assert before == after, f"torch {before.strip()} has become {after.strip()}"
     (bench / environment.STAMP).write_text(stamp, encoding="utf-8")
 PYTHON
+}
 
-module=bench.learner
+if [[ -z "${given_python:-}" ]]; then
+  bench="$(dirname -- "$venv")/.venv-bench"
+  install_trl
+  python="$bench/bin/python"
+fi
 export PYTHONPATH="$root/scripts:$PYTHONPATH"
-arguments=()
-for argument in "$@"; do
-  case "$argument" in
-    --whole-step) module=bench.whole_step ;;
-    --memory) module=bench.memory ;;
-    *) arguments+=("$argument") ;;
-  esac
-done
 # One thread for both: small matrices are slower on several, and ratios stay comparable.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$bench/bin/python" -W "ignore:TRL currently supports vLLM" -m "$module" "${arguments[@]}"
+exec "$python" -W "ignore:TRL currently supports vLLM" -m "$module" \
+  ${arguments[@]+"${arguments[@]}"}

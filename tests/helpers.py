@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -159,6 +160,32 @@ def cli(
 @cache
 def _command_server() -> CommandServer:
     return CommandServer(environment())
+
+
+def torchrun(
+    ranks: int, *arguments: str | Path, timeout: float = 240, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script (or `--module NAME`) on so many ranks; a deadlock ends in a timeout.
+
+    The ranks meet in files, as in train_vl.sh.
+    """
+    with tempfile.TemporaryDirectory() as meeting:
+        command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"]
+        command += ["--rdzv-conf", "store_type=file", "--rdzv-endpoint", f"{meeting}/rendezvous"]
+        command += ["--local-addr", "127.0.0.1", "--nproc_per_node", str(ranks)]
+        variables = {
+            "SAPO_STORE": f"{meeting}/store",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=environment(**(variables | env)),
+        )
 
 
 def one_line(*arguments: str | Path, **env: str) -> str:

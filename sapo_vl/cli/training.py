@@ -1,4 +1,4 @@
-"""`sapo-vl train`, `sft`, `export`, `init-tiny`, `gate` and `lab`."""
+"""`sapo-vl train`, `plan`, `sft`, `export`, `init-tiny`, `gate` and `lab`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from sapo_vl.config import Config, named_run_dir
 from sapo_vl.errors import ConfigError, nearest
 from sapo_vl.system.machine import prepare_environment
 
+PLANNED_GPUS = (24, 48, 80, 141)
+"""Sizes in GB of the cards that training/plan/hardware.py knows."""
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the commands of this file to `commands`."""
@@ -28,6 +31,20 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--dry-run", action="store_true", help="check the set-up and print the plan, don't train"
     )
     train.set_defaults(run=_train, parser=train)
+
+    plan = commands.add_parser(
+        "plan", help="print what a run needs: memory, disk, seconds; and what to change"
+    )
+    add_config(plan)
+    plan.add_argument(
+        "--gpu",
+        type=int,
+        choices=PLANNED_GPUS,
+        help="memory of a GPU in GB (default: the visible GPU's, else the one that the "
+        "configuration's comment names)",
+    )
+    plan.add_argument("--gpus", type=int, metavar="N", help="number of GPUs, one rank on each")
+    plan.set_defaults(run=_plan, parser=plan)
 
     sft = commands.add_parser("sft", help="supervised warm-up only, into RUN/warmup/final")
     add_config(sft)
@@ -93,13 +110,24 @@ def _train(arguments: argparse.Namespace) -> None:
     config = _load_run(arguments)
     check_objective(config)
     if arguments.dry_run:
-        from sapo_vl.training.plan import show
+        from sapo_vl.training.plan.show import show
 
         show(config)
         return
     from sapo_vl import train
 
     interruptible(lambda: train.main(config, resume=arguments.resume))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    config = load_config(arguments)
+    check_objective(config)
+    if arguments.gpus is not None and arguments.gpus < 1:
+        raise ConfigError(f"--gpus {arguments.gpus} must be at least 1")
+    from sapo_vl.training.plan.show import plan
+
+    plan(config, config_file(arguments), arguments.gpu, arguments.gpus)
 
 
 def _sft(arguments: argparse.Namespace) -> None:

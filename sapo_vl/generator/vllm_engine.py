@@ -103,8 +103,8 @@ class VLLMGenerator:
             ),
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": "float32"},
-            mm_processor_cache_gb=0,  # pictures arrive processed,
-            mm_device_do_normalize=False,  # and normalised
+            mm_processor_cache_gb=0,  # pictures arrive processed
+            mm_device_do_normalize=False,  # and with normalised pixels
             disable_log_stats=True,
             **placement,
         )

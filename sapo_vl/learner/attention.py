@@ -31,10 +31,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapo_vl.errors import ConfigError
 from sapo_vl.learner.varlen import VarlenPlan, attend
 
 NAME = "sapo_shared_prefix"
 """The text model's `attn_implementation`."""
+
+FLASH_WIDTH = 256
+"""Widest head of the flash kernels."""
 
 MIN_FILL = 0.8
 """Segments share a call when the shortest has at least this share of the longest's tokens."""
@@ -105,9 +109,27 @@ def install(model: nn.Module, form: str) -> None:
     model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})  # type: ignore[operator]
 
 
-def best_form(device: torch.device) -> str:
-    """Return the form for a device: cascade on the CPU, flex on CUDA, dense elsewhere."""
-    return {"cpu": "cascade", "cuda": "flex"}.get(device.type, "dense")
+def choose_form(choice: str, device: torch.device, dtype: torch.dtype, width: int) -> str:
+    """Return the form for a device and a model, given learner.attention.
+
+    `width` is that of a head, D. On CUDA `auto` takes varlen where its kernels can run and flex
+    elsewhere: varlen needs no compiler and skips no less. No run has measured the two; gpu_check.sh
+    prints the times of both. Raises ConfigError for a choice that can't run.
+    """
+    if device.type != "cuda":
+        if choice != "auto":
+            raise ConfigError(f"learner.attention={choice} needs a GPU: leave it out on a CPU")
+        return "cascade" if device.type == "cpu" else "dense"
+    obstacle = ""
+    if dtype not in (torch.bfloat16, torch.float16):
+        obstacle = f"model.dtype=bfloat16, not {str(dtype).removeprefix('torch.')}"
+    elif width % 8 or width > FLASH_WIDTH:
+        obstacle = f"heads of a width that is a multiple of 8 up to {FLASH_WIDTH}, not {width}"
+    if choice == "varlen" and obstacle:
+        raise ConfigError(f"learner.attention=varlen needs {obstacle}: set flex or auto")
+    if choice == "flex" or obstacle:
+        return "flex"
+    return "varlen"
 
 
 def cascade(

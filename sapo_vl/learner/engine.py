@@ -96,7 +96,13 @@ class Learner:
         freeze(model, config.model.freeze)
         recompute_activations(model, config.model.gradient_checkpointing)
         self.assets = assets
-        self._policy = Policy(model, assets, config.rollout.temperature, config.learner.layout)
+        self._policy = Policy(
+            model,
+            assets,
+            config.rollout.temperature,
+            config.learner.layout,
+            config.learner.attention,
+        )
         if config.learner.zero_stage == 3:
             _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]

@@ -14,6 +14,7 @@ from torch import nn
 
 from sapo_vl.algorithm.surrogate import Surrogate, concatenate
 from sapo_vl.learner import logprobs
+from sapo_vl.learner.attention import choose_form
 from sapo_vl.learner.layout import Layout
 from sapo_vl.learner.logprobs import LogprobHead, ResponseLogprobs
 from sapo_vl.learner.padded import PaddedLayout
@@ -40,11 +41,17 @@ class Policy(nn.Module):
     bias_V: torch.Tensor  # [V] BAN_BIAS at banned ids, 0 elsewhere
 
     def __init__(
-        self, model: nn.Module, assets: ModelAssets, temperature: float, layout: str
+        self,
+        model: nn.Module,
+        assets: ModelAssets,
+        temperature: float,
+        layout: str,
+        attention: str = "auto",
     ) -> None:
         """Wrap `model`. Logits are divided by `temperature`, the sampling temperature.
 
-        `layout` is learner.layout: shared_prefix or padded.
+        `layout` is learner.layout, `attention` learner.attention. Raises ConfigError for an
+        attention that can't run here.
         """
         super().__init__()
         self.model = model
@@ -56,11 +63,14 @@ class Policy(nn.Module):
         self.register_buffer("bias_V", bias.to(distributed.device()), persistent=False)
         LogprobHead.adopt(self.model.lm_head)
         self._blank = _blank_image(assets)
-        self.layout: Layout[Any] = (
-            SharedPrefixLayout(model, distributed.device())
-            if layout == "shared_prefix"
-            else PaddedLayout(assets.image_token_id, assets.tokenizer.pad_token_id or 0)
-        )
+        self.layout: Layout[Any]
+        if layout == "shared_prefix":
+            width = self.model.model.language_model.layers[0].self_attn.head_dim
+            device, dtype = distributed.device(), self.model.dtype
+            form = choose_form(attention, device, dtype, width)
+            self.layout = SharedPrefixLayout(model, form)
+        else:
+            self.layout = PaddedLayout(assets.image_token_id, assets.tokenizer.pad_token_id or 0)
 
     def forward(
         self,

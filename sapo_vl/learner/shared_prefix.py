@@ -39,9 +39,9 @@ class PackedBatch:
 class SharedPrefixLayout:
     """See the module and `Layout`."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        """Switch the model's text layers to shared-prefix attention, in the device's best form."""
-        attention.install(model, attention.best_form(device))
+    def __init__(self, model: nn.Module, form: str) -> None:
+        """Switch the model's text layers to shared-prefix attention, in one of attention.FORMS."""
+        attention.install(model, form)
 
     def plan(self, rollouts: Sequence[Rollout], budget: int) -> list[list[Rollout]]:
         """Cut rollouts into micro-batches of at most `budget` tokens, each prompt counted once.

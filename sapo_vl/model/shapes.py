@@ -1,4 +1,4 @@
-"""The sizes of Qwen3-VL, for plans on machines that cannot reach the hub.
+"""The sizes of Qwen3-VL and of the tiny model, for plans without weights or a hub.
 
 From the models' published config.json files; keys that are missing here have the defaults of
 transformers' config classes. Weights are never downloaded.
@@ -7,6 +7,8 @@ transformers' config classes. Weights are never downloaded.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+from sapo_vl.model import tiny
 
 VISION_SMALL: dict[str, Any] = {
     "depth": 24,
@@ -66,10 +68,19 @@ SHAPES: dict[str, Shape] = {
 def configuration(name: str) -> Any | None:
     """Return the transformers config of the size that a hub id or folder name contains.
 
-    `Qwen/Qwen3-VL-4B-Instruct` is a `Qwen3-VL-4B`. None when the name contains no known size.
+    `Qwen/Qwen3-VL-4B-Instruct` is a `Qwen3-VL-4B`; `tiny` is the tiny model, whose vocabulary may
+    be a few entries smaller once its tokenizer is trained. None when the name contains no known
+    size.
     """
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
+    if name == "tiny":
+        vocabulary = {"vocab_size": tiny.VOCABULARY + len(tiny.THINK_TOKENS)}
+        return Qwen3VLConfig(
+            text_config=tiny.TEXT | vocabulary,
+            vision_config=tiny.VISION,
+            tie_word_embeddings=True,
+        )
     shape = next((SHAPES[size] for size in SHAPES if size.lower() in name.lower()), None)
     if shape is None:
         return None

@@ -109,21 +109,31 @@ def usable_samples(
     return UsableSamples(samples, indices)
 
 
-def _records(samples: store.Samples, renderer: PromptRenderer) -> Iterator[tuple[int, int, str]]:
-    """Yield (prompt tokens, images, fault) of each record."""
-    for start in range(0, len(samples), CHECKED_AT_ONCE):
-        beat()
-        read: dict[int, Sample] = {}
-        faults: dict[int, str] = {}
-        numbers = range(start, min(start + CHECKED_AT_ONCE, len(samples)))
-        for i in numbers:
-            try:
-                read[i] = samples[i]
-            except DataError as error:
-                faults[i] = str(error)
-        checks = dict(zip(read, renderer.check(list(read.values())), strict=True))
-        for i in numbers:
-            if i in faults:
-                yield 0, 0, faults[i]
-            else:
-                yield checks[i].length, len(read[i].images), checks[i].fault
+def _records(samples: store.Samples, renderer: PromptRenderer) -> list[tuple[int, int, str]]:
+    """Return (prompt tokens, images, fault) of each record; the ranks share the work."""
+    rank, ranks = distributed.rank(), distributed.world_size()
+    starts = range(0, len(samples), CHECKED_AT_ONCE)
+    own = [(start, list(_checked(samples, renderer, start))) for start in starts[rank::ranks]]
+    blocks = distributed.all_gather(own)
+    return [record for _, block in sorted(blocks) for record in block]
+
+
+def _checked(
+    samples: store.Samples, renderer: PromptRenderer, start: int
+) -> Iterator[tuple[int, int, str]]:
+    """Yield what `_records` returns of the next CHECKED_AT_ONCE records."""
+    beat()
+    read: dict[int, Sample] = {}
+    faults: dict[int, str] = {}
+    numbers = range(start, min(start + CHECKED_AT_ONCE, len(samples)))
+    for i in numbers:
+        try:
+            read[i] = samples[i]
+        except DataError as error:
+            faults[i] = str(error)
+    checks = dict(zip(read, renderer.check(list(read.values())), strict=True))
+    for i in numbers:
+        if i in faults:
+            yield 0, 0, faults[i]
+        else:
+            yield checks[i].length, len(read[i].images), checks[i].fault

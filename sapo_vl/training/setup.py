@@ -29,6 +29,7 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
+from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.prompt_sampler import PromptSampler
 
 TOKENIZER_TEXTS = 4000
@@ -62,6 +63,7 @@ def preflight(config: Config) -> Config:
     check_model(config)
     deepspeed_settings(config)
     chosen_sets(config)
+    check_capacity(config)
     return config
 
 

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gpu_check.learning import batch, configuration, rendered, scores
+from gpu_check.learning import PARITY, batch, configuration, dtype_of, rendered, scores
 from gpu_check.outcome import Outcome, Setting, at_most
 from sapo_vl.algorithm import objectives
 from sapo_vl.model.assets import open_assets
-
-PARITY = {"cpu": 1e-4, "cuda": 2e-2}
-"""Bound of the mean |learner's - sampler's log-prob|, in nats: float32 and bfloat16."""
 
 STRONG_LR = 3e-2
 """So that the update moves log-probs far beyond the bound: stale weights must not pass."""
@@ -23,14 +20,16 @@ def check_engine(setting: Setting) -> Iterator[Outcome]:
     """Sleep, update and wake twice; sample text alone first, then pictures.
 
     What the engine adds to the text layers for pictures is not kept over sleep: where it isn't
-    cleared after waking, a batch of text alone gets what the memory happens to hold.
+    cleared after waking, a batch of text alone gets what the memory happens to hold. So the memory
+    is filled while the engine sleeps. The optimizer's state sleeps in turn with the engine.
     """
     from sapo_vl.generator.base import SamplingParams, build, requests_of
     from sapo_vl.learner.engine import Learner
 
     on_gpu = setting.device == "cuda"
-    dtype = "bfloat16" if on_gpu else "float32"
-    config = configuration(setting, dtype, "learner.zero_stage=2")
+    dtype = dtype_of(setting)
+    overrides = ("learner.zero_stage=2", "learner.offload_while_sampling=true")
+    config = configuration(setting, dtype, *overrides)
     assets = open_assets(setting.folder / "model")
     learner = Learner(config, assets)
     engine = build(config, assets, seed=0)
@@ -41,8 +40,9 @@ def check_engine(setting: Setting) -> Iterator[Outcome]:
         figures = {}
         engine.sleep()
         if on_gpu:
-            figures["free_GiB_asleep"] = torch.cuda.mem_get_info()[0] / 2**30
+            figures["free_GiB_asleep"] = _fill_free_memory() / 2**30
         learner.update(probe, objectives.build(config), STRONG_LR)
+        learner.sleep()
         engine.update_weights(learner.weights())
         after = scores(learner, probe)
         figures["moved_nats"] = float(np.abs(after - before).mean())
@@ -56,5 +56,15 @@ def check_engine(setting: Setting) -> Iterator[Outcome]:
             what = f"parity after waking {cycle}, {label}, {dtype}"
             bound = PARITY[setting.device]
             yield at_most(what, bound, float(gaps.mean()), largest=float(gaps.max()), **figures)
+    learner.close()  # first: the engine takes the process group with it
     engine.close()
-    learner.close()
+
+
+def _fill_free_memory() -> int:
+    """Write 3.0 to nine tenths of the GPU's free memory and free it; return the free bytes."""
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    filled = torch.full((int(0.9 * free) // 4,), 3.0, device="cuda")
+    del filled
+    torch.cuda.empty_cache()
+    return free

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_check.outcome import OK, Outcome, Setting
+from gpu_check.outcome import OK, Outcome, Setting, last_error
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 540
@@ -67,4 +67,4 @@ def _run(arguments: list[Any]) -> None:
         timeout=SECONDS,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{arguments[1]} ended with {done.returncode}:\n{done.stdout[-4000:]}")
+        raise RuntimeError(f"{arguments[1]}: {last_error(done.stdout)}\n{done.stdout[-8000:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,14 @@ def at_most(what: str, bound: float, value: float, **figures: float) -> Outcome:
     if value <= bound:
         return Outcome(what, OK, f"bound {bound:g}", shown)
     return Outcome(what, FAILED, f"error {value:.3g} is above {bound:g}", shown)
+
+
+def last_error(output: str) -> str:
+    """Return the last line of a program's output that names an exception, else its last line."""
+    lines = [line.strip() for line in output.strip().splitlines() if line.strip()] or ["no output"]
+    named = [line for line in lines if re.match(r"(\[rank\d+\]: )?[\w.]*(Error|Exception)\b", line)]
+    own = [line for line in named if "ChildFailedError" not in line]  # torchrun's says nothing
+    return (own or named or lines)[-1]
 
 
 def line(part: str, outcome: Outcome) -> str:

@@ -37,6 +37,7 @@ PARTS: dict[str, Part] = {
         "ZeRO-3 on two ranks with unequal shares against one rank",
         "gpu_check.ranks:check_ranks",
         needs=("deepspeed",),
+        ranks=2,
         slow_on_cpu=True,
         limit=600,
     ),
@@ -44,7 +45,8 @@ PARTS: dict[str, Part] = {
         "one engine on two ranks (tensor parallel) with ZeRO-3",
         "gpu_check.ranks:check_tensor_parallel",
         needs=("deepspeed", "vllm"),
-        gpus=2,
+        ranks=2,
+        slow_on_cpu=True,
         limit=600,
     ),
     "smoke": Part(

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,27 +19,26 @@ import numpy as np
 
 from gpu_check.learning import (
     LR,
+    PARITY,
     Trained,
     batch,
     configuration,
+    dtype_of,
     learn,
     rendered,
     same_update,
     scores,
 )
-from gpu_check.outcome import Outcome, Setting, at_most
+from gpu_check.outcome import Outcome, Setting, at_most, last_error
 
 RANKS = 2
 SECONDS = 300
 """Time limit of the ranks: mismatched collectives block for ever."""
 
-PARITY = 2e-2
-"""Bound of the mean |learner's - sampler's log-prob| in bfloat16, in nats."""
-
 
 def check_ranks(setting: Setting) -> Iterator[Outcome]:
     """Compare an update of ZeRO-3 on two ranks, seven rollouts and two, with ZeRO-2 on one."""
-    dtype = "bfloat16" if setting.device == "cuda" else "float32"
+    dtype = dtype_of(setting)
     reference = learn(setting, dtype, "learner.zero_stage=2")
     found = _on_ranks(setting, "zero")
     trained = Trained(
@@ -49,8 +51,8 @@ def check_ranks(setting: Setting) -> Iterator[Outcome]:
 def check_tensor_parallel(setting: Setting) -> Iterator[Outcome]:
     """Sample with one engine on two ranks, with unequal numbers of prompts on each."""
     found = _on_ranks(setting, "tensor-parallel")
-    what = f"parity of tensor parallel {RANKS} with ZeRO-3, bfloat16"
-    yield at_most(what, PARITY, found["gap"], rollouts=found["rollouts"])
+    what = f"parity of tensor parallel {RANKS} with ZeRO-3, {dtype_of(setting)}"
+    yield at_most(what, PARITY[setting.device], found["gap"], rollouts=found["rollouts"])
 
 
 def _on_ranks(setting: Setting, work: str) -> dict:
@@ -74,9 +76,6 @@ def _run(command: list, variables: dict[str, str]) -> None:
 
     Raises RuntimeError when it fails, with its last lines.
     """
-    import os
-    import signal
-
     process = subprocess.Popen(
         [*map(str, command)],
         env=os.environ | variables,
@@ -92,7 +91,8 @@ def _run(command: list, variables: dict[str, str]) -> None:
         process.communicate()
         raise RuntimeError(f"the ranks gave no answer within {SECONDS} s") from None
     if process.returncode != 0:
-        raise RuntimeError(f"the ranks ended with code {process.returncode}:\n{output[-4000:]}")
+        reason = last_error(output)
+        raise RuntimeError(f"a rank failed: {reason}\n{output[-8000:]}")
 
 
 def main(arguments: list[str]) -> None:
@@ -105,18 +105,15 @@ def main(arguments: list[str]) -> None:
     found = {"zero": _zero, "tensor-parallel": _tensor_parallel}[work](setting)
     if distributed.rank() == 0:
         Path(out).write_text(json.dumps(found), encoding="utf-8")
-    distributed.barrier()
 
 
 def _zero(setting: Setting) -> dict:
-    import time
-
     from sapo_vl.algorithm import objectives
     from sapo_vl.learner.engine import Learner
     from sapo_vl.model.assets import open_assets
     from sapo_vl.system import distributed
 
-    dtype = "bfloat16" if setting.device == "cuda" else "float32"
+    dtype = dtype_of(setting)
     config = configuration(setting, dtype, "learner.zero_stage=3")
     assets = open_assets(setting.folder / "model")
     everything = batch(assets, config)
@@ -139,7 +136,7 @@ def _tensor_parallel(setting: Setting) -> dict:
     from sapo_vl.system import distributed
 
     overrides = ("learner.zero_stage=3", f"generator.tensor_parallel={RANKS}")
-    config = configuration(setting, "bfloat16", *overrides)
+    config = configuration(setting, dtype_of(setting), *overrides)
     assets = open_assets(setting.folder / "model")
     prompts = rendered(assets, config)
     prompts = prompts[:2] if distributed.rank() == 0 else prompts[2:]
@@ -147,7 +144,8 @@ def _tensor_parallel(setting: Setting) -> dict:
     engine = build(config, assets, seed=0)
     engine.sleep()
     engine.update_weights(learner.weights())
-    groups = engine.generate(requests_of(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts)))
+    requests = requests_of(prompts, SamplingParams(4, 1.0, 16), [1] * len(prompts))
+    groups = engine.generate(requests)
     rollouts = [rollout for group in groups for rollout in group]
     learner.fill_old_logprobs(rollouts)
     sums = distributed.all_reduce_sum(
@@ -156,7 +154,6 @@ def _tensor_parallel(setting: Setting) -> dict:
             "rollouts": float(len(rollouts)),
         }
     )
-    engine.close()
     return {"gap": sums["gap"] / sums["rollouts"], "rollouts": sums["rollouts"]}
 
 

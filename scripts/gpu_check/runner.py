@@ -29,7 +29,7 @@ class Part:
     what: str
     check: str  # module:function, which yields outcomes
     needs: tuple[str, ...] = ()  # of NAMES
-    gpus: int = 0  # least number; 0: a CPU will do
+    ranks: int = 1  # that it starts: as many GPUs are needed, or a CPU
     slow_on_cpu: bool = False  # run there only when named
     limit: float = 300.0  # seconds
 
@@ -39,9 +39,8 @@ def reason_to_skip(part: Part, setting: Setting, named: bool) -> str | None:
     for module in part.needs:
         if module not in setting.modules:
             return f"{NAMES[module]} is not installed"
-    if setting.gpus < part.gpus:
-        here = f"{setting.gpus}" if setting.device == "cuda" else "none used"
-        return f"needs {part.gpus} GPU{'s' if part.gpus > 1 else ''}, here: {here}"
+    if setting.device == "cuda" and setting.gpus < part.ranks:
+        return f"needs {part.ranks} GPUs, here: {setting.gpus}"
     if setting.device == "cpu" and part.slow_on_cpu and not named:
         return "slow on a CPU: name it to run it"
     return None

@@ -26,7 +26,7 @@ from sapo_vl.model.assets import ModelAssets, open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer, Rendered  # noqa: E402
 from sapo_vl.rewards.rubric import Rubric  # noqa: E402
 from sapo_vl.runs.signals import StopSignal  # noqa: E402
-from sapo_vl.schema import Rollout  # noqa: E402
+from sapo_vl.schema import Prompt, Rollout  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
 
 CASES = (
@@ -36,12 +36,30 @@ CASES = (
     ("shared_prefix", 3),
     ("padded", 3),
 )
+PLAIN = ("learner.zero_stage=0",)
+OFFLOADED = (
+    "learner.zero_stage=3",
+    "learner.offload_optimizer=true",
+    "learner.offload_parameters=true",
+    "model.gradient_checkpointing=all",
+)
+FORMS = {
+    "plain": PLAIN,
+    "offload-2": ("learner.zero_stage=2", "learner.offload_optimizer=true"),
+    "offload-3": OFFLOADED,
+    "alternate-3": ("learner.zero_stage=3", "model.gradient_checkpointing=alternate"),
+    "moe-plain": PLAIN,
+    "moe-offload-3": OFFLOADED,
+    "moe-alternate-3": ("learner.zero_stage=3", "model.gradient_checkpointing=alternate"),
+}
+"""Ways to hold the same training, which must agree after three steps."""
+
 LR = 1e-3
 
 
 def shares(rollouts: list[Rollout], step: int) -> list[list[Rollout]]:
     """Return each rank's rollouts: 10 and 2, then those with pictures and those without."""
-    if step == 0:
+    if step % 2 == 0:
         return [rollouts[:10], rollouts[10:]]
     return [
         [rollout for rollout in rollouts if rollout.prompt.images],
@@ -50,13 +68,8 @@ def shares(rollouts: list[Rollout], step: int) -> list[list[Rollout]]:
 
 
 def train_case(assets: ModelAssets, layout: str, stage: int, out: Path) -> None:
-    """Take two steps and export; keep the first gradient where a rank has all of it.
-
-    Under ZeRO-3 the head works in chunks of 4 tokens, as many as a real vocabulary would make: the
-    ranks have different numbers of chunks, and each gathers the head once all the same.
-    """
-    chunk = 4 * assets.config.text_config.vocab_size if stage == 3 else 2**24
-    logprobs.CHUNK_LOGITS["cpu"] = chunk
+    """Take two steps and export; keep the first gradient where a rank has all of it."""
+    set_chunk(assets, stage)
     config = tiny_config(
         Path(assets.path),
         f"learner.layout={layout}",
@@ -67,9 +80,7 @@ def train_case(assets: ModelAssets, layout: str, stage: int, out: Path) -> None:
     objective = objectives.build(config)
     learner = Learner(config, assets)
     for step in range(2):
-        rollouts = make_rollouts(rendered, seed=step)
-        parts = shares(rollouts, step) if distributed.world_size() == 2 else [rollouts]
-        share = parts[distributed.rank()]
+        share = own_share(rendered, step)
         if step == 0 and stage == 0:
             keep_gradient(learner, share, objective, out)
         report = learner.update(share, objective, LR)
@@ -78,6 +89,35 @@ def train_case(assets: ModelAssets, layout: str, stage: int, out: Path) -> None:
     learner.export(out)
     if stage == 2:
         check_resume(learner, config, assets, out.with_name("saved"), rendered)
+    learner.close()
+
+
+def set_chunk(assets: ModelAssets, stage: int) -> None:
+    """Under ZeRO-3 let the head work in chunks of 4 tokens, as a real vocabulary would make them.
+
+    The ranks have different numbers of chunks, and each gathers the head once all the same.
+    """
+    chunk = 4 * assets.config.text_config.vocab_size if stage == 3 else 2**24
+    logprobs.CHUNK_LOGITS["cpu"] = chunk
+
+
+def own_share(prompts: list[Prompt], step: int) -> list[Rollout]:
+    """Return this rank's rollouts of a step."""
+    rollouts = make_rollouts(prompts, seed=step)
+    parts = shares(rollouts, step) if distributed.world_size() == 2 else [rollouts]
+    return parts[distributed.rank()]
+
+
+def train_form(assets: ModelAssets, out: Path, overrides: tuple[str, ...]) -> None:
+    """Take three steps in a form and export."""
+    config = tiny_config(Path(assets.path), "learner.micro_batch_tokens=200", *overrides)
+    set_chunk(assets, config.learner.zero_stage)
+    prompts = PromptRenderer(assets, config.data).render(make_samples())
+    objective = objectives.build(config)
+    learner = Learner(config, assets)
+    for step in range(3):
+        assert not learner.update(own_share(prompts, step), objective, LR).skipped
+    learner.export(out)
     learner.close()
 
 
@@ -186,7 +226,10 @@ def main() -> None:
     assets = open_assets(dense)
     for layout, stage in CASES:
         train_case(assets, layout, stage, out / f"{layout}-{stage}")
-    train_case(open_assets(moe), "shared_prefix", 3, out / "moe-3")
+    experts = open_assets(moe)
+    for name, overrides in FORMS.items():
+        if overrides is not PLAIN or distributed.world_size() == 1:
+            train_form(experts if name.startswith("moe") else assets, out / name, overrides)
     check_bfloat16(assets)
     stop = StopSignal()
     assert not stop.requested()

@@ -18,7 +18,6 @@ from sapo_vl.generator import base as generator
 from sapo_vl.model import tiny
 from sapo_vl.runs.folder import Run
 from sapo_vl.training import export
-from sapo_vl.training.plan import memory
 from sapo_vl.training.setup import preflight
 
 SMOKE = ("train", "--config", ROOT / "configs" / "train" / "smoke.yaml")
@@ -181,19 +180,6 @@ def test_a_dry_run_of_the_large_models_needs_neither_hub_nor_memory(tmp_path, na
     assert parameters[0] < int(line.split()[1].replace(",", "")) < parameters[1]
     assert "published shapes" in done.stdout
     assert "1 train, 1 test records" in done.stdout
-
-
-def test_memory_estimate_by_hand():
-    whole = load(None, ["learner.zero_stage=0"])
-    assert dict(memory(10, 4, whole, 8)) == {
-        "weights": 20, "gradients": 8, "optimizer": 48, "all": 76}  # fmt: skip
-    sharded = load(None, ["learner.zero_stage=3"])
-    assert dict(memory(80, 80, sharded, 8))["all"] == (160 + 160 + 960) / 8
-    second = load(None, ["learner.zero_stage=2", "model.dtype=float32"])
-    assert dict(memory(80, 80, second, 8)) == {
-        "weights": 320, "gradients": 40, "optimizer": 80, "all": 440}  # fmt: skip
-    off = load(None, ["learner.zero_stage=2", "learner.offload_optimizer=true"])
-    assert dict(memory(80, 80, off, 8))["optimizer"] == 0
 
 
 def test_export_refuses_what_is_no_run(tmp_path):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from unittest import mock
-
 import pytest
 import torch
+from flash_kernels import emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapo_vl.learner import attention, varlen
+from sapo_vl.errors import ConfigError
+from sapo_vl.learner import attention
 from sapo_vl.learner.attention import SharedPrefix
 from sapo_vl.learner.varlen import VarlenPlan
 
@@ -113,52 +112,40 @@ def test_large_scores_do_not_overflow():
     assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
 
 
-def test_the_best_form_of_each_device():
-    assert attention.best_form(CPU) == "cascade"
-    assert attention.best_form(torch.device("cuda")) == "flex"
-    assert attention.best_form(torch.device("meta")) == "dense"
+CUDA, META = torch.device("cuda"), torch.device("meta")
 
 
-def spans(bounds):
-    ends = bounds.ends.tolist()
-    assert max(b - a for a, b in itertools.pairwise(ends)) == bounds.longest
-    return list(itertools.pairwise(ends))
+@pytest.mark.parametrize(
+    ("choice", "device", "dtype", "width", "form"),
+    [
+        ("auto", CPU, torch.float32, 32, "cascade"),
+        ("auto", CPU, torch.bfloat16, 128, "cascade"),
+        ("auto", META, torch.bfloat16, 128, "dense"),
+        ("auto", CUDA, torch.bfloat16, 128, "varlen"),
+        ("auto", CUDA, torch.float16, 256, "varlen"),
+        ("auto", CUDA, torch.float32, 128, "flex"),
+        ("auto", CUDA, torch.bfloat16, 264, "flex"),
+        ("auto", CUDA, torch.bfloat16, 36, "flex"),
+        ("flex", CUDA, torch.bfloat16, 128, "flex"),
+        ("varlen", CUDA, torch.bfloat16, 8, "varlen"),
+    ],
+)
+def test_the_form_of_each_device_and_model(choice, device, dtype, width, form):
+    assert attention.choose_form(choice, device, dtype, width) == form
 
 
-def scores(q, k, causal, scale):
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-    values = torch.einsum("qhd,khd->hqk", q, k) * scale
-    if causal:
-        hidden = torch.ones(values.shape[1:]).triu(1).bool()
-        values = values.masked_fill(hidden, float("-inf"))
-    return values
-
-
-def emulated_forward(q, k, v, queries, keys, causal, scale):
-    """What aten's flash kernel returns, by plain matrix products."""
-    out, lse = torch.empty_like(q), torch.empty(q.shape[1], q.shape[0], dtype=q.dtype)
-    for (a, b), (c, d) in zip(spans(queries), spans(keys), strict=True):
-        logits = scores(q[a:b], k[c:d], causal, scale)
-        lse[:, a:b] = logits.logsumexp(-1)
-        values = v[c:d].repeat_interleave(q.shape[1] // v.shape[1], 1)
-        out[a:b] = torch.einsum("hqk,khd->qhd", logits.softmax(-1), values)
-    return out, lse, torch.zeros(2), torch.zeros(())
-
-
-def emulated_backward(grad, q, k, v, out, lse, queries, keys, causal, state, scale):
-    """The kernel's gradient from a given output and log-sum-exp, which need not be its own."""
-    dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
-    group = q.shape[1] // k.shape[1]
-    for (a, b), (c, d) in zip(spans(queries), spans(keys), strict=True):
-        weights = (scores(q[a:b], k[c:d], causal, scale) - lse[:, a:b, None]).exp()
-        k_wide, v_wide = (x[c:d].repeat_interleave(group, 1) for x in (k, v))
-        inner = (grad[a:b] * out[a:b]).sum(-1).T[..., None]
-        slope = weights * (torch.einsum("qhd,khd->hqk", grad[a:b], v_wide) - inner) * scale
-        dq[a:b] = torch.einsum("hqk,khd->qhd", slope, k_wide)
-        for total, part, x in ((dk, slope, q), (dv, weights, grad)):
-            wide = torch.einsum("hqk,qhd->khd", part, x[a:b])
-            total[c:d] = wide.unflatten(1, (k.shape[1], group)).sum(2)
-    return dq, dk, dv
+@pytest.mark.parametrize(
+    ("choice", "device", "dtype", "width", "words"),
+    [
+        ("flex", CPU, torch.float32, 32, r"learner\.attention=flex needs a GPU"),
+        ("varlen", META, torch.float32, 32, r"learner\.attention=varlen needs a GPU"),
+        ("varlen", CUDA, torch.float32, 128, r"model\.dtype=bfloat16, not float32"),
+        ("varlen", CUDA, torch.bfloat16, 320, "multiple of 8 up to 256, not 320"),
+    ],
+)
+def test_a_form_that_cannot_run_is_refused(choice, device, dtype, width, words):
+    with pytest.raises(ConfigError, match=words):
+        attention.choose_form(choice, device, dtype, width)
 
 
 @settings(max_examples=30, deadline=None)
@@ -176,10 +163,7 @@ def test_varlen_equals_dense_for_any_layout(groups, seed):
     layout = SharedPrefix.build(groups, CPU)
     layout.plan = VarlenPlan.build(groups, CPU)
     results = []
-    with (
-        mock.patch.object(varlen, "flash_forward", emulated_forward),
-        mock.patch.object(varlen, "flash_backward", emulated_backward),
-    ):
+    with emulated():
         for form in ("varlen", "dense"):
             out = call(form, q, k, v, layout)
             out.square().sum().backward()

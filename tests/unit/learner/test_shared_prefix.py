@@ -24,7 +24,7 @@ class AttentionSetting(nn.Module):
 
 
 MODEL = AttentionSetting()
-LAYOUT = SharedPrefixLayout(MODEL, torch.device("cpu"))
+LAYOUT = SharedPrefixLayout(MODEL, "cascade")
 
 
 def test_the_text_layers_attend_by_shared_prefixes_and_the_vision_tower_as_before():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bench import learner, measure, needs, pace, report, step_ours, whole_step
+from bench import learner, measure, needs, pace, real_size, report, step_ours, whole_step
 from bench.cases import CASES, Case, build_model, build_rollouts, no_bans
 
 CPU = torch.device("cpu")
@@ -275,3 +276,63 @@ def test_unknown_names_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         learner.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_rows_at_real_size():
+    arguments = real_size._parse(
+        ["--shape", "Qwen3-VL-2B", "--budgets", "8192,16384", "--zero", "2,3"]
+    )
+    names = [way.name for way in real_size._ways(arguments)]
+    assert names == [
+        f"{variant}, {budget} tokens, checkpointing none{zero}"
+        for budget in ("8,192", "16,384")
+        for variant, zero in (
+            ("shared", ", ZeRO-2"), ("shared", ", ZeRO-3"), ("padded", ", ZeRO-2"), ("trl", ""),
+        )
+    ]  # fmt: skip
+
+
+def test_a_peer_s_time_is_relative_to_ours_with_the_same_budget():
+    ours, other, trl = (
+        {"figures": {"forward and backward s": seconds}} for seconds in (2.0, 9.0, 7.0)
+    )
+    rows = {
+        real_size.Way("shared", 64, "none", 2).name: ours,
+        real_size.Way("shared", 128, "none", 2).name: other,
+    }
+    real_size._compare(rows, real_size.Way("trl", 64, "none", 2), trl)
+    assert trl["figures"]["time, its / ours"] == 3.5
+    lost = {"figures": {}}
+    real_size._compare(rows, real_size.Way("padded", 64, "none", 2), lost)
+    assert lost == {"figures": {}}
+
+
+def test_needed_operations_of_a_frozen_tower(batch):
+    """The tower's backward pass, two thirds of its products, is not needed."""
+    model, rollouts = batch
+    prompts = list({id(r.prompt): r.prompt for r in rollouts}.values())
+    vision = sum(needs._vision_forward(model, prompt) for prompt in prompts)
+    embed = 16 * (3 * 2 * 8 * 8 * 128)
+    saved = 2 * (2 * vision - 2 * embed)
+    frozen = needs.flops(model, rollouts, vision_trained=False)
+    assert needs.flops(model, rollouts) - frozen == saved
+
+
+@pytest.mark.slow
+def test_a_table_at_a_small_size(capsys, monkeypatch, tmp_path):
+    """ZeRO-2 and the padded layout on the four-layer model; TRL is not installed here."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    arguments = "--shape four-layers --device cpu --budgets 64 --prompts 1 --group 2 --response 4"
+    out = tmp_path / "out.json"
+    real_size.main([*arguments.split(), "--image", "4", "--repeats", "1", "--json", str(out)])
+    table = capsys.readouterr().out
+    assert "1 prompts of 94 tokens, 2 responses of 2 to 6: 102 tokens packed, 200 padded" in table
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["what"].split(",")[0] for row in rows] == ["shared", "padded", "trl"]
+    shared, padded = (row["figures"] for row in rows[:2])
+    for figures in (shared, padded):
+        assert figures["packed tokens/s"] == pytest.approx(102 / figures["forward and backward s"])
+        assert 0 < figures["utilisation %"] < 100
+    times = [figures["forward and backward s"] for figures in (shared, padded)]
+    assert padded["time, its / ours"] == times[1] / times[0]
+    assert f"| {padded['time, its / ours']:.2f} |" in table

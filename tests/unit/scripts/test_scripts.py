@@ -134,6 +134,22 @@ def test_a_wrong_number_of_ranks_is_refused(checkout):
     assert launch(checkout, "train_vl.sh", SAPO_RANKS="two") == ["exit 2"]
 
 
+def test_a_given_python_is_used_without_set_up(checkout):
+    """By the check of GPUs and the benchmark, where an environment is there already."""
+    for name in ("gpu_check.sh", "bench_learner.sh"):
+        shutil.copy(SCRIPTS / name, checkout / "scripts")
+    (checkout / "scripts" / "setup.sh").write_text("exit 3\n")
+    python = str(checkout / "venv" / "bin" / "python")
+    (call,) = launch(checkout, "gpu_check.sh", "zero", "--python", python, "--out", "a table")
+    assert call.endswith("-m gpu_check zero --out a table")
+    (call,) = launch(checkout, "bench_learner.sh", "--python", python, "--cases", "g8")
+    assert call.endswith("-m bench.learner --cases g8")
+    (call,) = launch(checkout, "bench_learner.sh", "--shape", "x", "--python", python)
+    assert call.endswith("-m bench.real_size --shape x")
+    assert launch(checkout, "gpu_check.sh", "--python", "no-python") == ["exit 2"]
+    assert launch(checkout, "gpu_check.sh") == ["exit 3"]
+
+
 def test_sigterm_reaches_python(checkout):
     calls = checkout / "calls"
     calls.write_text("")

@@ -1,0 +1,101 @@
+"""Host memory of a machine's ranks, and the disk of a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sapo_vl.config import Config
+from sapo_vl.training.plan.hardware import GIB, Hardware
+from sapo_vl.training.plan.learner import LearnerStates, weight_bytes
+from sapo_vl.training.plan.shape import ModelShape
+
+PROCESS = 4.0 * GIB
+PROCESS_CPU = 1.0 * GIB
+"""A rank's process with torch, CUDA and vLLM, and without CUDA (estimates)."""
+
+DISK_SPEED = 3e9
+"""Bytes per second to a local NVMe disk, all ranks together (estimate)."""
+
+OVERHEAD = 100_000
+"""Bytes that each file of a checkpoint adds for names, shapes and scripts."""
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of all ranks of one machine together."""
+
+    states: float  # offloaded, or on a CPU the learner's own; they stay
+    engine: float  # of engines without a GPU; the sleeping engine of a GPU keeps nothing here
+    processes: float
+    loading: float  # for a moment at the start: every rank reads all weights
+
+    @property
+    def running(self) -> float:
+        """During training."""
+        return self.states + self.engine + self.processes
+
+    @property
+    def peak(self) -> float:
+        """The larger of loading and running."""
+        return max(self.processes + self.loading, self.running)
+
+
+def host_memory(
+    shape: ModelShape,
+    config: Config,
+    hardware: Hardware,
+    states: LearnerStates,
+    engine: float,
+) -> HostMemory:
+    """Return the host memory of one machine. `engine` is the bytes of a CPU rank's engine.
+
+    A rank loads the weights on the CPU, whatever the ZeRO stage, before it moves or splits them.
+    Experts, whose matrices are joined as they are read, exist twice while that happens.
+    """
+    ranks = hardware.ranks_here
+    on_device = states.resting + states.gradients if hardware.is_cpu else 0.0
+    b = weight_bytes(config)
+    joined = sum(layer.parameters for layer in shape.layers if layer.experts)
+    return HostMemory(
+        states=ranks * (states.host + on_device),
+        engine=ranks * engine if hardware.is_cpu else 0.0,
+        processes=ranks * (PROCESS_CPU if hardware.is_cpu else PROCESS),
+        loading=ranks * b * (shape.parameters + joined / max(1, len(shape.layers))),
+    )
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes below run.dir."""
+
+    checkpoint: float
+    final: float  # one model folder; a second one after a warm-up
+    models: int
+    kept: int  # checkpoints, with the one being written and what the warm-up leaves
+
+    @property
+    def total(self) -> float:
+        """At the worst moment: `checkpoint.keep` whole ones and the next being written."""
+        return self.kept * self.checkpoint + self.models * self.final
+
+    @property
+    def seconds(self) -> float:
+        """To write a checkpoint (estimate)."""
+        return self.checkpoint / DISK_SPEED
+
+
+def disk(shape: ModelShape, config: Config, ranks: int) -> Disk:
+    """Return what a run writes: DeepSpeed's files of all ranks, and the final models."""
+    b, stage = weight_bytes(config), config.learner.zero_stage
+    # Under ZeRO-3 trained weights are in the optimizer's files only, as float32 copies.
+    weights = b * (shape.parameters - (shape.trained if stage == 3 else 0))
+    optimizer = (8 if stage == 0 and b == 4 else 12) * shape.trained
+    checkpoints = config.checkpoint
+    warm_up = min(checkpoints.keep, config.sft.steps // checkpoints.sft_every)
+    files = 2 * ranks if stage == 3 else 1 + (ranks if stage else 0)
+    return Disk(
+        checkpoint=weights + optimizer + files * OVERHEAD,
+        final=b * shape.parameters,
+        models=2 if config.sft.steps else 1,
+        kept=checkpoints.keep + 1 + warm_up,
+    )
