@@ -5,6 +5,8 @@
 #   bash scripts/bench_learner.sh --shape Qwen3-VL-2B  updates at real size, on a GPU
 #   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight sync
 #   bash scripts/bench_learner.sh --memory             peak memory by vocabulary and tokens
+#   bash scripts/bench_learner.sh --pictures           milliseconds of a picture before the model
+#   bash scripts/bench_learner.sh --parts              the head by chunk size, AdamW by threads
 # Both of the first run on the GPU where there is one (--device cpu: not), on a CPU on one thread.
 # TRL is installed in .venv-bench, which builds on the main environment: only packages that the main
 # environment lacks are installed there, and none of its packages is replaced. With `--python PATH`
@@ -17,6 +19,8 @@ while (($#)); do
     --python) given_python="${2:?--python needs a path}" && shift ;;
     --whole-step) module=bench.whole_step ;;
     --memory) module=bench.memory ;;
+    --pictures) module=bench.pictures ;;
+    --parts) module=bench.learner_parts ;;
     --shape | --shape=*) module=bench.real_size arguments+=("$1") ;;
     *) arguments+=("$1") ;;
   esac

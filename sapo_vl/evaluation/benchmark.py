@@ -3,12 +3,12 @@
     sapo-vl benchmark --model runs/main/final --benchmarks mathvision,wemath --source FILES \\
         --out runs/eval --limit 100
 
-Names, files, images and the model are checked before anything is written. Responses are stored one
-by one, so that an interrupted evaluation resumes; a folder of other weights, settings or problems
-is refused, and so is one in which another evaluation runs. Scoring reads the responses back and can
-be repeated with `sapo-vl score`. OUT/report.md and OUT/report.html show the figures, OUT/BENCHMARK/
-holds responses.jsonl, scored.jsonl and summary.json. `in_training` evaluates a subset during
-training.
+Names, files, images and the model are checked before anything is written. Responses are stored
+after each call of the engine (512 at most), so that an interrupted evaluation resumes; a folder of
+other weights, settings or problems is refused, and so is one in which another evaluation runs.
+Scoring reads the responses back and can be repeated with `sapo-vl score`. OUT/report.md and
+OUT/report.html show the figures, OUT/BENCHMARK/ holds responses.jsonl, scored.jsonl and
+summary.json. `in_training` evaluates a subset during training.
 
 Left out: several ranks for one evaluation; generator.tensor_parallel spreads an engine over GPUs.
 """
@@ -305,6 +305,7 @@ def response_sampler(
         generator,
         PromptRenderer(assets, data, blank=blank),
         max_prompt_tokens=config.generator.max_model_len - params.max_new_tokens,
+        tensor_parallel=config.generator.tensor_parallel,
     )
     return ResponseSampler(engine, params, model or config.model.path, config.run.seed)
 

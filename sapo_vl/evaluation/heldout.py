@@ -124,8 +124,9 @@ def main(config: Config, out: Path | None) -> None:
             prepare("synthetic", PrepareOptions(path), drawing)
         held_out = usable_samples(config, renderer, path, config.data.eval_split, "data.path")
         generator = build(config, assets, seed=config.run.seed)
+        ranks = config.generator.tensor_parallel
         result = evaluate(
-            SampleEngine(generator, renderer, rubric),
+            SampleEngine(generator, renderer, rubric, tensor_parallel=ranks),
             held_out[: config.evaluation.problems],
             EvalSpec.of(config),
             out=out / "responses.jsonl" if out else None,
@@ -159,7 +160,7 @@ def evaluate(
             print(f"held-out problem left out: {printable(error)}", flush=True)
         return prompts
 
-    for prompts in rendered_chunks(share, render, len(modes)):
+    for prompts in rendered_chunks(share, render, len(modes), engine.ranks):
         asked = [(mode, prompt) for mode in modes for prompt in prompts]
         groups = engine.sample(
             [

@@ -30,6 +30,7 @@ from sapo_vl.model.fingerprint import weights_fingerprint
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.rewards.rubric import build_rubric
 from sapo_vl.schema import RolloutGroup, Sample
+from sapo_vl.system import distributed
 
 BLIND_LIMIT = 0.5
 """A larger share of correct blind responses drops a problem; guessing one of two stays at it."""
@@ -63,9 +64,11 @@ def solve(
     `cache` holds the rates that are known; `tick` is called with their number.
 
     Raises:
-        ConfigError: the rewards cannot be used.
+        ConfigError: the rewards cannot be used, or this is one of several ranks.
         DataError: the cache was written with other settings, or by another program.
     """
+    if distributed.world_size() > 1:
+        raise ConfigError("--pass-rate and --needs-image run as one process")
     params = SamplingParams(k, config.rollout.temperature, config.rollout.max_new_tokens)
     images = (config.data.instruction, config.data.min_pixels, config.data.max_pixels)
     terms = [term.fn for term in config.rewards]

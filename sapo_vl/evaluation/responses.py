@@ -1,4 +1,4 @@
-"""Sampled responses to a benchmark's problems, stored one by one, so that an evaluation can resume.
+"""Sampled responses to a benchmark's problems, stored call by call: an evaluation can resume.
 
     OUT/mathvision/settings.json     what the responses depend on; other settings are refused
     OUT/mathvision/responses.jsonl   a line per response, readable by `sapo-vl score`; its

@@ -42,6 +42,12 @@ class SampleEngine:
     renderer: PromptRenderer
     rubric: Rubric | None = None  # None: rollouts stay ungraded
     max_prompt_tokens: int | None = None  # a longer prompt gets a group without rollouts
+    tensor_parallel: int = 1  # generator.tensor_parallel
+
+    @property
+    def ranks(self) -> int:
+        """The ranks that share the generator's engine and the limits of its calls."""
+        return min(self.tensor_parallel, distributed.world_size())
 
     def sample(self, requests: Sequence[SamplingRequest]) -> list[RolloutGroup]:
         """Sample the responses of all requests in one call, grade them, and group them.
@@ -79,26 +85,26 @@ def rendered_chunks(
     samples: Sequence[Sample],
     render: Callable[[Sequence[Sample]], list[Prompt]],
     requests_each: int = 1,
+    engine_ranks: int = 1,
 ) -> Iterator[list[Prompt]]:
     """Yield the prompts of all samples, in order, in chunks for one engine call each.
 
-    A chunk ends at REQUESTS, of which a sample makes `requests_each`, or PIXELS. All ranks yield as
-    many chunks, of whatever samples they have: a rank that is through yields empty ones. `render`
-    may leave samples out.
+    A chunk ends at REQUESTS, of which a sample makes `requests_each`, or PIXELS, both shared by the
+    `engine_ranks` whose requests the call holds. All ranks yield as many chunks, of whatever
+    samples they have: a rank that is through yields empty ones. `render` may leave samples out.
     """
+    limit = max(1, REQUESTS // (requests_each * engine_ranks))
     position = 0
     while distributed.all_reduce_max(len(samples) - position) > 0:
         prompts: list[Prompt] = []
-        while position < len(samples) and _has_room(prompts, requests_each):
-            stop = min(position + RENDERED, position + REQUESTS // requests_each - len(prompts))
-            prompts += render(samples[position:stop])
+        pixels = 0
+        while position < len(samples) and len(prompts) < limit and pixels * engine_ranks < PIXELS:
+            stop = position + min(RENDERED, limit - len(prompts))
+            added = render(samples[position:stop])
+            pixels += sum(image.width * image.height for prompt in added for image in prompt.images)
+            prompts += added
             position = stop
         yield prompts
-
-
-def _has_room(prompts: Sequence[Prompt], requests_each: int) -> bool:
-    pixels = sum(image.width * image.height for prompt in prompts for image in prompt.images)
-    return len(prompts) < REQUESTS // requests_each and pixels < PIXELS
 
 
 def sample_and_grade(
@@ -116,6 +122,6 @@ def sample_and_grade(
         return [rendered[id(sample)] for sample in part]
 
     start = 0
-    for prompts in rendered_chunks(samples, render):
+    for prompts in rendered_chunks(samples, render, engine_ranks=engine.ranks):
         yield engine.sample(requests_of(prompts, params, seeds[start : start + len(prompts)]))
         start += len(prompts)

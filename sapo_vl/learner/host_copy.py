@@ -60,7 +60,7 @@ class HostCopy:
 
 
 def _bytes(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)  # type: ignore[call-overload]
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
 
 def _wait(*devices: torch.device) -> None:

@@ -19,7 +19,7 @@ from sapo_vl.system import distributed
 MOST_THREADS = 8
 """More would compete with the learner's own; a step's pictures are ready long before it ends."""
 
-LEAST_SAMPLES = 16
+LEAST_SAMPLES = 4
 """Samples of a thread's part: below, the fixed cost of a call of the image processor counts."""
 
 

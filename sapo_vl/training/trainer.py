@@ -78,7 +78,12 @@ class Trainer:
             seed = self.config.run.seed
             self.learner.sleep()
             self.generator = generator or build(self.config, assets, seed=seed)
-        self.engine = SampleEngine(self.generator, inputs.renderer, inputs.rubric)
+        self.engine = SampleEngine(
+            self.generator,
+            inputs.renderer,
+            inputs.rubric,
+            tensor_parallel=self.config.generator.tensor_parallel,
+        )
         self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)

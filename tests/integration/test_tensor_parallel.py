@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
-from test_ranks import torchrun
+from helpers import ROOT, torchrun
 from worker_tensor_parallel import COUNTS, PARAMS, problems
 
 from sapo_vl.evaluation.heldout import EvalSpec, evaluate

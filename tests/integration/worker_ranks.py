@@ -1,6 +1,6 @@
 """One rank of test_ranks.py: updates with unequal shares, at several ZeRO stages.
 
-test_ranks.torchrun starts it: worker_ranks.py MODEL MOE OUT
+helpers.torchrun starts it: worker_ranks.py MODEL MOE OUT
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ COUNTS = (1, 63, 64, 65, 129)
 """Numbers of problems: one rank has none, both have as many, or one needs a call more."""
 
 CHUNK = 32
-"""Problems of a call here, so that 65 and 129 are more calls on one rank than on the other."""
+"""Problems of an engine call, 16 of each rank: 65 and 129 are more calls on one than the other."""
 
 PARAMS = SamplingParams(2, 1.0, 4)
 
@@ -49,7 +49,8 @@ def main() -> None:
     config = tiny_config(model, "generator.tensor_parallel=2")
     renderer = PromptRenderer(assets, config.data)
     generator = build(config, assets, seed=0)
-    engine = SampleEngine(generator, renderer, Rubric.from_terms([("boxed", 1.0)]))
+    rubric = Rubric.from_terms([("boxed", 1.0)])
+    engine = SampleEngine(generator, renderer, rubric, tensor_parallel=2)
     sampling.REQUESTS = 2 * CHUNK
     for count in COUNTS:
         spec = EvalSpec(1, 1.0, 4, greedy=True, seed=0)

@@ -73,6 +73,13 @@ def test_pass_rates_are_cached_and_decide(tmp_path):
             parse_range(wrong)
 
 
+def test_several_ranks_are_refused(tmp_path, monkeypatch):
+    """They would write into one cache."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="run as one process"):
+        pass_rate.solve(tiny_config(tmp_path), [], 2, tmp_path / "scores.jsonl", blind=False)
+
+
 def test_a_judge_that_training_takes_is_taken(tmp_path, monkeypatch):
     """The rubric is build_rubric's, which passes judge.url on; so nothing is refused here."""
     config = tiny_config(

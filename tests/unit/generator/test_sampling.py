@@ -163,14 +163,15 @@ def test_a_sample_that_is_asked_several_times_is_rendered_once():
     assert generator.seeds == [0, 1, 2, 3, 4]
 
 
-def lengths(samples, render, requests_each=1):
-    return [len(prompts) for prompts in rendered_chunks(samples, render, requests_each)]
+def lengths(*arguments):
+    return [len(prompts) for prompts in rendered_chunks(*arguments)]
 
 
 def test_a_chunk_counts_requests():
     samples = [make_sample(name="1")] * (REQUESTS + 1)
     assert lengths(samples, Renderer().render) == [REQUESTS, 1]
     assert lengths(samples, Renderer().render, 2) == [REQUESTS // 2, REQUESTS // 2, 1]
+    assert lengths(samples, Renderer().render, 2, 4) == [*[REQUESTS // 8] * 8, 1]
     assert lengths([], Renderer().render) == []
 
 
@@ -178,7 +179,12 @@ def test_a_chunk_ends_when_its_pictures_are_large(monkeypatch):
     """Pictures of 64 pixels, 16 samples rendered at a time: 1,024 pixels, then 2,048."""
     monkeypatch.setattr(sampling, "PIXELS", 2000)
     samples = [make_sample(name="1")] * 70
-    assert lengths(samples, lambda part: [bare_prompt(images=1) for _ in part]) == [32, 32, 6]
+
+    def render(part):
+        return [bare_prompt(images=1) for _ in part]
+
+    assert lengths(samples, render) == [32, 32, 6]
+    assert lengths(samples, render, 1, 2) == [16, 16, 16, 16, 6]  # two ranks share the limit
 
 
 def test_samples_that_cannot_be_rendered_leave_room_for_others(monkeypatch):
