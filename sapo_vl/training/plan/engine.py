@@ -72,10 +72,10 @@ def engine_memory(
         extra, graphs = _work(shape, config, b), GRAPHS
         budget = options.gpu_memory_utilization * hardware.gpu.memory
         cache = budget - weights - extra - graphs
-    tokens = max(0.0, cache) / kv
-    sequences = tokens / length
+    held = max(0.0, cache) / kv
+    sequences = held / length
     return EngineMemory(
-        weights, extra, graphs, cache, kv, tokens, sequences, sleeps=not hardware.is_cpu
+        weights, extra, graphs, cache, kv, held, sequences, sleeps=not hardware.is_cpu
     )
 
 
