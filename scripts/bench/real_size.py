@@ -53,12 +53,15 @@ class Way:
     budget: int  # tokens of a micro-batch
     checkpointing: str  # none, alternate or all
     zero: int  # ZeRO stage; TRL's row has none
+    attention: str = "auto"  # learner.attention, of the shared-prefix layout
 
     @property
     def name(self) -> str:
         """The row's first column."""
         zero = "" if self.variant == "trl" else f", ZeRO-{self.zero}"
-        return f"{self.variant}, {self.budget:,} tokens, checkpointing {self.checkpointing}{zero}"
+        form = "" if self.attention == "auto" else f", {self.attention}"
+        kind = f"checkpointing {self.checkpointing}"
+        return f"{self.variant}, {self.budget:,} tokens, {kind}{zero}{form}"
 
 
 @dataclass(slots=True)
@@ -133,6 +136,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--budgets", type=of(None, int), default=[8192, 16_384, 32_768], help="micro-batch tokens")
     add("--checkpointing", type=of(kinds, str), default=["none"], help=", ".join(kinds))
     add("--zero", type=of((0, 1, 2, 3), int), default=[2], help="ZeRO stages, of one rank")
+    forms = ("auto", "flex", "varlen")
+    add("--attention", type=of(forms, str), default=["auto"], help="learner.attention, on a GPU")
     add("--variants", type=of(variants, str), default=[*variants], help=", ".join(variants))
     add("--prompts", type=int, default=8, help="prompts of the mini-batch (default: 8)")
     add("--group", type=int, default=8, help="responses to each (default: 8)")
@@ -149,11 +154,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _ways(arguments: argparse.Namespace) -> Iterator[Way]:
-    """Yield the rows: each variant for each budget and kind, ours for each ZeRO stage."""
+    """Yield the rows: each variant for each budget and kind, ours by ZeRO stage and attention."""
     for kind, budget in itertools.product(arguments.checkpointing, arguments.budgets):
         for variant in arguments.variants:
-            for zero in arguments.zero if variant == "shared" else arguments.zero[:1]:
-                yield Way(variant, budget, kind, zero)
+            if variant == "shared":
+                for zero, form in itertools.product(arguments.zero, arguments.attention):
+                    yield Way(variant, budget, kind, zero, form)
+            else:
+                yield Way(variant, budget, kind, arguments.zero[0])
 
 
 def _measure(setting: Setting, way: Way, has_trl: bool) -> dict[str, Any]:
@@ -198,6 +206,7 @@ def _ours(setting: Setting, way: Way) -> dict[str, float]:
             "model.freeze=[vision]",
             f"model.gradient_checkpointing={way.checkpointing}",
             f"learner.layout={layout}",
+            f"learner.attention={way.attention}",
             f"learner.zero_stage={way.zero}",
             f"learner.micro_batch_tokens={way.budget}",
         ],
@@ -288,7 +297,9 @@ def _needed(assets: Any, rollouts: list[Rollout]) -> float:
 def _compare(rows: dict[str, dict[str, Any]], way: Way, row: dict[str, Any]) -> None:
     """Add a peer's time relative to ours with the same budget and checkpointing, if it is there."""
     key = "forward and backward s"
-    ours = rows.get(Way("shared", way.budget, way.checkpointing, way.zero).name)
+    same = [row["what"] for row in rows.values() if row["what"].startswith("shared, ")]
+    wanted = Way("shared", way.budget, way.checkpointing, way.zero).name
+    ours = next((rows[name] for name in same if name.startswith(wanted)), None)
     if way.variant != "shared" and ours is not None:
         seconds = [found["figures"].get(key) for found in (ours, row)]
         if None not in seconds:
@@ -307,7 +318,7 @@ def _profile(setting: Setting, way: Way, work: Callable[[], Any]) -> None:
     text = found.key_averages().table(sort_by=key, row_limit=40)
     assert setting.profiles is not None
     setting.profiles.mkdir(parents=True, exist_ok=True)
-    name = f"{way.variant}-{way.budget}-{way.checkpointing}-zero{way.zero}.txt"
+    name = f"{way.variant}-{way.budget}-{way.checkpointing}-zero{way.zero}-{way.attention}.txt"
     (setting.profiles / name).write_text(text, encoding="utf-8")
 
 

@@ -292,14 +292,26 @@ def test_rows_at_real_size():
     ]  # fmt: skip
 
 
-def test_a_peer_s_time_is_relative_to_ours_with_the_same_budget():
-    ours, other, trl = (
-        {"figures": {"forward and backward s": seconds}} for seconds in (2.0, 9.0, 7.0)
+def test_attention_forms_are_rows_of_ours_alone():
+    arguments = real_size._parse(
+        ["--shape", "Qwen3-VL-2B", "--budgets", "64", "--attention", "flex,varlen"]
     )
-    rows = {
-        real_size.Way("shared", 64, "none", 2).name: ours,
-        real_size.Way("shared", 128, "none", 2).name: other,
-    }
+    names = [way.name.split(", ") for way in real_size._ways(arguments)]
+    assert [(name[0], name[-1]) for name in names] == [
+        ("shared", "flex"),
+        ("shared", "varlen"),
+        ("padded", "ZeRO-2"),
+        ("trl", "checkpointing none"),
+    ]
+
+
+def test_a_peer_s_time_is_relative_to_ours_with_the_same_budget():
+    def row(name: str, seconds: float) -> dict:
+        return {"what": name, "figures": {"forward and backward s": seconds}}
+
+    names = [real_size.Way("shared", n, "none", 2, "flex").name for n in (64, 128)]
+    rows = {name: row(name, s) for name, s in zip(names, (2.0, 9.0), strict=True)}
+    trl = row("trl", 7.0)
     real_size._compare(rows, real_size.Way("trl", 64, "none", 2), trl)
     assert trl["figures"]["time, its / ours"] == 3.5
     lost = {"figures": {}}
