@@ -34,10 +34,10 @@ def steps(assets, tiny_folder, renderer, monkeypatch):
         config = tiny_config(tiny_folder, f"model.dtype={dtype}", "learner.zero_stage=2")
         monkeypatch.setattr(policy, "choose_form", lambda *_: form)
         learner = Learner(config, assets)
-        before = {name: value.float() for name, value in learner.weights()}
+        before = {name: value.float().clone() for name, value in learner.weights()}
         with emulated():
             learner.update(make_rollouts(prompts), objectives.build(config), 1e-2)
-        after = {name: value.float() for name, value in learner.weights()}
+        after = {name: value.float().clone() for name, value in learner.weights()}
         learner.close()
         return before, after
 
