@@ -304,12 +304,13 @@ def test_the_warm_up_alone_is_the_runs_own(reference, tmp_path):
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):
-    """A run on a file system of 22 MiB: the checkpoint does not fit."""
+    """A file system of 22 MiB is refused at the start; one that fills up later ends the run."""
     small = tmp_path / "small"
     small.mkdir()
-    mount = f"mount -t tmpfs -o size=22m none {small} && "
+    mount = f"mount -t tmpfs -o size=$size none {small} && "
     inside = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if subprocess.run([*inside, f"{mount} true"], capture_output=True, check=False).returncode:
+    tried = subprocess.run([*inside, f"size=1m; {mount} true"], capture_output=True, check=False)
+    if tried.returncode:
         pytest.skip("this machine does not let a user mount a small file system")
     arguments = [
         *OVERRIDES,
@@ -319,19 +320,26 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
         f"run.dir={small / 'run'}",
     ]
     command = [sys.executable, "-m", "sapo_vl.cli", "train", "--config", str(SMOKE), *arguments]
-    done = subprocess.run(
-        [
-            *inside,
-            f'{mount} "$@"; code=$?; ls -A {small}/run/checkpoints; exit $code',
-            "sh",
-            *command,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=environment(),
+    fill = (
+        f"(until [ -e {small}/run/warmup/final ]; do sleep 0.1; done; cat /dev/zero >{small}/x) &"
     )
+
+    def train(size: str) -> subprocess.CompletedProcess[str]:
+        script = f'size={size}; {mount} {{ {fill} "$@"; code=$?; ls -A {small}/run/checkpoints; }};'
+        return subprocess.run(
+            [*inside, f"{script} kill $!; exit $code", "sh", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env=environment(),
+        )
+
+    done = train("22m")
+    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "checkpoint.keep=2" in done.stderr
+    assert "22.0 MiB are free" in done.stderr
+    done = train("100m")
     assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-4000:]
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("sapo-vl")]
     assert "no space left" in line  # of the checkpoint, or of a smaller file before it

@@ -56,8 +56,8 @@ def _memory_shortage(plan: Plan) -> str:
         name = next(name for name, value in offloads.items() if value)
         key, cure = f"{name}=true", "set it to false, or use a machine with more memory"
     return (
-        f"{key}: {ranks} rank(s) on this machine keep {need / GIB:.1f} GiB in its memory, of which "
-        f"{free / GIB:.1f} GiB are free: {cure}"
+        f"{key}: {ranks} rank(s) on this machine keep {in_words(need)} in its memory, of which "
+        f"{in_words(free)} are free: {cure}"
     )
 
 
@@ -71,11 +71,16 @@ def _disk_shortage(plan: Plan) -> str:
     keep = config.checkpoint.keep
     fewer = f"lower checkpoint.keep={keep}, or " if keep > 1 else ""
     return (
-        f"run.dir={config.run.dir}: {free / GIB:.1f} GiB are free on its disk, and "
-        f"{space.kept} checkpoints of {space.checkpoint / GIB:.1f} GiB (checkpoint.keep={keep} and "
-        f"one being written) with the final model need {max(need, 0) / GIB:.1f} GiB"
+        f"run.dir={config.run.dir}: {in_words(free)} are free on its disk, and "
+        f"{space.kept} checkpoints of {in_words(space.checkpoint)} (checkpoint.keep={keep} and "
+        f"one being written) with the final model need {in_words(max(need, 0))}"
         f"{' more' if written else ''}: {fewer}name a folder on a larger disk"
     )
+
+
+def in_words(size: float) -> str:
+    """Return a number of bytes in GiB, or in MiB below one."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
 def _written(run_dir: Path) -> int:
