@@ -165,7 +165,7 @@ def load(path: Path, learner: Learner) -> TrainState:
     if ranks != distributed.world_size():
         raise DataError(
             f"checkpoint {path} was written by {ranks} ranks and this run has "
-            f"{distributed.world_size()}: start with {ranks}"
+            f"{distributed.world_size()}: set SAPO_RANKS={ranks}"
         )
     learner.load(path)
     own = path / f"rank_{distributed.rank()}.npz"

@@ -154,7 +154,7 @@ def test_another_number_of_ranks_is_refused(tmp_path, monkeypatch):
     path = save(tmp_path, 5)
     manifest = json.loads((path / "manifest.json").read_text())
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(DataError, match="written by 1 ranks and this run has 4: start with 1"):
+    with pytest.raises(DataError, match="written by 1 ranks and this run has 4: set SAPO_RANKS=1"):
         checkpoint.load(path, FakeLearner())
     monkeypatch.delenv("WORLD_SIZE")
     (path / "manifest.json").write_text(json.dumps(manifest | {"ranks": 2}))
