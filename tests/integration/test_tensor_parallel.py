@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, torchrun
-from worker_tensor_parallel import COUNTS, PARAMS, problems
+from shared_engine import COUNTS, PARAMS, problems
 
 from sapo_vl.evaluation.heldout import EvalSpec, evaluate
 from sapo_vl.generator.base import requests_of

@@ -13,32 +13,22 @@ from sapo_vl.system.machine import prepare_environment
 prepare_environment()
 
 import torch  # noqa: E402
-from helpers import make_sample, tiny_config  # noqa: E402
+from helpers import tiny_config  # noqa: E402
+from shared_engine import COUNTS, PARAMS, problems  # noqa: E402
 
 from sapo_vl import train  # noqa: E402
 from sapo_vl.evaluation.heldout import EvalSpec, evaluate  # noqa: E402
 from sapo_vl.generator import sampling  # noqa: E402
-from sapo_vl.generator.base import SamplingParams, build, requests_of  # noqa: E402
+from sapo_vl.generator.base import build, requests_of  # noqa: E402
 from sapo_vl.generator.sampling import SampleEngine, problem_seed  # noqa: E402
 from sapo_vl.model.assets import open_assets  # noqa: E402
 from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
 from sapo_vl.rewards.rubric import Rubric  # noqa: E402
-from sapo_vl.schema import Sample  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
 from sapo_vl.training import trainer  # noqa: E402
 
-COUNTS = (1, 63, 64, 65, 129)
-"""Numbers of problems: one rank has none, both have as many, or one needs a call more."""
-
 CHUNK = 32
 """Problems of an engine call, 16 of each rank: 65 and 129 are more calls on one than the other."""
-
-PARAMS = SamplingParams(2, 1.0, 4)
-
-
-def problems(count: int) -> list[Sample]:
-    """Return problems of which every eighth has a picture."""
-    return [make_sample([(32, 32)] * (i % 8 == 0), seed=i, name=f"p{i}") for i in range(count)]
 
 
 def main() -> None:
