@@ -15,7 +15,7 @@ from sapo_vl.config import CONFIGS, Config, load
 from sapo_vl.data import store
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.synthetic import SyntheticOptions
-from sapo_vl.schema import Sample
+from sapo_vl.model.usable_samples import UsableSamples
 
 MARK = "@step "
 """Prefix of lines for the parent process; other lines are library output."""
@@ -103,8 +103,8 @@ def configuration(options: dict[str, Any]) -> Config:
     return load(MAIN, [f"{key}={value}" for key, value in sizes.items()])
 
 
-def samples(options: dict[str, Any], out: Path) -> list[Sample]:
+def samples(options: dict[str, Any], out: Path) -> UsableSamples:
     """Generate the synthetic problems of all steps in `out`; the same for both toolkits."""
     count = options["prompts"] * options["steps"]
     prepare("synthetic", PrepareOptions(out), SyntheticOptions(seed=0, count=count, test_count=1))
-    return list(store.load(out, "train"))
+    return UsableSamples(store.load(out, "train"), range(count))

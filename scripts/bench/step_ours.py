@@ -69,7 +69,7 @@ def build_trainer(run: Run, options: dict[str, Any]) -> Trainer:
         assets=assets,
         renderer=PromptRenderer(assets, config.data),
         rubric=build_rubric(config),
-        train_set=pace.samples(options, Path(options["work_dir"]) / "data-ours"),  # type: ignore[arg-type]
+        train_set=pace.samples(options, Path(options["work_dir"]) / "data-ours"),
         test_set=[],
         prompt_sampler=SequentialSampler(options["prompts"]),  # type: ignore[arg-type]
         benchmarks={},

@@ -26,7 +26,7 @@ from sapo_vl.schema import IMAGE_MARK, Sample
 def main(options: dict[str, Any]) -> None:
     """Train; each rollout batch starts when the parent signals it."""
     config = pace.configuration(options)
-    problems = pace.samples(options, Path(options["work_dir"]) / "data-trl")
+    problems = list(pace.samples(options, Path(options["work_dir"]) / "data-trl"))
     rubric = build_rubric(config)
     clock = pace.PhaseClock()
 
