@@ -132,16 +132,14 @@ class VLLMGenerator:
         engine = self._llm.llm_engine
         inputs = {id(prompt): prompt for prompt, _, _ in requests}
         converted = {key: self._inputs.engine_input(prompt) for key, prompt in inputs.items()}
-        ids = [
+        for i, (prompt, params, seed) in enumerate(requests):
             engine.add_request(str(i), converted[id(prompt)], self._vllm_params(params, seed))
-            for i, (prompt, params, seed) in enumerate(requests)
-        ]
         finished = {}
         while engine.has_unfinished_requests():
             for output in engine.step():
                 finished[output.request_id] = output
             beat()
-        return [finished[str(i)] for i in range(len(ids))]
+        return [finished[str(i)] for i in range(len(requests))]
 
     def _vllm_params(self, params: SamplingParams, seed: int) -> Any:
         import vllm

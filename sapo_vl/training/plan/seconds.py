@@ -40,7 +40,8 @@ WAKING = 1.0
 """Seconds to put the engine to sleep and wake it, caches included."""
 
 CPU_ADAMW = 4.3e-9
-"""Seconds per parameter and thread: 213 ms for 50 million, measured on one core with AVX-512."""
+"""Seconds per parameter and thread: an assumption on the safe side. The machines of
+docs/performance.md need a quarter of it (54 ms for 50 million parameters)."""
 
 CPU_ADAMW_BANDWIDTH = 200e9
 ADAMW_BYTES = 28
