@@ -13,7 +13,6 @@ An objective's own options form a section of its name: `sapo.tau_neg=1.1`, `grpo
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -40,6 +39,7 @@ from sapo_vl.config_keys import (
     typed,
 )
 from sapo_vl.errors import ConfigError
+from sapo_vl.plugins import absolute_plugin
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -71,7 +71,11 @@ class RunConfig(Section):
 class ModelConfig(Section):
     """The policy."""
 
-    path: str = Field("tiny", min_length=1, description="'tiny', a Hugging Face folder or a hub id")
+    path: str = Field(
+        "tiny",
+        min_length=1,
+        description="a Hugging Face folder or hub id; tiny or tiny:FAMILY: built in the run",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="type of the weights in the forward pass"
     )
@@ -405,7 +409,7 @@ def absolute(config: Config) -> Config:
     ):
         if getattr(section, key) is not None:
             setattr(section, key, getattr(section, key).absolute())
-    if copy.model.path != "tiny" and Path(copy.model.path).is_dir():
+    if tiny_family(copy.model.path) is None and Path(copy.model.path).is_dir():
         copy.model.path = str(Path(copy.model.path).absolute())
     copy.objective = absolute_plugin(copy.objective)
     copy.generator.backend = absolute_plugin(copy.generator.backend)
@@ -415,12 +419,10 @@ def absolute(config: Config) -> Config:
     return copy
 
 
-def absolute_plugin(text: str) -> str:
-    """Return `my/file.py:NAME` with an absolute path; any other name as it is."""
-    file, colon, name = text.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        return text
-    return f"{Path(os.path.expanduser(file)).absolute()}:{name}"
+def tiny_family(path: str) -> str | None:
+    """Return FAMILY of a model.path `tiny:FAMILY`, qwen3_vl of `tiny`, None of any other path."""
+    name, _, family = path.partition(":")
+    return (family or "qwen3_vl") if name == "tiny" else None
 
 
 def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:

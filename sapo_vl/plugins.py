@@ -54,6 +54,14 @@ def parse(text: str, key: str, known: Iterable[str]) -> Target:
     return Target(path, name)
 
 
+def absolute_plugin(text: str) -> str:
+    """Return `my/file.py:NAME` with an absolute path; any other name as it is."""
+    file, colon, name = text.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return text
+    return f"{Path(os.path.expanduser(file)).absolute()}:{name}"
+
+
 def load(text: str, key: str, known: Iterable[str] = ()) -> Plugin:
     """Import the file and return the object that `my/file.py:NAME` names.
 

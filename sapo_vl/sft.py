@@ -18,7 +18,7 @@ import torch
 from sapo_vl.algorithm.objectives.spec import TOKEN_MEAN, Objective
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import Config, SftConfig
+from sapo_vl.config import Config, SftConfig, tiny_family
 from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets
@@ -82,7 +82,7 @@ def _solved_samples(
                     "solution, or one with vision tokens"
                 )
             return samples.subset(solved)
-        if config.model.path != "tiny" or config.sft.data is not None:
+        if tiny_family(config.model.path) is None or config.sft.data is not None:
             break
         distributed.print0(f"the records in {path} have no solutions: using procedural ones")
     raise DataError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from sapo_vl.system.machine import prepare_environment
@@ -25,31 +26,30 @@ settings.load_profile("sapo_vl")
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny random Qwen3-VL."""
-    return _tiny(tmp_path_factory.mktemp("tiny") / "model", experts=0)
-
-
-@pytest.fixture(scope="session")
-def tiny_moe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny random Qwen3-VL-MoE with four experts."""
-    return _tiny(tmp_path_factory.mktemp("tiny_moe") / "model", experts=4)
-
-
-@pytest.fixture(scope="session")
-def tiny_qwen2_5_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """Return the folder of a tiny random Qwen2.5-VL."""
-    import tiny_qwen2_5
-
-    return tiny_qwen2_5.build(tmp_path_factory.mktemp("tiny_qwen2_5") / "model", tiny_folder)
-
-
-def _tiny(out: Path, experts: int) -> Path:
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a family's `model_type` to the folder of its tiny random model."""
     from sapo_vl.data import synthetic
     from sapo_vl.model import tiny
 
-    tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, experts=experts)
-    return out
+    @cache
+    def folder(family: str) -> Path:
+        out = tmp_path_factory.mktemp(family) / "model"
+        tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, family=family)
+        return out
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_folders: Callable[[str], Path]) -> Path:
+    """Return the folder of a tiny random Qwen3-VL."""
+    return tiny_folders("qwen3_vl")
+
+
+@pytest.fixture(scope="session")
+def tiny_moe_folder(tiny_folders: Callable[[str], Path]) -> Path:
+    """Return the folder of a tiny random Qwen3-VL-MoE with four experts."""
+    return tiny_folders("qwen3_vl_moe")
 
 
 @pytest.fixture(scope="session")

@@ -57,11 +57,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest whole one)")
     export.set_defaults(run=_export, parser=export)
 
-    tiny = commands.add_parser("init-tiny", help="build the tiny Qwen3-VL as a model folder")
+    tiny = commands.add_parser("init-tiny", help="build a tiny random model as a model folder")
     tiny.add_argument("out", type=Path, help="folder to write")
     tiny.add_argument("--seed", type=int, default=0, help="of the weights and the tokenizer")
     tiny.add_argument(
-        "--experts", type=int, default=0, help="number of experts; 0: dense (default)"
+        "--family", default="qwen3_vl", help="a model_type of README's table (default: qwen3_vl)"
     )
     tiny.set_defaults(run=_init_tiny, parser=tiny)
 
@@ -155,11 +155,11 @@ def _init_tiny(arguments: argparse.Namespace) -> None:
     from sapo_vl.runs.files import user_path
     from sapo_vl.training.setup import TOKENIZER_TEXTS
 
-    if not 0 <= arguments.seed < 10**9 or arguments.experts < 0:
-        raise ConfigError("--seed must be from 0 to 999999999, --experts not negative")
+    if not 0 <= arguments.seed < 10**9:
+        raise ConfigError("--seed must be from 0 to 999999999")
     corpus = synthetic.corpus(arguments.seed, TOKENIZER_TEXTS)
     with user_path("OUT", arguments.out):
-        tiny.build(arguments.out, corpus=corpus, seed=arguments.seed, experts=arguments.experts)
+        tiny.build(arguments.out, corpus=corpus, seed=arguments.seed, family=arguments.family)
     print(f"wrote {arguments.out}")
 
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from sapo_vl.errors import ConfigError
+from sapo_vl.learner.segments import Segments, group_by_length
 from sapo_vl.learner.varlen import VarlenPlan, attend
 
 NAME = "sapo_shared_prefix"
@@ -39,18 +40,6 @@ NAME = "sapo_shared_prefix"
 
 FLASH_WIDTH = 256
 """Widest head of the flash kernels."""
-
-MIN_FILL = 0.8
-"""Segments share a call when the shortest has at least this share of the longest's tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """Segments of similar length as one batch; padding repeats a valid index."""
-
-    index_SQ: Tensor  # each token's index in the row
-    valid_SQ: Tensor | None  # False on padding; None when there is none
-    tokens_N: Tensor  # index_SQ without the padding
 
 
 @dataclass(slots=True)
@@ -64,10 +53,12 @@ class SharedPrefix:
 
     group_T: Tensor  # prompt that a token belongs to
     response_T: Tensor  # response that a token belongs to, 0 for the prompt's own
+    groups: Sequence[tuple[int, Sequence[int]]]  # (prompt length, response lengths), in order
     causal: list[Segments] = field(default_factory=list)  # all segments: self-attention
     cross: list[tuple[Segments, Tensor]] = field(default_factory=list)  # responses; keys [S, P]
     block_mask: Any = None  # FlexAttention's, built once per batch
     plan: VarlenPlan | None = None  # of the varlen form
+    delta_plan: Any = None  # gated_delta's, built by the first such layer
 
     @staticmethod
     def build(groups: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> SharedPrefix:
@@ -87,11 +78,11 @@ class SharedPrefix:
                 if length:
                     spans.append((start, length))
                 start += length
-        layout = SharedPrefix(torch.cat(group).to(device), torch.cat(response).to(device))
+        layout = SharedPrefix(torch.cat(group).to(device), torch.cat(response).to(device), groups)
         if device.type == "cpu":
-            layout.causal = [_segments(part) for part in _group_by_length(spans)]
+            layout.causal = [Segments.of(part) for part in group_by_length(spans)]
             for prompt, members in queries.items():  # prompts of one length: no key is padded
-                responses = _segments([(first, count) for _, first, count in members])
+                responses = Segments.of([(first, count) for _, first, count in members])
                 keys = torch.tensor([[s] for s, _, _ in members]) + torch.arange(prompt)
                 layout.cross.append((responses, keys))
         else:
@@ -238,27 +229,6 @@ def _flex_functions(compiled: bool) -> tuple[Any, Any]:
         torch.compile(module.flex_attention, dynamic=True),
         torch.compile(module.create_block_mask, dynamic=True),
     )
-
-
-def _group_by_length(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Group (start, length) spans of similar length, longest first."""
-    parts: list[list[tuple[int, int]]] = []
-    for span in sorted(spans, key=lambda s: (-s[1], s[0])):
-        if not parts or span[1] < MIN_FILL * parts[-1][0][1]:
-            parts.append([])
-        parts[-1].append(span)
-    return parts
-
-
-def _segments(spans: Sequence[tuple[int, int]]) -> Segments:
-    starts = torch.tensor([start for start, _ in spans])
-    lengths = torch.tensor([length for _, length in spans])
-    columns = torch.arange(int(lengths.max()))
-    index = starts[:, None] + torch.minimum(columns[None, :], lengths[:, None] - 1)
-    valid = columns[None, :] < lengths[:, None]
-    if bool(valid.all()):
-        return Segments(index, None, index.flatten())
-    return Segments(index, valid, index[valid])
 
 
 def _gather(x_THD: Tensor, index_SQ: Tensor) -> Tensor:

@@ -65,10 +65,9 @@ class Policy(nn.Module):
         self._blank = _blank_image(assets)
         self.layout: Layout[Any]
         if layout == "shared_prefix":
-            width = self.model.model.language_model.layers[0].self_attn.head_dim
             device, dtype = distributed.device(), self.model.dtype
-            form = choose_form(attention, device, dtype, width)
-            self.layout = SharedPrefixLayout(model, form)
+            form = choose_form(attention, device, dtype, head_width(self.model))
+            self.layout = SharedPrefixLayout(model, form, assets.family.delta_nets(model))
         else:
             self.layout = PaddedLayout(assets.image_token_id, assets.tokenizer.pad_token_id or 0)
 
@@ -134,6 +133,12 @@ class Policy(nn.Module):
         if pixels is None or grid is None:
             pixels, grid = (x.to(device) for x in self._blank)
         return self._family.encode_images(self.model.model, pixels, grid)
+
+
+def head_width(model: Any) -> int:
+    """Return the width of the attention heads of a model's text layers, some of which have none."""
+    layers = model.model.language_model.layers
+    return int(next(layer.self_attn.head_dim for layer in layers if hasattr(layer, "self_attn")))
 
 
 def _blank_image(assets: ModelAssets) -> tuple[torch.Tensor, torch.Tensor]:

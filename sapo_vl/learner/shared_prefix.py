@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapo_vl.learner import attention
+from sapo_vl.learner import attention, gated_delta
 from sapo_vl.learner.attention import SharedPrefix
 from sapo_vl.learner.layout import ImageFeatures
 from sapo_vl.schema import Rollout
@@ -39,9 +39,13 @@ class PackedBatch:
 class SharedPrefixLayout:
     """See the module and `Layout`."""
 
-    def __init__(self, model: nn.Module, form: str) -> None:
-        """Switch the model's text layers to shared-prefix attention, in one of attention.FORMS."""
+    def __init__(self, model: nn.Module, form: str, delta_nets: Sequence[nn.Module] = ()) -> None:
+        """Switch the model's text layers to shared-prefix attention, in one of attention.FORMS.
+
+        `delta_nets` are the gated delta nets among them.
+        """
         attention.install(model, form)
+        gated_delta.install(delta_nets)
 
     def plan(self, rollouts: Sequence[Rollout], budget: int) -> list[list[Rollout]]:
         """Cut rollouts into micro-batches of at most `budget` tokens, each prompt counted once.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from sapo_vl.config import tiny_family
 from sapo_vl.model import tiny
+from sapo_vl.model.families import family_of
 
 VISION_SMALL: dict[str, Any] = {
     "depth": 24,
@@ -68,19 +70,15 @@ SHAPES: dict[str, Shape] = {
 def configuration(name: str) -> Any | None:
     """Return the transformers config of the size that a hub id or folder name contains.
 
-    `Qwen/Qwen3-VL-4B-Instruct` is a `Qwen3-VL-4B`; `tiny` is the tiny model, whose vocabulary may
-    be a few entries smaller once its tokenizer is trained. None when the name contains no known
-    size.
+    `Qwen/Qwen3-VL-4B-Instruct` is a `Qwen3-VL-4B`; `tiny` and `tiny:FAMILY` are tiny models, whose
+    vocabulary may be a few entries smaller once the tokenizer is trained. None when the name
+    contains no known size. Raises DataError for an unknown FAMILY.
     """
     from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
 
-    if name == "tiny":
-        vocabulary = {"vocab_size": tiny.VOCABULARY + len(tiny.THINK_TOKENS)}
-        return Qwen3VLConfig(
-            text_config=tiny.TEXT | vocabulary,
-            vision_config=tiny.VISION,
-            tie_word_embeddings=True,
-        )
+    family = tiny_family(name)
+    if family is not None:
+        return tiny.configuration(family_of(family))
     shape = next((SHAPES[size] for size in SHAPES if size.lower() in name.lower()), None)
     if shape is None:
         return None

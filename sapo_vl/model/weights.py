@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sapo_vl.config import Config
+from sapo_vl.config import Config, tiny_family
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.families import family_of
@@ -28,13 +28,13 @@ def check_model(config: Config) -> None:
     builds, is checked for its positions only.
 
     Raises:
-        DataError: the folder can't be opened, or its weights are not those of its config.
+        DataError: the folder can't be opened, or its weights are not those of its config; there is
+            no such family of a tiny model.
         ConfigError: generator.max_model_len is above the model's positions.
     """
-    if config.model.path == "tiny":
-        from sapo_vl.model import tiny
-
-        positions = int(tiny.TEXT["max_position_embeddings"])
+    family = tiny_family(config.model.path)
+    if family is not None:
+        positions = int(family_of(family).tiny.text["max_position_embeddings"])
     else:
         assets = open_assets(config.model.path)
         check_weights(assets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sapo_vl.config import Config
+from sapo_vl.config import Config, tiny_family
 from sapo_vl.data.content import content_fingerprint
 from sapo_vl.errors import DataError
 from sapo_vl.model.assets import open_assets
@@ -21,7 +21,7 @@ def input_fingerprints(config: Config) -> dict[str, str]:
     """Return a fingerprint of the model folder and of each data set, by its config key."""
     found = {
         "model.path": MADE
-        if config.model.path == "tiny"
+        if tiny_family(config.model.path) is not None
         else model_fingerprint(open_assets(config.model.path).folder),
         "data.path": MADE if config.data.path is None else content_fingerprint(config.data.path),
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sapo_vl.algorithm import objectives
-from sapo_vl.config import Config
+from sapo_vl.config import Config, tiny_family
 from sapo_vl.data import store, synthetic
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import ConfigError, SetupError, printable
@@ -20,6 +20,7 @@ from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
 from sapo_vl.generator.base import NO_VLLM, check_backend, check_tensor_parallel
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model.assets import ModelAssets, open_assets
+from sapo_vl.model.families import family_of
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.usable_samples import UsableSamples, usable_samples
 from sapo_vl.model.weights import check_model
@@ -141,7 +142,7 @@ def check_records(config: Config) -> None:
     Reads every record of data.path and tries the verifiers; procedural problems are drawn later and
     are ours. Raises UserError as `load_inputs` does.
     """
-    if config.data.path is None or config.model.path == "tiny":
+    if config.data.path is None or tiny_family(config.model.path) is not None:
         return
     renderer = PromptRenderer(open_assets(config.model.path), config.data)
     with closing(build_rubric(config)) as rubric:
@@ -155,22 +156,24 @@ def check_records(config: Config) -> None:
 
 
 def policy_assets(run: Run) -> ModelAssets:
-    """Open model.path; `tiny` is built in the run's folder first."""
+    """Open model.path; a tiny model is built in the run's folder first."""
     path = initial_model(run.config)
-    if run.config.model.path == "tiny":
+    family = tiny_family(run.config.model.path)
+    if family is not None:
         if distributed.rank() == 0 and not path.exists():
             from sapo_vl.model import tiny
 
             seed = run.config.run.seed
-            tiny.build(path, corpus=synthetic.corpus(seed, TOKENIZER_TEXTS), seed=seed)
-            distributed.print0(f"built a tiny Qwen3-VL in {path}")
+            corpus = synthetic.corpus(seed, TOKENIZER_TEXTS)
+            tiny.build(path, corpus=corpus, seed=seed, family=family)
+            distributed.print0(f"built a tiny {family_of(family).name} in {path}")
         distributed.barrier()
     return open_assets(path)
 
 
 def initial_model(config: Config) -> Path:
-    """Return model.path, or the folder in the run where `tiny` is built."""
-    if config.model.path == "tiny":
+    """Return model.path, or the folder in the run where a tiny model is built."""
+    if tiny_family(config.model.path) is not None:
         return config.run.dir / f"model-seed{config.run.seed}"
     return Path(config.model.path)
 

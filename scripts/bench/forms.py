@@ -118,7 +118,8 @@ def tiny_model(folder: Path, *, experts: bool, tied: bool) -> Path:
     out = folder / f"{'moe' if experts else 'dense'}-{'tied' if tied else 'untied'}"
     if out.exists():
         return out
-    tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, experts=4 if experts else 0)
+    family = "qwen3_vl_moe" if experts else "qwen3_vl"
+    tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, family=family)
     if not tied:
         _untie(out)
     return out

@@ -9,14 +9,16 @@ import sys
 import pytest
 from helpers import ROOT, environment
 
+FAMILIES = ("qwen3_vl_moe", "qwen2_5_vl")
+
 pytestmark = pytest.mark.slow
 
 
-def test_logprobs_agree_before_and_after_updates(tiny_moe_folder, tiny_qwen2_5_folder):
+def test_logprobs_agree_before_and_after_updates(tiny_folders):
     # a process of its own: the session's engine is the dense Qwen3-VL's
     worker = ROOT / "tests/integration/worker_engine.py"
     done = subprocess.run(
-        [sys.executable, str(worker), str(tiny_moe_folder), str(tiny_qwen2_5_folder)],
+        [sys.executable, str(worker), *map(str, map(tiny_folders, FAMILIES))],
         capture_output=True,
         text=True,
         timeout=300,

@@ -19,6 +19,7 @@ from sapo_vl.generator.hf_generate import HFGenerator
 from sapo_vl.generator.vllm_engine import _repack, _zero_deepstack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
+from sapo_vl.model.families import FAMILIES
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import load_weights
 from sapo_vl.schema import Rollout
@@ -298,10 +299,10 @@ def test_greedy_is_the_same_in_both_generators(engine, assets, tiny_folder, prom
     assert [r.finish_reason for r in ours] == [r.finish_reason for r in theirs]
 
 
-@pytest.mark.parametrize("name", ["tiny_folder", "tiny_moe_folder", "tiny_qwen2_5_folder"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_references_logprobs_are_the_learners(request, name, temperature):
-    folder = request.getfixturevalue(name)
+def test_the_references_logprobs_are_the_learners(tiny_folders, family, temperature):
+    folder = tiny_folders(family)
     config, assets = tiny_config(folder), open_assets(folder)
     prompts = PromptRenderer(assets, config.data).render(make_samples())
     reference, params = HFGenerator(config, assets), SamplingParams(3, temperature, 12)

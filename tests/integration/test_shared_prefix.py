@@ -14,6 +14,7 @@ from helpers import make_rollouts, make_samples, tiny_config
 
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
+from sapo_vl.model.families import FAMILIES
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.model.weights import load_weights
 
@@ -23,10 +24,10 @@ LOGPROBS = 1e-5  # absolute
 GRADIENTS = 1e-5  # of each parameter, relative to its norm
 
 
-@pytest.fixture(scope="module", params=["tiny_folder", "tiny_moe_folder", "tiny_qwen2_5_folder"])
-def setting(request):
-    """(assets, model, rollouts) of one architecture."""
-    path = request.getfixturevalue(request.param)
+@pytest.fixture(scope="module", params=FAMILIES)
+def setting(request, tiny_folders):
+    """(assets, model, rollouts) of one family."""
+    path = tiny_folders(request.param)
     assets = open_assets(path)
     model = load_weights(assets, "float32")
     prompts = PromptRenderer(assets, tiny_config(path).data).render(make_samples())

@@ -1,9 +1,8 @@
 """Model families: everything that differs between Qwen3-VL, Qwen2.5-VL and the next one.
 
-A new family is one file here with a class that satisfies `base.Family`, one entry in FAMILIES, and
-a tiny random model in FOLDERS of tests/unit/model/test_families.py and in the parity tests under
-tests/integration (test_shared_prefix.py, test_generator.py, test_family_engines.py), which compare
-positions, hidden states, log-probs and gradients with transformers and vLLM.
+A new family is one file here with a class that satisfies `base.Family`, and one entry in FAMILIES.
+The tests go through FAMILIES: they build each family's tiny model and compare positions, hidden
+states, log-probs and gradients with transformers and vLLM.
 """
 
 from __future__ import annotations
@@ -11,12 +10,17 @@ from __future__ import annotations
 from sapo_vl.errors import DataError
 from sapo_vl.model.families.base import Family
 from sapo_vl.model.families.qwen2_5_vl import Qwen25VL
+from sapo_vl.model.families.qwen3_5 import Qwen35
+from sapo_vl.model.families.qwen3_5_moe import Qwen35Moe
 from sapo_vl.model.families.qwen3_vl import Qwen3VL
+from sapo_vl.model.families.qwen3_vl_moe import Qwen3VLMoe
 
 FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Qwen25VL(),
+    "qwen3_5": Qwen35(),
+    "qwen3_5_moe": Qwen35Moe(),
     "qwen3_vl": Qwen3VL(),
-    "qwen3_vl_moe": Qwen3VL(),
+    "qwen3_vl_moe": Qwen3VLMoe(),
 }
 """`model_type` of config.json -> family."""
 

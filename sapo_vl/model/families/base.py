@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from sapo_vl.model.families.tiny_shape import TinyShape
+
 Component = Literal["vision", "merger", "language"]
 """Vision encoder; projection of its output to the text model's width; text model and head."""
 
@@ -22,6 +24,9 @@ class Family(Protocol):
 
     vision_tokens: tuple[str, ...]
     """Special tokens that a response must not contain; their logits get BAN_BIAS."""
+
+    tiny: TinyShape
+    """A random model of the family, for tests and for training without a GPU."""
 
     def check(self, config: Any) -> None:
         """Raise DataError for a config of this family that cannot be trained, and say why."""
@@ -65,6 +70,14 @@ class Family(Protocol):
 
     def expert_blocks(self, model: Any) -> list[nn.Module]:
         """Return the submodules in which a router hands tokens to experts, one per such layer."""
+        ...
+
+    def delta_nets(self, model: Any) -> list[nn.Module]:
+        """Return the gated delta nets among the text layers, whose state runs along a sequence.
+
+        learner/gated_delta.py makes them start each response from its prompt's state. Empty for a
+        family whose text layers are attention alone.
+        """
         ...
 
     def encode_images(self, base: Any, pixel_values: Tensor, grid_thw: Tensor) -> Any:

@@ -7,9 +7,17 @@ published ones switch them off.
 from __future__ import annotations
 
 from sapo_vl.model.families.qwen_vl import QwenVL
+from sapo_vl.model.families.tiny_shape import ROPE, TEXT, VISION, VISION_WIDTHS, TinyShape
 
 
 class Qwen25VL(QwenVL):
     """Exactly the common part."""
 
     name = "Qwen2.5-VL"
+    tiny = TinyShape(
+        config="Qwen2_5_VLConfig",
+        processor="Qwen2_5_VLProcessor",
+        video_processor="Qwen2VLVideoProcessor",
+        text=TEXT | {"rope_parameters": ROPE},
+        vision=VISION | VISION_WIDTHS | {"window_size": 32, "fullatt_block_indexes": [1]},
+    )

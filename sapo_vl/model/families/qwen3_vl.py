@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense and mixture of experts: patches of 16 pixels, deepstack features."""
+"""Qwen3-VL, dense: patches of 16 pixels, deepstack features."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ import torch
 from torch import Tensor
 
 from sapo_vl.model.families.qwen_vl import QwenVL
-
-EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+from sapo_vl.model.families.tiny_shape import (
+    IMAGE_SIDE,
+    ROPE,
+    TEXT,
+    VISION,
+    VISION_WIDTHS,
+    TinyShape,
+)
 
 
 class Qwen3VL(QwenVL):
-    """Adds the experts' layout and the deepstack features to the common part."""
+    """Adds the deepstack features to the common part."""
 
     name = "Qwen3-VL"
-
-    def to_checkpoint_layout(self, name: str, tensor: Tensor) -> Tensor:
-        """Transpose experts: [E, out, in] in transformers' modules, [E, in, out] in checkpoints."""
-        return tensor.transpose(1, 2).contiguous() if name.endswith(EXPERTS) else tensor
+    tiny = TinyShape(
+        config="Qwen3VLConfig",
+        processor="Qwen3VLProcessor",
+        video_processor="Qwen3VLVideoProcessor",
+        text=TEXT | {"head_dim": 32, "rope_parameters": ROPE | {"mrope_interleaved": True}},
+        vision=VISION
+        | VISION_WIDTHS
+        | {
+            "num_position_embeddings": (IMAGE_SIDE // 8) ** 2,
+            "deepstack_visual_indexes": [0],
+        },
+    )
 
     def sum_features(self, features: Any) -> Tensor:
         """Return the sum of pooled and deepstack features (a list of pictures per level)."""

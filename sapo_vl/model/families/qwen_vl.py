@@ -1,6 +1,6 @@
-"""What Qwen2.5-VL and Qwen3-VL have in common: vision tokens, M-RoPE, module paths, processor.
+"""What Qwen's families have in common: vision tokens, M-RoPE, module paths, processor.
 
-Left out: video, the only place where the two families' position ids differ.
+Left out: video, the only place where the families' position ids differ.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from sapo_vl.errors import DataError
 from sapo_vl.model.families.base import Component
+from sapo_vl.model.families.tiny_shape import TinyShape
 
 
 class QwenVL:
-    """Base class of the two families; see base.Family for what each method promises."""
+    """Base class of the families; see base.Family for what each method promises."""
 
     name: str
+    tiny: TinyShape
+    layer_types: tuple[str, ...] = ("full_attention",)
+    """Kinds of text layers that the learner can run on a shared-prefix row."""
     vision_tokens: tuple[str, ...] = (
         "<|image_pad|>",
         "<|video_pad|>",
@@ -27,16 +31,16 @@ class QwenVL:
     )
 
     def check(self, config: Any) -> None:
-        """Raise DataError when a text layer's attention is not full.
+        """Raise DataError for a text layer of a kind that is not in `layer_types`.
 
-        The shared-prefix attention knows no other mask; a sliding window would be ignored.
+        The shared-prefix attention has no sliding window; one would be ignored.
         """
-        layer_types = getattr(config.text_config, "layer_types", None) or []
-        for i, layer_type in enumerate(layer_types):
-            if layer_type != "full_attention":
+        for i, layer_type in enumerate(getattr(config.text_config, "layer_types", None) or []):
+            if layer_type not in self.layer_types:
                 raise DataError(
                     f"text_config.layer_types[{i}]={layer_type!r} is not supported for "
-                    f"{self.name}: only 'full_attention' is"
+                    f"{self.name}: only {' and '.join(map(repr, self.layer_types))} "
+                    f"{'is' if len(self.layer_types) == 1 else 'are'}"
                 )
 
     def image_factor(self, config: Any) -> int:
@@ -74,6 +78,11 @@ class QwenVL:
         """Return the text layers' MLPs that hold a router (`gate`) and `experts`."""
         mlps = [layer.mlp for layer in model.model.language_model.layers]
         return [mlp for mlp in mlps if {"gate", "experts"} <= dict(mlp.named_children()).keys()]
+
+    def delta_nets(self, model: Any) -> list[nn.Module]:
+        """Return none: the text layers are attention alone."""
+        del model
+        return []
 
     def encode_images(self, base: Any, pixel_values: Tensor, grid_thw: Tensor) -> Any:
         """Return the tower's output: `pooler_output` holds [S, D] per picture."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sapo_vl.config import Config
+from sapo_vl.config import Config, tiny_family
 from sapo_vl.errors import DataError, UserError
 from sapo_vl.model import shapes
 from sapo_vl.model.assets import open_assets
@@ -37,8 +37,9 @@ def module_on_meta(config: Config, *, ask_hub: bool = True) -> tuple[Any, str]:
 
 
 def _model_config(path: str, *, ask_hub: bool) -> tuple[Any, str]:
-    known = None if path != "tiny" and Path(path).exists() else shapes.configuration(path)
-    if path == "tiny":
+    made_here = tiny_family(path) is not None
+    known = None if not made_here and Path(path).exists() else shapes.configuration(path)
+    if made_here:
         return known, "built in the run"
     if known is not None and not ask_hub:
         return known, PUBLISHED

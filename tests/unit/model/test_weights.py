@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.model.assets import open_assets
+from sapo_vl.model.families import FAMILIES
 from sapo_vl.model.weights import check_model, check_weights, load_weights
 
 NORM = "model.language_model.layers.0.input_layernorm.weight"
@@ -74,9 +75,9 @@ def refused(folder: Path, *, load: bool = True) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("fixture", ["tiny_folder", "tiny_moe_folder", "tiny_qwen2_5_folder"])
-def test_whole_folders_pass(request, fixture):
-    check_weights(open_assets(request.getfixturevalue(fixture)))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_folders_pass(tiny_folders, family):
+    check_weights(open_assets(tiny_folders(family)))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])

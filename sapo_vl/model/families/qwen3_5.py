@@ -1,0 +1,50 @@
+"""Qwen3.5 and Qwen3.6, dense: three of four text layers are gated delta nets, no deepstack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sapo_vl.model.families.qwen_vl import QwenVL
+from sapo_vl.model.families.tiny_shape import (
+    IMAGE_SIDE,
+    ROPE,
+    TEXT,
+    VISION,
+    VISION_WIDTHS,
+    TinyShape,
+)
+
+LINEAR = "linear_attention"
+
+
+class Qwen35(QwenVL):
+    """Adds the layers that carry a recurrent state."""
+
+    name = "Qwen3.5"
+    layer_types = ("full_attention", LINEAR)
+    tiny = TinyShape(
+        config="Qwen3_5Config",
+        processor="Qwen3VLProcessor",
+        video_processor="Qwen3VLVideoProcessor",
+        text=TEXT
+        | {
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "rope_parameters": ROPE | {"mrope_interleaved": True, "partial_rotary_factor": 0.5},
+            "layer_types": [LINEAR, LINEAR, LINEAR, "full_attention"],
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 128,  # the only width of vLLM's kernels on a CPU
+            "linear_value_head_dim": 128,
+        },
+        vision=VISION | VISION_WIDTHS | {"num_position_embeddings": (IMAGE_SIDE // 8) ** 2},
+    )
+
+    def delta_nets(self, model: Any) -> list[nn.Module]:
+        """Return the gated delta nets of the linear text layers."""
+        layers = model.model.language_model.layers
+        return [layer.linear_attn for layer in layers if hasattr(layer, "linear_attn")]
