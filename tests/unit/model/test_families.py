@@ -209,6 +209,27 @@ def test_value_heads_that_key_heads_do_not_divide_are_refused(changed, family, v
     assert f"linear_num_key_heads={keys}" in message
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_published_configs_without_a_text_section(changed, tiny_folders, family):
+    """Their text keys lie beside the vision tower's section; windows are set, and off."""
+    folder = changed(family)
+    tree = json.loads((folder / "config.json").read_text())
+    text = tree.pop("text_config")
+    rope = text.pop("rope_parameters")
+    for key in ("layer_types", "model_type"):
+        del text[key]
+    text |= {"use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 1}
+    text |= {"rope_theta": rope["rope_theta"], "vision_token_id": 5}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    (folder / "config.json").write_text(json.dumps(text | tree))
+    ids_1L = torch.arange(20, 40)[None]
+    states = [
+        load_weights(open_assets(path), "float32").model(input_ids=ids_1L).last_hidden_state
+        for path in (folder, tiny_folders(family))
+    ]
+    assert torch.equal(*states)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ids_of_another_tokenizer_are_refused(changed, tiny_folders, family):
     """Pictures would land on other tokens than those that the chat template writes."""
