@@ -10,6 +10,7 @@ from __future__ import annotations
 from sapo_vl.errors import DataError
 from sapo_vl.model.families.base import Family
 from sapo_vl.model.families.qwen2_5_vl import Qwen25VL
+from sapo_vl.model.families.qwen2_vl import Qwen2VL
 from sapo_vl.model.families.qwen3_5 import Qwen35
 from sapo_vl.model.families.qwen3_5_moe import Qwen35Moe
 from sapo_vl.model.families.qwen3_vl import Qwen3VL
@@ -17,6 +18,7 @@ from sapo_vl.model.families.qwen3_vl_moe import Qwen3VLMoe
 
 FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Qwen25VL(),
+    "qwen2_vl": Qwen2VL(),
     "qwen3_5": Qwen35(),
     "qwen3_5_moe": Qwen35Moe(),
     "qwen3_vl": Qwen3VL(),
