@@ -88,11 +88,12 @@ class VLLMGenerator:
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
         budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
+        placement |= {"dtype": config.model.dtype}
+        placement |= assets.family.engine_options(on_gpu=self._on_gpu)
         self._llm = _start(
             LLM,
             self._on_gpu,
             model=assets.path,
-            dtype=config.model.dtype,
             seed=seed,
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,

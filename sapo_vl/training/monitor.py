@@ -304,6 +304,8 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     row |= telemetry.group_rates(totals) | term_rates(totals)
     mismatch = mismatch_of(groups)
     row |= mismatch | telemetry.averaged(stats)
+    if trainer.receipt is not None:
+        row |= trainer.receipt.row()
     row["mini_batches"] = telemetry.by_mini_batch(stats)
     seconds = step.timer.seconds | trainer.prompts.laps()
     row |= {f"seconds/{name}": value for name, value in seconds.items()}

@@ -108,3 +108,7 @@ class Family(Protocol):
     def processor_kwargs(self, min_pixels: int, max_pixels: int) -> dict[str, Any]:
         """Return vLLM's `mm_processor_kwargs` for pictures that are already resized."""
         ...
+
+    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
+        """Return vLLM's engine arguments that this family needs, over those of every model."""
+        ...

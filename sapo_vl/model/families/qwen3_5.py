@@ -61,3 +61,16 @@ class Qwen35(QwenVL):
         """Return the gated delta nets of the linear text layers."""
         layers = model.model.language_model.layers
         return [layer.linear_attn for layer in layers if hasattr(layer, "linear_attn")]
+
+    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
+        """Return the options of vLLM's recurrent states.
+
+        The states are float32, as in the learner, although the model may be bfloat16.
+        vLLM's kernels for a CPU are bfloat16 alone. There it also has no prefix cache: a state can
+        be kept at the end of a block only, so each prompt would be split there into two steps, and
+        a seeded request in two steps raises on a CPU ("CPU Generator does not use offset").
+        """
+        options: dict[str, Any] = {"mamba_ssm_cache_dtype": "float32"}
+        if not on_gpu:
+            options |= {"dtype": "bfloat16", "enable_prefix_caching": False}
+        return options

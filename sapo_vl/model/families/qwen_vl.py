@@ -108,6 +108,11 @@ class QwenVL:
             "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
         }
 
+    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
+        """Return none: what the engine does by itself suits a model of attention alone."""
+        del on_gpu
+        return {}
+
 
 def mrope_positions(
     expanded_ids: Sequence[int], image_id: int, grids: Sequence[Sequence[int]], merge: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_training import COUNT, Generator, Learner, Renderer
+from fake_training import COUNT, Delivery, Generator, Learner, Renderer
 from helpers import make_sample
 
 from sapo_vl.config import load
@@ -55,6 +55,7 @@ def build(records, tmp_path, monkeypatch):
         sampler = PromptSampler(config, records)
         inputs = RunInputs(None, Renderer(), rubric, records, [], sampler, {})
         made = Trainer(run, inputs, None, None, Generator(right))
+        made.delivery = Delivery()
         made.learner = Learner(run.stop, signal_at)
         return made
 
