@@ -131,7 +131,8 @@ def test_experts_in_tensors_of_their_own_and_prediction_heads(tiny_folders, tmp_
     """Both are found in folders of Qwen3.5-MoE; `mtp.*` predicts further tokens ahead."""
     module, weights = trained(tiny_folders("qwen3_5_moe"))
     split = by_expert(weights)
-    assert len(split) == len(weights) + 4 * (3 * 4 - 2)  # 4 layers of 4 experts
+    layers = module.config.text_config.num_hidden_layers
+    assert len(split) == len(weights) + layers * (3 * 4 - 2)  # 4 experts of 3 matrices
     heads = {"mtp.fc.weight": torch.ones(128, 256)}
     save_model(tmp_path / "out", tiny_folders("qwen3_5_moe"), (split | heads).items())
     check_weights(open_assets(tmp_path / "out"))
