@@ -230,6 +230,16 @@ def test_published_configs_without_a_text_section(changed, tiny_folders, family)
     assert torch.equal(*states)
 
 
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_published_configs_of_qwen3_5(changed, family):
+    """Keys that transformers does not know, and layers by their interval."""
+    keys = {"mtp_num_hidden_layers": 1, "mamba_ssm_dtype": "float32", "attn_output_gate": True}
+    keys |= {"layer_types": ..., "full_attention_interval": 4, "num_hidden_layers": 8}
+    assets = open_assets(changed(family, section="text_config", **keys))
+    period = [*["linear_attention"] * 3, "full_attention"]
+    assert assets.config.text_config.layer_types == period * 2
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ids_of_another_tokenizer_are_refused(changed, tiny_folders, family):
     """Pictures would land on other tokens than those that the chat template writes."""
