@@ -109,6 +109,10 @@ class Family(Protocol):
         """Return vLLM's `mm_processor_kwargs` for pictures that are already resized."""
         ...
 
-    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
-        """Return vLLM's engine arguments that this family needs, over those of every model."""
+    def engine_options(self, config: Any, *, on_gpu: bool) -> dict[str, Any]:
+        """Return vLLM's engine arguments that models of this family need.
+
+        They replace those that every model gets, `dtype` (model.dtype) included. Raises DataError
+        for a model that vLLM has no kernels for.
+        """
         ...

@@ -111,9 +111,9 @@ class QwenVL:
             "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
         }
 
-    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
-        """Return none: what the engine does by itself suits a model of attention alone."""
-        del on_gpu
+    def engine_options(self, config: Any, *, on_gpu: bool) -> dict[str, Any]:
+        """Return none: text layers of attention alone need nothing beyond the common arguments."""
+        del config, on_gpu
         return {}
 
 
