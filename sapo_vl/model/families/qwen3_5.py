@@ -47,6 +47,18 @@ class Qwen35(QwenVL):
         vision=VISION | VISION_WIDTHS | {"num_position_embeddings": (IMAGE_SIDE // 8) ** 2},
     )
 
+    def check(self, config: Any) -> None:
+        """Also raise DataError where value heads can't share the key heads evenly."""
+        super().check(config)
+        values, keys = (
+            getattr(config.text_config, f"linear_num_{kind}_heads") for kind in ("value", "key")
+        )
+        if min(values, keys) < 1 or values % keys:
+            raise DataError(
+                f"text_config.linear_num_value_heads={values} is not a multiple of "
+                f"linear_num_key_heads={keys}"
+            )
+
     def delta_nets(self, model: Any) -> list[nn.Module]:
         """Return the gated delta nets of the linear text layers."""
         layers = model.model.language_model.layers
