@@ -15,6 +15,7 @@ from sapo_vl.training.plan.hardware import GIB, cpu, gpus
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.plan.seconds import forward_operations, rule_operations
 from sapo_vl.training.plan.shape import Attention, DeltaNet, ModelShape, model_shape
+from sapo_vl.training.plan.tables import print_plan
 from sapo_vl.training.plan.workload import workload
 
 BFLOAT16 = "model.dtype=bfloat16"
@@ -141,3 +142,11 @@ def test_every_familys_tiny_model_has_a_plan(family, layout):
         assert 0 < plan.peak.total < 24 * GIB
         assert plan.seconds.total > 0
         assert 0 < activations(shape, made, plan.work, on_cpu=hardware.is_cpu).saved < 24 * GIB
+
+
+def test_the_tables_show_the_states_of_a_hybrid_alone(capsys):
+    for size, shown in (("Qwen3.5-9B", True), ("Qwen3-VL-8B", False)):
+        print_plan(make_plan(config(), shape_of(size), gpus(80, 8)))
+        text = capsys.readouterr().out
+        assert ("a sequence's recurrent states" in text) == shown
+        assert "sequences at full length in it" in text
