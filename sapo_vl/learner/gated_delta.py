@@ -159,9 +159,10 @@ def install(delta_nets: Sequence[nn.Module]) -> None:
 
     Raises SetupError for nets that can't run here.
     """
+    net: Any
     for net in delta_nets:
-        form = choose_form(distributed.device(), next(net.parameters()).dtype)
-        net.forward = partial(run_layer, net, form)  # type: ignore[method-assign]
+        form = choose_form(distributed.device(), net.out_proj.weight.dtype)
+        net.forward = partial(run_layer, net, form)
 
 
 def run_layer(
