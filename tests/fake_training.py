@@ -14,6 +14,7 @@ from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.errors import DataError
 from sapo_vl.model.prompts import Rendered
 from sapo_vl.schema import Rollout
+from sapo_vl.training.receipt import Receipt
 from sapo_vl.training.trainer import Trainer
 
 COUNT = 64
@@ -124,6 +125,14 @@ class Learner:
         """Read them again."""
         saved = json.loads((directory / "updates.json").read_text())
         self.updates = [[tuple(entry) for entry in update] for update in saved]
+
+
+class Delivery:
+    """Takes every transfer for arrived: a generator without weights has no proof of them."""
+
+    def ask(self, generator, learner, version) -> Receipt:
+        """Return a receipt without a difference."""
+        return Receipt(version, 0.0, 0.0)
 
 
 def steps(made: Trainer, count: int) -> None:

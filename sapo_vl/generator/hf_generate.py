@@ -48,8 +48,9 @@ class HFGenerator:
         ids = torch.tensor([prompt.expanded_ids], device=self._device)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if prompt.pixel_values is not None and prompt.grid_thw is not None:
-            inputs["pixel_values"] = prompt.pixel_values.to(self._device, self._model.dtype)
-            inputs["image_grid_thw"] = prompt.grid_thw.to(self._device)
+            grid_thw = prompt.grid_thw.to(self._device)
+            inputs["mm_encoder_outputs"] = {"image": self._encoded(prompt.pixel_values, grid_thw)}
+            inputs["image_grid_thw"] = grid_thw
             inputs["mm_token_type_ids"] = (ids == self._assets.image_token_id).int()
         options: dict[str, Any] = {}
         if params.presence_penalty:
@@ -65,6 +66,15 @@ class HFGenerator:
             self._rollout(prompt, row.tolist(), values)
             for row, values in zip(responses, logprobs, strict=True)
         ]
+
+    def _encoded(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Any:
+        """Return the tower's output for a prompt's pictures, which `generate` copies n times.
+
+        Given raw pixels it would do this only for classes that declare their `input_modalities`.
+        Qwen3.5's doesn't, and n copies of its patches would come out interleaved.
+        """
+        pixels = pixel_values.to(self._device, self._model.dtype)
+        return self._assets.family.encode_images(self._model.model, pixels, grid_thw)
 
     def _rollout(self, prompt: Prompt, ids: list[int], logprobs: np.ndarray) -> Rollout:
         """Cut the padding after the first end token."""

@@ -12,7 +12,9 @@ Why each setting:
   it both round, each in its own way. On a GPU it costs no copy of the weights.
 - `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
   and `bad_words` does not ban special ids. The learner adds the same -100.
-- No chunked prefill on a CPU: a seeded request split over two steps raises there.
+- No chunked prefill on a CPU: a seeded request split over two steps raises there. Without it a
+  prompt waits for a step that takes it whole, and `max_num_batched_tokens` fits the longest.
+- What a family needs besides is in Family.engine_options.
 - `update_weights` resets the prefix cache *and* the encoder cache; either one alone keeps values of
   the old weights (trl #7198, vLLM #44910).
 """
@@ -88,11 +90,17 @@ class VLLMGenerator:
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
         budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
+        placement |= assets.family.engine_options(assets.config, on_gpu=self._on_gpu)
+        dtype = placement.setdefault("dtype", config.model.dtype)
+        if dtype != config.model.dtype:
+            distributed.print0(
+                f"vLLM has {assets.family.name} in {dtype} only here: rollouts are sampled in "
+                f"{dtype}, from weights that are trained in {config.model.dtype}"
+            )
         self._llm = _start(
             LLM,
             self._on_gpu,
             model=assets.path,
-            dtype=config.model.dtype,
             seed=seed,
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,

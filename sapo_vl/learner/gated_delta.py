@@ -29,7 +29,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -250,7 +250,6 @@ def _rule(
     return out, state_SHKV
 
 
-@cache
 def _torch_rule() -> Any:
     """Return the rule in PyTorch: where fla is installed, its name in transformers is fla's."""
     from transformers.models.qwen3_5 import modeling_qwen3_5

@@ -19,7 +19,7 @@ from sapo_vl.config import LearnerConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
-from sapo_vl.generator.base import Generator, SamplingParams, build
+from sapo_vl.generator.base import Generator, SamplingParams, build, sampler_dtype
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
@@ -36,6 +36,7 @@ from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint, monitor
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.prompt_sampler import Draw
+from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollouts import (
     RolloutBatch,
     replace_groups,
@@ -91,7 +92,11 @@ class Trainer:
         self.budget = monitor.VerdictBudget(
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
-        self.parity = monitor.ParityCheck(self.config)
+        dtype = sampler_dtype(self.config, assets)
+        self.parity = monitor.ParityCheck(self.config, dtype)
+        probe = probe_prompts(inputs.train_set, inputs.renderer)
+        self.delivery = DeliveryCheck(self.config, probe, dtype)
+        self.receipt: Receipt | None = None
         self.causes = set[str]()  # of missing verdicts, that have been printed
         self.unusable = set[str]()  # ids of records that have been printed as left out
         self.state = TrainState()
@@ -115,9 +120,14 @@ class Trainer:
                 self.evaluate(name)  # a signal or a kill cut it off
 
     def sync(self) -> None:
-        """Give the generator the learner's weights, and the GPU's memory with them."""
+        """Give the generator the learner's weights, and the GPU's memory with them.
+
+        Raises DeliveryError when the generator answers a probe as if it had other weights.
+        """
         self.learner.sleep()
         self.generator.update_weights(self.learner.weights())
+        version = self.state.step + (self.state.mini_batch > 0)
+        self.receipt = self.delivery.ask(self.generator, self.learner, version)
 
     def _make_room(self) -> None:
         """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
