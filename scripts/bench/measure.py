@@ -9,6 +9,7 @@ as two operations.
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import time
@@ -188,8 +189,12 @@ def flops(work: Callable[[], Result]) -> tuple[float, Result]:
     def addmm(accumulator: Any, a: Any, b: Any, **_: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
 
+    def convolution_backward(grad: Any, x: Any, weight: Any, *rest: Any, **_: Any) -> int:
+        return 2 * math.prod(grad) * math.prod(weight[1:]) * sum(rest[-1][:2])
+
     aten = torch.ops.aten
-    mapping = {  # operators that FlopCounterMode does not cover
+    mapping = {  # operators that FlopCounterMode does not cover, or counts as if without groups
+        aten.convolution_backward: convolution_backward,
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
         aten.addmm_: addmm,

@@ -92,7 +92,7 @@ def _backward(layer: TextLayer, b: int, row: Row, *, again: bool, on_cpu: bool) 
     and six tensors of the width of keys or values.
     """
     network = 2 * layer.ffn * max(layer.chosen, 1) + 2 * layer.shared_ffn
-    gradients: float = b * network
+    gradients = float(b * network)
     if isinstance(net := layer.mixer, DeltaNet):
         rule = 2 * b * net.state / RULE_CHUNK + 6 * b * net.heads * max(
             net.key_width, net.value_width

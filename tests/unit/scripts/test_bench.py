@@ -73,6 +73,14 @@ def test_a_counted_product_and_attention():
     assert measure.flops(lambda: torch.rand(3, 7).addmm_(a, b))[0] == 2 * 3 * 5 * 7
 
 
+def test_a_counted_convolution_has_groups():
+    convolution = torch.nn.Conv1d(6, 6, 4, groups=6, bias=False)
+    x = torch.rand(1, 6, 13, requires_grad=True)  # 10 outputs a channel, of 4 products each
+    forward_and_two_gradients = 3 * 2 * 6 * 10 * 4
+    used = measure.flops(lambda: convolution(x).sum().backward())[0]
+    assert used == forward_and_two_gradients
+
+
 def test_both_layouts_agree_and_sharing_saves_operations(batch, assets):
     from bench.variants import build
 
