@@ -18,7 +18,8 @@ import torch
 from sapo_vl.algorithm.objectives.spec import TOKEN_MEAN, Objective
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import Config, SftConfig, tiny_family
+from sapo_vl.config import Config, tiny_family
+from sapo_vl.config.sections import SftConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets

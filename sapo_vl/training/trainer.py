@@ -15,7 +15,7 @@ from typing import Any
 from sapo_vl.algorithm import collapse, objectives, telemetry
 from sapo_vl.algorithm.reward_terms import term_sums
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import LearnerConfig
+from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
