@@ -65,6 +65,14 @@ class Generator(Protocol):
         """Load all weights (Hugging Face names) and drop every cache of the old ones."""
         ...
 
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace the adapter by both matrices of each layer's (PEFT names); drop every cache.
+
+        Called in place of `update_weights` where model.lora is on. The base weights are those that
+        the generator was built with.
+        """
+        ...
+
     def sleep(self) -> None:
         """Free accelerator memory for the learner until `update_weights`; a no-op on a CPU."""
         ...

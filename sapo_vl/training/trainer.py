@@ -123,7 +123,10 @@ class Trainer:
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        self.generator.update_weights(self.learner.weights())
+        if self.config.model.lora.rank:
+            self.generator.update_adapter(self.learner.adapter())
+        else:
+            self.generator.update_weights(self.learner.weights())
         version = self.state.step + (self.state.mini_batch > 0)
         self.receipt = self.delivery.ask(self.generator, self.learner, version)
 
