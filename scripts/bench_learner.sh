@@ -2,6 +2,7 @@
 # Benchmark the learner against TRL 1.16; arguments are passed on to the benchmark.
 #   bash scripts/bench_learner.sh                      policy update only, all cases
 #   bash scripts/bench_learner.sh --cases g8,g8-real --json OUT
+#   bash scripts/bench_learner.sh --cases hybrid-g8    our layouts on a Qwen3.5, without TRL
 #   bash scripts/bench_learner.sh --shape Qwen3-VL-2B  updates at real size, on a GPU
 #   bash scripts/bench_learner.sh --whole-step         rollout, verification, update, weight sync
 #   bash scripts/bench_learner.sh --memory             peak memory by vocabulary and tokens

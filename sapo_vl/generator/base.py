@@ -91,6 +91,19 @@ def requests_of(
     ]
 
 
+def sampler_dtype(config: Config, assets: ModelAssets) -> str:
+    """Return the type of the sampler's weights: model.dtype, unless vLLM lacks it for the family.
+
+    Raises DataError for a model that vLLM has no kernels for.
+    """
+    import torch
+
+    if config.generator.backend != "vllm":
+        return config.model.dtype
+    options = assets.family.engine_options(assets.config, on_gpu=torch.cuda.is_available())
+    return str(options.get("dtype", config.model.dtype))
+
+
 def check_backend(backend: str) -> None:
     """Raise ConfigError when generator.backend is neither built in nor an existing file's name."""
     if backend not in BACKENDS:

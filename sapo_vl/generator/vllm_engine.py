@@ -12,9 +12,11 @@ Why each setting:
   it both round, each in its own way. On a GPU it costs no copy of the weights.
 - `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
   and `bad_words` does not ban special ids. The learner adds the same -100.
-- No chunked prefill on a CPU: a seeded request split over two steps raises there.
+- No chunked prefill on a CPU: a seeded request split over two steps raises there. Without it a
+  prompt waits for a step that takes it whole, and `max_num_batched_tokens` fits the longest.
 - With model.lora the engine sleeps at level 1 (its base weights wait in host memory) and gets
   adapters alone, through folders in shared memory; see generator/adapter_folder.py.
+- What a family needs besides is in Family.engine_options.
 - `update_weights` resets the prefix cache *and* the encoder cache; either one alone keeps values of
   the old weights (trl #7198, vLLM #44910).
 """
@@ -99,8 +101,13 @@ class VLLMGenerator:
             self._adapter = AdapterFolder(assets, config.model)
             placement |= self._adapter.engine_options()
         budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
-        placement |= {"dtype": config.model.dtype}
-        placement |= assets.family.engine_options(on_gpu=self._on_gpu)
+        placement |= assets.family.engine_options(assets.config, on_gpu=self._on_gpu)
+        dtype = placement.setdefault("dtype", config.model.dtype)
+        if dtype != config.model.dtype:
+            distributed.print0(
+                f"vLLM has {assets.family.name} in {dtype} only here: rollouts are sampled in "
+                f"{dtype}, from weights that are trained in {config.model.dtype}"
+            )
         self._llm = _start(
             LLM,
             self._on_gpu,

@@ -8,14 +8,24 @@ through that state into the prompt. `install` replaces the forward of the layers
 model without such layers is untouched. The SharedPrefix arrives as the keyword `layout`; without
 one a layer runs as transformers wrote it.
 
-On a CPU the rule is transformers' chunked one, on batches of segments of like length.
+Two forms of the rule:
+
+- batched (CPU, and float32 on any device): transformers' chunked rule in plain PyTorch, on batches
+  of segments of like length.
+- fla (CUDA, 16 bits): flash-linear-attention's kernels (gated_delta_fla.py).
+
+The convolution is the same in both: the module itself, on a row with each segment's context put
+before it. fla has a fused one for bounds and initial states, but it takes the weight as a tensor,
+which ZeRO-3 gathers for a call of the module only; and this one is tested where no GPU is.
 
 Legend: T tokens of a row, P prompts, R responses, S segments of a batch, Q their padded length,
-C channels of the convolution, H heads, K key width, V value width, D hidden width.
+C channels of the convolution, H value heads, G key heads, K key width, V value width, D hidden
+width.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +35,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sapo_vl.errors import SetupError
+from sapo_vl.learner.gated_delta_fla import KernelPlan, missing_kernels
 from sapo_vl.learner.segments import Segments
+from sapo_vl.system import distributed
 
 if TYPE_CHECKING:
     from sapo_vl.learner.attention import SharedPrefix
@@ -37,67 +50,122 @@ CHUNK = 64
 class DeltaInputs(NamedTuple):
     """The delta rule's inputs for the tokens of a row."""
 
-    query_THK: Tensor
-    key_THK: Tensor
+    query_TGK: Tensor
+    key_TGK: Tensor
     value_THV: Tensor
     decay_TH: Tensor  # log of the state's decay, at most 0
     beta_TH: Tensor  # strength of the write, 0 to 1
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaPlan:
-    """How a row's segments go through the convolution and the delta rule."""
+class Spans(NamedTuple):
+    """Where a row's prompts and responses lie, as (start, length) in the row's order."""
 
-    conv_in: Tensor  # indices into (zeros of the kernel's length - 1, row): contexts and segments
-    conv_out_T: Tensor  # where each token of the row lies in conv_in
-    prompts: list[Segments]  # in batches of like length
+    prompts: list[tuple[int, int]]
+    responses: list[tuple[int, int]]  # those with tokens in the row
+    owners: list[int]  # number of each response's prompt
+
+    @staticmethod
+    def of(groups: Sequence[tuple[int, Sequence[int]]]) -> Spans:
+        """Return the spans of groups of (prompt length, response lengths)."""
+        spans = Spans([], [], [])
+        start = 0
+        for number, (prompt, lengths) in enumerate(groups):
+            spans.prompts.append((start, prompt))
+            start += prompt
+            for length in lengths:
+                if length:
+                    spans.responses.append((start, length))
+                    spans.owners.append(number)
+                start += length
+        return spans
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """A row's segments in batches of like length."""
+
+    prompts: list[Segments]
     prompt_order_P: Tensor  # the batches' states in the row's order of prompts
     responses: list[tuple[Segments, Tensor]]  # with the number [S] of each response's prompt
     order_T: Tensor  # where each token lies in the outputs of prompts, then responses
 
     @staticmethod
-    def build(
-        groups: Sequence[tuple[int, Sequence[int]]], kernel: int, device: torch.device
-    ) -> DeltaPlan:
-        """Plan groups of (prompt length, response lengths), for a convolution of `kernel` taps."""
-        prompts: list[tuple[int, int]] = []
-        responses: list[tuple[int, int]] = []
-        owner: dict[int, int] = {}  # a response's start -> its prompt's number
-        start = 0
-        for number, (prompt, lengths) in enumerate(groups):
-            prompts.append((start, prompt))
-            start += prompt
-            for length in lengths:
-                if length:
-                    responses.append((start, length))
-                    owner[start] = number
-                start += length
-        conv_in, conv_out_T = _convolution(prompts, responses, owner, kernel - 1)
-        prompt_batches = _batches(prompts)
-        response_batches = _batches(responses)
-        starts = [span for batch in prompt_batches for span in batch]
-        parts = [Segments.of(batch) for batch in (*prompt_batches, *response_batches)]
-        return DeltaPlan(
-            conv_in=conv_in.to(device),
-            conv_out_T=conv_out_T.to(device),
-            prompts=parts[: len(prompt_batches)],
-            prompt_order_P=torch.tensor([starts.index(span) for span in prompts]),
-            responses=[
-                (part, torch.tensor([owner[first] for first, _ in batch]))
-                for part, batch in zip(parts[len(prompt_batches) :], response_batches, strict=True)
-            ],
+    def build(spans: Spans, device: torch.device) -> BatchPlan:
+        """Plan a row's spans."""
+        owner = dict(zip(spans.responses, spans.owners, strict=True))
+        prompt_batches, response_batches = _batches(spans.prompts), _batches(spans.responses)
+        order = [span for batch in prompt_batches for span in batch]
+        prompts = [Segments.of(batch).to(device) for batch in prompt_batches]
+        responses = [
+            (
+                Segments.of(batch).to(device),
+                torch.tensor([owner[span] for span in batch], device=device),
+            )
+            for batch in response_batches
+        ]
+        parts = [*prompts, *(part for part, _ in responses)]
+        return BatchPlan(
+            prompts=prompts,
+            prompt_order_P=torch.tensor([order.index(s) for s in spans.prompts], device=device),
+            responses=responses,
             order_T=torch.argsort(torch.cat([part.tokens_N for part in parts])),
         )
 
+    def run(self, inputs: DeltaInputs) -> Tensor:
+        """Return the delta rule's outputs [T, H, V]."""
+        return chunked(inputs, self)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaPlan:
+    """How a row's segments go through the convolution and the delta rule; once per micro-batch."""
+
+    conv_in: Tensor  # indices into (zeros of the kernel's length - 1, row): contexts and segments
+    conv_out_T: Tensor  # where each token of the row lies in conv_in
+    rule: BatchPlan | KernelPlan
+
+    @staticmethod
+    def build(
+        groups: Sequence[tuple[int, Sequence[int]]], kernel: int, device: torch.device, form: str
+    ) -> DeltaPlan:
+        """Plan groups of (prompt length, response lengths), for a convolution of `kernel` taps.
+
+        `form` is one of FORMS.
+        """
+        spans = Spans.of(groups)
+        conv_in, conv_out_T = _convolution(spans, kernel - 1)
+        return DeltaPlan(conv_in.to(device), conv_out_T.to(device), FORMS[form](spans, device))
+
+
+FORMS = {"batched": BatchPlan.build, "fla": KernelPlan.build}
+"""Form -> plan of the delta rule, whose `run` computes it."""
+
+
+def choose_form(device: torch.device, dtype: torch.dtype) -> str:
+    """Return the form for a device and the weights' type.
+
+    Raises SetupError where the kernels are needed and not installed.
+    """
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return "batched"
+    missing = missing_kernels()
+    if missing is not None:
+        raise SetupError(missing)
+    return "fla"
+
 
 def install(delta_nets: Sequence[nn.Module]) -> None:
-    """Make transformers' gated delta nets take rows with a SharedPrefix as `layout`."""
+    """Make transformers' gated delta nets take rows with a SharedPrefix as `layout`.
+
+    Raises SetupError for nets that can't run here.
+    """
     for net in delta_nets:
-        net.forward = partial(_forward, net)  # type: ignore[method-assign]
+        form = choose_form(distributed.device(), next(net.parameters()).dtype)
+        net.forward = partial(_forward, net, form)  # type: ignore[method-assign]
 
 
 def _forward(
-    net: Any, hidden_states: Tensor, *, layout: SharedPrefix | None = None, **rest: Any
+    net: Any, form: str, hidden_states: Tensor, *, layout: SharedPrefix | None = None, **rest: Any
 ) -> Tensor:
     """Return the layer's output [1, T, D]; the steps are those of transformers' forward."""
     if layout is None:
@@ -105,20 +173,20 @@ def _forward(
         return out
     x_TD = hidden_states[0]
     if layout.delta_plan is None:
-        layout.delta_plan = DeltaPlan.build(layout.groups, net.conv_kernel_size, x_TD.device)
+        taps = net.conv_kernel_size
+        layout.delta_plan = DeltaPlan.build(layout.groups, taps, x_TD.device, form)
     plan: DeltaPlan = layout.delta_plan
     mixed_TC = _convolve(net, net.in_proj_qkv(x_TD), plan)
     query, key, value = mixed_TC.split([net.key_dim, net.key_dim, net.value_dim], dim=-1)
-    repeats = net.num_v_heads // net.num_k_heads
     inputs = DeltaInputs(
-        query.unflatten(-1, (-1, net.head_k_dim)).repeat_interleave(repeats, dim=1),
-        key.unflatten(-1, (-1, net.head_k_dim)).repeat_interleave(repeats, dim=1),
+        query.unflatten(-1, (-1, net.head_k_dim)),
+        key.unflatten(-1, (-1, net.head_k_dim)),
         value.unflatten(-1, (-1, net.head_v_dim)),
         -net.A_log.float().exp()
         * nn.functional.softplus(net.in_proj_a(x_TD).float() + net.dt_bias),
         net.in_proj_b(x_TD).sigmoid(),
     )
-    out_THV = chunked(inputs, plan)
+    out_THV = plan.rule.run(inputs)
     gate_THV = net.in_proj_z(x_TD).unflatten(-1, (-1, net.head_v_dim))
     normed_THV = net.norm(out_THV.flatten(0, 1), gate_THV.flatten(0, 1)).view_as(out_THV)
     projected: Tensor = net.out_proj(normed_THV.flatten(1))
@@ -137,8 +205,13 @@ def _convolve(net: Any, x_TC: Tensor, plan: DeltaPlan) -> Tensor:
     return nn.functional.silu(out_TC)
 
 
-def chunked(inputs: DeltaInputs, plan: DeltaPlan) -> Tensor:
+def chunked(inputs: DeltaInputs, plan: BatchPlan) -> Tensor:
     """Return the delta rule's outputs [T, H, V] by transformers' chunked rule, in batches."""
+    repeats = inputs.value_THV.shape[1] // inputs.key_TGK.shape[1]
+    inputs = inputs._replace(
+        query_TGK=inputs.query_TGK.repeat_interleave(repeats, dim=1),
+        key_TGK=inputs.key_TGK.repeat_interleave(repeats, dim=1),
+    )
     outputs, states = [], []
     for part in plan.prompts:
         out, state = _rule(inputs, part, None, final_state=True)
@@ -155,15 +228,13 @@ def _rule(
     inputs: DeltaInputs, part: Segments, start_SHKV: Tensor | None, *, final_state: bool
 ) -> tuple[Tensor, Tensor]:
     """Run the rule on a batch: outputs [N, H, V] of its tokens, and states [S, H, K, V]."""
-    from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
-
     flat = part.index_SQ.flatten()
     query, key, value, decay, beta = (
         x.index_select(0, flat).unflatten(0, part.index_SQ.shape) for x in inputs
     )
     if part.valid_SQ is not None:  # no decay and no write: padding leaves the state as it is
         decay, beta = (x * part.valid_SQ[..., None] for x in (decay, beta))
-    out_SQHV, state_SHKV = torch_chunk_gated_delta_rule(
+    out_SQHV, state_SHKV = _torch_rule()(
         query,
         key,
         value,
@@ -178,12 +249,14 @@ def _rule(
     return out, state_SHKV
 
 
-def _convolution(
-    prompts: Sequence[tuple[int, int]],
-    responses: Sequence[tuple[int, int]],
-    owner: dict[int, int],
-    context: int,
-) -> tuple[Tensor, Tensor]:
+def _torch_rule() -> Any:
+    """Return the rule in PyTorch: where fla is installed, its name in transformers is fla's."""
+    from transformers.models.qwen3_5 import modeling_qwen3_5
+
+    return inspect.unwrap(modeling_qwen3_5.torch_chunk_gated_delta_rule)
+
+
+def _convolution(spans: Spans, context: int) -> tuple[Tensor, Tensor]:
     """Return DeltaPlan's conv_in and conv_out_T.
 
     In conv_in `context` indices precede each segment: of zeros (0 to context - 1) before a prompt,
@@ -192,10 +265,11 @@ def _convolution(
     """
     inputs, outputs, length = [], [], 0
     zeros = torch.arange(context)
-    for first, count in sorted([*prompts, *responses]):
+    owner = dict(zip(spans.responses, spans.owners, strict=True))
+    for first, count in sorted([*spans.prompts, *spans.responses]):
         before = zeros
-        if first in owner:
-            prompt_first, prompt_count = prompts[owner[first]]
+        if (first, count) in owner:
+            prompt_first, prompt_count = spans.prompts[owner[first, count]]
             known = min(context, prompt_count)
             end = prompt_first + prompt_count + context
             before = torch.cat([zeros[: context - known], torch.arange(end - known, end)])

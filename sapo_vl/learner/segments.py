@@ -35,6 +35,11 @@ class Segments:
             return Segments(index, None, index.flatten())
         return Segments(index, valid, index[valid])
 
+    def to(self, device: torch.device) -> Segments:
+        """Return the same batch on a device."""
+        valid = None if self.valid_SQ is None else self.valid_SQ.to(device)
+        return Segments(self.index_SQ.to(device), valid, self.tokens_N.to(device))
+
 
 def group_by_length(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     """Group (start, length) spans of similar length, longest first."""

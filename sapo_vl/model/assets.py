@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,29 +70,51 @@ def open_assets(path: str | Path) -> ModelAssets:
     _check_config_file(name)
     try:
         # The raw file, because transformers may not know the model type either.
-        family = family_of(str(PretrainedConfig.get_config_dict(name)[0].get("model_type")))
+        family = family_of(PretrainedConfig.get_config_dict(name)[0].get("model_type"))
         _check_processor_file(name)
         # Code in a model folder (auto_map) is never run; transformers would ask on stdin.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         family.check(config)
+        banned = _vision_ids(family, config, processor.tokenizer)
         eos = _eos_ids(name, processor.tokenizer)
     except DataError as error:
         raise DataError(f"model.path={name}: {error}") from error
     except Exception as error:  # malformed files make transformers raise almost anything
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"model.path={name} can't be opened: {first_line}") from error
-    tokenizer = processor.tokenizer
-    ids = tokenizer.convert_tokens_to_ids(list(family.vision_tokens))
     return ModelAssets(
         path=name,
         family=family,
         config=config,
         processor=processor,
         image_token_id=int(config.image_token_id),
-        banned_ids=tuple(i for i in ids if i is not None and i != tokenizer.unk_token_id),
+        banned_ids=banned,
         eos_ids=eos,
     )
+
+
+def _vision_ids(family: Family, config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids of the family's vision tokens; a tokenizer may lack all but the image's.
+
+    Raises DataError where config and tokenizer disagree: the chat template writes the tokenizer's
+    id, and the model puts pictures on the config's.
+    """
+    ids = []
+    for key, token in family.vision_tokens.items():
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found == tokenizer.unk_token_id:
+            found = None
+        if found is None and key != "image_token_id":
+            continue
+        if found is None or found != getattr(config, key):
+            has = "lacks it" if found is None else f"has the id {found}"
+            raise DataError(
+                f"config.json's {key}={getattr(config, key)} stands for {token}, and the tokenizer "
+                f"{has}: take both from the same model"
+            )
+        ids.append(int(found))
+    return tuple(ids)
 
 
 def _eos_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
@@ -123,6 +146,15 @@ def _check_config_file(name: str) -> None:
             raise DataError(f"model.path={name} does not exist")
     elif not (path / "config.json").is_file():
         raise DataError(f"model.path={name} is not a model folder: config.json is missing")
+    elif not _holds_object(path / "config.json"):
+        raise DataError(f"model.path={name}: config.json holds no JSON object")
+
+
+def _holds_object(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _check_processor_file(name: str) -> None:

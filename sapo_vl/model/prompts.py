@@ -134,7 +134,7 @@ class PromptRenderer:
 
         An empty one teaches nothing, and a vision token in one is banned from every response.
         """
-        banned = self._assets.family.vision_tokens
+        banned = self._assets.family.vision_tokens.values()
         return [
             i
             for i, text in enumerate(solutions)
@@ -249,7 +249,7 @@ class PromptRenderer:
 def _control_tokens(assets: ModelAssets) -> tuple[str, ...]:
     """Return the tokens that a problem's text must not hold: vision tokens, turns, end tokens."""
     ends = assets.tokenizer.convert_ids_to_tokens(list(assets.eos_ids))
-    return (*assets.family.vision_tokens, TURN, *(token for token in ends if token))
+    return (*assets.family.vision_tokens.values(), TURN, *(token for token in ends if token))
 
 
 def _batches(pictures: list[Image.Image]) -> Iterator[list[Image.Image]]:

@@ -29,7 +29,7 @@ def check_model(config: Config) -> None:
 
     Raises:
         DataError: the folder can't be opened, or its weights are not those of its config; there is
-            no such family of a tiny model.
+            no such family of a tiny model, or vLLM has no kernels for the model's sizes.
         ConfigError: generator.max_model_len is above the model's positions.
     """
     family = tiny_family(config.model.path)
@@ -39,6 +39,8 @@ def check_model(config: Config) -> None:
         assets = open_assets(config.model.path)
         check_weights(assets)
         positions = assets.positions
+        if config.generator.backend == "vllm":
+            assets.family.engine_options(assets.config, on_gpu=torch.cuda.is_available())
     if config.generator.max_model_len > positions:
         raise ConfigError(
             f"generator.max_model_len={config.generator.max_model_len} is above the {positions} "

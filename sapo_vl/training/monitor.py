@@ -144,8 +144,11 @@ PARITY_LIMITS = {
     # One token of low probability may differ by any amount.
     "bfloat16": ParityLimits({"text": 0.1, "image": 0.5}, 1.0, math.inf),
 }
-"""By model.dtype, which sampler and learner share; generator.parity_warn and parity_stop replace
+"""By model.dtype, where sampler and learner share it; generator.parity_warn and parity_stop replace
 the means."""
+
+MIXED_LIMITS = ParityLimits({"text": 0.05, "image": 0.05}, 0.3, math.inf)
+"""For a bfloat16 sampler of weights that the learner holds in float32, as Qwen3.5's on a CPU."""
 
 TOKEN_FACTOR = 100
 """Under float32 one token may differ by this multiple of the limit on the mean."""
@@ -153,9 +156,11 @@ TOKEN_FACTOR = 100
 KINDS = {"text": "text-only prompts", "image": "prompts with pictures"}
 
 
-def parity_limits(config: Config) -> ParityLimits:
-    """Return the limits of a run."""
+def parity_limits(config: Config, sampler_dtype: str | None = None) -> ParityLimits:
+    """Return the limits of a run; the sampler's type is model.dtype unless it is named."""
     limits, options = PARITY_LIMITS[config.model.dtype], config.generator
+    if sampler_dtype not in (None, config.model.dtype):
+        limits = MIXED_LIMITS
     if options.parity_warn is not None:
         limits = limits._replace(warn=dict.fromkeys(KINDS, options.parity_warn))
     if options.parity_stop is not None:
@@ -168,10 +173,10 @@ def parity_limits(config: Config) -> ParityLimits:
 class ParityCheck:
     """Compares log mu with log pi_old: warns once per kind of prompt, stops far above that."""
 
-    def __init__(self, config: Config) -> None:
-        """Take the limits of the run."""
+    def __init__(self, config: Config, sampler_dtype: str | None = None) -> None:
+        """Take the limits of the run; see parity_limits."""
         self._config = config
-        self._limits = parity_limits(config)
+        self._limits = parity_limits(config, sampler_dtype)
         self._warned = set[str]()
 
     def observe(self, mismatch: Mapping[str, float], step: int, model: Any = None) -> list[str]:

@@ -66,9 +66,11 @@ class Answer(NamedTuple):
 class DeliveryCheck:
     """Asks for a receipt after each transfer, and compares it with the last."""
 
-    def __init__(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """`prompts` are the probe's."""
-        self._config = config
+    def __init__(
+        self, config: Config, prompts: Sequence[Prompt], sampler_dtype: str | None = None
+    ) -> None:
+        """`prompts` are the probe's; the sampler's type is model.dtype unless it is named."""
+        self._limit = SHARE * parity_limits(config, sampler_dtype).stop
         params = SamplingParams(
             1, config.rollout.temperature, min(TOKENS, config.rollout.max_new_tokens)
         )
@@ -96,8 +98,7 @@ class DeliveryCheck:
 
     def _fault(self, answer: Answer, rollouts: Sequence[Rollout]) -> str:
         """Return what is wrong with this rank's answer, or nothing."""
-        limit = SHARE * parity_limits(self._config).stop
-        start = 0
+        limit, start = self._limit, 0
         for rollout in rollouts:
             part = slice(start, start + len(rollout.token_ids))
             start = part.stop

@@ -19,6 +19,7 @@ from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
 from sapo_vl.generator.base import NO_VLLM, check_backend, check_tensor_parallel
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
+from sapo_vl.learner.gated_delta_fla import missing_kernels
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.families import family_of
 from sapo_vl.model.prompts import PromptRenderer
@@ -30,6 +31,7 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
+from sapo_vl.system.machine import gpu_count
 from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.prompt_sampler import PromptSampler
 
@@ -62,10 +64,36 @@ def preflight(config: Config) -> Config:
     if config.sft.steps > 0 and config.sft.data is not None:
         store.load(config.sft.data, config.data.train_split)
     check_model(config)
+    check_delta_kernels(config)
     deepspeed_settings(config)
     chosen_sets(config)
     check_capacity(config)
     return config
+
+
+def check_delta_kernels(config: Config) -> None:
+    """Check that a GPU has kernels for a model's gated delta nets; without a GPU none are needed.
+
+    Prints a warning for a float32 model. Raises SetupError where the kernels are not installed.
+    """
+    if not gpu_count():
+        return
+    family = tiny_family(config.model.path)
+    if family is not None:
+        layers = family_of(family).tiny.text.get("layer_types")
+    else:
+        layers = getattr(open_assets(config.model.path).config.text_config, "layer_types", None)
+    if "linear_attention" not in (layers or ()):
+        return
+    if config.model.dtype == "float32":
+        distributed.print0(
+            "warning: model.dtype=float32 runs the gated delta nets in plain PyTorch, many times "
+            "slower than the kernels that bfloat16 has"
+        )
+        return
+    missing = missing_kernels()
+    if missing is not None:
+        raise SetupError(missing)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
-from sapo_vl.generator.base import Generator, SamplingParams, build
+from sapo_vl.generator.base import Generator, SamplingParams, build, sampler_dtype
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
@@ -92,8 +92,10 @@ class Trainer:
         self.budget = monitor.VerdictBudget(
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
-        self.parity = monitor.ParityCheck(self.config)
-        self.delivery = DeliveryCheck(self.config, probe_prompts(inputs.train_set, inputs.renderer))
+        dtype = sampler_dtype(self.config, assets)
+        self.parity = monitor.ParityCheck(self.config, dtype)
+        probe = probe_prompts(inputs.train_set, inputs.renderer)
+        self.delivery = DeliveryCheck(self.config, probe, dtype)
         self.receipt: Receipt | None = None
         self.causes = set[str]()  # of missing verdicts, that have been printed
         self.unusable = set[str]()  # ids of records that have been printed as left out

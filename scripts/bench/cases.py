@@ -1,11 +1,15 @@
-"""Inputs of the learner benchmark: batch shapes, a small Qwen3-VL, and synthetic rollouts.
+"""Inputs of the learner benchmark: batch shapes, small models, and synthetic rollouts.
 
-The model has random weights, 6 text layers of width 256 (an eighth of Qwen3-VL-2B's) and a vision
-tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default; a visual token then
-costs the tower 3.8 times what it costs the text layers. At width 128 (an eighth again) both cost
-the same, as in Qwen3-VL-2B itself (4B and 8B: less). The narrower the tower, the less there is to
-share. Prompts are one noise image and random text; responses are random ids whose lengths are
-spaced evenly from 2 * mean - longest to longest.
+The Qwen3-VL has random weights, 6 text layers of width 256 (an eighth of Qwen3-VL-2B's) and a
+vision tower of depth 4 with 3 deepstack mergers. The tower is 256 wide by default; a visual token
+then costs the tower 3.8 times what it costs the text layers. At width 128 (an eighth again) both
+cost the same, as in Qwen3-VL-2B itself (4B and 8B: less). The narrower the tower, the less there is
+to share. The Qwen3.5 of the hybrid cases has the same widths, no deepstack mergers, and 4 text
+layers in the published order: three gated delta nets, whose values' heads of 128 are together as
+wide as the model, as in Qwen3.5-2B, then one layer of attention.
+
+Prompts are one noise image and random text; responses are random ids whose lengths are spaced
+evenly from 2 * mean - longest to longest.
 
 Legend: G responses of a group, V vocabulary.
 """
@@ -23,7 +27,7 @@ from sapo_vl.model.assets import ModelAssets
 from sapo_vl.schema import Prompt, Rollout, Sample
 
 if TYPE_CHECKING:
-    from transformers import Qwen3VLForConditionalGeneration
+    from transformers import PreTrainedModel
 
 SPECIAL_IDS = 32
 """Ids below this are the tokenizer's special tokens; random text has none of them."""
@@ -43,6 +47,7 @@ class Case:
     longest: int  # tokens of the longest response
     vocabulary: int = 512
     prompts: int = 2  # groups in the batch
+    family: str = "qwen3_vl"  # of the model
     least: float | None = None  # required time ratio
     aim: float | None = None  # time ratio aimed at
     least_memory: float | None = None  # required peak memory ratio
@@ -66,19 +71,46 @@ CASES = {
         Case("g8-long", 8, 64, 102, 568, 769, prompts=1, least=1.9),
         Case("g8-real", 8, 64, 102, 162, 230, REAL_VOCABULARY, 1, 5.2, 6.0, 7.0),
         Case("g8-256-real", 8, 256, 294, 162, 230, REAL_VOCABULARY, 1),
+        Case("hybrid-g8", 8, 64, 104, 160, 259, family="qwen3_5"),
+        Case("hybrid-g8-256", 8, 256, 298, 153, 254, family="qwen3_5"),
+        Case("hybrid-g16-256", 16, 256, 294, 155, 235, prompts=1, family="qwen3_5"),
     )
 }
 """The shapes by name. `least` is the ratio that a prototype of this learner reached."""
 
 
+ROPE = {"rope_type": "default", "rope_theta": 5_000_000.0, "mrope_interleaved": True}
+
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "qwen3_vl": {
+        "text": {
+            "num_hidden_layers": 6,
+            "rope_parameters": ROPE | {"mrope_section": [12, 10, 10]},
+        },
+        "vision": {"deepstack_visual_indexes": [0, 1, 2]},
+    },
+    "qwen3_5": {
+        "text": {
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "rope_parameters": ROPE | {"partial_rotary_factor": 0.25, "mrope_section": [4, 2, 2]},
+        },
+        "vision": {},
+    },
+}
+"""What the models of the families don't share, by model_type."""
+
+
 def build_model(
     assets: ModelAssets, vocabulary: int, vision_width: int, device: torch.device
-) -> Qwen3VLForConditionalGeneration:
-    """Return the randomly initialised model in training mode, with the special ids of `assets`.
+) -> PreTrainedModel:
+    """Return the randomly initialised model of the family of `assets`, in training mode.
 
-    It is float32 on a CPU, and bfloat16 on a GPU with the same values, rounded.
+    It has the special ids of `assets`. It is float32 on a CPU, and bfloat16 on a GPU with the same
+    values, rounded.
     """
-    from transformers import Qwen3VLConfig
+    import transformers
     from transformers.models.auto import AutoModelForImageTextToText
 
     known = assets.config
@@ -86,17 +118,10 @@ def build_model(
         "vocab_size": vocabulary,
         "hidden_size": 256,
         "intermediate_size": 768,
-        "num_hidden_layers": 6,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 64,
         "max_position_embeddings": 4096,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 5_000_000.0,
-            "mrope_section": [12, 10, 10],
-            "mrope_interleaved": True,
-        },
         "eos_token_id": known.text_config.eos_token_id,
         "pad_token_id": known.text_config.pad_token_id,
         "tie_word_embeddings": True,
@@ -106,17 +131,17 @@ def build_model(
         "hidden_size": vision_width,
         "intermediate_size": 4 * vision_width,
         "num_heads": 4,
-        "patch_size": assets.config.vision_config.patch_size,
-        "spatial_merge_size": assets.config.vision_config.spatial_merge_size,
-        "temporal_patch_size": assets.config.vision_config.temporal_patch_size,
+        "patch_size": known.vision_config.patch_size,
+        "spatial_merge_size": known.vision_config.spatial_merge_size,
+        "temporal_patch_size": known.vision_config.temporal_patch_size,
         "out_hidden_size": 256,
         "num_position_embeddings": 32**2,
-        "deepstack_visual_indexes": [0, 1, 2],
     }
+    own = OWN[known.model_type]
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    config = Qwen3VLConfig(
-        text_config=text,
-        vision_config=vision,
+    config = getattr(transformers, assets.family.tiny.config)(
+        text_config=text | own["text"],
+        vision_config=vision | own["vision"],
         tie_word_embeddings=True,
         **{name: getattr(known, name) for name in ids},
     )

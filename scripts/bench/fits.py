@@ -18,6 +18,9 @@ COUNTS = {
     "qwen3_vl_4b": (1, 8),
     "qwen3_vl_8b": (1, 8),
     "qwen3_vl_30b_a3b": (8,),
+    "qwen3_5_4b": (1, 8),
+    "qwen3_5_9b": (1, 8),
+    "qwen3_5_35b_a3b": (8,),
 }
 """Numbers of GPUs by configuration."""
 

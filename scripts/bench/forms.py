@@ -3,10 +3,10 @@
     bash scripts/forms.sh [--ranks 1,2,4] [configs/train/*.yaml] [key=value ...]
 
 A form is what a configuration says about everything but size: ZeRO stage, offloading, recomputed
-layers, frozen components, types, layout; a mixture of experts and an untied head follow from the
-model it names. Only the keys in `SIZES` are replaced, so a new configuration is covered as it is.
-The plain run has none of it (`PLAIN`) and one rank; it is made once in the configuration's own type
-and once in float32.
+layers, frozen components, types, layout; the family (experts, gated delta nets) and an untied head
+follow from the model it names. Only the keys in `SIZES` are replaced, so a new configuration is
+covered as it is. The plain run has none of it (`PLAIN`) and one rank; it is made once in the
+configuration's own type and once in float32.
 
 A float32 form must agree with the plain run within `EXACT`. A bfloat16 one may be as far from
 float32 as the plain bfloat16 run, times `SLACK`: other orders of addition round differently, but
@@ -105,22 +105,32 @@ def _written(keys: dict[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in keys.items()]
 
 
-def model_kind(file: Path) -> tuple[bool, bool]:
-    """Return whether the configuration's model has experts, and whether its head is tied."""
+class Kind(NamedTuple):
+    """What a configuration's model is, its size apart."""
+
+    family: str  # model_type
+    tied: bool  # whether the head is the token embedding
+
+    def folder(self, parent: Path) -> Path:
+        """Return where the tiny model of the kind lies."""
+        return parent / f"{self.family}-{'tied' if self.tied else 'untied'}"
+
+
+def model_kind(file: Path) -> Kind:
+    """Return the kind of the configuration's model."""
     found = shapes.configuration(configs.load(file, []).model.path)
     if found is None:
-        return False, True
-    return "moe" in found.model_type, found.tie_word_embeddings
+        return Kind("qwen3_vl", tied=True)
+    return Kind(found.model_type, found.tie_word_embeddings)
 
 
-def tiny_model(folder: Path, *, experts: bool, tied: bool) -> Path:
+def tiny_model(folder: Path, kind: Kind) -> Path:
     """Build the tiny model of a kind below `folder`, once."""
-    out = folder / f"{'moe' if experts else 'dense'}-{'tied' if tied else 'untied'}"
+    out = kind.folder(folder)
     if out.exists():
         return out
-    family = "qwen3_vl_moe" if experts else "qwen3_vl"
-    tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, family=family)
-    if not tied:
+    tiny.build(out, corpus=synthetic.corpus(0, 600), seed=0, family=kind.family)
+    if not kind.tied:
         _untie(out)
     return out
 
@@ -210,11 +220,11 @@ def bounds(plain: Errors, dtype: str) -> Errors:
     return Errors(plain.gradient * SLACK, plain.weights * SLACK)
 
 
-def describe(config: Config, experts: bool, tied: bool) -> str:
+def describe(config: Config, kind: Kind) -> str:
     """Return a form in a few words."""
     learner = config.learner
-    words = [f"ZeRO-{learner.zero_stage}", config.model.dtype]
-    words += ["experts"] * experts + ["untied"] * (not tied)
+    words = [f"ZeRO-{learner.zero_stage}", config.model.dtype, kind.family]
+    words += ["untied"] * (not kind.tied)
     words += [f"frozen {'+'.join(config.model.freeze)}"] * bool(config.model.freeze)
     words += [f"recompute {config.model.gradient_checkpointing}"]
     words += [
@@ -232,8 +242,8 @@ def worker(folder: Path, files: list[Path], overrides: list[str]) -> None:
     ranks = distributed.world_size()
     for file in files:
         began = time.perf_counter()
-        experts, tied = model_kind(file)
-        model = folder / f"{'moe' if experts else 'dense'}-{'tied' if tied else 'untied'}"
+        kind = model_kind(file)
+        model = kind.folder(folder)
         config = form(file, model, overrides)
         reference = folder / f"{file.stem}.pt"
         if ranks == 1:
@@ -249,7 +259,7 @@ def worker(folder: Path, files: list[Path], overrides: list[str]) -> None:
             allowed = bounds(Errors.of(plain, exact), config.model.dtype)
             row = {
                 "config": file.stem,
-                "form": describe(config, experts, tied),
+                "form": describe(config, kind),
                 "ranks": ranks,
                 "found": found,
                 "allowed": allowed,
@@ -306,8 +316,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for file in files:
-            experts, tied = model_kind(file)
-            tiny_model(folder, experts=experts, tied=tied)
+            tiny_model(folder, model_kind(file))
         good = True
         # one rank first: it makes the plain runs
         for ranks in sorted({1, *map(int, arguments.ranks.split(","))}):

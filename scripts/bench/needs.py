@@ -1,7 +1,8 @@
 """The minimum a batch needs: tokens and operations, each unique token and image counted once.
 
 Forward and backward of a matrix product are three products of its size; attention counts visible
-token pairs. No recomputation, no padding, the head on response positions only.
+token pairs. A delta rule counts as in chunks of 64 tokens, its usual form. No recomputation, no
+padding, the head on response positions only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sapo_vl.schema import Prompt, Rollout
+from sapo_vl.training.plan.seconds import rule_operations
+from sapo_vl.training.plan.shape import model_shape
 
 
 def tokens(rollouts: Sequence[Rollout]) -> tuple[int, int]:
@@ -33,10 +36,12 @@ def flops(model: Any, rollouts: Sequence[Rollout], *, vision_trained: bool = Tru
     inputs = sum(len(prompt.expanded_ids) for prompt in prompts) + sum(n for _, n in lengths)
     pairs = sum(_half(len(prompt.expanded_ids)) for prompt in prompts)
     pairs += sum(p * n + _half(n) for p, n in lengths)
-    config = model.config.text_config
-    attended = config.num_hidden_layers * config.num_attention_heads * config.head_dim * pairs
-    head = config.vocab_size * config.hidden_size * sum(len(r.token_ids) for r in rollouts)
-    products = _linear(model.model.language_model.layers) * inputs + 2 * attended + head
+    shape = model_shape(model)
+    attended = sum(net.query for net in shape.attentions) * pairs
+    head = shape.head * sum(len(r.token_ids) for r in rollouts)
+    rules = sum(rule_operations(net) / 2 + net.kernel * net.channels for net in shape.delta_nets)
+    layers = _linear(model.model.language_model.layers)
+    products = (layers + rules) * inputs + 2 * attended + head
     vision = sum(_vision_forward(model, prompt) for prompt in prompts)
     if not vision_trained:
         return 2.0 * (3.0 * products + vision)
@@ -49,7 +54,7 @@ def _vision_forward(model: Any, prompt: Prompt) -> float:
     """Return the multiply-adds of the vision tower's forward pass over one prompt's images."""
     tower, config = model.model.visual, model.config.vision_config
     patches = _patches(prompt)
-    mergers = _linear(tower.merger) + _linear(tower.deepstack_merger_list)
+    mergers = sum(_linear(part) for name, part in tower.named_children() if "merger" in name)
     per_patch = tower.patch_embed.proj.weight.numel() + _linear(tower.blocks)
     attended = 2 * config.depth * config.hidden_size * int((patches**2).sum())
     count = int(patches.sum())

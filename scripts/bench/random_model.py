@@ -29,7 +29,7 @@ FOUR_LAYERS = "four-layers"
 NAMES = (FOUR_LAYERS, *shapes.SHAPES)
 """What `build` can make."""
 
-TEXT: dict[str, Any] = shapes.TEXT | {
+TEXT: dict[str, Any] = shapes.TEXT_3 | {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 4,

@@ -18,6 +18,7 @@ from sapo_vl.data import store
 from sapo_vl.errors import ConfigError
 from sapo_vl.generator.base import SamplingParams, build
 from sapo_vl.generator.sampling import SampleEngine, sample_and_grade
+from sapo_vl.model.families.base import Family
 from sapo_vl.rewards.rubric import Rubric
 
 BLOCK = re.compile(r"```python\n# (my/\w+\.py) -> [^\n]*\n(.*?)```", re.S)
@@ -117,3 +118,15 @@ def test_the_generator_samples(recipes, tiny_folder, assets, renderer):
     assert [len(group.rollouts) for group in groups] == [2, 2]
     assert generator.sampled == 4
     generator.close()
+
+
+def test_the_family_recipe_lists_what_a_family_has():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("### A model family\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", section, re.M)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    members = {*Family.__annotations__, *(n for n in vars(Family) if not n.startswith("_"))}
+    assert sorted(listed) == sorted(members | {"layer_types"})
+    named = re.findall(r"`((?:sapo_vl|tests|scripts)/[\w/.]+)`", section)
+    assert len(named) == 6
+    assert [path for path in named if not (ROOT / path).exists()] == []

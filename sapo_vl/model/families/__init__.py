@@ -27,11 +27,32 @@ FAMILIES: dict[str, Family] = {
 """`model_type` of config.json -> family."""
 
 
-def family_of(model_type: str) -> Family:
-    """Return the family of a `model_type`. Raises DataError when there is none."""
-    if model_type not in FAMILIES:
-        raise DataError(
-            f"model type {model_type!r} is not supported (supported: {', '.join(FAMILIES)}); a new "
-            "family needs a class in sapo_vl/model/families and an entry in FAMILIES"
-        )
-    return FAMILIES[model_type]
+def family_of(model_type: object) -> Family:
+    """Return the family of config.json's `model_type`. Raises DataError when there is none."""
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    raise DataError(
+        f"{_fault(model_type)} (supported: {', '.join(FAMILIES)}); a new family needs a file in "
+        "sapo_vl/model/families: see CONTRIBUTING.md, 'A model family'"
+    )
+
+
+def _fault(model_type: object) -> str:
+    """Return why a model type is no family's."""
+    if model_type is None:
+        return "config.json has no model_type"
+    if not isinstance(model_type, str):
+        return f"config.json's model_type is {model_type!r:.40}, not a text"
+    if _is_text_model(model_type):
+        return f"model type {model_type!r} is a text model: it has no vision tower"
+    return f"model type {model_type!r} is not supported"
+
+
+def _is_text_model(model_type: str) -> bool:
+    """Whether transformers knows the type as a language model, and not as one with pictures."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return (
+        model_type.removesuffix("_text") in FAMILIES
+        or model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ) and model_type not in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

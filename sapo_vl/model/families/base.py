@@ -5,7 +5,7 @@ Legend: L tokens of a prompt, K patches of all pictures, M pictures, S visual to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
@@ -22,8 +22,12 @@ class Family(Protocol):
     name: str
     """For messages, such as `Qwen3-VL`."""
 
-    vision_tokens: tuple[str, ...]
-    """Special tokens that a response must not contain; their logits get BAN_BIAS."""
+    vision_tokens: Mapping[str, str]
+    """Special tokens that stand for pictures or videos, by the config's key of their id.
+
+    A response must not contain them: a forward pass over it would look for a picture. Their logits
+    get BAN_BIAS. Tokens that the model reads like any word are not among them.
+    """
 
     tiny: TinyShape
     """A random model of the family, for tests and for training without a GPU."""
@@ -105,6 +109,10 @@ class Family(Protocol):
         """Return vLLM's `mm_processor_kwargs` for pictures that are already resized."""
         ...
 
-    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
-        """Return vLLM's engine arguments that this family needs, over those of every model."""
+    def engine_options(self, config: Any, *, on_gpu: bool) -> dict[str, Any]:
+        """Return vLLM's engine arguments that models of this family need.
+
+        They replace those that every model gets, `dtype` (model.dtype) included. Raises DataError
+        for a model that vLLM has no kernels for.
+        """
         ...

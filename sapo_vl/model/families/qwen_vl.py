@@ -5,7 +5,7 @@ Left out: video, the only place where the families' position ids differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,19 +23,28 @@ class QwenVL:
     tiny: TinyShape
     layer_types: tuple[str, ...] = ("full_attention",)
     """Kinds of text layers that the learner can run on a shared-prefix row."""
-    vision_tokens: tuple[str, ...] = (
-        "<|image_pad|>",
-        "<|video_pad|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-    )
+    vision_tokens: Mapping[str, str] = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    """Not `<|vision_pad|>`, nor the audio tokens in Qwen3.5's vocabulary: no code reads them."""
 
     def check(self, config: Any) -> None:
         """Raise DataError for a text layer of a kind that is not in `layer_types`.
 
-        The shared-prefix attention has no sliding window; one would be ignored.
+        The shared-prefix attention has no sliding window; one would be ignored. Where the config
+        has no `layer_types`, transformers ignores `sliding_window` and vLLM applies it.
         """
-        for i, layer_type in enumerate(getattr(config.text_config, "layer_types", None) or []):
+        text = config.text_config
+        layer_types = getattr(text, "layer_types", None) or []
+        window = getattr(text, "sliding_window", None)
+        if window and not layer_types:
+            raise DataError(
+                f"text_config.sliding_window={window} is not supported for {self.name}: remove it"
+            )
+        for i, layer_type in enumerate(layer_types):
             if layer_type not in self.layer_types:
                 raise DataError(
                     f"text_config.layer_types[{i}]={layer_type!r} is not supported for "
@@ -99,9 +108,9 @@ class QwenVL:
             "size": {"shortest_edge": min_pixels, "longest_edge": max_pixels},
         }
 
-    def engine_options(self, *, on_gpu: bool) -> dict[str, Any]:
-        """Return none: what the engine does by itself suits a model of attention alone."""
-        del on_gpu
+    def engine_options(self, config: Any, *, on_gpu: bool) -> dict[str, Any]:
+        """Return none: text layers of attention alone need nothing beyond the common arguments."""
+        del config, on_gpu
         return {}
 
 

@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sapo_vl.config import Config
+from sapo_vl.training.plan.activations import Activations, activations
 from sapo_vl.training.plan.engine import EngineMemory, engine_memory
 from sapo_vl.training.plan.hardware import GIB, Hardware
 from sapo_vl.training.plan.host import Disk, HostMemory, disk, host_memory
-from sapo_vl.training.plan.learner import (
-    Activations,
-    LearnerStates,
-    activations,
-    learner_states,
-    weight_bytes,
-)
+from sapo_vl.training.plan.learner import LearnerStates, learner_states, weight_bytes
 from sapo_vl.training.plan.seconds import StepSeconds, step_seconds
 from sapo_vl.training.plan.shape import ModelShape
 from sapo_vl.training.plan.workload import Workload, workload
@@ -91,9 +86,9 @@ class Plan:
                 "leaves the engine no room for a KV cache: its weights and largest step need "
                 f"{(self.engine.total) / GIB:.1f} GiB"
             )
-        elif self.engine.kv_tokens < self.config.generator.max_model_len:
+        elif self.engine.longest < self.config.generator.max_model_len:
             found.append(
-                f"the KV cache holds {self.engine.kv_tokens:,.0f} tokens, fewer than "
+                f"the KV cache holds {self.engine.longest:,.0f} tokens, fewer than "
                 f"generator.max_model_len={self.config.generator.max_model_len}"
             )
         return found

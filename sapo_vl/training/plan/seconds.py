@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from sapo_vl.config import Config
 from sapo_vl.learner.logprobs import CHUNK_LOGITS
+from sapo_vl.training.plan.activations import RULE_CHUNK, largest_row, layer_saved
 from sapo_vl.training.plan.engine import EngineMemory
 from sapo_vl.training.plan.hardware import Gpu, Hardware
-from sapo_vl.training.plan.learner import layer_saved, weight_bytes
-from sapo_vl.training.plan.shape import ModelShape
+from sapo_vl.training.plan.learner import weight_bytes
+from sapo_vl.training.plan.shape import DeltaNet, ModelShape
 from sapo_vl.training.plan.workload import Workload
 
 PRODUCTS = 0.6
@@ -85,8 +86,21 @@ class StepSeconds:
 def forward_operations(shape: ModelShape, work: Workload) -> float:
     """Return the operations of the layers' forward pass over a rank's step, pictures included."""
     text = 2.0 * shape.body * work.tokens
-    attention = 4.0 * work.pairs * sum(layer.query for layer in shape.layers)
-    return text + attention + vision_operations(shape, work)
+    attention = 4.0 * work.pairs * sum(net.query for net in shape.attentions)
+    rules = work.tokens * sum(rule_operations(net) for net in shape.delta_nets)
+    return text + attention + rules + vision_operations(shape, work)
+
+
+def rule_operations(net: DeltaNet) -> float:
+    """Return the operations per token of the chunked delta rule, projections left out.
+
+    Of a chunk of C tokens and per head: products of keys with keys and of queries with keys, a
+    triangular solution for keys and values, outputs within the chunk; reading the state twice,
+    writing it once.
+    """
+    C, K, V = RULE_CHUNK, net.key_width, net.value_width
+    within = 2 * C * K + 2 * C * K + C * (K + V) + 2 * C * V
+    return float(net.heads * (within + 6 * K * V))
 
 
 def vision_operations(shape: ModelShape, work: Workload) -> float:
@@ -126,7 +140,8 @@ def step_seconds(
     rows = CHUNK_LOGITS["cpu" if hardware.is_cpu else "cuda"] // shape.vocabulary
     share = recomputed_share(config)
     tower = 3 + share if shape.vision_trained else 1
-    elementwise = work.tokens * sum(layer_saved(layer, b) for layer in shape.layers)
+    row = largest_row(shape, config, work)
+    elementwise = work.tokens / row.tokens * sum(layer_saved(la, b, row) for la in shape.layers)
     elementwise *= 2 / (ELEMENTWISE * gpu.bandwidth)  # each saved tensor: written once, read once
     later = 1 - 1 / work.mini_batches  # the first mini-batch is on policy
     scoring = scoring_seconds(shape, gpu, b, work, rows)
@@ -176,19 +191,29 @@ def scoring_seconds(shape: ModelShape, gpu: Gpu, b: int, work: Workload, rows: i
 def _rollout(
     shape: ModelShape, config: Config, hardware: Hardware, work: Workload, engine: EngineMemory
 ) -> tuple[float, float]:
-    """Return seconds of prefill and of decoding; prompts are computed once per group."""
+    """Return seconds of prefill and of decoding; prompts are computed once per group.
+
+    Of a hybrid's prompt only whole blocks are, which are long; each response computes the rest.
+    """
     gpu, split = hardware.gpu, config.generator.tensor_parallel
     prompts = work.prompts * split
-    tokens = prompts * work.prompt_tokens
-    products = 2.0 * shape.body * tokens + vision_operations(shape, work) * split
+    rest = work.prompt_tokens % engine.block if shape.delta_nets else 0
+    tokens = prompts * (work.prompt_tokens + (work.group_size - 1) * rest)
+    rules = sum(rule_operations(net) for net in shape.delta_nets)
+    products = (2.0 * shape.body + rules) * tokens + vision_operations(shape, work) * split
     prefill = products / split / (PRODUCTS * gpu.flops)
     sequences = prompts * work.group_size
     length = work.prompt_tokens + work.response_tokens / 2
-    room = max(1, int(engine.kv_tokens / length))  # a new sequence starts as soon as one ends
+    # A new sequence starts as soon as one ends, so on average a sequence is half grown.
+    room = max(
+        1, int(max(0.0, engine.kv_cache) / (length * engine.kv_per_token + engine.held_state))
+    )
     at_once = min(sequences, config.generator.max_num_seqs, room)
     waves = sequences / at_once
     # All weights are read once per decoding step; with hundreds of sequences every expert is used.
-    bytes_read = engine.weights + at_once * length * engine.kv_per_token
+    # A recurrent state is read and written.
+    sequence = length * engine.kv_per_token + 2 * engine.state
+    bytes_read = engine.weights + at_once * sequence
     device = bytes_read / (DECODE * gpu.bandwidth)
     if split > 1:
         moved = 2 * at_once * shape.width * weight_bytes(config) / gpu.link

@@ -6,7 +6,47 @@ from dataclasses import dataclass
 from typing import Any
 
 from sapo_vl.learner.engine import GATHER_GROUP
+from sapo_vl.model.families.qwen3_5 import LINEAR
 from sapo_vl.model.weights import trainable_rows
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Widths of a layer's attention, in elements per token."""
+
+    query: int  # heads x head width
+    key: int  # key-value heads x head width
+    heads: int
+    head_width: int
+    rotary: int  # of a head's width, what is rotated
+    norms: bool  # whether queries and keys are normalised per head
+    gated: bool  # whether the output is multiplied by a gate, as wide as the queries
+
+
+@dataclass(frozen=True)
+class DeltaNet:
+    """Widths of a layer's gated delta net; a head's state is key_width x value_width."""
+
+    heads: int  # of values; those of queries and keys are repeated to as many
+    key_heads: int
+    key_width: int
+    value_width: int
+    kernel: int  # taps of the convolution
+
+    @property
+    def channels(self) -> int:
+        """Of the convolution: queries, keys and values, before heads are repeated."""
+        return 2 * self.key_heads * self.key_width + self.value
+
+    @property
+    def value(self) -> int:
+        """Heads x width of a value."""
+        return self.heads * self.value_width
+
+    @property
+    def state(self) -> int:
+        """Elements of a sequence's recurrent state."""
+        return self.heads * self.key_width * self.value_width
 
 
 @dataclass(frozen=True)
@@ -14,13 +54,12 @@ class TextLayer:
     """Widths of one decoder layer, in elements per token."""
 
     width: int  # of the residual stream
-    query: int  # heads x head width
-    key: int  # key-value heads x head width
-    heads: int
-    head_norms: bool  # whether queries and keys are normalised per head
+    mixer: Attention | DeltaNet
+    wide_norms: bool  # whether the layer's norms also scale in float32
     ffn: int  # of one gated feed-forward network or expert
     chosen: int  # experts per token; 0 in a dense layer
     experts: int  # 0 in a dense layer
+    shared_ffn: int  # of an expert that every token takes besides; 0: there is none
     parameters: int
     active: int  # parameters that take part in one token's products
 
@@ -84,9 +123,14 @@ class ModelShape:
         return sum(layer.active for layer in self.layers)
 
     @property
-    def kv_width(self) -> int:
-        """Keys and values of a token over all layers, in elements."""
-        return sum(2 * layer.key for layer in self.layers)
+    def attentions(self) -> list[Attention]:
+        """Of the layers that attend."""
+        return [la.mixer for la in self.layers if isinstance(la.mixer, Attention)]
+
+    @property
+    def delta_nets(self) -> list[DeltaNet]:
+        """Of the layers that carry a recurrent state instead."""
+        return [la.mixer for la in self.layers if isinstance(la.mixer, DeltaNet)]
 
 
 def model_shape(module: Any) -> ModelShape:
@@ -117,10 +161,11 @@ def _count(module: Any) -> int:
 
 
 def _text_layer(layer: Any, config: Any) -> TextLayer:
-    attention, mlp = layer.self_attn, layer.mlp
-    query, width = attention.q_proj.weight.shape
+    mlp = layer.mlp
+    width = layer.input_layernorm.weight.shape[0]
     stacked = [p for p in mlp.parameters() if p.dim() == 3]  # experts x rows x columns
     parameters = active = _count(layer)
+    shared = getattr(mlp, "shared_expert", None)
     if stacked:
         experts, chosen = stacked[0].shape[0], int(config.num_experts_per_tok)
         ffn = min(p.numel() for p in stacked) // (experts * width)
@@ -128,17 +173,41 @@ def _text_layer(layer: Any, config: Any) -> TextLayer:
         active += held * chosen // experts - held
     else:
         experts, chosen, ffn = 0, 0, mlp.gate_proj.weight.shape[0]
+    kinds = getattr(config, "layer_types", None) or []
     return TextLayer(
         width=width,
-        query=query,
-        key=attention.k_proj.weight.shape[0],
-        heads=int(config.num_attention_heads),
-        head_norms=hasattr(attention, "q_norm"),
+        mixer=_mixer(layer, config),
+        wide_norms=LINEAR in kinds,
         ffn=ffn,
         chosen=chosen,
         experts=experts,
+        shared_ffn=0 if shared is None else shared.gate_proj.weight.shape[0],
         parameters=parameters,
         active=active,
+    )
+
+
+def _mixer(layer: Any, config: Any) -> Attention | DeltaNet:
+    if hasattr(layer, "linear_attn"):
+        net = layer.linear_attn
+        return DeltaNet(
+            heads=net.num_v_heads,
+            key_heads=net.num_k_heads,
+            key_width=net.head_k_dim,
+            value_width=net.head_v_dim,
+            kernel=net.conv_kernel_size,
+        )
+    attention = layer.self_attn
+    heads, query = int(config.num_attention_heads), attention.o_proj.weight.shape[1]
+    rotated = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    return Attention(
+        query=query,
+        key=attention.k_proj.weight.shape[0],
+        heads=heads,
+        head_width=query // heads,
+        rotary=int(query // heads * rotated),
+        norms=hasattr(attention, "q_norm"),
+        gated=attention.q_proj.weight.shape[0] > query,
     )
 
 

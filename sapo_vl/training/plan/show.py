@@ -22,7 +22,7 @@ from sapo_vl.training.plan.limits import shortages
 from sapo_vl.training.plan.meta import UNREACHED, module_on_meta
 from sapo_vl.training.plan.shape import ModelShape, model_shape
 from sapo_vl.training.plan.tables import print_changes, print_plan
-from sapo_vl.training.setup import check_records
+from sapo_vl.training.setup import check_delta_kernels, check_records
 
 
 def plan(config: Config, config_file: Path | None, size: int | None, count: int | None) -> None:
@@ -88,6 +88,7 @@ def show(config: Config) -> None:
     module, origin = module_on_meta(config)
     if origin != UNREACHED:
         check_model(config)
+        check_delta_kernels(config)
         check_records(config)
     shape = model_shape(module)
     ranks = int(os.environ.get("SAPO_RANKS") or max(1, machine.gpu_count()))

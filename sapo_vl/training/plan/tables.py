@@ -68,8 +68,18 @@ def _device(plan: Plan) -> None:
 
 def _engine(plan: Plan) -> None:
     engine = plan.engine
+    states = (
+        [
+            ["bytes of a sequence's recurrent states", f"{engine.state:,.0f}"],
+            ["bytes held for them, in blocks", f"{engine.held_state:,.0f}"],
+            ["tokens of a block", f"{engine.block:,}"],
+        ]
+        if engine.state
+        else []
+    )
     rows = [
         ["bytes of a token's keys and values, per rank", f"{engine.kv_per_token:,.0f}"],
+        *states,
         ["tokens in the KV cache of an engine", f"{engine.kv_tokens:,.0f}"],
         ["sequences at full length in it", f"{engine.sequences:,.1f}"],
         ["generator.max_num_seqs", f"{plan.config.generator.max_num_seqs:,}"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import cli, make_sample, make_samples, picture, tiny_config
+from helpers import make_sample, make_samples, one_line, picture, tiny_config
 from PIL import Image
 from qwen_vl_utils import fetch_image, smart_resize
 
@@ -39,8 +39,17 @@ def rendered(assets):
 def test_each_folder_gets_its_family(opened):
     assert opened.family is FAMILIES[opened.config.model_type]
     assert opened.factor == 16
-    assert len(opened.banned_ids) == 4
-    assert opened.image_token_id in opened.banned_ids
+
+
+def test_what_the_config_knows_as_a_picture_or_a_video_is_banned(opened):
+    """A model's code can treat a token in a special way only by an id of its config."""
+    ids = {key: i for key, i in opened.config.to_dict().items() if key.endswith("token_id")}
+    words = ("pad_token_id", "bos_token_id", "eos_token_id")
+    assert {i for key, i in ids.items() if key not in words} == set(opened.banned_ids)
+    tokens = opened.tokenizer.convert_ids_to_tokens(list(opened.banned_ids))
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
+    assert tokens == [f"<|{name}|>" for name in names]
+    assert opened.image_token_id == ids["image_token_id"]
 
 
 def test_a_mixture_of_experts_has_a_block_in_each_layer(opened, module):
@@ -146,42 +155,166 @@ def test_freezing_a_component_without_parameters_is_refused(module, monkeypatch)
         freeze(module, ["vision"])
 
 
-def test_a_sliding_window_is_refused(tmp_path, tiny_folders):
-    folder = tmp_path / "windows"
-    shutil.copytree(tiny_folders("qwen2_5_vl"), folder)
-    tree = json.loads((folder / "config.json").read_text())
-    del tree["text_config"]["layer_types"]
-    tree["text_config"] |= {
-        "use_sliding_window": True,
-        "sliding_window": 16,
-        "max_window_layers": 1,
-    }
-    (folder / "config.json").write_text(json.dumps(tree))
-    with pytest.raises(DataError, match=r"model\.path.*layer_types\[1\]='sliding_attention'"):
+@pytest.fixture
+def changed(tmp_path, tiny_folders):
+    """Return a function that copies a family's folder with other keys in a JSON file."""
+
+    def make(family: str, file: str = "config.json", section: str = "", **keys: object) -> Path:
+        folder = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(tiny_folders(family), folder)
+        tree = json.loads((folder / file).read_text())
+        place = tree[section] if section else tree
+        place |= keys
+        for key in [key for key, value in place.items() if value is ...]:
+            del place[key]
+        (folder / file).write_text(json.dumps(tree))
+        return folder
+
+    return make
+
+
+def refusal(folder: Path) -> str:
+    """Return the one line that opening a folder is refused with, less its path."""
+    with pytest.raises(DataError) as caught:
         open_assets(folder)
-
-
-@pytest.mark.parametrize("model_type", ["internvl", "glm4v", "llava", "qwen3", "no_such_type"])
-def test_an_unknown_model_type_names_the_families(tmp_path, model_type):
-    config = {"model_type": model_type, "vision_config": {}, "text_config": {}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=model_type) as caught:
-        open_assets(tmp_path)
-    message = str(caught.value)
-    assert message.startswith(f"model.path={tmp_path}")
-    assert all(known in message for known in FAMILIES)
+    where, _, message = str(caught.value).partition(f"model.path={folder}")
+    assert where == ""
+    assert message
     assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_sliding_windows_are_refused_where_they_are_on(changed, family):
+    keys = {"layer_types": ..., "sliding_window": 32768, "max_window_layers": 1}
+    open_assets(changed(family, section="text_config", use_sliding_window=False, **keys))
+    message = refusal(changed(family, section="text_config", use_sliding_window=True, **keys))
+    assert "layer_types[1]='sliding_attention' is not supported for Qwen2" in message
+    keys["max_window_layers"] = 2  # of 2 layers: no layer has a window
+    open_assets(changed(family, section="text_config", use_sliding_window=True, **keys))
+
+
+def test_a_window_that_only_the_sampler_would_apply_is_refused(changed):
+    folder = changed("qwen3_vl", section="text_config", sliding_window=64)
+    assert "text_config.sliding_window=64" in refusal(folder)
+    open_assets(changed("qwen3_vl", section="text_config", sliding_window=None))
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+@pytest.mark.parametrize(("values", "keys"), [(3, 2), (1, 2), (0, 1), (2, 0)])
+def test_value_heads_that_key_heads_do_not_divide_are_refused(changed, family, values, keys):
+    heads = {"linear_num_value_heads": values, "linear_num_key_heads": keys}
+    message = refusal(changed(family, section="text_config", **heads))
+    assert f"linear_num_value_heads={values}" in message
+    assert f"linear_num_key_heads={keys}" in message
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_published_configs_without_a_text_section(changed, tiny_folders, family):
+    """Their text keys lie beside the vision tower's section; windows are set, and off."""
+    folder = changed(family)
+    tree = json.loads((folder / "config.json").read_text())
+    text = tree.pop("text_config")
+    rope = text.pop("rope_parameters")
+    for key in ("layer_types", "model_type"):
+        del text[key]
+    text |= {"use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 1}
+    text |= {"rope_theta": rope["rope_theta"], "vision_token_id": 5}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    (folder / "config.json").write_text(json.dumps(text | tree))
+    ids_1L = torch.arange(20, 40)[None]
+    states = [
+        load_weights(open_assets(path), "float32").model(input_ids=ids_1L).last_hidden_state
+        for path in (folder, tiny_folders(family))
+    ]
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_published_configs_of_qwen3_5(changed, family):
+    """Keys that transformers does not know, and layers by their interval."""
+    keys = {"mtp_num_hidden_layers": 1, "mamba_ssm_dtype": "float32", "attn_output_gate": True}
+    keys |= {"layer_types": ..., "full_attention_interval": 4, "num_hidden_layers": 8}
+    assets = open_assets(changed(family, section="text_config", **keys))
+    period = [*["linear_attention"] * 3, "full_attention"]
+    assert assets.config.text_config.layer_types == period * 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_of_another_tokenizer_are_refused(changed, tiny_folders, family):
+    """Pictures would land on other tokens than those that the chat template writes."""
+    ours = open_assets(tiny_folders(family)).image_token_id
+    message = refusal(changed(family, image_token_id=ours + 1))
+    assert f"image_token_id={ours + 1} stands for <|image_pad|>" in message
+    assert f"has the id {ours}" in message
+    assert "video_token_id=17" in refusal(changed(family, video_token_id=17))
+
+
+def test_a_tokenizer_without_pictures_is_refused(changed):
+    folder = changed("qwen2_vl")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / file).read_text()
+        (folder / file).write_text(text.replace("image_pad", "no_pad"))
+    (folder / "chat_template.jinja").write_text("x")
+    assert "<|image_pad|>" in refusal(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("eos", "expected"), [([2, 0], (2, 0)), (0, (0,)), (None, (2,))])
+def test_end_ids_are_the_generation_configs(changed, family, eos, expected):
+    """2 is <|im_end|>, the tokenizer's end token, and 0 <|endoftext|>."""
+    folder = changed(family, "generation_config.json", eos_token_id=eos)
+    assert open_assets(folder).eos_ids == expected
+
+
+OTHERS = (
+    *("glm4v", "glm4v_moe", "internvl", "internvl_chat", "llava", "gemma3", "qwen4_exp"),
+    *("qwen2_5_omni", "qwen3_omni_moe", "no_such_type", "Qwen3_VL", ""),
+)
+TEXT_MODELS = (
+    *("qwen3", "qwen3_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen2_vl_text"),
+    *("qwen3_vl_moe_text", "gemma3_text", "qwen4_exp_text"),
+)
+
+
+def foreign(folder: Path, model_type: object) -> Path:
+    """Write a config.json of another family, with code that must not run."""
+    auto = {"AutoConfig": "configuration_other.OtherConfig"}
+    tree = {"model_type": model_type, "vision_config": {}, "text_config": {}, "auto_map": auto}
+    (folder / "config.json").write_text(json.dumps(tree))
+    (folder / "configuration_other.py").write_text("raise SystemExit('ran')\n")
+    return folder
+
+
+@pytest.mark.parametrize("model_type", [*OTHERS, *TEXT_MODELS, None, 3, ["qwen3_vl"], {"a": 1}])
+def test_an_unknown_model_type_names_the_families(tmp_path, model_type):
+    message = refusal(foreign(tmp_path, model_type))
+    assert all(known in message for known in FAMILIES)
+    assert "CONTRIBUTING.md, 'A model family'" in message
+    assert ("no vision tower" in message) == (model_type in TEXT_MODELS)
+    found = "no model_type" if model_type is None else repr(model_type)
+    assert found in message
+
+
+def test_a_config_without_a_model_type(tmp_path):
+    for text in ("{}", '{"architectures": ["LlavaForConditionalGeneration"]}'):
+        (tmp_path / "config.json").write_text(text)
+        assert "config.json has no model_type" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '"qwen3_vl"', "null", "", "{", '{"a": ', "[" * 10**5])
+def test_a_config_that_is_no_object(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert "config.json holds no JSON object" in refusal(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_dry_run_of_another_family_is_one_line_and_exit_code_2(tmp_path):
-    config = {"model_type": "internvl", "vision_config": {}, "text_config": {}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    run = f"run.dir={tmp_path / 'run'}"
-    done = cli("train", "--dry-run", f"model.path={tmp_path}", run)
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert "internvl" in line
+@pytest.mark.parametrize("command", ["train --dry-run", "sft", "plan", "evaluate --model"])
+def test_a_command_on_another_family_is_one_line_and_exit_code_2(tmp_path, command):
+    folder = foreign(tmp_path, "internvl_chat")
+    model = folder if command.endswith("--model") else f"model.path={folder}"
+    line = one_line(*command.split(), model, f"run.dir={tmp_path / 'run'}")
+    assert "model type 'internvl_chat' is not supported" in line
     assert "qwen3_vl" in line
 
 

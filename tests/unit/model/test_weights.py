@@ -11,10 +11,12 @@ import pytest
 import torch
 from helpers import tiny_config
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.families import FAMILIES
+from sapo_vl.model.save import save_model
 from sapo_vl.model.weights import check_model, check_weights, load_weights
 
 NORM = "model.language_model.layers.0.input_layernorm.weight"
@@ -78,6 +80,78 @@ def refused(folder: Path, *, load: bool = True) -> str:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whole_folders_pass(tiny_folders, family):
     check_weights(open_assets(tiny_folders(family)))
+
+
+def trained(folder: Path) -> tuple[torch.nn.Module, Weights]:
+    """Return a folder's module with other weights, and these as the learner streams them."""
+    assets = open_assets(folder)
+    module = load_weights(assets, "float32")
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    layout = assets.family.to_checkpoint_layout
+    return module, {n: layout(n, p.detach()) for n, p in module.named_parameters()}
+
+
+def equal(module: torch.nn.Module, folder: Path) -> None:
+    """Assert that transformers loads a folder as it is, to the same parameters."""
+    loaded, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    ours, theirs = dict(module.named_parameters()), dict(loaded.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_exported_model_loads_unchanged(tiny_folders, tmp_path, family):
+    module, weights = trained(tiny_folders(family))
+    save_model(tmp_path / "out", tiny_folders(family), weights.items())
+    check_weights(open_assets(tmp_path / "out"))
+    equal(module, tmp_path / "out")
+
+
+def by_expert(weights: Weights) -> Weights:
+    """Split stacked experts [E, out, in] into a tensor for each expert's projection."""
+    out = {}
+    for name, value in weights.items():
+        stem = name.rpartition(".")[0]
+        if name.endswith("experts.gate_up_proj"):
+            for i, (gate, up) in enumerate(torch.chunk(x, 2) for x in value):
+                out[f"{stem}.{i}.gate_proj.weight"] = gate.clone()
+                out[f"{stem}.{i}.up_proj.weight"] = up.clone()
+        elif name.endswith("experts.down_proj"):
+            out |= {f"{stem}.{i}.down_proj.weight": x.clone() for i, x in enumerate(value)}
+        else:
+            out[name] = value
+    return out
+
+
+def test_experts_in_tensors_of_their_own_and_prediction_heads(tiny_folders, tmp_path):
+    """Both are found in folders of Qwen3.5-MoE; `mtp.*` predicts further tokens ahead."""
+    module, weights = trained(tiny_folders("qwen3_5_moe"))
+    split = by_expert(weights)
+    layers = module.config.text_config.num_hidden_layers
+    assert len(split) == len(weights) + layers * (3 * 4 - 2)  # 4 experts of 3 matrices
+    heads = {"mtp.fc.weight": torch.ones(128, 256)}
+    save_model(tmp_path / "out", tiny_folders("qwen3_5_moe"), (split | heads).items())
+    check_weights(open_assets(tmp_path / "out"))
+    equal(module, tmp_path / "out")
+    assert not any(name.startswith("mtp.") for name in trained(tmp_path / "out")[1])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_names_of_the_published_folders(tiny_folders, tmp_path, family):
+    """Qwen2-VL and Qwen2.5-VL were published before their modules got today's names."""
+    module, weights = trained(tiny_folders(family))
+    old = {
+        name.replace("model.visual.", "visual.").replace("language_model.", ""): value
+        for name, value in weights.items()
+    }
+    assert {name.split(".")[0] for name in old} == {"visual", "model"}
+    save_model(tmp_path / "out", tiny_folders(family), old.items())
+    check_weights(open_assets(tmp_path / "out"))
+    equal(module, tmp_path / "out")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])

@@ -13,6 +13,8 @@ import torch
 from bench import learner, measure, needs, pace, real_size, report, step_ours, whole_step
 from bench.cases import CASES, Case, build_model, build_rollouts, no_bans
 
+from sapo_vl.model.assets import open_assets
+
 CPU = torch.device("cpu")
 SMALL = Case("small", group=3, image=4, prompt=12, mean=6, longest=9, vocabulary=512, prompts=2)
 
@@ -84,6 +86,46 @@ def test_both_layouts_agree_and_sharing_saves_operations(batch, assets):
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     assert needs.flops(model, rollouts) <= shared < padded
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny_folders):
+    """Return assets, model and rollouts of a small hybrid case, with old log-probs."""
+    assets = no_bans(open_assets(tiny_folders("qwen3_5")))
+    rollouts = build_rollouts(SMALL, assets)
+    for rollout in rollouts:
+        rollout.old_logprobs = np.full(len(rollout.token_ids), -6, np.float32)
+    return assets, build_model(assets, SMALL.vocabulary, 128, CPU), rollouts
+
+
+def test_needed_operations_of_a_hybrid_by_hand(hybrid):
+    _, model, rollouts = hybrid
+    network = 3 * 256 * 768
+    delta = 256 * (3 * 256 + 256 + 2 * 2) + 256 * 256 + 4 * 3 * 256  # convolution of 4 taps
+    rule = 2 * (2 * 64 * 128 + 64 * 128 + 64 * 128 + 3 * 128 * 128)  # two heads, chunks of 64
+    attention = 256 * (2 * 256 + 128 + 128) + 256 * 256  # queries with their gates
+    text = 3 * (delta + rule + network) + attention + network
+    pairs = 2 * (12 * 13 / 2 + sum(12 * n + n * (n + 1) / 2 for n in (2, 5, 8)))
+    attended = 4 * 64 * 2 * pairs  # of one layer
+    head = 512 * 256 * 2 * 18
+    blocks = 4 * (128 * 384 + 128 * 128 + 2 * 128 * 512)
+    embed = 16 * (3 * 2 * 8 * 8 * 128)
+    merger = 512 * 512 + 512 * 256
+    picture = embed + 16 * blocks + 4 * merger + 2 * 4 * 128 * 16**2
+    expected = 2 * (3 * (54 * text + attended + head + 2 * picture) - 2 * embed)
+    assert needs.flops(model, rollouts) == expected
+
+
+def test_both_layouts_of_a_hybrid_agree(hybrid):
+    from bench.variants import build
+
+    assets, model, rollouts = hybrid
+    variants = [build(n, model, assets, SMALL, rollouts) for n in ("shared", "padded")]
+    (shared, ours), (padded, theirs) = (measure.flops(c.run) for c in variants)
+    norms = [c.grad_norm() for c in variants]
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert shared < padded
 
 
 def test_disagreement_raises():

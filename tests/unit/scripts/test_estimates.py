@@ -11,7 +11,7 @@ from bench.cases import build_model
 from helpers import ROOT
 
 from sapo_vl.config import load
-from sapo_vl.training.plan.learner import saved_activations
+from sapo_vl.training.plan.activations import Row, saved_activations
 from sapo_vl.training.plan.shape import model_shape
 
 
@@ -48,5 +48,6 @@ def test_the_peaks_that_the_benchmark_measured_are_as_planned(assets, vocabulary
         assert row is not None
         measured = 1e6 * int(row[1].replace(",", ""))
         logits = 4 * min(2**24, tokens * vocabulary)  # the chunk when it was measured
-        saved = saved_activations(shape, config, tokens, tokens, prompts * 64 * 4)
+        row = Row(tokens, prompts * 64 * 4, [tokens], [])
+        saved = saved_activations(shape, config, row)
         assert saved + logits == pytest.approx(measured, rel=0.1)

@@ -35,12 +35,15 @@ def test_a_form_differs_in_its_sizes_alone(file):
     assert (plain["learner.zero_stage"], plain["model.gradient_checkpointing"]) == (0, "none")
 
 
-def test_experts_and_the_heads_ties_follow_from_the_model():
+def test_the_family_and_the_heads_ties_follow_from_the_model():
     kinds = {file.stem: forms.model_kind(file) for file in FILES}
-    assert kinds["main"] == (False, True)
-    assert kinds["qwen3_vl_4b"] == (False, True)
-    assert kinds["qwen3_vl_8b"] == (False, False)
-    assert kinds["qwen3_vl_30b_a3b"] == (True, False)
+    assert kinds["main"] == ("qwen3_vl", True)
+    assert kinds["qwen3_vl_4b"] == ("qwen3_vl", True)
+    assert kinds["qwen3_vl_8b"] == ("qwen3_vl", False)
+    assert kinds["qwen3_vl_30b_a3b"] == ("qwen3_vl_moe", False)
+    assert kinds["qwen3_5_4b"] == ("qwen3_5", True)
+    assert kinds["qwen3_5_9b"] == ("qwen3_5", False)
+    assert kinds["qwen3_5_35b_a3b"] == ("qwen3_5_moe", False)
 
 
 def test_ranks_have_unequal_shares():

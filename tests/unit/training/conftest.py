@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from fake_training import COUNT, Delivery, Generator, Learner, Renderer
 from helpers import make_sample
 
 from sapo_vl.config import load
 from sapo_vl.data import store
+from sapo_vl.model.families import FAMILIES
 from sapo_vl.model.usable_samples import UsableSamples
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.runs.folder import Run
@@ -54,7 +57,8 @@ def build(records, tmp_path, monkeypatch):
         rubric = Rubric.from_terms([("boxed", 1.0)])
         sampler = PromptSampler(config, records)
         inputs = RunInputs(None, Renderer(), rubric, records, [], sampler, {})
-        made = Trainer(run, inputs, None, None, Generator(right))
+        assets = SimpleNamespace(family=FAMILIES["qwen3_vl"], config=None)
+        made = Trainer(run, inputs, assets, None, Generator(right))
         made.delivery = Delivery()
         made.learner = Learner(run.stop, signal_at)
         return made

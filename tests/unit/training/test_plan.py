@@ -12,11 +12,12 @@ from helpers import ROOT, one_line
 from sapo_vl.config import Config, load
 from sapo_vl.errors import ConfigError
 from sapo_vl.training.plan import hardware
+from sapo_vl.training.plan.activations import Row, layer_saved
 from sapo_vl.training.plan.engine import engine_memory, kv_bytes_per_token
 from sapo_vl.training.plan.fit import changes_that_fit, make_plan, with_values
 from sapo_vl.training.plan.hardware import GIB, assumed, cpu, gpus
 from sapo_vl.training.plan.host import disk, host_memory
-from sapo_vl.training.plan.learner import layer_saved, learner_states
+from sapo_vl.training.plan.learner import learner_states
 from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.plan.seconds import forward_operations, step_seconds
@@ -26,7 +27,7 @@ from sapo_vl.training.plan.tables import summary
 from sapo_vl.training.plan.workload import workload
 
 SIZES = ("Qwen3-VL-2B", "Qwen3-VL-4B", "Qwen3-VL-8B", "Qwen3-VL-30B-A3B")
-FILES = sorted(ROOT.glob("configs/train/qwen3_vl_*.yaml"))
+FILES = sorted(ROOT.glob("configs/train/qwen*.yaml"))
 
 
 def config(*keys: str) -> Config:
@@ -119,7 +120,8 @@ def test_what_a_layer_saves_by_hand():
     norms = 2 * (128 * 6 + 4 + 128 * 2)
     heads = (128 + 64) * 6 + 6 * 4
     attention = (2 * 128 + 2 * 64) * 2 + 4 * 4
-    assert layer_saved(layer, 2) == norms + heads + attention + 4 * 512 * 2
+    row = Row(scored=3, patches=0, prompts=[5], responses=[2, 1])
+    assert layer_saved(layer, 2, row) == 8 * (norms + heads + attention + 4 * 512 * 2)
 
 
 def test_a_group_that_exceeds_the_budget_pays_its_prompt_twice():
@@ -238,21 +240,24 @@ def test_every_config_fits_the_hardware_that_its_comment_names(file):
     ("name", "size", "count", "keys"),
     [
         (
-            "2b",
+            "vl_2b",
             24,
             1,
             "learner.offload_optimizer=true model.gradient_checkpointing=all "
             "generator.gpu_memory_utilization=0.7",
         ),
-        ("2b", 80, 8, ""),
-        ("4b", 80, 2, "learner.offload_optimizer=false generator.gpu_memory_utilization=0.5"),
-        ("8b", 80, 4, "learner.zero_stage=3"),
-        ("8b", 80, 2, "learner.offload_optimizer=true"),
-        ("8b", 80, 1, "learner.offload_optimizer=true"),
+        ("vl_2b", 80, 8, ""),
+        ("vl_4b", 80, 2, "learner.offload_optimizer=false generator.gpu_memory_utilization=0.5"),
+        ("vl_8b", 80, 4, "learner.zero_stage=3"),
+        ("vl_8b", 80, 2, "learner.offload_optimizer=true"),
+        ("vl_8b", 80, 1, "learner.offload_optimizer=true"),
+        ("5_4b", 80, 2, "learner.offload_optimizer=false generator.gpu_memory_utilization=0.5"),
+        ("5_9b", 80, 4, "learner.offload_optimizer=true"),
+        ("5_9b", 80, 1, "learner.offload_optimizer=true"),
     ],
 )
 def test_what_the_comments_say_about_other_hardware_fits(name, size, count, keys):
-    made = load(ROOT / f"configs/train/qwen3_vl_{name}.yaml", keys.split())
+    made = load(ROOT / f"configs/train/qwen3_{name}.yaml", keys.split())
     plan = make_plan(made, model_shape(module_on_meta(made)[0]), gpus(size, count))
     assert plan.problems() == []
 

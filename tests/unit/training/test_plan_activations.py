@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from sapo_vl.learner.activations import recompute_activations
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.weights import freeze, load_weights
-from sapo_vl.training.plan.learner import saved_activations
+from sapo_vl.training.plan.activations import RULE_CHUNK, Row, saved_activations
 from sapo_vl.training.plan.shape import model_shape
 
-HEAD_WIDTH = 32
+DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 class Kept:
@@ -27,31 +28,39 @@ class Kept:
         self.tensor = tensor
 
 
-@pytest.mark.parametrize(
-    ("kind", "frozen", "dtype", "choice"),
-    [
-        ("tiny_folder", [], "float32", "none"),
-        ("tiny_folder", [], "bfloat16", "alternate"),
-        ("tiny_folder", [], "float32", "all"),
-        ("tiny_folder", ["vision"], "bfloat16", "none"),
-        ("tiny_folder", ["vision"], "float32", "alternate"),
-        ("tiny_folder", ["vision"], "bfloat16", "all"),
-        ("tiny_moe_folder", ["vision"], "bfloat16", "none"),
-        ("tiny_moe_folder", [], "float32", "alternate"),
-        ("tiny_moe_folder", ["vision"], "float32", "all"),
-    ],
-)
-def test_activations_are_what_autograd_saves(request, renderer, kind, frozen, dtype, choice):
-    folder = request.getfixturevalue(kind)
-    assets = open_assets(folder)
+class KernelRule(torch.autograd.Function):
+    """Keeps what the delta rule's kernels on a GPU keep, and computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: torch.Tensor) -> Any:
+        query, key, value, decay, beta, start = inputs
+        kept = [torch.empty(x.shape, dtype=x.dtype) for x in (query, key, value, beta)]
+        kept += [torch.empty(x.shape[:-1]) for x in (query, key)]
+        kept += [torch.empty(decay.shape), decay.new_empty(*decay.shape, RULE_CHUNK).to(key.dtype)]
+        ctx.save_for_backward(*kept, *([] if start is None else [start.clone()]))
+        states = (query.shape[0], query.shape[2], query.shape[3], value.shape[3])
+        return torch.zeros_like(value), torch.zeros(states)
+
+
+def kernel_rule(query, key, value, g, beta, initial_state=None, **_):
+    """In the place of transformers' torch_chunk_gated_delta_rule."""
+    return KernelRule.apply(query, key, value, g, beta, initial_state)
+
+
+def measured(renderer, config, *, length: int | None = None, on_cpu: bool = True):
+    """Return the bytes that autograd keeps of a row, and those that the plan says.
+
+    Responses have `length` tokens, or 1 to 9.
+    """
+    assets = open_assets(config.model.path)
     rollouts = make_rollouts(renderer.render(make_samples()), responses=12)
-    model = load_weights(assets, dtype)
-    freeze(model, frozen)
-    recompute_activations(model, choice)
+    for rollout in rollouts if length else []:
+        rollout.token_ids = [20] * length
+    model = load_weights(assets, config.model.dtype)
+    freeze(model, config.model.freeze)
+    recompute_activations(model, config.model.gradient_checkpointing)
     policy = Policy(model, assets, 1.0, "shared_prefix")
     batch = policy.layout.collate(rollouts, torch.device("cpu"))
-    tokens, scored = batch.input_ids.shape[1], len(batch.targets_N)
-    patches = len(batch.pixel_values)
     own = {
         tensor.untyped_storage().data_ptr() for tensor in (*policy.parameters(), *policy.buffers())
     }
@@ -68,14 +77,63 @@ def test_activations_are_what_autograd_saves(request, renderer, kind, frozen, dt
     gc.collect()
     storages = [kept.tensor.untyped_storage() for kept in live]
     real = sum({s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}.values())
-    if choice == "all":  # the cosines and sines, which recomputed layers keep as arguments
-        real += 2 * tokens * HEAD_WIDTH * torch.finfo(getattr(torch, dtype)).bits // 8
-    config = tiny_config(
+    shape, groups = model_shape(model), batch.prefixes.groups
+    row = Row(
+        scored=len(batch.targets_N),
+        patches=len(batch.pixel_values),
+        prompts=[prompt for prompt, _ in groups],
+        responses=[length for _, lengths in groups for length in lengths if length],
+    )
+    assert row.tokens == batch.input_ids.shape[1]
+    if config.model.gradient_checkpointing == "all":
+        # the cosines and sines, which recomputed layers keep as arguments
+        width = shape.attentions[0].rotary
+        real += 2 * row.tokens * width * DTYPE_BYTES[config.model.dtype]
+    return real, saved_activations(shape, config, row, on_cpu=on_cpu)
+
+
+def config_of(folder, dtype: str, choice: str, frozen: list[str]):
+    """Return the configuration of a measurement."""
+    return tiny_config(
         folder,
         f"model.dtype={dtype}",
         f"model.gradient_checkpointing={choice}",
         f"model.freeze={frozen}",
     )
-    assert saved_activations(model_shape(model), config, tokens, scored, patches) == pytest.approx(
-        real, rel=0.03
-    )
+
+
+@pytest.mark.parametrize(
+    ("family", "frozen", "dtype", "choice"),
+    [
+        ("qwen3_vl", [], "float32", "none"),
+        ("qwen3_vl", [], "bfloat16", "alternate"),
+        ("qwen3_vl", [], "float32", "all"),
+        ("qwen3_vl", ["vision"], "bfloat16", "none"),
+        ("qwen3_vl", ["vision"], "float32", "alternate"),
+        ("qwen3_vl", ["vision"], "bfloat16", "all"),
+        ("qwen3_vl_moe", ["vision"], "bfloat16", "none"),
+        ("qwen3_vl_moe", [], "float32", "alternate"),
+        ("qwen3_vl_moe", ["vision"], "float32", "all"),
+        ("qwen2_5_vl", ["vision"], "float32", "none"),
+        ("qwen3_5", [], "float32", "none"),
+        ("qwen3_5", ["vision"], "bfloat16", "none"),
+        ("qwen3_5", ["vision"], "bfloat16", "all"),
+        ("qwen3_5_moe", ["vision"], "bfloat16", "alternate"),
+    ],
+)
+def test_activations_are_what_autograd_saves(tiny_folders, renderer, family, frozen, dtype, choice):
+    folder = tiny_folders(family)
+    real, planned = measured(renderer, config_of(folder, dtype, choice, frozen))
+    assert planned == pytest.approx(real, rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_delta_net_keeps_beside_the_kernels_of_its_rule(
+    tiny_folders, renderer, monkeypatch, dtype
+):
+    modeling = "transformers.models.qwen3_5.modeling_qwen3_5.torch_chunk_gated_delta_rule"
+    monkeypatch.setattr(modeling, kernel_rule)
+    config = config_of(tiny_folders("qwen3_5"), dtype, "none", ["vision"])
+    # 16 tokens a response go through the layers: none is padded
+    real, planned = measured(renderer, config, length=17, on_cpu=False)
+    assert planned == pytest.approx(real, rel=0.03)

@@ -10,10 +10,12 @@ from helpers import make_sample, tiny_config
 
 from sapo_vl.config import load
 from sapo_vl.data import store
-from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.errors import ConfigError, DataError, SetupError
 from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.runs.folder import Run
+from sapo_vl.training import setup
 from sapo_vl.training.setup import (
+    check_delta_kernels,
     check_records,
     data_folder,
     initial_model,
@@ -67,6 +69,28 @@ def test_preflight_opens_the_data(tmp_path, key):
     keys = [f"{key}={tmp_path / 'absent'}", "sft.steps=1", "generator.backend=transformers"]
     with pytest.raises(DataError, match="absent"):
         preflight(load(None, keys))
+
+
+def test_a_hybrid_model_on_a_gpu_needs_its_kernels(monkeypatch, capsys, tiny_folders):
+    def keys(path, dtype):
+        return load(None, [f"model.path={path}", f"model.dtype={dtype}"])
+
+    hybrids = ("tiny:qwen3_5", tiny_folders("qwen3_5"))
+    monkeypatch.setattr(setup, "missing_kernels", lambda: "install them")
+    for path in hybrids:
+        check_delta_kernels(keys(path, "bfloat16"))  # on a CPU none are needed
+    monkeypatch.setattr(setup, "gpu_count", lambda: 1)
+    for path in hybrids:
+        with pytest.raises(SetupError, match="install them"):
+            check_delta_kernels(keys(path, "bfloat16"))
+        assert capsys.readouterr().out == ""
+        check_delta_kernels(keys(path, "float32"))
+        assert "many times slower" in capsys.readouterr().out
+    check_delta_kernels(keys("tiny", "bfloat16"))
+    check_delta_kernels(keys(tiny_folders("qwen3_vl"), "bfloat16"))
+    monkeypatch.setattr(setup, "missing_kernels", lambda: None)
+    check_delta_kernels(keys(hybrids[0], "bfloat16"))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_gold_answer_that_the_verifier_refuses_stops_the_run():
