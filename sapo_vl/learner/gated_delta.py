@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -137,7 +137,10 @@ class DeltaPlan:
         return DeltaPlan(conv_in.to(device), conv_out_T.to(device), FORMS[form](spans, device))
 
 
-FORMS = {"batched": BatchPlan.build, "fla": KernelPlan.build}
+FORMS: dict[str, Callable[[Spans, torch.device], BatchPlan | KernelPlan]] = {
+    "batched": BatchPlan.build,
+    "fla": KernelPlan.build,
+}
 """Form -> plan of the delta rule, whose `run` computes it."""
 
 
@@ -159,12 +162,13 @@ def install(delta_nets: Sequence[nn.Module]) -> None:
 
     Raises SetupError for nets that can't run here.
     """
+    net: Any
     for net in delta_nets:
-        form = choose_form(distributed.device(), next(net.parameters()).dtype)
-        net.forward = partial(_forward, net, form)  # type: ignore[method-assign]
+        form = choose_form(distributed.device(), net.out_proj.weight.dtype)
+        net.forward = partial(run_layer, net, form)
 
 
-def _forward(
+def run_layer(
     net: Any, form: str, hidden_states: Tensor, *, layout: SharedPrefix | None = None, **rest: Any
 ) -> Tensor:
     """Return the layer's output [1, T, D]; the steps are those of transformers' forward."""
@@ -176,7 +180,7 @@ def _forward(
         taps = net.conv_kernel_size
         layout.delta_plan = DeltaPlan.build(layout.groups, taps, x_TD.device, form)
     plan: DeltaPlan = layout.delta_plan
-    mixed_TC = _convolve(net, net.in_proj_qkv(x_TD), plan)
+    mixed_TC = convolve(net, net.in_proj_qkv(x_TD), plan)
     query, key, value = mixed_TC.split([net.key_dim, net.key_dim, net.value_dim], dim=-1)
     inputs = DeltaInputs(
         query.unflatten(-1, (-1, net.head_k_dim)),
@@ -193,7 +197,7 @@ def _forward(
     return projected[None]
 
 
-def _convolve(net: Any, x_TC: Tensor, plan: DeltaPlan) -> Tensor:
+def convolve(net: Any, x_TC: Tensor, plan: DeltaPlan) -> Tensor:
     """Return the activated causal convolution [T, C] of each segment after its context.
 
     One convolution of the segments with their contexts before them. The module itself is called,

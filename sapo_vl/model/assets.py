@@ -75,14 +75,16 @@ def open_assets(path: str | Path) -> ModelAssets:
         # Code in a model folder (auto_map) is never run; transformers would ask on stdin.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        family.check(config)
+        family.check(config, processor.image_processor)
         banned = _vision_ids(family, config, processor.tokenizer)
         eos = _eos_ids(name, processor.tokenizer)
     except DataError as error:
         raise DataError(f"model.path={name}: {error}") from error
     except Exception as error:  # malformed files make transformers raise almost anything
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"model.path={name} can't be opened: {first_line}") from error
+        lines = str(error).split("\n", 2)
+        said = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).split()
+        reason = " ".join(said) or type(error).__name__
+        raise DataError(f"model.path={name} can't be opened: {reason}") from error
     return ModelAssets(
         path=name,
         family=family,
@@ -151,10 +153,13 @@ def _check_config_file(name: str) -> None:
 
 
 def _holds_object(file: Path) -> bool:
+    """Whether a file holds a JSON object. Raises DataError when it can't be read."""
     try:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return False
+    except OSError as error:
+        raise DataError(f"model.path: {file} can't be read: {error.strerror}") from error
 
 
 def _check_processor_file(name: str) -> None:

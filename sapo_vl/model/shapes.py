@@ -35,6 +35,7 @@ VISION_LARGE: dict[str, Any] = {
     "intermediate_size": 4304,
     "num_heads": 16,
 }
+VISION_2: dict[str, Any] = {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16}
 VISION_2_5: dict[str, Any] = {
     "depth": 32,
     "hidden_size": 1280,
@@ -78,9 +79,8 @@ TEXT_3_5: dict[str, Any] = {
         "mrope_interleaved": True,
     },
 }
-TEXT_2_5: dict[str, Any] = {
+TEXT_2: dict[str, Any] = {
     "vocab_size": 152_064,
-    "max_position_embeddings": 128_000,
     "use_sliding_window": False,
     "rope_parameters": {
         "rope_type": "default",
@@ -95,9 +95,11 @@ class Kind(NamedTuple):
 
     config: str  # transformers' config class
     text: dict[str, Any]
+    vision_out: str = "out_hidden_size"  # the vision config's key of the text model's width
 
 
-QWEN2_5_VL = Kind("Qwen2_5_VLConfig", TEXT_2_5)
+QWEN2_VL = Kind("Qwen2VLConfig", TEXT_2 | {"max_position_embeddings": 32_768}, "hidden_size")
+QWEN2_5_VL = Kind("Qwen2_5_VLConfig", TEXT_2 | {"max_position_embeddings": 128_000})
 QWEN3_VL = Kind("Qwen3VLConfig", TEXT_3)
 QWEN3_VL_MOE = Kind("Qwen3VLMoeConfig", TEXT_3)
 QWEN3_5 = Kind("Qwen3_5Config", TEXT_3_5)
@@ -136,6 +138,10 @@ def experts(count: int, chosen: int, ffn: int) -> dict[str, Any]:
 SMALL, LARGE = VISION_SMALL | DEEPSTACK_SMALL, VISION_LARGE | DEEPSTACK_LARGE
 
 SHAPES: dict[str, Shape] = {
+    "Qwen2-VL-2B": Shape(
+        QWEN2_VL, 1536, 8960, 28, 12, 2, VISION_2, True, {"vocab_size": 151_936}
+    ),
+    "Qwen2-VL-7B": Shape(QWEN2_VL, 3584, 18_944, 28, 28, 4, VISION_2, False),
     "Qwen2.5-VL-3B": Shape(
         QWEN2_5_VL, 2048, 11_008, 36, 16, 2, VISION_2_5, True, {"vocab_size": 151_936}
     ),
@@ -199,6 +205,6 @@ def of_size(size: str) -> Any:
     }
     return getattr(transformers, shape.kind.config)(
         text_config=text,
-        vision_config=shape.vision | {"out_hidden_size": shape.width},
+        vision_config=shape.vision | {shape.kind.vision_out: shape.width},
         tie_word_embeddings=shape.tied,
     )

@@ -40,7 +40,10 @@ def check_model(config: Config) -> None:
         check_weights(assets)
         positions = assets.positions
         if config.generator.backend == "vllm":
-            assets.family.engine_options(assets.config, on_gpu=torch.cuda.is_available())
+            try:
+                assets.family.engine_options(assets.config, on_gpu=torch.cuda.is_available())
+            except DataError as error:
+                raise DataError(f"model.path={config.model.path}: {error}") from None
     if config.generator.max_model_len > positions:
         raise ConfigError(
             f"generator.max_model_len={config.generator.max_model_len} is above the {positions} "

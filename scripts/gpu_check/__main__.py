@@ -108,7 +108,7 @@ def environment(device: str) -> str:
 
 
 def _version(name: str) -> str:
-    for distribution in (name, f"{name}-cpu"):
+    for distribution in (name, f"{name}-cpu", f"{name}-core"):
         try:
             return version(distribution)
         except PackageNotFoundError:

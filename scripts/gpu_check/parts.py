@@ -13,6 +13,11 @@ PARTS: dict[str, Part] = {
         "output head at the real vocabulary against float64, by size of chunk; its speed",
         "gpu_check.kernels:check_head",
     ),
+    "delta": Part(
+        "a gated delta net by flash-linear-attention's kernels against PyTorch; its speed",
+        "gpu_check.delta:check_delta",
+        needs=("fla",),
+    ),
     "learner": Part(
         "one step of the policy by layout and attention form, without DeepSpeed",
         "gpu_check.learning:check_policy",

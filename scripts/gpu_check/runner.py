@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 
 from gpu_check.outcome import FAILED, Outcome, Setting, line
 
-NAMES = {"deepspeed": "DeepSpeed", "vllm": "vLLM"}
+NAMES = {"deepspeed": "DeepSpeed", "fla": "flash-linear-attention", "vllm": "vLLM"}
 """Optional packages that parts need."""
 
 

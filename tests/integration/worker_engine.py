@@ -32,9 +32,9 @@ from sapo_vl.model.prompts import PromptRenderer  # noqa: E402
 from sapo_vl.model.weights import load_weights  # noqa: E402
 from sapo_vl.schema import Prompt, Rollout  # noqa: E402
 
-SAMPLING = SamplingParams(8, 1.0, 8)
+SAMPLING = SamplingParams(4, 1.0, 8)
 
-# The step's budget is then max_model_len, less than the 32 prompts of a call hold together: some
+# The step's budget is then max_model_len, less than the 16 prompts of a call hold together: some
 # prompt is longer than what is left of a step.
 vllm_engine.PREFILL_TOKENS["cpu"] = 0
 

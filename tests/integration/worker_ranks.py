@@ -1,6 +1,6 @@
 """One rank of test_ranks.py: updates with unequal shares, at several ZeRO stages.
 
-helpers.torchrun starts it: worker_ranks.py MODEL MOE OUT
+helpers.torchrun starts it: worker_ranks.py MODEL MOE HYBRID OUT
 """
 
 from __future__ import annotations
@@ -51,6 +51,17 @@ FORMS = {
     "moe-plain": PLAIN,
     "moe-offload-3": OFFLOADED,
     "moe-alternate-3": ("learner.zero_stage=3", "model.gradient_checkpointing=alternate"),
+    "hybrid-plain": (*PLAIN, "model.freeze=[vision]"),
+    "hybrid-all-3": (
+        "learner.zero_stage=3",
+        "model.gradient_checkpointing=all",
+        "model.freeze=[vision]",
+    ),
+    "hybrid-padded-3": (
+        "learner.zero_stage=3",
+        "learner.layout=padded",
+        "model.freeze=[vision]",
+    ),
 }
 """Ways to hold the same training, which must agree after three steps."""
 
@@ -218,7 +229,7 @@ def check_ports() -> None:
 
 def main() -> None:
     """Run all cases into OUT."""
-    dense, moe, out = (Path(argument) for argument in sys.argv[1:4])
+    dense, moe, hybrid, out = (Path(argument) for argument in sys.argv[1:5])
     distributed.init()
     check_all_gather_block()
     check_calls()
@@ -226,11 +237,12 @@ def main() -> None:
     assets = open_assets(dense)
     for layout, stage in CASES:
         train_case(assets, layout, stage, out / f"{layout}-{stage}")
-    experts = open_assets(moe)
+    others = {"moe": open_assets(moe), "hybrid": open_assets(hybrid)}
     for name, overrides in FORMS.items():
-        if overrides is not PLAIN or distributed.world_size() == 1:
-            train_form(experts if name.startswith("moe") else assets, out / name, overrides)
+        if not name.endswith("plain") or distributed.world_size() == 1:
+            train_form(others.get(name.split("-")[0], assets), out / name, overrides)
     check_bfloat16(assets)
+    check_bfloat16(others["hybrid"])
     stop = StopSignal()
     assert not stop.requested()
     if distributed.rank() == distributed.world_size() - 1:

@@ -32,8 +32,8 @@ class Family(Protocol):
     tiny: TinyShape
     """A random model of the family, for tests and for training without a GPU."""
 
-    def check(self, config: Any) -> None:
-        """Raise DataError for a config of this family that cannot be trained, and say why."""
+    def check(self, config: Any, image_processor: Any) -> None:
+        """Raise DataError for a model of this family that cannot be trained, and say why."""
         ...
 
     def image_factor(self, config: Any) -> int:

@@ -18,6 +18,6 @@ class Qwen25VL(QwenVL):
         config="Qwen2_5_VLConfig",
         processor="Qwen2_5_VLProcessor",
         video_processor="Qwen2VLVideoProcessor",
-        text=TEXT | {"rope_parameters": ROPE},
+        text=TEXT | {"rope_parameters": ROPE, "bos_token_id": None},
         vision=VISION | VISION_WIDTHS | {"window_size": 32, "fullatt_block_indexes": [1]},
     )

@@ -18,6 +18,6 @@ class Qwen2VL(QwenVL):
         config="Qwen2VLConfig",
         processor="Qwen2VLProcessor",
         video_processor="Qwen2VLVideoProcessor",
-        text=TEXT | {"rope_parameters": ROPE},
+        text=TEXT | {"rope_parameters": ROPE, "bos_token_id": None},
         vision=VISION | {"embed_dim": 96, "mlp_ratio": 2, "hidden_size": 128},
     )

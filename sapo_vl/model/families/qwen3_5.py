@@ -47,9 +47,9 @@ class Qwen35(QwenVL):
         vision=VISION | VISION_WIDTHS | {"num_position_embeddings": (IMAGE_SIDE // 8) ** 2},
     )
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Any, image_processor: Any) -> None:
         """Also raise DataError where value heads can't share the key heads evenly."""
-        super().check(config)
+        super().check(config, image_processor)
         values, keys = (
             getattr(config.text_config, f"linear_num_{kind}_heads") for kind in ("value", "key")
         )

@@ -31,9 +31,10 @@ class QwenVL:
     }
     """Not `<|vision_pad|>`, nor the audio tokens in Qwen3.5's vocabulary: no code reads them."""
 
-    def check(self, config: Any) -> None:
+    def check(self, config: Any, image_processor: Any) -> None:
         """Raise DataError for a text layer of a kind that is not in `layer_types`.
 
+        Also where the image processor cuts other patches than the vision tower takes.
         The shared-prefix attention has no sliding window; one would be ignored. Where the config
         has no `layer_types`, transformers ignores `sliding_window` and vLLM applies it.
         """
@@ -51,6 +52,8 @@ class QwenVL:
                     f"{self.name}: only {' and '.join(map(repr, self.layer_types))} "
                     f"{'is' if len(self.layer_types) == 1 else 'are'}"
                 )
+
+        _check_patches(config.vision_config, image_processor)
 
     def image_factor(self, config: Any) -> int:
         """Return patch size times merge size (32 for Qwen3-VL, 28 for Qwen2.5-VL)."""
@@ -112,6 +115,20 @@ class QwenVL:
         """Return none: text layers of attention alone need nothing beyond the common arguments."""
         del config, on_gpu
         return {}
+
+
+def _check_patches(vision: Any, image_processor: Any) -> None:
+    for key, cut in (
+        ("patch_size", image_processor.patch_size),
+        ("spatial_merge_size", image_processor.merge_size),
+        ("temporal_patch_size", image_processor.temporal_patch_size),
+    ):
+        taken = getattr(vision, key)
+        if not isinstance(taken, int) or taken < 1 or taken != cut:
+            raise DataError(
+                f"config.json's vision_config.{key}={taken}, where the image processor has {cut}: "
+                "they must be the same number; take both from the same model"
+            )
 
 
 def mrope_positions(

@@ -92,7 +92,7 @@ def _backward(layer: TextLayer, b: int, row: Row, *, again: bool, on_cpu: bool) 
     and six tensors of the width of keys or values.
     """
     network = 2 * layer.ffn * max(layer.chosen, 1) + 2 * layer.shared_ffn
-    gradients = b * network
+    gradients: float = b * network
     if isinstance(net := layer.mixer, DeltaNet):
         rule = 2 * b * net.state / RULE_CHUNK + 6 * b * net.heads * max(
             net.key_width, net.value_width
@@ -181,12 +181,13 @@ def _delta_saved(net: DeltaNet, b: int, row: Row) -> float:
 def _kernel_saved(net: DeltaNet, b: int, row: Row) -> float:
     """Return the bytes that the delta rule keeps of a row on a GPU: an assumption.
 
-    Read in flash-linear-attention's source (ops/gated_delta_rule/chunk.py): queries and keys,
-    normalised, with their factors; values; decay in float32 and strength; for each token a chunk's
-    width of the triangular solution; and the float32 state that each response starts from.
+    Read in fla-core's source (ops/gated_delta_rule/chunk.py): queries and keys, normalised, with
+    their factors; values; per value head the decay in float32, the strength, and for each token a
+    chunk's width of the triangular solution; and the float32 state that each response starts from.
     """
-    per_head = b * (2 * net.key_width + net.value_width + RULE_CHUNK + 1) + 12
-    return row.tokens * net.heads * per_head + 4 * net.state * len(row.responses)
+    keys = 2 * net.key_heads * (b * net.key_width + 4)
+    values = net.heads * (b * (net.value_width + RULE_CHUNK + 1) + 4)
+    return row.tokens * (keys + values) + 4 * net.state * len(row.responses)
 
 
 def _chunked_saved(net: DeltaNet, b: int, row: Row) -> float:

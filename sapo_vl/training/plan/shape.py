@@ -27,8 +27,8 @@ class Attention:
 class DeltaNet:
     """Widths of a layer's gated delta net; a head's state is key_width x value_width."""
 
-    heads: int  # of values; those of queries and keys are repeated to as many
-    key_heads: int
+    heads: int  # of values
+    key_heads: int  # of queries and of keys
     key_width: int
     value_width: int
     kernel: int  # taps of the convolution

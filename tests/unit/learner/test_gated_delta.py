@@ -183,7 +183,7 @@ def test_prompts_alone_take_one_kernel_call():
 def test_the_convolution_sees_its_own_prompt_only():
     net = delta_net().double()
     x_TC = torch.randn(17, 32 + HEADS * WIDTH, dtype=torch.float64)
-    found = gated_delta._convolve(net, x_TC, DeltaPlan.build(GROUPS, 4, CPU, "batched"))
+    found = gated_delta.convolve(net, x_TC, DeltaPlan.build(GROUPS, 4, CPU, "batched"))
     taps = net.conv1d.weight[:, 0].T  # [4, C], the last is that of the token itself
     for (start, prompt), responses in layout_of(GROUPS):
         for first, length in [(start + prompt, 0), *responses]:

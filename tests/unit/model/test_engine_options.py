@@ -56,7 +56,7 @@ def test_preflight_refuses_a_folder_that_vllm_cannot_run(tiny_folders, tmp_path,
     folder = tiny_folders("qwen3_5")
     monkeypatch.setattr("sapo_vl.model.families.qwen3_5.WIDTHS_ON_CPU", (128,))
     config = tiny_config(folder)
-    with pytest.raises(DataError, match="linear_key_head_dim=64"):
+    with pytest.raises(DataError, match=f"model.path={folder}: linear_key_head_dim=64"):
         check_model(config)
     check_model(tiny_config(folder, "generator.backend=transformers"))
 

@@ -241,6 +241,21 @@ def test_published_configs_of_qwen3_5(changed, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_processor_that_cuts_other_patches_is_refused(changed, family):
+    keys = {"patch_size": (14, 0, [8, 8]), "spatial_merge_size": (1,), "temporal_patch_size": (1,)}
+    for key, values in keys.items():
+        for value in values:
+            message = refusal(changed(family, section="vision_config", **{key: value}))
+            assert f"vision_config.{key}={value}, where the image processor has " in message
+
+
+def test_transformers_own_reason_is_given(changed):
+    folder = changed("qwen3_5", section="text_config", linear_num_value_heads="x")
+    assert "linear_num_value_heads" in refusal(folder)
+    assert "expected int, got str" in refusal(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_ids_of_another_tokenizer_are_refused(changed, tiny_folders, family):
     """Pictures would land on other tokens than those that the chat template writes."""
     ours = open_assets(tiny_folders(family)).image_token_id

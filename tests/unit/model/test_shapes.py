@@ -8,6 +8,8 @@ import torch
 from sapo_vl.model import shapes
 
 PUBLISHED = {
+    "Qwen2-VL-2B": 2_208_985_600,
+    "Qwen2-VL-7B": 8_291_375_616,
     "Qwen2.5-VL-3B": 3_754_622_976,
     "Qwen2.5-VL-7B": 8_292_166_656,
     "Qwen2.5-VL-32B": 33_452_718_336,
@@ -32,7 +34,7 @@ def test_parameters_are_those_of_the_published_weights(size, published):
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(shapes.of_size(size))
     count = sum(p.numel() for p in model.parameters())
-    if not size.startswith("Qwen2.5"):
+    if not size.startswith("Qwen2"):
         # The files also hold the layer that predicts a second token: an attention layer, the
         # product that joins its two inputs, and three norms. transformers leaves it out.
         width = model.config.text_config.hidden_size

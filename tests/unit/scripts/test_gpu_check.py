@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 from bench import random_model
+from delta_kernels import chunk_gated_delta_rule
 from gpu_check import __main__ as command
-from gpu_check import jobs, kernels, learning, runner
+from gpu_check import delta, jobs, kernels, learning, runner
 from gpu_check.learning import Trained
 from gpu_check.outcome import FAILED, OK, SKIPPED, Outcome, Setting, at_most, last_error, line
 from gpu_check.parts import PARTS
 from gpu_check.runner import Part, reason_to_skip
 
 from sapo_vl import config as configs
-from sapo_vl.learner import attention, logprobs
+from sapo_vl.learner import attention, gated_delta_fla, logprobs
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,31 @@ def test_a_head_without_its_temperature_is_far_off(monkeypatch):
     )
     error = kernels._head_error(64, torch.float32, torch.device("cpu"))
     assert error > 2 * kernels.BOUNDS[torch.bfloat16]
+
+
+def test_a_gated_delta_net_on_a_cpu(setting):
+    found = results(delta.check_delta(setting))
+    assert found.pop("fla against PyTorch") == SKIPPED
+    assert set(found.values()) == {OK}
+    assert found.keys() == {
+        "batched, bfloat16: output",
+        "batched, bfloat16: gradients",
+        "batched, 4 x 60, 340 tokens",
+    }
+
+
+@pytest.mark.parametrize("hands_over", [True, False])
+def test_a_kernel_that_drops_the_prompts_states_fails(setting, monkeypatch, hands_over):
+    def kernel(*args, initial_state, **kwargs):
+        state = initial_state if hands_over else None
+        return chunk_gated_delta_rule(*args, initial_state=state, **kwargs)
+
+    monkeypatch.setattr(gated_delta_fla, "delta_kernel", lambda: kernel)
+    monkeypatch.setitem(delta.FORMS, "cpu", ("fla",))
+    monkeypatch.setitem(delta.TIMED, "cpu", {})
+    found = results(delta.check_delta(setting))
+    expected = OK if hands_over else FAILED
+    assert found["fla, bfloat16: output"] == found["fla, bfloat16: gradients"] == expected
 
 
 def test_layouts_of_the_policy(setting):

@@ -122,7 +122,7 @@ def test_limits_follow_the_type_of_the_weights(keys, limits):
     ("keys", "sampler", "limits"),
     [
         (["model.dtype=float32"], "float32", ({"text": 1e-5, "image": 1e-5}, 1e-3, 0.1)),
-        (["model.dtype=float32"], "bfloat16", ({"text": 0.05, "image": 0.05}, 0.3, math.inf)),
+        (["model.dtype=float32"], "bfloat16", ({"text": 0.03, "image": 0.03}, 0.3, math.inf)),
         (
             ["model.dtype=float32", "generator.parity_warn=0.1", "generator.parity_stop=0.2"],
             "bfloat16",
@@ -136,8 +136,8 @@ def test_a_sampler_of_another_type_has_limits_of_its_own(keys, sampler, limits):
 
 def test_a_bfloat16_sampler_of_float32_weights_may_round():
     check = ParityCheck(load(None, ["model.dtype=float32"]), "bfloat16")
-    assert check.observe(figures("image", 0.04, 2.0), 1) == []
-    assert len(check.observe(figures("image", 0.06, 2.0), 2)) == 1
+    assert check.observe(figures("image", 0.02, 2.0), 1) == []
+    assert len(check.observe(figures("image", 0.04, 2.0), 2)) == 1
     with pytest.raises(ParityError, match=r"generator\.parity_stop=0\.3:"):
         check.observe(figures("image", 0.31, 2.0), 3)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import make_rollouts, make_samples, tiny_config
 
+from sapo_vl.learner import gated_delta, gated_delta_fla
 from sapo_vl.learner.activations import recompute_activations
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
@@ -33,29 +34,26 @@ class KernelRule(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: torch.Tensor) -> Any:
-        query, key, value, decay, beta, start = inputs
+        """Return outputs and last states of sequences that lie one after the other."""
+        query, key, value, decay, beta, start, sequences = inputs
         kept = [torch.empty(x.shape, dtype=x.dtype) for x in (query, key, value, beta)]
-        kept += [torch.empty(x.shape[:-1]) for x in (query, key)]
-        kept += [torch.empty(decay.shape), decay.new_empty(*decay.shape, RULE_CHUNK).to(key.dtype)]
-        ctx.save_for_backward(*kept, *([] if start is None else [start.clone()]))
-        states = (query.shape[0], query.shape[2], query.shape[3], value.shape[3])
-        return torch.zeros_like(value), torch.zeros(states)
+        kept += [torch.empty(x.shape[:-1]) for x in (query, key)]  # factors of their norms
+        kept += [torch.empty(decay.shape), torch.empty(*decay.shape, RULE_CHUNK, dtype=key.dtype)]
+        ctx.save_for_backward(*kept, *([] if start is None else [start]))
+        return torch.zeros_like(value), torch.zeros(
+            sequences, value.shape[2], key.shape[3], value.shape[3]
+        )
 
 
-def kernel_rule(query, key, value, g, beta, initial_state=None, **_):
-    """In the place of transformers' torch_chunk_gated_delta_rule."""
-    return KernelRule.apply(query, key, value, g, beta, initial_state)
+def kernel_rule(query, key, value, decay, beta, *, initial_state, cu_seqlens, **_):
+    """Return what fla's chunk_gated_delta_rule returns, in its place."""
+    return KernelRule.apply(query, key, value, decay, beta, initial_state, len(cu_seqlens) - 1)
 
 
-def measured(renderer, config, *, length: int | None = None, on_cpu: bool = True):
-    """Return the bytes that autograd keeps of a row, and those that the plan says.
-
-    Responses have `length` tokens, or 1 to 9.
-    """
+def measured(renderer, config, *, on_cpu: bool = True) -> tuple[float, float]:
+    """Return the bytes that autograd keeps of a row, and those that the plan says."""
     assets = open_assets(config.model.path)
     rollouts = make_rollouts(renderer.render(make_samples()), responses=12)
-    for rollout in rollouts if length else []:
-        rollout.token_ids = [20] * length
     model = load_weights(assets, config.model.dtype)
     freeze(model, config.model.freeze)
     recompute_activations(model, config.model.gradient_checkpointing)
@@ -131,9 +129,8 @@ def test_activations_are_what_autograd_saves(tiny_folders, renderer, family, fro
 def test_what_a_delta_net_keeps_beside_the_kernels_of_its_rule(
     tiny_folders, renderer, monkeypatch, dtype
 ):
-    modeling = "transformers.models.qwen3_5.modeling_qwen3_5.torch_chunk_gated_delta_rule"
-    monkeypatch.setattr(modeling, kernel_rule)
+    monkeypatch.setattr(gated_delta, "choose_form", lambda device, dtype: "fla")
+    monkeypatch.setattr(gated_delta_fla, "delta_kernel", lambda: kernel_rule)
     config = config_of(tiny_folders("qwen3_5"), dtype, "none", ["vision"])
-    # 16 tokens a response go through the layers: none is padded
-    real, planned = measured(renderer, config, length=17, on_cpu=False)
+    real, planned = measured(renderer, config, on_cpu=False)
     assert planned == pytest.approx(real, rel=0.03)

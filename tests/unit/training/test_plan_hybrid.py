@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from sapo_vl.config import Config, load
+from sapo_vl.model.families import FAMILIES
 from sapo_vl.training.plan.activations import Row, activations, layer_saved
 from sapo_vl.training.plan.engine import engine_memory, kv_bytes_per_token, state_bytes
 from sapo_vl.training.plan.fit import make_plan
@@ -14,6 +15,7 @@ from sapo_vl.training.plan.hardware import GIB, cpu, gpus
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.plan.seconds import forward_operations, rule_operations
 from sapo_vl.training.plan.shape import Attention, DeltaNet, ModelShape, model_shape
+from sapo_vl.training.plan.tables import print_plan
 from sapo_vl.training.plan.workload import workload
 
 BFLOAT16 = "model.dtype=bfloat16"
@@ -83,10 +85,10 @@ def test_an_engine_on_a_cpu_keeps_one_state_and_bfloat16():
     memory = engine_memory(shape, made, cpu(1), workload(made, shape, 1))
     assert memory.weights == 2 * shape.parameters
     assert memory.kv_per_token == 2 * 64 * 2  # one layer attends, with one head of 64
-    state = 2 * 64 * 64 * 4 + 3 * 256 * 2  # one linear layer, two value heads of 64
+    state = 2 * 64 * 64 * 4 + 3 * 256 * 2  # one layer has it, with two heads of 64
     assert memory.state == state
-    assert memory.block == -(-state // (32 * 256)) * 32
-    assert memory.held_state == memory.block * 256
+    assert memory.block == 160  # 34,304 of its bytes, at 256 a token, in 32s
+    assert memory.held_state == 160 * 256
 
 
 def test_the_engines_own_cache_and_a_reference_sampler():
@@ -104,7 +106,8 @@ def test_what_a_delta_net_saves_on_a_gpu_by_hand():
     network = 4 * 2 * 12_288
     convolution = 2 * 8192 * (2 * 100 + 3 * 3)
     beside = 100 * (18 * 4096 + 4 * 32 + 10 * 32)
-    kernels = 100 * 32 * (2 * (3 * 128 + 64 + 1) + 12) + 2 * 4 * 32 * 128 * 128
+    kernels = 100 * (2 * 16 * (2 * 128 + 4) + 32 * (2 * (128 + 64 + 1) + 4))
+    kernels += 2 * 4 * 32 * 128 * 128  # where the responses start
     assert layer_saved(layer, 2, row) == 100 * (norms + network) + convolution + beside + kernels
 
 
@@ -130,9 +133,7 @@ def test_a_state_is_read_and_written_with_every_token():
     assert 2 * plan.engine.state / plan.engine.kv_per_token == pytest.approx(3144, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    "family", ["qwen2_5_vl", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe"]
-)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layout", ["shared_prefix", "padded"])
 def test_every_familys_tiny_model_has_a_plan(family, layout):
     shape, made = shape_of(f"tiny:{family}"), config(f"learner.layout={layout}")
@@ -141,3 +142,11 @@ def test_every_familys_tiny_model_has_a_plan(family, layout):
         assert 0 < plan.peak.total < 24 * GIB
         assert plan.seconds.total > 0
         assert 0 < activations(shape, made, plan.work, on_cpu=hardware.is_cpu).saved < 24 * GIB
+
+
+def test_the_tables_show_the_states_of_a_hybrid_alone(capsys):
+    for size, shown in (("Qwen3.5-9B", True), ("Qwen3-VL-8B", False)):
+        print_plan(make_plan(config(), shape_of(size), gpus(80, 8)))
+        text = capsys.readouterr().out
+        assert ("a sequence's recurrent states" in text) == shown
+        assert "sequences at full length in it" in text
