@@ -55,6 +55,9 @@ from sapo_vl.plugins import absolute_plugin
 
 T = TypeVar("T", bound=BaseModel)
 
+LORA_LR = 10
+"""Adapters learn at this multiple of the default learning rate, where learner.lr isn't named."""
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 """The shipped YAML files: train/*.yaml and eval/*.yaml (in a checkout a link to configs/)."""
 
@@ -107,6 +110,8 @@ class Config(Section):
                 f"{self.rollout.prompts} is not a multiple of "
                 f"algorithm.num_mini_batches={count}"
             )
+        if self.model.lora.path is not None and self.sft.steps > 0:
+            raise ValueError("model.lora.path needs sft.steps=0: a warm-up would change its base")
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one verifier")
         if self.learner.offload_parameters and self.learner.zero_stage != 3:
@@ -134,10 +139,14 @@ def load(path: Path | None, overrides: list[str], *, over: Path | None = None) -
     Raises ConfigError, naming the key, the value and what is allowed.
     """
     files = [file for file in (path, over) if file is not None]
-    objective, tree = merged_tree(Config, read_sources(Config, files, overrides))
+    sources = read_sources(Config, files, overrides)
+    objective, tree = merged_tree(Config, sources)
     try:
         options = typed(tree.pop(section_of(objective), None), dict[str, Any]) or {}
-        return Config.model_validate(typed(tree, Config) | {"objective_options": options})
+        config = Config.model_validate(typed(tree, Config) | {"objective_options": options})
+        if config.model.lora.rank and last_named(sources, "learner.lr") is None:
+            config.learner.lr *= LORA_LR
+        return config
     except ValidationError as error:
         raise ConfigError(one_line(error)) from None
     except RecursionError:

@@ -119,6 +119,9 @@ class SftConfig(Section):
     data: UserPath | None = Field(None, description="data set with solutions; null: data.path")
     batch: int = Field(16, ge=1, description="records per step, over all ranks")
     lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
+    lora: bool = Field(
+        True, description="train adapters here too where model.lora is on; false: all weights"
+    )
     lr_warmup_steps: int = Field(20, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the cosine decay")
 
@@ -202,7 +205,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class LearnerConfig(Section):
     """Optimizer, micro-batches and DeepSpeed."""
 
-    lr: float = Field(1e-6, gt=0, le=1, description="peak learning rate")
+    lr: float = Field(
+        1e-6, gt=0, le=1, description="peak learning rate; with model.lora the default is 1e-5"
+    )
     lr_warmup_steps: int = Field(3, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the linear decay")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's betas")

@@ -31,8 +31,6 @@ PARTS = {"language": r"model\.language_model\.layers", "vision": r"model\.visual
 """Where adapters can be: the layers of the text model, and the blocks of the vision tower."""
 
 PEFT_PREFIX = "base_model.model."
-MODULE_PREFIX = "model."
-"""Of the policy module around the Hugging Face model."""
 
 
 def inject(model: Any, options: LoraConfig, frozen: Iterable[str], seed: int) -> None:
@@ -134,11 +132,6 @@ def settings_of(model: Any, base: str) -> Any:
     return settings
 
 
-def has_tower_adapters(model_or_names: Iterable[str]) -> bool:
-    """Whether any of these parameter names is an adapter's in the vision tower."""
-    return any(is_adapter(name) and "visual." in name for name in model_or_names)
-
-
 def is_adapter(name: str) -> bool:
     """Whether a parameter's name is that of an adapter's matrix."""
     return ".lora_A." in name or ".lora_B." in name
@@ -196,9 +189,9 @@ def _load(model: Any, options: LoraConfig) -> None:
     wanted = {"r": options.rank, "lora_alpha": options.scale * options.rank}
     for key, value in wanted.items():
         if settings.get(key) != value:
-            name = "rank" if key == "r" else "alpha"
+            own_key = "model.lora.rank" if key == "r" else "model.lora.alpha"
             raise DataError(
-                f"{where} has {key}={settings.get(key)} and the run {value:g}: set model.lora.{name}"
+                f"{where} has {key}={settings.get(key)} and the run {value:g}: set {own_key}"
             )
     if any(settings.get(key) for key in ("use_dora", "use_rslora", "rank_pattern", "bias_pattern")):
         raise DataError(f"{where} is of another kind than plain LoRA")

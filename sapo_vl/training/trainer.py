@@ -76,9 +76,15 @@ class Trainer:
                     ["component", "parameters", "trained"],
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
+            if self.config.model.lora.rank:
+                options = self.config.model.lora
+                distributed.print0(
+                    f"model.lora: adapters of rank {options.rank}, counted {options.scale:g} "
+                    f"times; the base is frozen; learner.lr={self.config.learner.lr:g}"
+                )
             seed = self.config.run.seed
             self.learner.sleep()
-            self.generator = generator or build(self.config, assets, seed=seed)
+            self.generator = generator or build(self.config, assets, seed=seed, adapter=True)
         self.engine = SampleEngine(
             self.generator,
             inputs.renderer,
