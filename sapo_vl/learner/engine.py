@@ -108,6 +108,8 @@ class Learner:
             config.learner.layout,
             config.learner.attention,
         )
+        if self._lora is not None:
+            self._policy.register_state_dict_post_hook(_adapters_only)
         if config.learner.zero_stage == 3:
             _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -278,6 +280,12 @@ class Learner:
         """Drop the engine."""
         self._engine.destroy()
         del self._engine, self._optimizer, self._policy
+
+
+def _adapters_only(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Leave only adapters in a state dict. DeepSpeed's own exclusion forgets a tied head."""
+    for name in [name for name in state if not lora.is_adapter(name)]:
+        del state[name]
 
 
 def _keep_whole(blocks: Sequence[torch.nn.Module]) -> None:

@@ -17,6 +17,7 @@ from sapo_vl.algorithm import objectives
 from sapo_vl.config.sections import LoraConfig
 from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.saved_weights import whole_weights
 from sapo_vl.model import lora
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -113,5 +114,7 @@ def test_a_checkpoint_holds_the_adapter_and_goes_on_bit_for_bit(
     adapter_bytes = 4 * sum(tensor.numel() for tensor in expected.values())
     saved = sum(file.stat().st_size for file in (tmp_path / "learner").iterdir())
     assert saved < 5 * adapter_bytes  # the weights, their float32 copy and two moments
+    held = dict(whole_weights(tmp_path / "learner", assets.family, torch.float32))
+    assert {lora.peft_name(name) for name in held} == expected.keys()
     stored = load_file(tmp_path / "out" / "adapter" / lora.WEIGHTS)
     assert all(torch.equal(stored[name], tensor) for name, tensor in expected.items())
