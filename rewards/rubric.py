@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from sapo_vl import plugins
-from sapo_vl.config import Config, JudgeOptions
+from sapo_vl.config import Config
+from sapo_vl.config.sections import JudgeOptions
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.rewards import CHECK_GOLD, DECIDE_FAST, JUDGED, PENALTIES, VERIFIERS
 from sapo_vl.rewards.pool.client import PoolClient

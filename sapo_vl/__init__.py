@@ -3,11 +3,10 @@
     train.py      the SAPO loop: `train_step` is the algorithm, `main` a whole run
     sft.py        supervised warm-up on worked solutions
     schema.py     the records that travel: Sample, Prompt, Rollout, RolloutGroup, Reward, Verdict
-    config.py     every config key with its default; reading and writing a config
-    config_keys.py  messages about unknown config keys
     errors.py     errors of the user and of a run
     plugins.py    objects of your own by path: my/file.py:NAME
 
+    config/       every config key with its default; reading and writing a config
     cli/          the `sapo-vl` commands and their options
     training/     the trainer, set-up, prompt sampling, rollouts, checkpoints, the plan of a run
     algorithm/    pure: SAPO, gates, objectives, advantages, telemetry, collapse detector

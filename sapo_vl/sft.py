@@ -18,7 +18,8 @@ import torch
 from sapo_vl.algorithm.objectives.spec import TOKEN_MEAN, Objective
 from sapo_vl.algorithm.surrogate import LossInputs, Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import Config, SftConfig, tiny_family
+from sapo_vl.config import Config, tiny_family
+from sapo_vl.config.sections import LoraConfig, SftConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets, open_assets
@@ -100,7 +101,7 @@ def _train(
 ) -> None:
     config = run.config
     root, steps = run.dir / "warmup" / "checkpoints", config.sft.steps
-    learner = Learner(_at_temperature_1(config), assets)
+    learner = Learner(_learner_config(config), assets)
     newest = checkpoint.latest(root)
     state = checkpoint.load(newest, learner) if newest else TrainState()
     if newest:
@@ -158,10 +159,13 @@ def cosine(step: int, options: SftConfig) -> float:
     return options.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def _at_temperature_1(config: Config) -> Config:
-    """Return the config with temperature 1 for cross-entropy, whatever rollouts are sampled at."""
+def _learner_config(config: Config) -> Config:
+    """Return the config with temperature 1 for cross-entropy, and adapters only by sft.lora."""
     rollout = config.rollout.model_copy(update={"temperature": 1.0})
-    return config.model_copy(update={"rollout": rollout})
+    model = config.model
+    if not config.sft.lora:
+        model = model.model_copy(update={"lora": LoraConfig()})
+    return config.model_copy(update={"rollout": rollout, "model": model})
 
 
 def _solutions(assets: ModelAssets, renderer: PromptRenderer, rendered: Rendered) -> list[Rollout]:

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from sapo_vl.config import CollapseConfig
+from sapo_vl.config.sections import CollapseConfig
 
 FIRST = 5
 """Steps that `start` averages, and window of the moving mean."""

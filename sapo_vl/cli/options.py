@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapo_vl.config import CONFIGS, Config, load
-from sapo_vl.config_keys import service_url
+from sapo_vl.config.keys import service_url
 from sapo_vl.errors import ConfigError, nearest
 
 if TYPE_CHECKING:

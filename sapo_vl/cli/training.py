@@ -55,6 +55,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
     export.add_argument("--checkpoint", help="e.g. step_000020 (default: the newest whole one)")
+    export.add_argument(
+        "--adapter-only", action="store_true", help="write the adapter alone, in PEFT's form"
+    )
     export.set_defaults(run=_export, parser=export)
 
     tiny = commands.add_parser("init-tiny", help="build a tiny random model as a model folder")
@@ -145,7 +148,12 @@ def _export(arguments: argparse.Namespace) -> None:
     prepare_environment()
     from sapo_vl.training import export
 
-    export.main(arguments.run_dir, arguments.out, arguments.checkpoint)
+    export.main(
+        arguments.run_dir,
+        arguments.out,
+        arguments.checkpoint,
+        adapter_only=arguments.adapter_only,
+    )
 
 
 def _init_tiny(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sapo_vl import plugins
+from sapo_vl.config.sections import LoraConfig
 from sapo_vl.errors import ConfigError
 from sapo_vl.schema import Prompt, Rollout
 
@@ -65,6 +66,14 @@ class Generator(Protocol):
         """Load all weights (Hugging Face names) and drop every cache of the old ones."""
         ...
 
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace the adapter by both matrices of each layer's (PEFT names); drop every cache.
+
+        Called in place of `update_weights` where model.lora is on. The base weights are those that
+        the generator was built with.
+        """
+        ...
+
     def sleep(self) -> None:
         """Free accelerator memory for the learner until `update_weights`; a no-op on a CPU."""
         ...
@@ -111,12 +120,17 @@ def check_tensor_parallel(config: Config, ranks: int) -> None:
         )
 
 
-def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
+def build(config: Config, assets: ModelAssets, *, seed: int, adapter: bool = False) -> Generator:
     """Start the configured generator on the model in `assets`.
+
+    With `adapter` it has room for model.lora's adapter and waits for `update_adapter`; without, it
+    samples from the model as it is.
 
     Raises SetupError when vLLM is configured but not installed or has too little memory,
     ConfigError for a plug-in that can't be imported or ranks that tensor_parallel doesn't divide.
     """
+    if not adapter:
+        config = _without_adapter(config)
     backend = config.generator.backend
     if backend == "vllm":
         from sapo_vl.generator.vllm_engine import VLLMGenerator
@@ -128,3 +142,14 @@ def build(config: Config, assets: ModelAssets, *, seed: int) -> Generator:
         return HFGenerator(config, assets)
     engine = plugins.load(backend, "generator.backend", BACKENDS).value
     return cast(Callable[..., Generator], engine)(config, assets, seed=seed)
+
+
+def _without_adapter(config: Config) -> Config:
+    """Return the config for a whole model. Raises ConfigError where an adapter is named."""
+    if config.model.lora.path is not None:
+        raise ConfigError(
+            f"model.lora.path={config.model.lora.path} is for training alone: name a model that "
+            "the adapter is merged into, such as a run's final/"
+        )
+    plain = config.model.model_copy(update={"lora": LoraConfig()})
+    return config.model_copy(update={"model": plain})

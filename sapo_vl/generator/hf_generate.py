@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig
 
 from sapo_vl.generator.base import SamplingParams, SamplingRequest
+from sapo_vl.model import lora
 from sapo_vl.model.assets import BAN_BIAS
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.model.weights import load_weights
@@ -32,6 +33,9 @@ class HFGenerator:
         self._assets = assets
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = load_weights(assets, config.model.dtype).to(self._device).eval()
+        if config.model.lora.rank:
+            lora.inject(self._model, config.model.lora, config.model.freeze, config.run.seed)
+            self._model.eval()
         # The folder's own settings (repetition penalty, min_p, ..) would be merged into ours.
         self._model.generation_config = GenerationConfig()
 
@@ -97,6 +101,10 @@ class HFGenerator:
         for name, value in weights:
             parameters[name].copy_(to_module_layout(name, value))
         self._model.model.rope_deltas = None
+
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """See Generator."""
+        self.update_weights((lora.module_name(name), value) for name, value in weights)
 
     def sleep(self) -> None:
         """Do nothing: this generator is for small models."""

@@ -14,6 +14,8 @@ Why each setting:
   and `bad_words` does not ban special ids. The learner adds the same -100.
 - No chunked prefill on a CPU: a seeded request split over two steps raises there. Without it a
   prompt waits for a step that takes it whole, and `max_num_batched_tokens` fits the longest.
+- With model.lora the engine sleeps at level 1 (its base weights wait in host memory) and gets
+  adapters alone, through folders in shared memory; see generator/adapter_folder.py.
 - What a family needs besides is in Family.engine_options.
 - `update_weights` resets the prefix cache *and* the encoder cache; either one alone keeps values of
   the old weights (trl #7198, vLLM #44910).
@@ -29,6 +31,7 @@ import numpy as np
 import torch
 
 from sapo_vl.errors import SetupError
+from sapo_vl.generator.adapter_folder import AdapterFolder
 from sapo_vl.generator.base import (
     NO_VLLM,
     SamplingParams,
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
 CPU_BLOCK = 32
 """Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
 its responses, and vLLM's default of 128 is longer than a short prompt."""
+
+ADAPTER = "policy"
+"""The adapter's name in the engine."""
 
 PREFILL_TOKENS = {"cpu": 8192, "cuda": 16_384}
 """Least token budget of an engine step. A step's prompts, pictures included, get what its decoding
@@ -89,6 +95,11 @@ class VLLMGenerator:
                 "block_size": CPU_BLOCK,
                 "kv_cache_memory_bytes": options.kv_cache_mb << 20,
             }
+        self._adapter: AdapterFolder | None = None
+        self._lora_request: Any = None
+        if config.model.lora.rank:
+            self._adapter = AdapterFolder(assets, config.model)
+            placement |= self._adapter.engine_options()
         budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
         placement |= assets.family.engine_options(assets.config, on_gpu=self._on_gpu)
         dtype = placement.setdefault("dtype", config.model.dtype)
@@ -137,11 +148,17 @@ class VLLMGenerator:
     def _run(self, requests: Sequence[tuple[ProcessedPrompt, SamplingParams, int]]) -> list[Any]:
         """Return vLLM's output of each request, in order."""
         assert not self._asleep, "generate() on a sleeping engine"
+        assert self._adapter is None or self._lora_request, "generate() without an adapter"
         engine = self._llm.llm_engine
         inputs = {id(prompt): prompt for prompt, _, _ in requests}
         converted = {key: self._inputs.engine_input(prompt) for key, prompt in inputs.items()}
         for i, (prompt, params, seed) in enumerate(requests):
-            engine.add_request(str(i), converted[id(prompt)], self._vllm_params(params, seed))
+            engine.add_request(
+                str(i),
+                converted[id(prompt)],
+                self._vllm_params(params, seed),
+                lora_request=self._lora_request,
+            )
         finished = {}
         while engine.has_unfinished_requests():
             for output in engine.step():
@@ -196,6 +213,20 @@ class VLLMGenerator:
             self._asleep = False
         self.reset_caches()
 
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """See Generator. The engine's base weights are never sent again."""
+        from vllm.lora.request import LoRARequest
+
+        assert self._adapter is not None, "update_adapter() without model.lora"
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+        folder = str(self._adapter.write(weights))
+        # In place once: a request with this flag would read the folder again at each step.
+        self._llm.llm_engine.add_lora(LoRARequest(ADAPTER, 1, folder, load_inplace=True))
+        self._lora_request = LoRARequest(ADAPTER, 1, folder)
+        self.reset_caches()
+
     def reset_caches(self, *, encoder: bool = True) -> None:
         """Drop cached prefixes and image embeddings; a test shows that both are necessary."""
         self._llm.reset_prefix_cache()
@@ -203,15 +234,17 @@ class VLLMGenerator:
             self._llm.llm_engine.reset_encoder_cache()
 
     def sleep(self) -> None:
-        """See Generator. The engine wakes up in `update_weights`."""
+        """See Generator. The engine wakes up in `update_weights` or `update_adapter`."""
         if self._on_gpu and not self._asleep:
-            self._llm.sleep(level=2)
+            self._llm.sleep(level=2 if self._adapter is None else 1)
             self._asleep = True
 
     def close(self) -> None:
         """See Generator."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+        if self._adapter is not None:
+            self._adapter.close()
 
 
 def _start(engine: Callable[..., Any], on_gpu: bool, **settings: Any) -> Any:

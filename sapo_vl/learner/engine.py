@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from sapo_vl.learner.optimizer import all_cores, build_optimizer, state_tensors,
 from sapo_vl.learner.patch_embedding import use_product
 from sapo_vl.learner.policy import Policy
 from sapo_vl.learner.saved_weights import check_files
+from sapo_vl.model import lora
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.save import save_model
 from sapo_vl.model.weights import check_weights, freeze, frozen_hash, load_weights
@@ -94,6 +96,9 @@ class Learner:
             model = load_weights(assets, config.model.dtype)
         use_product(model)
         freeze(model, config.model.freeze)
+        self._lora = config.model.lora if config.model.lora.rank else None
+        if self._lora is not None:
+            lora.inject(model, self._lora, config.model.freeze, config.run.seed)
         recompute_activations(model, config.model.gradient_checkpointing)
         self.assets = assets
         self._policy = Policy(
@@ -103,6 +108,8 @@ class Learner:
             config.learner.layout,
             config.learner.attention,
         )
+        if self._lora is not None:
+            self._policy.register_state_dict_post_hook(_adapters_only)
         if config.learner.zero_stage == 3:
             _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -177,18 +184,34 @@ class Learner:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield all (name, whole tensor) in checkpoint layout, gathered under ZeRO-3.
 
-        Every rank must exhaust the iterator. A tied head is not sent: the embedding covers it.
+        Adapters are merged into the weights. Every rank must exhaust the iterator. A tied head is
+        not sent: the embedding covers it.
         """
+        to_checkpoint_layout = self.assets.family.to_checkpoint_layout
+        whole = self._gathered(lambda name: not lora.is_adapter(name))
+        if self._lora is not None:
+            adapters = {n: t.clone() for n, t in self._gathered(lora.is_adapter)}
+            whole = lora.merged(whole, adapters, self._lora.scale)
+        for name, tensor in whole:
+            yield name, to_checkpoint_layout(name, tensor)
+
+    def adapter(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the adapters' matrices as (PEFT name, whole tensor); collective as `weights`."""
+        for name, tensor in self._gathered(lora.is_adapter):
+            yield lora.peft_name(name), tensor
+
+    def _gathered(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name in the transformers module, whole tensor) of the wanted parameters."""
         import deepspeed
 
         named = [(n.removeprefix("model."), p) for n, p in self._policy.named_parameters()]
+        named = [(n, p) for n, p in named if wanted(n)]
         sharded = self._options.zero_stage == 3
-        to_checkpoint_layout = self.assets.family.to_checkpoint_layout
         for i in range(0, len(named), GATHER_GROUP):
             group = named[i : i + GATHER_GROUP]
             with deepspeed.zero.GatheredParameters([p for _, p in group], enabled=sharded):
                 for name, parameter in group:
-                    yield name, to_checkpoint_layout(name, parameter.detach())
+                    yield name, parameter.detach()
 
     def sleep(self) -> None:
         """Move the optimizer's state to host memory if learner.offload_while_sampling says so.
@@ -207,8 +230,9 @@ class Learner:
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder, atomically: see model/save.py.
 
-        Every rank must call it; rank 0 writes. Raises AssertionError when frozen weights changed,
-        SetupError when the disk is full.
+        With adapters the model is merged, and `out`/adapter holds them in PEFT's form. Every rank
+        must call it; rank 0 writes. Raises AssertionError when frozen weights changed, SetupError
+        when the disk is full.
         """
         if self._frozen:
             assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
@@ -216,15 +240,28 @@ class Learner:
             out.parent.mkdir(parents=True, exist_ok=True)
             with disk_full_guard("the model", out.parent):
                 save_model(out, self.assets.folder, self.weights())
+                self._export_adapter(out / "adapter")
         else:
-            for _ in self.weights():
+            for _ in chain(self.weights(), self.adapter()):
                 pass
         distributed.barrier()
 
+    def _export_adapter(self, out: Path) -> None:
+        if self._lora is not None:
+            lora.write_adapter(out, self.adapter(), lora.settings_of(self.model, self.assets.path))
+
     def save(self, directory: Path) -> None:
-        """Write model and optimizer state of all ranks below `directory`."""
+        """Write model and optimizer state of all ranks below `directory`.
+
+        With adapters the frozen weights are left out: the model folder has them.
+        """
         self._wake()
-        self._engine.save_checkpoint(str(directory), tag="learner", save_latest=False)
+        self._engine.save_checkpoint(
+            str(directory),
+            tag="learner",
+            save_latest=False,
+            exclude_frozen_parameters=self._lora is not None,
+        )
 
     def load(self, directory: Path) -> None:
         """Restore a state that `save` wrote, bit for bit, with the same number of ranks.
@@ -233,7 +270,9 @@ class Learner:
         """
         self._wake()
         check_files(directory / "learner")
-        path, _ = self._engine.load_checkpoint(str(directory), tag="learner")
+        path, _ = self._engine.load_checkpoint(
+            str(directory), tag="learner", load_module_strict=self._lora is None
+        )
         if path is None:
             raise DataError(f"{directory / 'learner'} lacks the model's file")
 
@@ -241,6 +280,12 @@ class Learner:
         """Drop the engine."""
         self._engine.destroy()
         del self._engine, self._optimizer, self._policy
+
+
+def _adapters_only(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Leave only adapters in a state dict. DeepSpeed's own exclusion forgets a tied head."""
+    for name in [name for name in state if not lora.is_adapter(name)]:
+        del state[name]
 
 
 def _keep_whole(blocks: Sequence[torch.nn.Module]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapo_vl.config import Config, LearnerConfig
+from sapo_vl.config import Config
+from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.learner.deepspeed_config import own_step
 from sapo_vl.system import distributed
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sapo_vl.config import DataConfig
+from sapo_vl.config.sections import DataConfig
 from sapo_vl.data.images import Size, open_image, resize, target_size, visual_tokens
 from sapo_vl.errors import DataError
 from sapo_vl.model.assets import ModelAssets

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo_vl.config import Config, absolute, dump, load, to_yaml
-from sapo_vl.config_keys import last_named, read_sources
+from sapo_vl.config.keys import last_named, read_sources
 from sapo_vl.errors import ConfigError
 from sapo_vl.plugins import absolute_plugin
 from sapo_vl.runs.files import atomic_write, write_text

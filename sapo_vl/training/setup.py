@@ -33,6 +33,7 @@ from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 from sapo_vl.system.machine import gpu_count
 from sapo_vl.training.plan.limits import check_capacity
+from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.prompt_sampler import PromptSampler
 
 TOKENIZER_TEXTS = 4000
@@ -65,6 +66,8 @@ def preflight(config: Config) -> Config:
         store.load(config.sft.data, config.data.train_split)
     check_model(config)
     check_delta_kernels(config)
+    if config.model.lora.rank:
+        module_on_meta(config)  # refuses what can't have adapters
     deepspeed_settings(config)
     chosen_sets(config)
     check_capacity(config)

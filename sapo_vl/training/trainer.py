@@ -15,7 +15,7 @@ from typing import Any
 from sapo_vl.algorithm import collapse, objectives, telemetry
 from sapo_vl.algorithm.reward_terms import term_sums
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import LearnerConfig
+from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
@@ -76,9 +76,15 @@ class Trainer:
                     ["component", "parameters", "trained"],
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
+            if self.config.model.lora.rank:
+                options = self.config.model.lora
+                distributed.print0(
+                    f"model.lora: adapters of rank {options.rank}, counted {options.scale:g} "
+                    f"times; the base is frozen; learner.lr={self.config.learner.lr:g}"
+                )
             seed = self.config.run.seed
             self.learner.sleep()
-            self.generator = generator or build(self.config, assets, seed=seed)
+            self.generator = generator or build(self.config, assets, seed=seed, adapter=True)
         self.engine = SampleEngine(
             self.generator,
             inputs.renderer,
@@ -125,7 +131,10 @@ class Trainer:
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        self.generator.update_weights(self.learner.weights())
+        if self.config.model.lora.rank:
+            self.generator.update_adapter(self.learner.adapter())
+        else:
+            self.generator.update_weights(self.learner.weights())
         version = self.state.step + (self.state.mini_batch > 0)
         self.receipt = self.delivery.ask(self.generator, self.learner, version)
 

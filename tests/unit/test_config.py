@@ -10,15 +10,8 @@ import yaml
 from helpers import ROOT
 
 from sapo_vl.algorithm import objectives
-from sapo_vl.config import (
-    Config,
-    dump,
-    load,
-    parse_section,
-    section_of,
-    to_yaml,
-)
-from sapo_vl.config_keys import BUILT_IN_OBJECTIVES, RENAMED
+from sapo_vl.config import Config, dump, load, parse_section, section_of, to_yaml
+from sapo_vl.config.keys import BUILT_IN_OBJECTIVES, RENAMED
 from sapo_vl.errors import ConfigError
 
 FILES = sorted(ROOT.glob("configs/train/*.yaml")) + sorted(ROOT.glob("configs/eval/*.yaml"))

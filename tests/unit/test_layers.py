@@ -21,7 +21,6 @@ LAYERS = [
         "errors",
         "plugins",
         "schema",
-        "config_keys",
         "config",
         "system",
         "runs",

@@ -10,7 +10,7 @@ import torch
 from helpers import make_sample
 
 from sapo_vl.algorithm.surrogate import LossInputs
-from sapo_vl.config import SftConfig
+from sapo_vl.config.sections import SftConfig
 from sapo_vl.errors import DataError
 from sapo_vl.sft import OBJECTIVE, _solutions, continuation, cosine, cross_entropy
 

@@ -24,7 +24,8 @@ from sapo_vl.algorithm.objectives.spec import (
     ObjectiveSpec,
     mean_over_limit,
 )
-from sapo_vl.config import Config, RewardTerm, parse_section, section_of
+from sapo_vl.config import Config, parse_section, section_of
+from sapo_vl.config.sections import RewardTerm
 from sapo_vl.errors import ConfigError
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {

@@ -12,7 +12,7 @@ import torch
 
 from sapo_vl.config import Config, tiny_family
 from sapo_vl.errors import DataError, UserError
-from sapo_vl.model import shapes
+from sapo_vl.model import lora, shapes
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.weights import freeze
 
@@ -25,7 +25,7 @@ def module_on_meta(config: Config, *, ask_hub: bool = True) -> tuple[Any, str]:
 
     Without `ask_hub` a known size by name is taken as published, which needs no network. Raises
     DataError when model.path can't be opened and names no known size, ConfigError when
-    model.freeze doesn't fit it.
+    model.freeze or model.lora doesn't fit it.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -33,6 +33,9 @@ def module_on_meta(config: Config, *, ask_hub: bool = True) -> tuple[Any, str]:
     with torch.device("meta"):
         module = AutoModelForImageTextToText.from_config(found)
     freeze(module, config.model.freeze)
+    if config.model.lora.rank:
+        fresh = config.model.lora.model_copy(update={"path": None})
+        lora.inject(module, fresh, config.model.freeze, config.run.seed)
     return module, origin
 
 

@@ -14,7 +14,7 @@ from sapo_vl.algorithm.collapse import (
     Series,
     first_alarm,
 )
-from sapo_vl.config import CollapseConfig
+from sapo_vl.config.sections import CollapseConfig
 from sapo_vl.runs import metrics
 
 OPTIONS = CollapseConfig()

@@ -23,7 +23,7 @@ from sapo_vl.cli.config_reference import (
 )
 from sapo_vl.cli.parser import main
 from sapo_vl.config import Config
-from sapo_vl.config_keys import BUILT_IN_OBJECTIVES
+from sapo_vl.config.keys import BUILT_IN_OBJECTIVES
 from sapo_vl.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ import fake_training
 import pytest
 from fake_training import COUNT, steps
 
-from sapo_vl.config import LearnerConfig
+from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.training import checkpoint, trainer
 from sapo_vl.training.prompt_sampler import shuffled_indices

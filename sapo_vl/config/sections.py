@@ -1,50 +1,16 @@
-"""The configuration: one typed tree whose defaults are written once, here.
+"""The sections of a configuration: every key with its type, default and meaning.
 
-Precedence, lowest first: the defaults below, a YAML file (`--config`), dotted overrides on the
-command line (`learner.lr=1e-5`). A YAML file holds only what differs from the defaults. Unknown
-keys are refused with the nearest known one. `load` needs neither torch nor vllm.
-
-An objective's own options form a section of its name: `sapo.tau_neg=1.1`, `grpo.high=0.3`, or
-`loss.delta=3` for `objective=my/loss.py:loss`. Their types live with the objective
-(algorithm/objectives), which checks them at the start of a run; here they are
-`Config.objective_options`.
+The tree that holds them, and how it is read and written, is __init__.py.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sapo_vl.config_keys import (
-    UserPath,
-    check_keys,
-    expand_home,
-    last_named,
-    merged_tree,
-    one_line,
-    read_sources,
-    section_of,
-    service_url,
-    typed,
-)
-from sapo_vl.errors import ConfigError
-from sapo_vl.plugins import absolute_plugin
-
-T = TypeVar("T", bound=BaseModel)
-
-CONFIGS = Path(__file__).resolve().parent / "configs"
-"""The shipped YAML files: train/*.yaml and eval/*.yaml (in a checkout a link to configs/)."""
+from sapo_vl.config.keys import UserPath, expand_home, service_url
 
 
 class Section(BaseModel):
@@ -68,6 +34,38 @@ class RunConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    """Low-rank adapters in place of full fine-tuning; rank 0 trains all weights."""
+
+    rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
+        0, description="rank of the adapters; 0: all weights are trained"
+    )
+    alpha: float | None = Field(
+        None, gt=0, description="an adapter counts alpha / rank times; null: alpha = rank"
+    )
+    targets: Literal["language", "all"] | list[str] = Field(
+        "language",
+        description="linear layers with adapters: of the text model, of the vision tower too, or "
+        "those whose names end so, e.g. [q_proj, v_proj]",
+    )
+    path: UserPath | None = Field(
+        None, description="a PEFT adapter folder to start from; null: adapters that change nothing"
+    )
+
+    @property
+    def scale(self) -> float:
+        """Return the factor of an adapter's product."""
+        return (self.alpha or self.rank) / self.rank
+
+    @model_validator(mode="after")
+    def _needs_rank(self) -> LoraConfig:
+        if self.rank == 0 and (self.alpha is not None or self.path is not None):
+            raise ValueError("lora.alpha and lora.path need model.lora.rank above 0")
+        if self.targets == []:
+            raise ValueError("lora.targets is empty: name a layer")
+        return self
+
+
 class ModelConfig(Section):
     """The policy."""
 
@@ -85,6 +83,8 @@ class ModelConfig(Section):
     gradient_checkpointing: Literal["none", "alternate", "all"] = Field(
         "all", description="layers that recompute activations in backward: every other one, or all"
     )
+
+    lora: LoraConfig = Field(LoraConfig(), description="low-rank adapters")
 
     @field_validator("path")
     @classmethod
@@ -119,6 +119,9 @@ class SftConfig(Section):
     data: UserPath | None = Field(None, description="data set with solutions; null: data.path")
     batch: int = Field(16, ge=1, description="records per step, over all ranks")
     lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
+    lora: bool = Field(
+        True, description="train adapters here too where model.lora is on; false: all weights"
+    )
     lr_warmup_steps: int = Field(20, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the cosine decay")
 
@@ -202,7 +205,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class LearnerConfig(Section):
     """Optimizer, micro-batches and DeepSpeed."""
 
-    lr: float = Field(1e-6, gt=0, le=1, description="peak learning rate")
+    lr: float = Field(
+        1e-6, gt=0, le=1, description="peak learning rate; with model.lora the default is 1e-5"
+    )
     lr_warmup_steps: int = Field(3, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the linear decay")
     betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW's betas")
@@ -297,154 +302,3 @@ class CheckpointConfig(Section):
     every: int = Field(20, ge=1, description="training steps between checkpoints")
     sft_every: int = Field(500, ge=1, description="warm-up steps between checkpoints")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
-
-
-class Config(Section):
-    """A whole run."""
-
-    objective: str = Field(
-        "sapo", description="sapo, grpo, gspo, dapo, cispo, dr_grpo, or my/loss.py:loss"
-    )
-    objective_options: dict[str, Any] = Field(
-        {}, description="set in a section named after the objective, e.g. sapo.tau_neg"
-    )
-    run: RunConfig = RunConfig()
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    sft: SftConfig = SftConfig()
-    rollout: RolloutConfig = RolloutConfig()
-    rewards: list[RewardTerm] = [RewardTerm(fn="answer", weight=1.0)]
-    judge: JudgeOptions | None = None
-    verifier: VerifierConfig = VerifierConfig()
-    algorithm: AlgorithmConfig = AlgorithmConfig()
-    collapse: CollapseConfig = CollapseConfig()
-    learner: LearnerConfig = LearnerConfig()
-    generator: GeneratorConfig = GeneratorConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Config:
-        if self.data.min_pixels > self.data.max_pixels:
-            raise ValueError(
-                f"data.min_pixels={self.data.min_pixels} is above "
-                f"data.max_pixels={self.data.max_pixels}"
-            )
-        count = self.algorithm.num_mini_batches
-        if self.rollout.prompts < count:
-            raise ValueError(
-                f"rollout.prompts={self.rollout.prompts} is below "
-                f"algorithm.num_mini_batches={count}: each mini-batch needs a prompt"
-            )
-        if self.rollout.max_new_tokens >= self.generator.max_model_len:
-            raise ValueError(
-                f"rollout.max_new_tokens={self.rollout.max_new_tokens} leaves no room for a "
-                f"prompt in generator.max_model_len={self.generator.max_model_len}"
-            )
-        if self.data.ratio and self.rollout.prompts % count:
-            raise ValueError(
-                "data.ratio needs mini-batches of one size: rollout.prompts="
-                f"{self.rollout.prompts} is not a multiple of "
-                f"algorithm.num_mini_batches={count}"
-            )
-        if not self.rewards:
-            raise ValueError("rewards is empty: name at least one verifier")
-        if self.learner.offload_parameters and self.learner.zero_stage != 3:
-            raise ValueError("learner.offload_parameters needs learner.zero_stage=3")
-        if self.learner.offload_optimizer and self.learner.zero_stage == 0:
-            raise ValueError("learner.offload_optimizer needs learner.zero_stage of 1, 2 or 3")
-        if self.learner.offload_optimizer and self.learner.offload_while_sampling:
-            raise ValueError(
-                "learner.offload_while_sampling moves what learner.offload_optimizer=true keeps "
-                "in host memory at all times: set one of them"
-            )
-        if (
-            self.learner.grad_accum_dtype == "float32"
-            and self.model.dtype == "bfloat16"
-            and self.learner.zero_stage < 2  # at stage 1 they are rounded before they add up
-        ):
-            raise ValueError("learner.grad_accum_dtype=float32 needs learner.zero_stage of 2 or 3")
-        return self
-
-
-def load(path: Path | None, overrides: list[str], *, over: Path | None = None) -> Config:
-    """Read defaults < YAML file < `over`, a second YAML file < overrides.
-
-    `overrides` are `dotted.key=value` strings; the key's type decides how the value is read.
-    Raises ConfigError, naming the key, the value and what is allowed.
-    """
-    files = [file for file in (path, over) if file is not None]
-    objective, tree = merged_tree(Config, read_sources(Config, files, overrides))
-    try:
-        options = typed(tree.pop(section_of(objective), None), dict[str, Any]) or {}
-        return Config.model_validate(typed(tree, Config) | {"objective_options": options})
-    except ValidationError as error:
-        raise ConfigError(one_line(error)) from None
-    except RecursionError:
-        raise ConfigError(f"--config {path}: an anchor of this file refers to itself") from None
-
-
-def named_run_dir(path: Path | None, overrides: list[str]) -> Path:
-    """Return run.dir as a YAML file and overrides name it, without checking any other key."""
-    sources = read_sources(Config, [] if path is None else [path], overrides)
-    value = typed(last_named(sources, "run.dir"), Path)
-    try:
-        return RunConfig().dir if value is None else RunConfig(dir=value).dir
-    except ValidationError as error:
-        raise ConfigError(one_line(error, "run.")) from None
-
-
-def absolute(config: Config) -> Config:
-    """Return the config with absolute paths, so that it means the same from any folder.
-
-    Paths of files and folders, a model.path that is a folder, and `my/file.py:NAME`.
-    """
-    copy = config.model_copy(deep=True)
-    for section, key in (
-        (copy.run, "dir"),
-        (copy.data, "path"),
-        (copy.sft, "data"),
-        (copy.evaluation, "source"),
-        (copy.learner, "deepspeed"),
-    ):
-        if getattr(section, key) is not None:
-            setattr(section, key, getattr(section, key).absolute())
-    if tiny_family(copy.model.path) is None and Path(copy.model.path).is_dir():
-        copy.model.path = str(Path(copy.model.path).absolute())
-    copy.objective = absolute_plugin(copy.objective)
-    copy.generator.backend = absolute_plugin(copy.generator.backend)
-    for term in copy.rewards:
-        term.fn = absolute_plugin(term.fn)
-    copy.evaluation.benchmarks = [absolute_plugin(name) for name in copy.evaluation.benchmarks]
-    return copy
-
-
-def tiny_family(path: str) -> str | None:
-    """Return FAMILY of a model.path `tiny:FAMILY`, qwen3_vl of `tiny`, None of any other path."""
-    name, _, family = path.partition(":")
-    return (family or "qwen3_vl") if name == "tiny" else None
-
-
-def parse_section(model: type[T], values: dict[str, Any], section: str) -> T:
-    """Check a section's values against its class. Raises ConfigError, naming key and value."""
-    check_keys(Config, model, values, section, "the configuration")
-    try:
-        parsed = model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(one_line(error, f"{section}.")) from None
-    for key, value in parsed:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{section}.{key}={value}: Input should be a finite number")
-    return parsed
-
-
-def to_yaml(config: Config) -> str:
-    """Return the resolved tree as YAML that `load` reads back unchanged."""
-    return yaml.safe_dump(dump(config), sort_keys=False, allow_unicode=True)
-
-
-def dump(config: Config) -> dict[str, Any]:
-    """Return the tree as plain types, the objective's options under its own section."""
-    tree = config.model_dump(mode="json")
-    options = tree.pop("objective_options")
-    return tree | ({section_of(config.objective): options} if options else {})
