@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -137,7 +137,10 @@ class DeltaPlan:
         return DeltaPlan(conv_in.to(device), conv_out_T.to(device), FORMS[form](spans, device))
 
 
-FORMS = {"batched": BatchPlan.build, "fla": KernelPlan.build}
+FORMS: dict[str, Callable[[Spans, torch.device], BatchPlan | KernelPlan]] = {
+    "batched": BatchPlan.build,
+    "fla": KernelPlan.build,
+}
 """Form -> plan of the delta rule, whose `run` computes it."""
 
 
