@@ -11,9 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, environment
+from helpers import ROOT, environment, tiny_config
 
 from sapo_vl.model.families import FAMILIES
+from sapo_vl.training.plan.engine import engine_memory
+from sapo_vl.training.plan.hardware import cpu
+from sapo_vl.training.plan.meta import module_on_meta
+from sapo_vl.training.plan.shape import model_shape
+from sapo_vl.training.plan.workload import workload
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +100,16 @@ def test_only_gated_delta_nets_are_bfloat16(found):
         "qwen3_5_moe",
         "final",
     }
+
+
+def test_a_hybrid_s_cache_is_as_planned(found, tiny_folders):
+    """Blocks of keys and values that are as large as a state, and as many as fit."""
+    config = tiny_config(tiny_folders("qwen3_5"))
+    shape = model_shape(module_on_meta(config)[0])
+    plan = engine_memory(shape, config, cpu(1), workload(config, shape, 1))
+    block, blocks = found["qwen3_5"]["cache"]
+    assert plan.block == block
+    assert plan.kv_cache / (block * plan.kv_per_token) == pytest.approx(blocks, rel=0.02)
 
 
 def test_a_hybrid_trains_within_its_parity_bound(run):

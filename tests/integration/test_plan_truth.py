@@ -10,6 +10,7 @@ from helpers import make_rollouts, make_samples, tiny_config
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.learner.engine import Learner
+from sapo_vl.model.assets import open_assets
 from sapo_vl.training.plan.engine import engine_memory
 from sapo_vl.training.plan.hardware import cpu
 from sapo_vl.training.plan.host import disk
@@ -39,10 +40,19 @@ def tensors() -> list[torch.Tensor]:
     ],
     ids=lambda keys: ",".join(key.split("=")[1] for key in keys),
 )
-def test_a_learners_states_and_checkpoint_are_as_planned(
-    keys, tiny_folder, assets, renderer, tmp_path
-):
-    config = objectives.resolve(tiny_config(tiny_folder, "model.freeze=[vision]", *keys))
+def test_a_learners_states_and_checkpoint_are_as_planned(keys, tiny_folder, renderer, tmp_path):
+    check_states(tiny_folder, keys, renderer, tmp_path)
+
+
+def test_the_states_of_a_hybrid_are_as_planned(tiny_folders, renderer, tmp_path):
+    keys = ("learner.zero_stage=2", "model.dtype=bfloat16")
+    check_states(tiny_folders("qwen3_5"), keys, renderer, tmp_path)
+
+
+def check_states(folder, keys, renderer, tmp_path) -> None:
+    """Train two steps and compare what lies in memory and in the checkpoint with the plan."""
+    config = objectives.resolve(tiny_config(folder, "model.freeze=[vision]", *keys))
+    assets = open_assets(folder)
     shape = model_shape(module_on_meta(config)[0])
     rollouts = make_rollouts(renderer.render(make_samples()))
     gc.collect()

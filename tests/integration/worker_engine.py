@@ -64,8 +64,10 @@ def figures(folder: Path) -> dict[str, Any]:
     first = sample(engine, prompts)
     again = sample(engine, prompts)  # with the first call's prefixes, where they are cached
     tokens = sum(len(prompt.expanded_ids) for prompt in prompts) * SAMPLING.n
+    cache = engine._llm.llm_engine.vllm_config.cache_config
     found: dict[str, Any] = {
         "dtype": sampler_dtype(config, assets),
+        "cache": [cache.block_size, cache.num_gpu_blocks],
         "steps' worth of prompts": tokens / config.generator.max_model_len,
         "start": gap(first, policy),
         "cached": gap(again, policy),
