@@ -40,8 +40,8 @@ class LoraConfig(Section):
     rank: Literal[0, 8, 16, 32, 64, 128, 256] = Field(
         0, description="rank of the adapters; 0: all weights are trained"
     )
-    alpha: float | None = Field(
-        None, gt=0, description="an adapter counts alpha / rank times; null: alpha = rank"
+    alpha: int | None = Field(
+        None, ge=1, description="an adapter counts alpha / rank times; null: alpha = rank"
     )
     targets: Literal["language", "all"] | list[str] = Field(
         "language",

@@ -68,7 +68,7 @@ def peft_settings(model: Any, options: LoraConfig, frozen: Iterable[str]) -> Any
     pattern = _pattern(_target_names(model, options, set(frozen)))
     return PeftConfig(
         r=options.rank,
-        lora_alpha=options.scale * options.rank,
+        lora_alpha=options.alpha or options.rank,
         target_modules=pattern,
         lora_dropout=0.0,
         bias="none",
@@ -186,12 +186,12 @@ def _load(model: Any, options: LoraConfig) -> None:
     assert options.path is not None
     where = f"model.lora.path={options.path}"
     settings, tensors = read_adapter(options.path)
-    wanted = {"r": options.rank, "lora_alpha": options.scale * options.rank}
+    wanted = {"r": options.rank, "lora_alpha": options.alpha or options.rank}
     for key, value in wanted.items():
         if settings.get(key) != value:
             own_key = "model.lora.rank" if key == "r" else "model.lora.alpha"
             raise DataError(
-                f"{where} has {key}={settings.get(key)} and the run {value:g}: set {own_key}"
+                f"{where} has {key}={settings.get(key)} and the run {value}: set {own_key}"
             )
     if any(settings.get(key) for key in ("use_dora", "use_rslora", "rank_pattern", "bias_pattern")):
         raise DataError(f"{where} is of another kind than plain LoRA")
