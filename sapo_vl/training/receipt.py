@@ -12,6 +12,7 @@ not got the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,12 @@ TOKENS = 4
 """Tokens sampled for each prompt of the probe; the first alone needs the whole model."""
 
 SHARE = 0.5
-"""Of the mean difference that stops a run (generator.parity_stop) that a receipt may reach."""
+"""Of the mean difference that stops a run (generator.parity_stop) that a receipt may reach. In
+float32 it is the limit for each token, in 16 bits for their mean."""
+
+ROUNDING = 3e-4
+"""Nats by which a token may differ in float32 in any case: ten times the largest difference that
+rounding gave in the main job."""
 
 MOVED = 1e-4
 """Nats by which the learner's log-probs have to move before the engine's must have moved too."""
@@ -70,7 +76,11 @@ class DeliveryCheck:
         self, config: Config, prompts: Sequence[Prompt], sampler_dtype: str | None = None
     ) -> None:
         """`prompts` are the probe's; the sampler's type is model.dtype unless it is named."""
-        self._limit = SHARE * parity_limits(config, sampler_dtype).stop
+        limits = parity_limits(config, sampler_dtype)
+        self._by_token = math.isfinite(limits.stop_token)
+        self._limit = SHARE * limits.stop
+        if self._by_token:
+            self._limit = max(self._limit, ROUNDING)
         params = SamplingParams(
             1, config.rollout.temperature, min(TOKENS, config.rollout.max_new_tokens)
         )
@@ -102,13 +112,15 @@ class DeliveryCheck:
         for rollout in rollouts:
             part = slice(start, start + len(rollout.token_ids))
             start = part.stop
-            gap = float(np.abs(answer.sampler[part] - answer.learner[part]).mean())
+            gaps = np.abs(answer.sampler[part] - answer.learner[part])
+            gap = float(gaps.max() if self._by_token else gaps.mean())
             if not gap <= limit:
                 kind = KINDS["image" if rollout.prompt.images else "text"]
                 return (
                     f"doesn't have the learner's weights: on the probe of {kind} (record "
-                    f"{rollout.prompt.sample.id}) their log-probs differ by {gap:.3g} nats on "
-                    f"average, above {limit:.3g} ({SHARE:g} of generator.parity_stop)"
+                    f"{rollout.prompt.sample.id}) their log-probs differ by {gap:.3g} nats "
+                    f"{'on one token' if self._by_token else 'on average'}, above {limit:.3g} "
+                    "(half of generator.parity_stop)"
                 )
         last = self._last
         if last is not None and last.token_ids == answer.token_ids:

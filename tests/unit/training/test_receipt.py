@@ -58,9 +58,9 @@ def test_a_receipt_holds_the_mean_and_the_largest_difference():
     ("wrong", "words"), [(0, r"text-only prompts \(record words\)"), (1, r"pictures \(record dr")]
 )
 def test_a_difference_on_either_prompt_is_refused(wrong, words):
-    """The limit is half of generator.parity_stop, 1e-3 nats in float32."""
+    """The limit is half of generator.parity_stop, 1e-3 nats in float32, for each token."""
     learner = [[-1.0, -2.0], [-3.0, -4.0]]
-    learner[wrong] = [learner[wrong][0] - 0.0011, learner[wrong][1]]
+    learner[wrong] = [learner[wrong][0] - 0.00055, learner[wrong][1]]
     with pytest.raises(
         DeliveryError, match=f"step 3: the sampler doesn't have .*{words}"
     ) as caught:
@@ -72,8 +72,24 @@ def test_a_difference_on_either_prompt_is_refused(wrong, words):
 def test_the_limit_follows_parity_stop():
     sampler, learner = Sampler([-1.0, -2.0], [-3.0, -4.0]), Scorer([-1.3, -2.3], [-3.3, -4.3])
     check("generator.parity_stop=0.7").ask(sampler, learner, 1)
-    with pytest.raises(DeliveryError, match=r"0\.3 nats on average, above 0\.25"):
+    with pytest.raises(DeliveryError, match=r"0\.3 nats on one token, above 0\.25"):
         check("generator.parity_stop=0.5").ask(sampler, learner, 1)
+
+
+def test_rounding_passes_however_low_parity_stop_is():
+    tested = check("generator.parity_stop=1e-5")
+    learner = [-1.0, -2.0], [-3.0, -4.0]
+    tested.ask(Sampler([-1.00029, -2.0], [-3.0, -4.0]), Scorer(*learner), 1)
+    with pytest.raises(DeliveryError, match=r"above 0\.0003"):
+        tested.ask(Sampler([-1.00032, -2.0], [-3.0, -4.0]), Scorer(*learner), 2)
+
+
+def test_in_16_bits_the_mean_counts():
+    """Half of 1 nat; one token may differ by more."""
+    tested = check("model.dtype=bfloat16")
+    tested.ask(Sampler([-1.9, -2.0], [-3.0, -4.0]), Scorer([-1.0, -2.0], [-3.0, -4.0]), 1)
+    with pytest.raises(DeliveryError, match=r"0\.6 nats on average, above 0\.5"):
+        tested.ask(Sampler([-2.2, -2.0], [-3.0, -4.0]), Scorer([-1.0, -2.0], [-3.0, -4.0]), 2)
 
 
 def test_a_difference_that_is_no_number_is_refused():
