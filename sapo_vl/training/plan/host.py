@@ -25,7 +25,7 @@ class HostMemory:
     """Bytes of all ranks of one machine together."""
 
     states: float  # offloaded, or on a CPU the learner's own; they stay
-    engine: float  # of engines without a GPU; the sleeping engine of a GPU keeps nothing here
+    engine: float  # of engines without a GPU; with adapters, a GPU's base weights as it sleeps
     processes: float
     loading: float  # for a moment at the start: every rank reads all weights
 
@@ -58,10 +58,20 @@ def host_memory(
     joined = sum(layer.parameters for layer in shape.layers if layer.experts)
     return HostMemory(
         states=ranks * (states.host + on_device),
-        engine=ranks * engine if hardware.is_cpu else 0.0,
+        engine=ranks * _engine(shape, config, hardware, engine),
         processes=ranks * (PROCESS_CPU if hardware.is_cpu else PROCESS),
         loading=ranks * b * (shape.parameters + joined / max(1, len(shape.layers))),
     )
+
+
+def _engine(shape: ModelShape, config: Config, hardware: Hardware, engine: float) -> float:
+    """Return the host memory of a rank's engine: all of it on a CPU, else its sleeping weights."""
+    if hardware.is_cpu:
+        return engine
+    base = shape.parameters - shape.trained
+    if config.model.lora.rank == 0:
+        return 0.0
+    return weight_bytes(config) * base / config.generator.tensor_parallel
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ def disk(shape: ModelShape, config: Config, ranks: int) -> Disk:
     b, stage = weight_bytes(config), config.learner.zero_stage
     # Under ZeRO-3 trained weights are in the optimizer's files only, as float32 copies.
     weights = b * (shape.parameters - (shape.trained if stage == 3 else 0))
+    if config.model.lora.rank:  # the frozen weights stay in the folder that they came from
+        weights = 0.0 if stage == 3 else b * shape.trained
     optimizer = (8 if stage == 0 and b == 4 else 12) * shape.trained
     checkpoints = config.checkpoint
     warm_up = min(checkpoints.keep, config.sft.steps // checkpoints.sft_every)

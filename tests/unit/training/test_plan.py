@@ -168,6 +168,21 @@ def test_host_memory_and_disk_by_hand():
     assert (warm.kept, warm.models) == (4, 2)  # the warm-up leaves one checkpoint and a model
 
 
+def test_adapters_leave_the_base_out_of_checkpoints_and_asleep_in_host_memory():
+    shape = replace(shape_of("tiny"), rows=(("all", 8 * 10**9, 10**8),))
+    made = config("model.lora.rank=32", "learner.zero_stage=2")
+    host = host_memory(shape, made, gpus(80, 8), learner_states(shape, made, 8), 0.0)
+    assert host.engine == 8 * 2 * 7.9e9  # each rank's engine sleeps at level 1
+    halved = config("model.lora.rank=32", "generator.tensor_parallel=2")
+    assert host_memory(
+        shape, halved, gpus(80, 8), learner_states(shape, halved, 8), 0.0
+    ).engine == 8 * 7.9e9  # fmt: skip
+    assert disk(shape, made, 8).checkpoint == 2 * 1e8 + 12 * 1e8 + 9 * 100_000
+    third = config("model.lora.rank=32", "learner.zero_stage=3")
+    assert disk(shape, third, 8).checkpoint == 12 * 1e8 + 16 * 100_000
+    assert disk(shape, made, 8).final == 2 * 8e9  # merged
+
+
 def test_operations_by_hand():
     shape = shape_of("Qwen3-VL-8B")
     made = config("rollout.prompts=64", "learner.micro_batch_tokens=32768")
