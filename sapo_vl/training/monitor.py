@@ -151,7 +151,7 @@ MIXED_LIMITS = ParityLimits({"text": 0.03, "image": 0.03}, 0.3, math.inf)
 """For a bfloat16 sampler of weights that the learner holds in float32, as Qwen3.5's on a CPU.
 
 Only one side rounds. Means of the tiny Qwen3.5 and its MoE: 0.006 to 0.012 with random weights,
-0.0005 to 0.004 in training; single tokens up to 0.4. Random weights after a change of 0.02 each
+0.0005 to 0.01 in training; single tokens up to 0.4. Random weights after a change of 0.02 each
 that the sampler didn't get: 0.75 to 0.94. An update of 0.001 nats is lost in the rounding.
 """
 
