@@ -98,7 +98,7 @@ def disk(shape: ModelShape, config: Config, ranks: int) -> Disk:
     """Return what a run writes: DeepSpeed's files of all ranks, and the final models."""
     b, stage = weight_bytes(config), config.learner.zero_stage
     # Under ZeRO-3 trained weights are in the optimizer's files only, as float32 copies.
-    weights = b * (shape.parameters - (shape.trained if stage == 3 else 0))
+    weights: float = b * (shape.parameters - (shape.trained if stage == 3 else 0))
     if config.model.lora.rank:  # the frozen weights stay in the folder that they came from
         weights = 0.0 if stage == 3 else b * shape.trained
     optimizer = (8 if stage == 0 and b == 4 else 12) * shape.trained
