@@ -10,9 +10,17 @@ import torch
 from helpers import make_sample
 
 from sapo_vl.algorithm.surrogate import LossInputs
+from sapo_vl.config import load
 from sapo_vl.config.sections import SftConfig
 from sapo_vl.errors import DataError
-from sapo_vl.sft import OBJECTIVE, _solutions, continuation, cosine, cross_entropy
+from sapo_vl.sft import (
+    OBJECTIVE,
+    _learner_config,
+    _solutions,
+    continuation,
+    cosine,
+    cross_entropy,
+)
 
 
 def test_learning_rate_of_the_supervised_warm_up():
@@ -73,3 +81,11 @@ def test_solutions_end_with_the_turns_own_token(assets, renderer):
 def test_records_without_a_trainable_solution_are_told_apart(renderer):
     solutions = ["7", None, "", "  ", "see <|image_pad|>", "\\boxed{8}"]
     assert renderer.trainable_solutions(solutions) == [0, 5]
+
+
+def test_the_warm_up_takes_adapters_unless_it_is_told_not_to():
+    keys = ["model.lora.rank=8", "rollout.temperature=0.7"]
+    taken = _learner_config(load(None, keys))
+    assert taken.model.lora.rank == 8
+    assert taken.rollout.temperature == 1.0  # cross-entropy
+    assert _learner_config(load(None, [*keys, "sft.lora=false"])).model.lora.rank == 0
