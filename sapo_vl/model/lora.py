@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sapo_vl.config.sections import LoraConfig
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.model.families import family_of
+from sapo_vl.model.save import write_tensors
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 """A PEFT folder's files."""
@@ -153,11 +154,9 @@ def write_adapter(folder: Path, tensors: Iterable[tuple[str, Tensor]], settings:
 
     `settings` is PEFT's LoraConfig. The folder must not exist.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True)
     kept = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors}
-    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, kept)
     settings.save_pretrained(folder)
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
 

@@ -74,16 +74,16 @@ def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> set[s
     for name, tensor in weights:
         length = tensor.numel() * tensor.element_size()
         if shard and size + length > SHARD_BYTES:
-            _write_shard(folder / f"shard-{count}", shard)
+            write_tensors(folder / f"shard-{count}", shard)
             shard, size, count = {}, 0, count + 1
         shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
         places[name] = count
         dtypes.add(str(tensor.dtype).removeprefix("torch."))
         size, total = size + length, total + length
     if count == 0:
-        _write_shard(folder / "model.safetensors", shard)
+        write_tensors(folder / "model.safetensors", shard)
         return dtypes
-    _write_shard(folder / f"shard-{count}", shard)
+    write_tensors(folder / f"shard-{count}", shard)
     names = [f"model-{i + 1:05d}-of-{count + 1:05d}.safetensors" for i in range(count + 1)]
     for i, name in enumerate(names):
         (folder / f"shard-{i}").rename(folder / name)
@@ -96,7 +96,8 @@ def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> set[s
     return dtypes
 
 
-def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file with the permissions that other new files get."""
     from safetensors.torch import save_file
 
     save_file(tensors, path, metadata={"format": "pt"})

@@ -130,6 +130,7 @@ def written(tmp_path, folder, **options):
     named = ((lora.peft_name(n), p) for n, p in model.named_parameters() if lora.is_adapter(n))
     settings = lora.settings_of(model, str(folder))
     size = lora.write_adapter(out, named, settings)
+    assert (out / lora.WEIGHTS).stat().st_mode & 0o444 == 0o444
     assert size == 4 * sum(p.numel() for n, p in model.named_parameters() if lora.is_adapter(n))
     return out, model
 
