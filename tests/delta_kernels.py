@@ -54,9 +54,10 @@ def chunk_gated_delta_rule(
 ):
     """Return outputs [1, T, HV, V] in q's type, and float32 states [N, HV, K, V] or None."""
     assert not kwargs.keys() - KNOWN, f"fla would ignore {kwargs.keys() - KNOWN}"
-    if use_beta_sigmoid_in_kernel or allow_neg_eigval or state_v_first or cu_seqlens is None:
-        raise NotImplementedError
+    options = (use_beta_sigmoid_in_kernel, allow_neg_eigval, state_v_first)
+    assert not any(options), "not emulated"
     assert chunk_indices is cp_context is None, "not emulated"
+    assert cu_seqlens is not None, "not emulated"
     tokens, heads, width = q.shape[1:]
     value_heads, value_width = v.shape[2:]
     assert q.shape == k.shape == (1, tokens, heads, width)

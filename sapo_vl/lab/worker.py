@@ -140,7 +140,8 @@ def _train(config: Config) -> tuple[float, float]:
         inputs = load_inputs(run)
         if path not in _sampler:
             assert not _sampler, "one process serves one model"
-            _sampler[path] = build(config, inputs.assets, seed=config.run.seed)
+            seed = config.run.seed
+            _sampler[path] = build(config, inputs.assets, seed=seed, adapter=True)
         with closing(inputs.rubric):
             trainer = Trainer(run, inputs, inputs.assets, writer, generator=_sampler[path])
             trainer.restore()
