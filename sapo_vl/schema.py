@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,6 +135,14 @@ class Prompt:
     )
 
 
+class VersionSpan(NamedTuple):
+    """A stretch of a response that one version of the weights sampled."""
+
+    version: int  # of the weights: the training steps that they have seen
+    start: int  # first of the response's tokens
+    end: int  # one past the last
+
+
 @dataclass(slots=True)
 class Rollout:
     """One response to a prompt, from sampling to the optimizer step.
@@ -155,6 +163,7 @@ class Rollout:
     advantage: float = 0.0  # of the whole response; 0 gives no gradient
     old_logprobs: np.ndarray | None = None  # [T] float32, log pi_old; None: set by the next forward
     is_filler: bool = False  # weight 0: only keeps this rank's collectives in step with the others'
+    versions: tuple[VersionSpan, ...] = ()  # who sampled which tokens, where the sampler tells
 
     @property
     def length(self) -> int:

@@ -61,7 +61,7 @@ class Generator:
         logprobs = np.array([-1.0, -2.0], np.float32)
         return Rollout(prompt, [1, 2], text, generator_logprobs=logprobs)
 
-    def update_weights(self, weights) -> None:
+    def update_weights(self, weights, version=0) -> None:
         """Take nothing."""
 
     def sleep(self) -> None:

@@ -62,11 +62,14 @@ class Generator(Protocol):
         """
         ...
 
-    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Load all weights (Hugging Face names) and drop every cache of the old ones."""
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int = 0) -> None:
+        """Load all weights (Hugging Face names) and drop every cache of the old ones.
+
+        `version` counts the training steps that they have seen; rollouts carry it.
+        """
         ...
 
-    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]], version: int = 0) -> None:
         """Replace the adapter by both matrices of each layer's (PEFT names); drop every cache.
 
         Called in place of `update_weights` where model.lora is on. The base weights are those that

@@ -93,7 +93,7 @@ class HFGenerator:
         )
 
     @torch.no_grad()
-    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int = 0) -> None:
         """See Generator."""
         parameters = dict(self._model.named_parameters())
         # Streamed weights are in the checkpoint's layout; the conversion is its own inverse.
@@ -102,7 +102,7 @@ class HFGenerator:
             parameters[name].copy_(to_module_layout(name, value))
         self._model.model.rope_deltas = None
 
-    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]], version: int = 0) -> None:
         """See Generator."""
         self.update_weights((lora.module_name(name), value) for name, value in weights)
 

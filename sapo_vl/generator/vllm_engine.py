@@ -200,7 +200,7 @@ class VLLMGenerator:
             generator_logprobs=np.array(output.logprobs.logprobs, dtype=np.float32),
         )
 
-    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], version: int = 0) -> None:
         """See Generator. Needs all weights in one call, in any order, because modules are fused."""
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["weights"])
@@ -213,7 +213,7 @@ class VLLMGenerator:
             self._asleep = False
         self.reset_caches()
 
-    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def update_adapter(self, weights: Iterable[tuple[str, torch.Tensor]], version: int = 0) -> None:
         """See Generator. The engine's base weights are never sent again."""
         from vllm.lora.request import LoRARequest
 

@@ -131,11 +131,11 @@ class Trainer:
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        if self.config.model.lora.rank:
-            self.generator.update_adapter(self.learner.adapter())
-        else:
-            self.generator.update_weights(self.learner.weights())
         version = self.state.step + (self.state.mini_batch > 0)
+        if self.config.model.lora.rank:
+            self.generator.update_adapter(self.learner.adapter(), version)
+        else:
+            self.generator.update_weights(self.learner.weights(), version)
         self.receipt = self.delivery.ask(self.generator, self.learner, version)
 
     def _make_room(self) -> None:

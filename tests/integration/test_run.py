@@ -369,10 +369,10 @@ class Engine:
         self.write("generate", len(requests), *sorted({r.params.n for r in requests}))
         return self.inner.generate(requests)
 
-    def update_weights(self, weights):
+    def update_weights(self, weights, version=0):
         weights = dict(weights)
         self.write("update_weights", len(weights))
-        self.inner.update_weights(weights.items())
+        self.inner.update_weights(weights.items(), version)
 
     def sleep(self):
         self.write("sleep")

@@ -216,7 +216,7 @@ class SharingGenerator(fake_training.Generator):
     def sleep(self) -> None:
         self.memory.engine = False
 
-    def update_weights(self, weights) -> None:
+    def update_weights(self, weights, version=0) -> None:
         self.memory.engine = True
         self.memory.check()
 
