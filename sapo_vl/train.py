@@ -34,8 +34,10 @@ def train_step(trainer: Trainer, step: Step) -> None:
     """
     state, learner = trainer.state, trainer.learner
     if step.batch is None:
-        step.batch, state.totals = trainer.sample_rollouts()  # mu: tokens, rewards, advantages
+        sampled = trainer.next_rollouts()  # of mu: tokens, rewards, advantages
+        step.batch, state.totals = sampled.batch, sampled.totals
         step.timer.lap("rollout")
+        step.timer.seconds["sampling"] = sampled.seconds
     trainer.generator.sleep()
     if state.mini_batch == 0:  # otherwise the checkpoint holds pi_old
         trainer.fill_old_logprobs(step.batch)  # pi_old, and its distance from mu
@@ -44,6 +46,8 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
+    trainer.queue.wait()  # with rollout.ahead: the sampler's weights must not change meanwhile
+    step.timer.lap("rollout")
     trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
 
