@@ -72,7 +72,7 @@ def main(config: Config, *, resume: bool) -> None:
     ):
         assets = sft.warm_up(run, inputs.assets, writer, inputs.train_set)
         trainer = Trainer(run, inputs, assets, writer)
-        with closing(trainer.generator):
+        with closing(trainer.generator), closing(trainer.queue):
             trainer.restore()
             with run.phase("sapo"):
                 train_loop(trainer)

@@ -39,6 +39,11 @@ class RolloutQueue:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="sampler")
             self._group = distributed.side_group()
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether sampling goes on while the learner trains."""
+        return self._pool is not None
+
     def take(self, step: int, cursor: int, version: int) -> SampledStep:
         """Return the batch of `step`, after starting those up to rollout.ahead steps later.
 

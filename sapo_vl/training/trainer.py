@@ -89,6 +89,11 @@ class Trainer:
             remote=getattr(self.generator, "remote", False),
             guard=run.stop.interruptible,
         )
+        if self.config.rollout.ahead and not self.queue.overlaps:
+            distributed.print0(
+                f"rollout.ahead={self.config.rollout.ahead}: this generator shares the learner's "
+                "devices, so that batches are sampled ahead, but not while the learner trains"
+            )
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -241,6 +246,7 @@ class Trainer:
     def evaluate(self, name: str) -> Accuracy:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
         config = self.config
+        self.queue.wait()
         with self.run.phase("evaluation"), self.run.stop.interruptible():
             out = self.run.dir / "eval" / f"{name}.jsonl"
             result = evaluate(self.engine, self.inputs.test_set, EvalSpec.of(config), out)

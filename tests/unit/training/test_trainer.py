@@ -248,6 +248,7 @@ def sharing(made, signal_at: int = 0):
     memory = Memory()
     made.generator = SharingGenerator(made.generator.right)
     made.engine = dataclasses.replace(made.engine, generator=made.generator)
+    made.sampler._engine = made.engine
     made.learner = SharingLearner(made.run.stop, signal_at)
     made.generator.memory = made.learner.memory = memory
     made.learner.sleep()

@@ -124,7 +124,7 @@ class Blind(Rubric):
 
 def test_a_run_whose_verifier_stopped_answering_ends_with_a_checkpoint(build):
     made = build(lambda i: 1, "rollout.steps=9", "verifier.max_no_verdict=0.7")
-    made.engine = replace(made.engine, rubric=Blind())
+    made.sampler._engine = replace(made.engine, rubric=Blind())
     with pytest.raises(monitor.NoVerdictError, match=r"75 %.*max_no_verdict.*KeyError"):
         steps(made, 9)
     assert made.state.step == 3
@@ -138,5 +138,5 @@ def test_a_run_whose_verifier_stopped_answering_ends_with_a_checkpoint(build):
 
 def test_within_the_budget_the_run_goes_on(build):
     made = build(lambda i: 1, "rollout.steps=4", "verifier.max_no_verdict=0.75")
-    made.engine = replace(made.engine, rubric=Blind())
+    made.sampler._engine = replace(made.engine, rubric=Blind())
     steps(made, 4)
