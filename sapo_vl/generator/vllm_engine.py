@@ -148,7 +148,7 @@ class VLLMGenerator:
             self._llm.apply_model(_zero_deepstack)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
-            self._llm.apply_model(_repack)
+            self._llm.apply_model(repack)
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -214,7 +214,7 @@ def _zero_deepstack(model: torch.nn.Module) -> None:
             rows.zero_()
 
 
-def _repack(model: torch.nn.Module) -> None:
+def repack(model: torch.nn.Module) -> None:
     """Repack the output head and the experts for the CPU backend after a reload.
 
     The backend holds both in a packed form; a reload leaves it stale (head) or unpacked (experts).
