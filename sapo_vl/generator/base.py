@@ -153,7 +153,7 @@ def build(config: Config, assets: ModelAssets, *, seed: int, adapter: bool = Fal
         from sapo_vl.generator.servers.generator import ServerGenerator
         from sapo_vl.generator.servers.transfer import choose
 
-        return ServerGenerator(config, assets, seed=seed, sender=choose(config))
+        return ServerGenerator(config, assets, seed=seed, sender=choose(config, assets))
     if backend == "transformers":
         from sapo_vl.generator.hf_generate import HFGenerator
 

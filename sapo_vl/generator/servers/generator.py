@@ -21,19 +21,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from torch import Tensor
 
 from sapo_vl.errors import RunError, SetupError
 from sapo_vl.generator.base import SamplingRequest
-from sapo_vl.generator.servers import wire
+from sapo_vl.generator.servers import ownership, wire
 from sapo_vl.generator.servers.batch import ServerBatch
 from sapo_vl.generator.servers.client import ServerClient, ServerError
+from sapo_vl.generator.servers.pictures import compare_patches
 from sapo_vl.generator.servers.process import LocalServers
+from sapo_vl.generator.servers.transfer import TransferError, WeightSender
+from sapo_vl.generator.vllm_engine import ADAPTER
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Rollout
@@ -53,22 +56,6 @@ class ServersLostError(RunError):
     """No server is left that could sample."""
 
 
-class WeightSender(Protocol):
-    """Brings weights to servers; see transfer.py."""
-
-    def send(
-        self, clients: Sequence[ServerClient], weights: Iterable[tuple[str, Tensor]], version: int
-    ) -> None:
-        """Give all servers all weights and drop their caches. Raises ServerError."""
-        ...
-
-    def send_adapter(
-        self, clients: Sequence[ServerClient], weights: Iterable[tuple[str, Tensor]], version: int
-    ) -> None:
-        """Give all servers an adapter in place of the last one. Raises ServerError."""
-        ...
-
-
 class ServerGenerator:
     """Samples on servers; see Generator for its methods."""
 
@@ -85,8 +72,8 @@ class ServerGenerator:
         self._assets = assets
         self._seconds = config.generator.server_seconds
         self._sender = sender
-        self._model = wire.ADAPTER if config.model.lora.rank else assets.path
-        self._version: int | None = None  # of the weights sent last; None: those of the folder
+        self._model = ADAPTER if config.model.lora.rank else assets.path
+        self._label = ownership.UNOWNED  # of the weights sent last
         self.in_flight = False  # whether weights may change while a response is sampled
         self._local: LocalServers | None = None
 
@@ -117,11 +104,11 @@ class ServerGenerator:
         """
         if not requests:
             return []
-        version = self._version
+        label = self._label
         answered = run_in_thread(lambda: self._sample(requests))
         for responses in answered:
             for response in responses:
-                self._check_versions(response, version)
+                self._check_versions(response, label)
         ids = [response.token_ids for responses in answered for response in responses]
         texts = iter(response_texts(self._assets, ids))
         return [
@@ -140,9 +127,9 @@ class ServerGenerator:
         ]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int = 0) -> None:
-        """See Generator. Collective. Dead servers that are back get the weights too.
+        """See Generator. Collective. Servers that failed and are back get the weights too.
 
-        Raises SetupError or ServerError, on all ranks alike.
+        Raises SetupError or ServersLostError, on all ranks alike.
         """
         self._update(self._sender.send, weights, version)
 
@@ -154,7 +141,10 @@ class ServerGenerator:
         """See Generator: servers have memory of their own."""
 
     def close(self) -> None:
-        """See Generator. Local servers end."""
+        """See Generator. Local servers end; others may be taken by another run."""
+        if distributed.rank() == 0 and self._local is None:
+            self._sender.release(self.alive)
+        self._sender.close()
         for client in self._clients:
             client.close()
         if self._local is not None:
@@ -162,47 +152,42 @@ class ServerGenerator:
 
     def _update(
         self,
-        send: Callable[[Sequence[ServerClient], Iterable[tuple[str, Tensor]], int], None],
+        send: Callable[..., None],
         weights: Iterable[tuple[str, Tensor]],
         version: int,
     ) -> None:
-        stream = iter(weights)
-
-        def deliver() -> tuple[list[str], dict[str, str]]:
-            try:
-                self._revive()
-                send(self.alive, stream, version)
-            finally:
-                _drain(stream)
-            return [client.address for client in self._clients], self._faults
-
-        if distributed.rank() != 0:
-            _drain(stream)  # gathering the weights takes all ranks
-        addresses, faults = self._on_rank_0(deliver)
+        addresses, self._faults = self._on_rank_0(self._revive)
         self._move_to(addresses)
-        self._faults = dict(faults)
-        self._version = version
+        try:
+            send(self.alive, weights, version, in_flight=self.in_flight)
+        except TransferError as error:
+            self._faults |= {address: str(e) for address, e in error.failures.items()}
+            if not self.alive:
+                raise self._lost() from error
+            distributed.print0(f"warning: {error}; the other servers go on")
+        self._label = self._sender.label(version)
 
-    def _revive(self) -> None:
-        """Start dead local servers anew and ask dead others whether they are back."""
-        dead = dict(self._faults)
+    def _revive(self) -> tuple[list[str], dict[str, str]]:
+        """Start dead local servers anew and ask dead others whether they are back.
+
+        Returns all addresses, and the faults of those that are still dead. Raises ServersLostError
+        when all are, SetupError for a local server that doesn't start.
+        """
         if self._local is not None:
             for index, client in enumerate(self._clients):
-                if client.address in dead:
+                if client.address in self._faults:
                     self._local.end(index)
-            started = self._local.restart_dead()
-            if started:
-                print(f"servers {started} were started anew", flush=True)
-            self._move_to(self._local.addresses)
-            self._faults = {}
-            return
-        self._faults = {
-            client.address: dead[client.address]
+            for index in self._local.restart_dead():
+                print(f"local server {index} had ended: it was started anew", flush=True)
+            return self._local.addresses, {}
+        faults = {
+            client.address: self._faults[client.address]
             for client in self._clients
-            if client.address in dead and not client.is_up()
+            if client.address in self._faults and not client.is_up()
         }
-        if len(self._faults) == len(self._clients):
+        if len(faults) == len(self._clients):
             raise self._lost()
+        return [client.address for client in self._clients], faults
 
     def _move_to(self, addresses: Sequence[str]) -> None:
         for index, address in enumerate(addresses):
@@ -223,16 +208,12 @@ class ServerGenerator:
             raise result[1]
         return result[0]
 
-    def _check_versions(self, response: wire.ServerResponse, version: int | None) -> None:
-        spans = response.versions
-        expected = -1 if version is None else version
-        if self.in_flight:
-            return
-        if [span.version for span in spans] != [expected]:
-            told = ", ".join(str(span.version) for span in spans) or "none"
+    def _check_versions(self, response: wire.ServerResponse, label: str) -> None:
+        """Check that the weights sent last sampled a response, all of it."""
+        if not self.in_flight and response.labels != (label,):
             raise RunError(
-                f"a response was sampled by the weights of version {told} and not {expected} "
-                "(-1: the model folder's): someone else changes the servers' weights"
+                f"a response was sampled by the weights {', '.join(response.labels) or '(none)'} "
+                f"and not by {label}: someone else changes the servers' weights"
             )
 
     def _lost(self) -> ServersLostError:
@@ -252,11 +233,16 @@ class ServerGenerator:
             client: ServerClient, session: httpx.AsyncClient, index: int
         ) -> list[wire.ServerResponse]:
             request = requests[index]
+            if request.prompt.images and client.address not in self._compared:
+                self._compared.add(client.address)
+                model = self._assets.path
+                await compare_patches(client, session, request.prompt, model, self._seconds)
             body = wire.request_body(request, self._assets, self._model)
             answer = await client.generate(session, body, self._seconds)
+            found = wire.responses(answer, request, client.address)
             wire.check_answer(answer, request.prompt, self._assets.image_token_id, client.address)
             beat()
-            return wire.responses(answer, request, client.address)
+            return found
 
         # Ranks choose apart from each other: each begins with another server.
         alive, first = self.alive, distributed.rank() % len(self.alive)
@@ -265,6 +251,7 @@ class ServerGenerator:
     def _give_up(self, error: ServerError) -> None:
         """Send no more prompts to a server. Raises ServersLostError when it was the last."""
         self._faults[error.address] = error.problem
+        self._compared.discard(error.address)  # it may come back as another
         if not self.alive:
             raise self._lost() from error
         print(f"warning: {error}; the other servers take its prompts", flush=True)
@@ -289,9 +276,3 @@ def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(work())).result()
-
-
-def _drain(weights: Iterator[tuple[str, Tensor]]) -> None:
-    """Go through what is left of the weights, which other ranks gather in step."""
-    for _ in weights:
-        pass

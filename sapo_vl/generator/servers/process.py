@@ -41,6 +41,7 @@ from sapo_vl.generator.adapter_folder import adapter_options, adapter_settings
 from sapo_vl.generator.engine_options import engine_options, room_advice
 from sapo_vl.generator.servers import watch
 from sapo_vl.generator.servers.guard import KEY_VARIABLE, OPEN_PATH
+from sapo_vl.generator.servers.transfer import SERVER_ENVIRONMENT, server_options
 from sapo_vl.system.machine import gpu_count
 
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ LOG_TAIL = 64 << 10
 
 PORT_TAKEN = "Address already in use"
 
-SERVER_ENVIRONMENT = {
-    "VLLM_SERVER_DEV_MODE": "1",  # turns on the routes that pause, load weights and reset caches
+
+ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # no request may hold a pickle
 }
 
 
@@ -81,6 +83,7 @@ def serve_command(
     options = engine_options(config, assets, seed=seed, on_gpu=gpu_count() > 0)
     if config.model.lora.rank:
         options |= adapter_options(adapter_settings(assets, config.model))
+    options |= server_options(config)
     options |= {
         "host": host,
         "port": port,
@@ -240,7 +243,13 @@ class LocalServers:
             self._config, self._assets, seed=self._seed, host=LOOPBACK, port=self._ports[index]
         )
         place = self._places[index]
-        environment = os.environ | SERVER_ENVIRONMENT | place.variables | {KEY_VARIABLE: self.key}
+        environment = (
+            os.environ
+            | ENVIRONMENT
+            | SERVER_ENVIRONMENT
+            | place.variables
+            | {KEY_VARIABLE: self.key}
+        )
         for name in _OF_RANKS:
             environment.pop(name, None)
         log = self._folder / f"server-{index}.log"

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from sapo_vl.model.assets import ModelAssets
 
-ADAPTER = "policy"
-"""The adapter's name in the engine."""
+FOLDERS_OWN = -1
+"""The version of weights that a server read from its model folder."""
 
 PNG_LEVEL = 1
 """zlib's level: the fastest that compresses."""
@@ -49,6 +49,7 @@ class ServerResponse:
     logprobs: np.ndarray  # [T] float32, of the sampling policy, nats
     finish_reason: str
     versions: tuple[VersionSpan, ...]
+    labels: tuple[str, ...]  # of these versions, as the server calls them
 
 
 def request_body(request: SamplingRequest, assets: ModelAssets, model: str) -> dict[str, Any]:
@@ -116,13 +117,10 @@ def check_answer(answer: Any, prompt: Prompt, image_token: int, address: str) ->
         raise DataError(f"{where} places pictures at {found} and the processor at {expected}")
 
 
-def version_of(label: str) -> int | None:
-    """Return the version in a weight_version label, None for weights that no learner sent.
-
-    A label is VERSION or OWNER:VERSION; a server that nobody sent weights to says `default`.
-    """
-    tail = label.rpartition(":")[2]
-    return int(tail) if tail.isdecimal() else None
+def version_of(label: str) -> int:
+    """Return the version in a label of ownership.py, -1 for weights that no learner sent."""
+    tail = label.rpartition(".")[2]
+    return int(tail) if tail.isdecimal() else FOLDERS_OWN
 
 
 def _response(choice: Any) -> ServerResponse:
@@ -132,14 +130,14 @@ def _response(choice: Any) -> ServerResponse:
         raise ValueError("not one log-prob for each sampled token")
     if choice["finish_reason"] not in ("stop", "length"):
         raise ValueError(f"a response ended by {choice['finish_reason']!r}")
+    spans = choice["weight_versions"] or ()
     return ServerResponse(
         token_ids=ids,
         logprobs=np.array([entry["logprob"] for entry in entries], dtype=np.float32),
         finish_reason=choice["finish_reason"],
-        versions=tuple(_span(span) for span in choice.get("weight_versions") or ()),
+        versions=tuple(
+            VersionSpan(version_of(span["version"]), int(span["start"]), int(span["end"]))
+            for span in spans
+        ),
+        labels=tuple(str(span["version"]) for span in spans),
     )
-
-
-def _span(span: Any) -> VersionSpan:
-    version = version_of(span["version"])
-    return VersionSpan(-1 if version is None else version, int(span["start"]), int(span["end"]))
