@@ -104,6 +104,17 @@ class Config(Section):
                 f"rollout.max_new_tokens={self.rollout.max_new_tokens} leaves no room for a "
                 f"prompt in generator.max_model_len={self.generator.max_model_len}"
             )
+        options = self.generator
+        if (options.backend == "server") != bool(options.servers or options.local_servers):
+            raise ValueError(
+                "generator.backend=server needs generator.servers or generator.local_servers, and "
+                "no other backend uses them"
+            )
+        if options.servers and options.local_servers:
+            raise ValueError(
+                "generator.servers names running servers and generator.local_servers starts some: "
+                "set one of them"
+            )
         if self.data.ratio and self.rollout.prompts % count:
             raise ValueError(
                 "data.ratio needs mini-batches of one size: rollout.prompts="

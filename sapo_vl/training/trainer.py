@@ -19,7 +19,7 @@ from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
-from sapo_vl.generator.base import Generator, SamplingParams, build, sampler_dtype
+from sapo_vl.generator.base import Generator, SamplingParams, build, engine_ranks, sampler_dtype
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
@@ -89,7 +89,7 @@ class Trainer:
             self.generator,
             inputs.renderer,
             inputs.rubric,
-            tensor_parallel=self.config.generator.tensor_parallel,
+            tensor_parallel=engine_ranks(self.config),
         )
         self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
         self.checkpoints = run.dir / "checkpoints"

@@ -69,9 +69,12 @@ def server_options(config: Config) -> dict[str, Any]:
 
 
 def choose(config: Config, assets: ModelAssets) -> WeightSender:
-    """Return the sender for this machine's kind of device: NCCL on GPUs, chunks on CPUs."""
+    """Return the sender for this machine's kind of device: NCCL on GPUs, chunks on CPUs.
+
+    Collective: all ranks know the run's token.
+    """
     first = distributed.rank() == 0
-    owner = ownership.owner_token(config.run.dir) if first else ""
+    owner = distributed.all_gather([ownership.owner_token(config.run.dir) if first else ""])[0]
     folder = AdapterFolder(assets, config.model) if first and config.model.lora.rank else None
     if gpu_count():
         from sapo_vl.generator.servers.nccl_route import NcclRoute
