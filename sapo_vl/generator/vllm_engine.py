@@ -56,9 +56,12 @@ its responses, and vLLM's default of 128 is longer than a short prompt."""
 ADAPTER = "policy"
 """The adapter's name in the engine."""
 
-PREFILL_TOKENS = {"cpu": 8192, "cuda": 16_384}
+PREFILL_TOKENS = {"cpu": 8192, "small GPU": 8192, "large GPU": 16_384}
 """Least token budget of an engine step. A step's prompts, pictures included, get what its decoding
-sequences leave; vLLM's own default on GPUs of 70 GB and more is the same (engine/arg_utils.py)."""
+sequences leave; vLLM's own defaults on GPUs are the same (engine/arg_utils.py)."""
+
+LARGE_GPU = 70 * 2**30
+"""Bytes from which a GPU is a large one."""
 
 
 class VLLMGenerator:
@@ -100,7 +103,7 @@ class VLLMGenerator:
         if config.model.lora.rank:
             self._adapter = AdapterFolder(assets, config.model)
             placement |= self._adapter.engine_options()
-        budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
+        budget = prefill_tokens(torch.cuda.mem_get_info()[1] if self._on_gpu else None)
         placement |= assets.family.engine_options(assets.config, on_gpu=self._on_gpu)
         dtype = placement.setdefault("dtype", config.model.dtype)
         if dtype != config.model.dtype:
@@ -245,6 +248,13 @@ class VLLMGenerator:
         del self._llm
         if self._adapter is not None:
             self._adapter.close()
+
+
+def prefill_tokens(gpu_memory: float | None) -> int:
+    """Return the least token budget of a step on a GPU of so many bytes; None: on a CPU."""
+    if gpu_memory is None:
+        return PREFILL_TOKENS["cpu"]
+    return PREFILL_TOKENS["large GPU" if gpu_memory >= LARGE_GPU else "small GPU"]
 
 
 def _start(engine: Callable[..., Any], on_gpu: bool, **settings: Any) -> Any:

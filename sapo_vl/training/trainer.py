@@ -136,7 +136,16 @@ class Trainer:
             self.generator.update_adapter(self.learner.adapter(), version)
         else:
             self.generator.update_weights(self.learner.weights(), version)
-        self.receipt = self.delivery.ask(self.generator, self.learner, version)
+        self.receipt = self.delivery.ask(self.generator, self.learner, version) or self.receipt
+
+    def settle_receipt(self) -> None:
+        """Compare the sampler's answer to the last probe, if the learner's weights were away then.
+
+        The sampler is put to sleep for it. Raises DeliveryError as `sync` does.
+        """
+        if self.delivery.pending:
+            self._make_room()
+            self.receipt = self.delivery.settle(self.learner)
 
     def _make_room(self) -> None:
         """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
@@ -146,6 +155,7 @@ class Trainer:
     def _save(self) -> None:
         self._make_room()
         checkpoint.save(self.checkpoints, self.learner, self.state, self.config.checkpoint.keep)
+        self.settle_receipt()
 
     def _evaluation_due(self) -> bool:
         """Whether the steps taken so far end with an evaluation; the last step's is `after`."""
@@ -321,6 +331,9 @@ class Trainer:
             out = self.run.dir / "eval" / f"{name}.jsonl"
             result = evaluate(self.engine, self.inputs.test_set, EvalSpec.of(config), out)
             scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)
+        if self.delivery.pending:
+            self.settle_receipt()  # before any figure is written
+            self.sync()  # which wakes the sampler
         if self.writer is not None:
             self.writer.write(
                 {
