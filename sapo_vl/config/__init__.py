@@ -104,6 +104,8 @@ class Config(Section):
                 f"rollout.max_new_tokens={self.rollout.max_new_tokens} leaves no room for a "
                 f"prompt in generator.max_model_len={self.generator.max_model_len}"
             )
+        if self.rollout.in_flight and not self.rollout.ahead:
+            raise ValueError("rollout.in_flight needs rollout.ahead of 1 or more")
         if self.data.ratio and self.rollout.prompts % count:
             raise ValueError(
                 "data.ratio needs mini-batches of one size: rollout.prompts="

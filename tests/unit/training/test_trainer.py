@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import fake_training
 import pytest
-from fake_training import COUNT, steps
+from fake_training import COUNT, sampled, steps
 
 from sapo_vl import train
 from sapo_vl.config.sections import LearnerConfig
@@ -29,7 +29,7 @@ def test_groups_without_a_gradient_are_resampled(build):
     dull = set(first[:3])  # all right; every other record is mixed
     made = build(lambda i: 2 if i in dull else 1, "rollout.max_resample_rounds=3")
     made.state.step, made.state.cursor = 2, 16
-    batch, totals = made.sample_rollouts()
+    batch, totals = sampled(made)
     calls = made.generator.calls
     assert [len(call) for call in calls] == [8, 3]
     ids = [group.prompt.sample.id for group in batch.groups]
@@ -44,7 +44,7 @@ def test_groups_without_a_gradient_are_resampled(build):
 
 def test_resampling_is_bounded_and_never_draws_a_record_twice(build):
     made = build(lambda i: 0, "rollout.max_resample_rounds=6")
-    batch, totals = made.sample_rollouts()
+    batch, totals = sampled(made)
     calls = made.generator.calls
     assert [len(call) for call in calls] == [8] * 7
     assert len({i for call in calls for i in call}) == 56  # of 64 records
@@ -54,21 +54,21 @@ def test_resampling_is_bounded_and_never_draws_a_record_twice(build):
 
 def test_resampling_ends_where_no_record_is_left(build):
     made = build(lambda i: 0, "rollout.max_resample_rounds=99")
-    _, totals = made.sample_rollouts()
+    _, totals = sampled(made)
     assert [len(call) for call in made.generator.calls] == [8] * 8
     assert totals["resample_drawn"] == 56
 
 
 def test_without_rounds_nothing_is_resampled(build):
     made = build(lambda i: 0, "rollout.max_resample_rounds=0")
-    _, totals = made.sample_rollouts()
+    _, totals = sampled(made)
     assert len(made.generator.calls) == 1
     assert "resample_drawn" not in totals
 
 
 def test_dapo_resamples_by_itself(build):
     made = build(lambda i: 0, "objective=dapo")
-    made.sample_rollouts()
+    sampled(made)
     assert len(made.generator.calls) == 1 + 3
 
 
@@ -82,14 +82,14 @@ def test_resampled_groups_stay_in_their_mini_batch(build):
         return 0 if i in first[:2] else 1
 
     made = build(right, "rollout.max_resample_rounds=1", "data.ratio={sum: 1}")
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     assert [group.mini_batch for group in batch.groups] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert all(group.has_gradient for group in batch.groups)
 
 
 def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
     made = build(lambda i: 1)
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     made.fill_old_logprobs(batch)
     first, *later = batch.mini_batches()
     assert {rollout.old_logprobs is None for rollout in first} == {True}  # their own forward's
@@ -99,7 +99,7 @@ def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
 
 def test_a_sampler_that_disagrees_is_noticed_before_anything_is_trained_on(build):
     made = build(lambda i: 0, "generator.parity_stop=0.0009")  # not even a gradient is needed
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_stop"):
         made.fill_old_logprobs(batch)
     assert made.learner.updates == []
@@ -127,6 +127,7 @@ def test_a_step_interrupted_between_mini_batches_goes_on_as_if_nothing_had_been(
     )
     second = build(right, *OPTIONS, name="cut")
     second.state = checkpoint.load(newest, second.learner)
+    second.version = second.state.step
     steps(second, 3)
     assert len(whole.learner.updates) == 12
     assert second.learner.updates == whole.learner.updates
@@ -158,17 +159,17 @@ def test_a_finished_step_leaves_no_trace_of_its_middle(build):
 
 def test_the_next_steps_prompts_are_rendered_while_a_step_is_learned_from(build):
     made = build(lambda i: 1, "rollout.steps=3")
-    taken, take = [], made.prompts.take
+    taken, take = [], made.sampler.prompts.take
 
     def recorded(indices):
-        pending = made.prompts._pending
+        pending = made.sampler.prompts._pending
         taken.append(pending is not None and pending.indices == list(indices))
         return take(indices)
 
-    made.prompts.take = recorded
+    made.sampler.prompts.take = recorded
     steps(made, 3)
     assert taken == [False, True, True]
-    assert made.prompts._pending is None  # there is no fourth step
+    assert made.sampler.prompts._pending is None  # there is no fourth step
 
 
 def test_a_step_has_its_learning_rate(build):
@@ -251,6 +252,7 @@ def sharing(made, signal_at: int = 0):
     memory = Memory()
     made.generator = SharingGenerator(made.generator.right)
     made.engine = dataclasses.replace(made.engine, generator=made.generator)
+    made.sampler._engine = made.engine
     made.learner = SharingLearner(made.run.stop, signal_at)
     made.generator.memory = made.learner.memory = memory
     made.learner.sleep()
