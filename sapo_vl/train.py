@@ -39,6 +39,7 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.timer.lap("rollout")
         step.timer.seconds["sampling"] = sampled.seconds
     trainer.generator.sleep()
+    trainer.settle_receipt()  # the sampler had the weights
     if state.mini_batch == 0:  # otherwise the checkpoint holds pi_old
         trainer.fill_old_logprobs(step.batch)  # pi_old, and its distance from mu
         step.timer.lap("old_logprobs")

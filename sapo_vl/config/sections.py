@@ -250,8 +250,8 @@ class LearnerConfig(Section):
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
     offload_while_sampling: bool = Field(
         False,
-        description="move the optimizer's state to host memory while the engine samples; raise "
-        "generator.gpu_memory_utilization with it",
+        description="move the optimizer's state to host memory while the engine samples, and with "
+        "model.lora the frozen weights; raise generator.gpu_memory_utilization with it",
     )
     deepspeed: UserPath | None = Field(None, description="JSON file merged over DeepSpeed's config")
     max_bad_steps: int = Field(5, ge=1, description="stop after this many non-finite gradients")

@@ -146,7 +146,16 @@ class Trainer:
         else:
             self.generator.update_weights(self.learner.weights(), version)
         self.version = version
-        self.receipt = self.delivery.ask(self.generator, self.learner, version)
+        self.receipt = self.delivery.ask(self.generator, self.learner, version) or self.receipt
+
+    def settle_receipt(self) -> None:
+        """Compare the sampler's answer to the last probe, if the learner's weights were away then.
+
+        The sampler is put to sleep for it. Raises DeliveryError as `sync` does.
+        """
+        if self.delivery.pending:
+            self._make_room()
+            self.receipt = self.delivery.settle(self.learner)
 
     def _make_room(self) -> None:
         """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
@@ -161,6 +170,7 @@ class Trainer:
         state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
+        self.settle_receipt()
         return path
 
     def _evaluation_due(self) -> bool:
@@ -254,6 +264,9 @@ class Trainer:
             out = self.run.dir / "eval" / f"{name}.jsonl"
             result = evaluate(self.engine, self.inputs.test_set, EvalSpec.of(config), out)
             scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)
+        if self.delivery.pending:
+            self.settle_receipt()  # before any figure is written
+            self.sync()  # which wakes the sampler
         if self.writer is not None:
             self.writer.write(
                 {
