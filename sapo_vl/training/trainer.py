@@ -43,7 +43,7 @@ from sapo_vl.training.rollouts import (
     rollout_seed,
     sample_groups,
 )
-from sapo_vl.training.setup import RunInputs
+from sapo_vl.training.setup import RunInputs, sapo_config
 
 REPLACEMENTS = 1000
 """First round number of records that replace unusable ones: no dynamic sampling gets there."""
@@ -68,7 +68,7 @@ class Trainer:
         self.assets = assets
         self.objective = objectives.build(self.config)
         with run.phase("start"):
-            self.learner = Learner(self.config, assets)
+            self.learner = Learner(sapo_config(self.config), assets)
             rows = trainable_rows(self.learner.model)
             if distributed.rank() == 0:
                 table(
