@@ -38,7 +38,9 @@ def write_report(trainer: Trainer) -> None:
         return
     before, after = (read_json(run.dir / "eval" / f"{name}.json") for name in ("before", "after"))
     seconds = {name: round(value, 1) for name, value in run.seconds().items()}
-    frozen = {"parameters": end.parameters, "start": start.digest, "end": end.digest}
+    frozen = None
+    if end.parameters:
+        frozen = {"parameters": end.parameters, "start": start.digest, "end": end.digest}
     write_json(
         run.dir / "summary.json",
         {"before": before, "after": after, "frozen": frozen, "seconds": seconds},

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import environment
+from helpers import environment, tiny_config
 
+from sapo_vl.errors import SetupError
 from sapo_vl.generator import adapter_folder
+from sapo_vl.generator.adapter_folder import AdapterFolder
+from sapo_vl.model import lora
 from sapo_vl.runs.lock import LOCK_FILE
 
 OWNER = """
 import sys, time
 from pathlib import Path
+from sapo_vl.errors import SetupError
 from sapo_vl.generator import adapter_folder
+from sapo_vl.generator.adapter_folder import AdapterFolder
+from sapo_vl.model import lora
 
 adapter_folder.SHARED_MEMORY = Path(sys.argv[1])
 root, lock = adapter_folder.make_root()
@@ -55,3 +62,17 @@ def test_a_killed_process_leaves_nothing_for_long(owner, tmp_path, monkeypatch):
     assert (first / LOCK_FILE).is_file()
     lock.close()
     own.close()
+
+
+def test_full_memory_is_one_line_that_names_the_folder(tmp_path, monkeypatch, assets, tiny_folder):
+    monkeypatch.setattr(adapter_folder, "SHARED_MEMORY", tmp_path)
+    folder = AdapterFolder(assets, tiny_config(tiny_folder, "model.lora.rank=8").model)
+
+    def fill(path, weights, settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lora, "write_adapter", fill)
+    with pytest.raises(SetupError, match=f"--shm-size.*{tmp_path}"):
+        folder.write([])
+    folder.close()
+    assert list(tmp_path.iterdir()) == []
