@@ -37,7 +37,13 @@ from sapo_vl.learner.saved_weights import check_files
 from sapo_vl.model import lora
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.save import save_model
-from sapo_vl.model.weights import check_weights, freeze, frozen_hash, load_weights
+from sapo_vl.model.weights import (
+    FrozenWeights,
+    check_weights,
+    freeze,
+    frozen_weights,
+    load_weights,
+)
 from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Rollout
@@ -121,7 +127,7 @@ class Learner:
         )
         if config.learner.zero_stage == 0 and config.model.dtype == "bfloat16":
             undo_first_step(self._optimizer)
-        self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
+        self.frozen = self._frozen_weights()
 
     @property
     def model(self) -> Any:
@@ -255,16 +261,33 @@ class Learner:
             self._base.restore(keep=True)
             self.weights_away = False
 
+    def _frozen_weights(self) -> FrozenWeights:
+        """Return the digest of the frozen weights; collective as `weights`.
+
+        Shards are gathered, so that it is the same under every ZeRO stage and number of ranks.
+        """
+        named = self._policy.model.named_parameters()
+        frozen = {name for name, parameter in named if not parameter.requires_grad}
+        return frozen_weights(self._gathered(frozen.__contains__))
+
+    def check_frozen(self) -> FrozenWeights:
+        """Return the frozen weights' digest; every rank must call it.
+
+        Raises AssertionError when it is not that of `frozen`, taken when the learner was built.
+        """
+        self._wake_weights()
+        found = self._frozen_weights()
+        assert found == self.frozen, f"frozen weights changed: {self.frozen} -> {found}"
+        return found
+
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder, atomically: see model/save.py.
 
         With adapters the model is merged, and `out`/adapter holds them in PEFT's form. Every rank
-        must call it; rank 0 writes. Raises AssertionError when frozen weights changed, SetupError
-        when the disk is full.
+        must call it; rank 0 writes. Raises AssertionError as `check_frozen`, SetupError when the
+        disk is full.
         """
-        self._wake_weights()
-        if self._frozen:
-            assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
+        self.check_frozen()
         if distributed.rank() == 0:
             out.parent.mkdir(parents=True, exist_ok=True)
             with disk_full_guard("the model", out.parent):
