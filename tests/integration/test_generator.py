@@ -16,7 +16,7 @@ from sapo_vl.generator import vllm_engine
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.engine_input import EngineInputs
 from sapo_vl.generator.hf_generate import HFGenerator
-from sapo_vl.generator.vllm_engine import repack, _zero_deepstack
+from sapo_vl.generator.vllm_engine import _zero_deepstack, repack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.families import FAMILIES

@@ -7,6 +7,8 @@ themselves. The learner listens on a free port that the workers are told over HT
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import suppress
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -14,6 +16,9 @@ from torch import Tensor
 
 SENDER = 0
 """The learner's rank in the group."""
+
+BROADCAST_TIMEOUT = timedelta(minutes=10)
+"""For a peer that stays connected and silent; one that is gone is noticed at once."""
 
 
 def address_towards(host: str, port: int) -> str:
@@ -41,26 +46,24 @@ class Meeting:
 
     def join(self) -> GlooLink:
         """Wait until all workers have joined. Raises RuntimeError at the deadline."""
-        return GlooLink(self._store, self.host, SENDER, self._size, self._timeout)
+        return GlooLink(self._store, self.host, SENDER, self._size)
 
 
 def join(host: str, port: int, rank: int, size: int, seconds: float) -> GlooLink:
-    """Join a learner's group as the worker `rank`, from 1. Raises RuntimeError at the deadline."""
+    """Join a learner's group as worker `rank`, from 1. Raises RuntimeError at the deadline."""
     timeout = timedelta(seconds=seconds)
     store = dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
-    return GlooLink(store, address_towards(host, port), rank, size, timeout)
+    return GlooLink(store, address_towards(host, port), rank, size)
 
 
 class GlooLink:
     """One process's membership in such a group."""
 
-    def __init__(
-        self, store: dist.Store, own_address: str, rank: int, size: int, timeout: timedelta
-    ) -> None:
+    def __init__(self, store: dist.Store, own_address: str, rank: int, size: int) -> None:
         """Meet the other members at the store; each listens at `own_address`."""
         options = dist.ProcessGroupGloo._Options()
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address)]
-        options._timeout = timeout
+        options._timeout = BROADCAST_TIMEOUT
         self._group = dist.ProcessGroupGloo(store, rank, size, options)
         self._store = store  # the group needs it as long as it exists
 
@@ -69,3 +72,17 @@ class GlooLink:
         options = dist.BroadcastOptions()
         options.rootRank, options.rootTensor = SENDER, 0
         return self._group.broadcast([buffer], options)
+
+    def give_up(self, work: dist.Work) -> None:
+        """Abandon a broadcast that the others may never take part in, and the group with it.
+
+        Gloo can't cancel it, and destroying the group would wait for its end. A thread does: it
+        ends when a peer leaves.
+        """
+
+        def wait() -> None:
+            with suppress(RuntimeError):
+                work.wait()
+            del self._group
+
+        threading.Thread(target=wait, daemon=True).start()

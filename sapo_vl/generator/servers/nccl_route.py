@@ -24,7 +24,6 @@ from sapo_vl.generator.servers.routes import (
     Control,
     Failures,
     each,
-    remove,
 )
 
 

@@ -6,18 +6,18 @@ a checkout that isn't installed, says so at once where sapo_vl is missing, and l
 processes of the environment alone. vLLM imports this module before it makes its transfer engine,
 so that the registration below is in time.
 
-On CPUs the engine is ours (chunks.BACKEND): chunks of weights arrive in memory shared with the learner
-or, from another machine, by gloo. On GPUs it is vLLM's own over NCCL.
+On CPUs the engine is ours (chunks.BACKEND): chunks of weights arrive in memory shared with the
+learner or, from another machine, by gloo. On GPUs it is vLLM's own over NCCL.
 """
 
 from __future__ import annotations
 
+import atexit
 import base64
-import tempfile
-from collections.abc import Iterator
+import re
+import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +28,13 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
+from sapo_vl.generator.adapter_folder import SHARED_MEMORY
 from sapo_vl.generator.servers import chunks, gloo_link, shared_memory
 from sapo_vl.generator.servers.expected import ExpectedWeights
+from sapo_vl.generator.vllm_engine import ADAPTER, repack
+from sapo_vl.model import lora
+
+UPLOAD_NAME = re.compile(r"sapo_vl-upload-[0-9a-f]+")
 
 
 @dataclass
@@ -38,7 +43,7 @@ class InitInfo(WeightTransferInitInfo):
 
     host: str = ""
     port: int = 0
-    seconds: float = 60.0  # deadline of the meeting and of each chunk
+    seconds: float = 60.0  # deadline of the meeting
 
 
 @dataclass
@@ -121,8 +126,6 @@ class ChunkEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def finish_weight_update(self) -> None:
         """Put the layers into the form that vLLM computes with."""
-        from sapo_vl.generator.vllm_engine import repack
-
         self._close()
         if self.device.type == "cpu":
             repack(self.model)
@@ -143,12 +146,47 @@ class ChunkEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 class WorkerExtension:
     """Methods added to vLLM's workers, which /collective_rpc and `LLM.collective_rpc` call."""
 
-    _adapters: ClassVar[dict[str, Path]] = {}
+    _sapo_upload = ""  # the folder of the adapter in use, if it came by `sapo_write`
 
     def sapo_state(self, path: str) -> dict[str, Any]:
         """Return whether an update is under way, and the digest of the file at `path`."""
         active = bool(self._weight_update_active)  # type: ignore[attr-defined]
         return {"active": active, "digest": shared_memory.digest(path)}
+
+    def sapo_write(self, folder: str, file: str, data: str) -> dict[str, str]:
+        """Append base64 `data` to an adapter's file in this machine's memory; return its folder.
+
+        For learners on other machines. `folder` is a name that the learner makes up for each
+        adapter. Raises ValueError for names that could lie elsewhere.
+        """
+        if not UPLOAD_NAME.fullmatch(folder) or file not in (lora.WEIGHTS, lora.SETTINGS):
+            raise ValueError(f"{folder!r}, {file!r}: no name of an adapter's file")
+        place = SHARED_MEMORY / folder
+        if self.local_rank == 0:  # type: ignore[attr-defined]
+            if not place.is_dir():
+                place.mkdir(mode=0o700)
+                atexit.register(shutil.rmtree, place, True)
+            with (place / file).open("ab") as out:
+                out.write(base64.b64decode(data))
+        return {"folder": str(place)}
+
+    def sapo_load_adapter(self, path: str) -> None:
+        """Read the adapter in use anew, from another folder.
+
+        vLLM's route for it (load_inplace) would mark each later request so that it reads the folder
+        again at each step.
+        """
+        from vllm.lora.request import LoRARequest
+
+        (number,) = self.list_loras()  # type: ignore[attr-defined]
+        request = LoRARequest(ADAPTER, number, path, load_inplace=True)
+        self.add_lora(request)  # type: ignore[attr-defined]
+
+    def sapo_keep_upload(self, folder: str) -> None:
+        """Remove the adapter uploaded before this one; `folder` is empty if this one wasn't."""
+        old, self._sapo_upload = self._sapo_upload, folder
+        if old and old != folder:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 if chunks.BACKEND not in WeightTransferEngineFactory._registry:  # vLLM may import this twice

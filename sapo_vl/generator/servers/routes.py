@@ -24,7 +24,7 @@ from sapo_vl.generator.servers import chunks, gloo_link
 from sapo_vl.generator.servers.shared_memory import SharedBuffer
 
 MEETING_SECONDS = 60.0
-"""Deadline for a server's workers to meet the learner, and of each broadcast."""
+"""Deadline for a server's workers to meet the learner."""
 
 CALL_SECONDS = 60.0
 """Deadline of a call that moves no weights."""
@@ -128,11 +128,10 @@ class ChunkRoute:
             str(place.hostname), place.port or 80, 1 + workers, MEETING_SECONDS
         )
         info = {"host": meeting.host, "port": meeting.port, "seconds": MEETING_SECONDS}
+        body, timeout = {"init_info": info}, 2 * MEETING_SECONDS
         with ThreadPoolExecutor(1) as pool:
             joining = pool.submit(meeting.join)
-            server.post(
-                "/init_weight_transfer_engine", {"init_info": info}, timeout=2 * MEETING_SECONDS
-            )
+            server.post("/init_weight_transfer_engine", body, timeout=timeout)
             self._links[server.address] = joining.result()
 
     def deliver(self, weights: Iterable[tuple[str, Tensor]], servers: list[Control]) -> Failures:
@@ -158,13 +157,14 @@ class ChunkRoute:
         try:
             server.post("/update_weights", {"update_info": info}, timeout=timeout)
         except BaseException:
-            del self._links[server.address]  # the broadcast may wait for workers that gave up
+            del self._links[server.address]
+            link.give_up(sending)
             raise
         sending.wait()
 
 
 def _shared_chunks(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[chunks.Chunk, str]]:
-    """Yield chunks with the path of each one's memory, which is freed when the next is asked for."""
+    """Yield chunks, each with the path of its memory, which lasts until the next is asked for."""
     buffers: list[SharedBuffer] = []
 
     def allocate(size: int) -> Tensor:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sapo_vl.errors import RunError, UserError
+from sapo_vl.generator.adapter_folder import AdapterFolder
 from sapo_vl.generator.servers import ownership
+from sapo_vl.generator.servers.adapter_upload import load_adapter
 from sapo_vl.generator.servers.chunks import BACKEND
 from sapo_vl.generator.servers.routes import (
     ChunkRoute,
@@ -33,6 +35,7 @@ from sapo_vl.system.machine import gpu_count
 
 if TYPE_CHECKING:
     from sapo_vl.config import Config
+    from sapo_vl.model.assets import ModelAssets
 
 SERVER_ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",  # the routes that pause a server and change its weights
@@ -50,7 +53,10 @@ class TransferError(RunError):
     def __init__(self, version: int, failures: Failures) -> None:
         """`failures` holds what went wrong by the server's address."""
         self.failures = failures
-        told = "; ".join(f"{address}: {error}" for address, error in failures.items())
+        told = "; ".join(
+            str(error) if address in str(error) else f"{address}: {error}"
+            for address, error in failures.items()
+        )
         super().__init__(f"weights {version} did not reach {len(failures)} server(s): {told}")
 
 
@@ -62,23 +68,29 @@ def server_options(config: Config) -> dict[str, Any]:
     }
 
 
-def choose(config: Config) -> WeightSender:
-    """Return the sender for this machine's kind of device: NCCL on GPUs, chunks on CPUs."""
-    owner = ownership.owner_token(config.run.dir) if distributed.rank() == 0 else ""
+def choose(config: Config, assets: ModelAssets) -> WeightSender:
+    """Return the sender for this machine's kind of device: NCCL on GPUs, chunks on CPUs.
+
+    Collective: all ranks know the run's token.
+    """
+    first = distributed.rank() == 0
+    owner = distributed.all_gather([ownership.owner_token(config.run.dir) if first else ""])[0]
+    folder = AdapterFolder(assets, config.model) if first and config.model.lora.rank else None
     if gpu_count():
         from sapo_vl.generator.servers.nccl_route import NcclRoute
 
-        return WeightSender(NcclRoute(), owner)
-    return WeightSender(ChunkRoute(), owner)
+        return WeightSender(NcclRoute(), owner, folder)
+    return WeightSender(ChunkRoute(), owner, folder)
 
 
 class WeightSender:
-    """Sends whole models to servers. All methods are collective; rank 0 talks to the servers."""
+    """Sends models, or adapters alone, to servers. All ranks call it; rank 0 does the talking."""
 
-    def __init__(self, route: Route, owner: str) -> None:
-        """`owner` is the run's token (ownership.py)."""
+    def __init__(self, route: Route, owner: str, adapter: AdapterFolder | None = None) -> None:
+        """`owner` is the run's token (ownership.py), `adapter` where its adapter is written."""
         self._route = route
         self.owner = owner
+        self._adapter = adapter
         self._connected: set[str] = set()
 
     def label(self, version: int) -> str:
@@ -109,15 +121,46 @@ class WeightSender:
         """
 
         def transfer(left: list[Control], stream: Iterator[tuple[str, Tensor]]) -> Failures:
-            failures = self._connect(left)
+            failures = self._connect(left, self._claim_all(left))
             failures |= self._step(left, lambda server: _pause(server, in_flight))
             failures |= self._step(left, lambda server: server.post("/start_weight_update"))
             failures |= self._route.deliver(stream, left)
+            self._connected -= failures.keys()
             name = self.label(version)
             failures |= self._step(left, lambda server: _finish(server, name))
             return failures | self._step(left, lambda server: _wake(server, name))
 
         self._collectively(servers, weights, version, transfer)
+
+    def send_adapter(
+        self,
+        servers: Sequence[Control],
+        weights: Iterable[tuple[str, Tensor]],
+        version: int,
+        *,
+        in_flight: bool = False,
+    ) -> None:
+        """Replace the adapter of all servers by both matrices of each layer's (PEFT names).
+
+        The servers' base weights are those of their model folder. Otherwise as `send`.
+        """
+
+        def transfer(left: list[Control], stream: Iterator[tuple[str, Tensor]]) -> Failures:
+            assert self._adapter is not None, "send_adapter() without model.lora"
+            folder = self._adapter.write(stream)
+            failures, _ = self._claim_all(left)
+            failures |= self._step(left, lambda server: _pause(server, in_flight))
+            failures |= self._step(left, lambda server: load_adapter(server, folder))
+            body = {"new_version": self.label(version)}
+            failures |= self._step(left, lambda s: s.post("/update_weight_version", body))
+            return failures | self._step(left, lambda server: _wake(server, self.label(version)))
+
+        self._collectively(servers, weights, version, transfer)
+
+    def close(self) -> None:
+        """Remove the adapter's folder."""
+        if self._adapter is not None:
+            self._adapter.close()
 
     def release(self, servers: Sequence[Control]) -> None:
         """Give the servers up, so that another run may take them; one that is gone is no error."""
@@ -158,28 +201,34 @@ class WeightSender:
         if failures:
             raise TransferError(version, failures)
 
-    def _connect(self, servers: list[Control]) -> Failures:
-        """Take servers over that are free, and meet the workers of new and restarted ones."""
-        owned: dict[str, bool] = {}
-        failures = each(servers, lambda server: self._claim(server, owned))
-        remove(servers, failures)
-        known = {server.address for server in servers if owned[server.address]}
-        if known != self._connected or failures:
-            self._connected.clear()
-            failed = self._route.connect(servers) if servers else {}
-            remove(servers, failed)
-            failures |= failed
-            self._connected = {server.address for server in servers}
-        return failures
+    def _claim_all(self, servers: list[Control]) -> tuple[Failures, set[str]]:
+        """Take over servers that are free; return also the addresses of those that weren't."""
+        owned: set[str] = set()
 
-    def _claim(self, server: Control, owned: dict[str, bool]) -> None:
-        shown = server.get("/weight_info")["weight_version"]
-        owned[server.address] = ownership.is_owned(server.address, shown, self.owner)
-        if not owned[server.address]:
+        def claim(server: Control) -> None:
+            shown = server.get("/weight_info")["weight_version"]
+            if ownership.is_owned(server.address, shown, self.owner):
+                owned.add(server.address)
+                return
             body = {"new_version": ownership.label(self.owner, "claimed")}
             server.post("/update_weight_version", body)
-        if state_of(server)["active"]:  # a learner was killed in the middle of an update
-            server.post("/finish_weight_update")
+
+        return self._step(servers, claim), owned
+
+    def _connect(self, servers: list[Control], claimed: tuple[Failures, set[str]]) -> Failures:
+        """Meet the workers of all servers anew, unless those met are the ones there are.
+
+        A server that was restarted shows no owner, so it was none of `claimed`'s second part.
+        """
+        failures, owned = claimed
+        if servers and (failures or not {s.address for s in servers} == owned == self._connected):
+            self._connected = {server.address for server in servers}
+            failures |= self._step(servers, _end_open_update)
+            failed = self._route.connect(servers)
+            remove(servers, failed)
+            self._connected -= failed.keys()
+            failures |= failed
+        return failures
 
     def _step(self, servers: list[Control], call: Callable[[Control], object]) -> Failures:
         """Make a call on each server that is left; take those that fail off the list."""
@@ -187,6 +236,12 @@ class WeightSender:
         remove(servers, failures)
         self._connected -= failures.keys()
         return failures
+
+
+def _end_open_update(server: Control) -> None:
+    """End the update of a learner that was killed in the middle of it."""
+    if state_of(server)["active"]:
+        server.post("/finish_weight_update")
 
 
 def _pause(server: Control, in_flight: bool) -> None:
