@@ -252,7 +252,8 @@ def test_a_picture_that_is_lost_on_the_way_is_refused(servers, build, assets, mo
     assert ids(generator.generate([picture_request()])) == expected([picture_request()])
     servers[0].lose_pictures = True
     with pytest.raises(
-        DataError, match=rf"record with-picture: server {servers[0].address} expanded.* 3 tokens.* 6"
+        DataError,
+        match=rf"record with-picture: server {servers[0].address} expanded.* 3 tokens.* 6",
     ):
         generator.generate([picture_request()])
     original = wire.request_body
