@@ -1,4 +1,4 @@
-"""Seconds and bytes of a vLLM server's updates: `PYTHONPATH=scripts python -m bench.weight_transfer`
+"""Seconds and bytes of updates of a server: `PYTHONPATH=scripts python -m bench.weight_transfer`.
 
 One local server on a CPU, and a learner's weights in float32: of the tiny model (--width 0), or of
 four layers at the real vocabulary, embedding and head of `--width` columns (160: 200 MB). `--gloo`
