@@ -41,6 +41,7 @@ class StandInServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # clients break off, and tests know why
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self.thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.thread.start()

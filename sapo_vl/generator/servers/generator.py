@@ -210,11 +210,18 @@ class ServerGenerator:
 
     def _check_versions(self, response: wire.ServerResponse, label: str) -> None:
         """Check that the weights sent last sampled a response, all of it."""
-        if not self.in_flight and response.labels != (label,):
-            raise RunError(
-                f"a response was sampled by the weights {', '.join(response.labels) or '(none)'} "
-                f"and not by {label}: someone else changes the servers' weights"
+        if self.in_flight or response.labels == (label,):
+            return
+        found = ", ".join(response.labels) or "(none)"
+        if label == ownership.UNOWNED:
+            raise SetupError(
+                f"generator.servers: a server holds the weights {found} that a training run sent, "
+                "and not those of its model folder: restart it"
             )
+        raise RunError(
+            f"a response was sampled by the weights {found} and not by {label}: someone else "
+            "changes the servers' weights"
+        )
 
     def _lost(self) -> ServersLostError:
         told = "; ".join(f"{address}: {fault}" for address, fault in self._faults.items())

@@ -220,6 +220,13 @@ def test_other_weights_than_those_sent_are_refused(servers, build):
     assert len(generator.generate([request(3), request(4)])) == 2
 
 
+def test_weights_of_a_training_run_are_not_taken_for_the_folders(servers, build):
+    """An evaluation sends no weights."""
+    servers[0].weight_version = "released"
+    with pytest.raises(SetupError, match="the weights released that a training run sent"):
+        build(servers[:1]).generate([request(3)])
+
+
 def test_two_spans_are_refused_unless_weights_may_change_under_way(servers, build):
     spans = [
         {"version": "run.3", "start": 0, "end": 1},
