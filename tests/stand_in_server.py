@@ -24,6 +24,7 @@ class StandInServer:
     def __init__(self, port: int = 0, key: str = KEY) -> None:
         self.key = key
         self.weight_version = "default"
+        self.options: Any = None  # that it says it was started with
         self.asked: list[list[int]] = []  # prompt ids of each request for tokens
         self.answered = 0
         self.die_after: int | None = None  # answers, then every connection is cut
@@ -127,6 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/weight_info":
             self._reply(200, json.dumps({"weight_version": state.weight_version}).encode())
+            return
+        if self.path == "/sapo_vl/options":
+            self._reply(200, json.dumps(state.options).encode())
             return
         state.asked.append(body["token_ids"])
         while state.hang:

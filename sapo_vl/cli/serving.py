@@ -39,14 +39,12 @@ def _serve(arguments: argparse.Namespace) -> None:
             f"model.path={config.model.path} is built in a run's folder: name a folder, such as "
             "one that sapo-vl init-tiny wrote"
         )
+    from sapo_vl.generator.servers.command import serve_command, serve_environment, serve_options
     from sapo_vl.generator.servers.generator import key_of_environment
-    from sapo_vl.generator.servers.process import serve_command, server_environment
     from sapo_vl.model.assets import open_assets
 
     key = key_of_environment()
-    assets = open_assets(config.model.path)
-    command = serve_command(
-        config, assets, seed=config.run.seed, host=arguments.host, port=arguments.port
-    )
+    options = serve_options(config, open_assets(config.model.path), seed=config.run.seed)
+    command = serve_command(options, arguments.host, arguments.port)
     print(f"serving {config.model.path} on http://{arguments.host}:{arguments.port}", flush=True)
-    os.execve(command[0], command, server_environment(key))
+    os.execve(command[0], command, serve_environment(key, options))

@@ -23,6 +23,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -33,6 +34,7 @@ from sapo_vl.generator.base import SamplingRequest
 from sapo_vl.generator.servers import ownership, wire
 from sapo_vl.generator.servers.batch import ServerBatch
 from sapo_vl.generator.servers.client import ServerClient, ServerError
+from sapo_vl.generator.servers.command import check_server, serve_options
 from sapo_vl.generator.servers.pictures import compare_patches
 from sapo_vl.generator.servers.process import LocalServers
 from sapo_vl.generator.servers.transfer import TransferError, WeightSender
@@ -79,7 +81,7 @@ class ServerGenerator:
 
         def start() -> tuple[list[str], str]:
             if not config.generator.local_servers:
-                return config.generator.servers, key_of_environment()
+                return find_servers(config, assets, seed)
             self._local = LocalServers(config, assets, seed=seed)
             self._local.start()
             return self._local.addresses, self._local.key
@@ -262,6 +264,16 @@ class ServerGenerator:
         if not self.alive:
             raise self._lost() from error
         print(f"warning: {error}; the other servers take its prompts", flush=True)
+
+
+def find_servers(config: Config, assets: ModelAssets, seed: int) -> tuple[list[str], str]:
+    """Return the addresses in generator.servers, and their key, once each has been checked."""
+    key, options = key_of_environment(), serve_options(config, assets, seed=seed)
+    addresses = [address.rstrip("/") for address in config.generator.servers]
+    for address in addresses:
+        with closing(ServerClient(address, key)) as client:
+            check_server(client, options)
+    return addresses, key
 
 
 def key_of_environment() -> str:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from sapo_vl.cli import parser
-from sapo_vl.generator.servers import process
+from sapo_vl.generator.servers import command
 
 
 class BecameError(Exception):
@@ -20,32 +20,33 @@ class BecameError(Exception):
 def become(monkeypatch):
     """Replace the call that ends this program by an exception with its arguments."""
 
-    def execve(path, command, environment):
-        raise BecameError(path, command, environment)
+    def execve(path, words, environment):
+        raise BecameError(path, words, environment)
 
     monkeypatch.setattr(os, "execve", execve)
-    monkeypatch.setattr(process, "gpu_count", lambda: 0)
+    monkeypatch.setattr(command, "gpu_count", lambda: 0)
 
 
 def test_it_is_started_as_a_local_server_is(become, tiny_folder, monkeypatch):
     monkeypatch.setenv("SAPO_SERVER_KEY", "secret")
     monkeypatch.setenv("RANK", "3")
-    words = [f"model.path={tiny_folder}", "--host", "10.0.0.3", "--port", "8123"]
+    given = [f"model.path={tiny_folder}", "--host", "10.0.0.3", "--port", "8123"]
     with pytest.raises(BecameError) as caught:
-        parser.main(["serve", "generator.max_num_seqs=7", *words])
-    path, command, environment = caught.value.args
+        parser.main(["serve", "generator.max_num_seqs=7", *given])
+    path, words, environment = caught.value.args
     assert path == sys.executable
-    pairs = dict(pairwise(command))
+    pairs = dict(pairwise(words))
     assert pairs["--model"] == str(tiny_folder)
     assert pairs["--host"] == "10.0.0.3"
     assert pairs["--port"] == "8123"
     assert pairs["--max-num-seqs"] == "7"
     assert pairs["--logprobs-mode"] == "processed_logprobs"
     assert pairs["--middleware"] == "sapo_vl.generator.servers.guard.KeyGuard"
-    assert "--no-mm-device-do-normalize" in command
-    assert "secret" not in " ".join(command)
+    assert "--no-mm-device-do-normalize" in words
+    assert "secret" not in " ".join(words)
     assert environment["VLLM_API_KEY"] == "secret"
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+    assert '"max_num_seqs": 7' in environment["SAPO_SERVER_OPTIONS"]
     assert "RANK" not in environment
 
 
