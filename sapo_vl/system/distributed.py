@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -87,18 +89,51 @@ def print0(text: str) -> None:
         print(text, flush=True)
 
 
+_thread = threading.local()
+"""`group`: the process group of this thread's collectives, where it isn't the default one."""
+
+
+def side_group() -> dist.ProcessGroup | None:
+    """Return a new process group of all ranks, for a thread; None for one rank. Collective.
+
+    Two threads must not share a group: their collectives would meet in another order on each rank.
+    """
+    if world_size() == 1:
+        return None
+    return dist.new_group(timeout=TIMEOUT, backend="gloo")
+
+
+@contextmanager
+def using(group: dist.ProcessGroup | None) -> Iterator[None]:
+    """Make this thread's collectives go through `group`."""
+    _thread.group = group
+    try:
+        yield
+    finally:
+        _thread.group = None
+
+
+def _group() -> dist.ProcessGroup | None:
+    return getattr(_thread, "group", None)
+
+
+def _collective_device() -> torch.device:
+    """Return where a collective's tensors are: a thread's own group is gloo's, on the CPU."""
+    return device() if _group() is None else torch.device("cpu")
+
+
 def barrier() -> None:
     """Block until all ranks arrive."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_group())
 
 
 def all_reduce_sum(values: Mapping[str, float]) -> dict[str, float]:
     """Return each value summed over ranks. Keys and their order must agree on all ranks."""
     if world_size() == 1:
         return dict(values)
-    tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device())
-    dist.all_reduce(tensor)
+    tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=_collective_device())
+    dist.all_reduce(tensor, group=_group())
     return dict(zip(values, tensor.tolist(), strict=True))
 
 
@@ -106,8 +141,8 @@ def all_reduce_max(value: float) -> float:
     """Return the maximum over ranks."""
     if world_size() == 1:
         return value
-    tensor = torch.tensor([value], dtype=torch.float64, device=device())
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    tensor = torch.tensor([value], dtype=torch.float64, device=_collective_device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_group())
     return float(tensor.item())
 
 
@@ -153,7 +188,7 @@ def _gather_parts(items: Sequence[Item]) -> list[list[Item]]:
     if world_size() == 1:
         return [list(items)]
     parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, list(items))
+    dist.all_gather_object(parts, list(items), group=_group())
     return parts
 
 

@@ -76,7 +76,9 @@ class ServerGenerator:
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else assets.path
         self._label = ownership.UNOWNED  # of the weights sent last
-        self.in_flight = False  # whether weights may change while a response is sampled
+        self.in_flight = (
+            config.rollout.in_flight
+        )  # whether weights may change while a response is sampled
         self._local: LocalServers | None = None
 
         def start() -> tuple[list[str], str]:
