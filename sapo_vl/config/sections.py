@@ -261,14 +261,35 @@ class GeneratorConfig(Section):
     """The engine that samples rollouts."""
 
     backend: str = Field(
-        "vllm", description="vllm, transformers (slow reference), or my/engine.py:Engine"
+        "vllm",
+        description="vllm (in this process), server (vLLM servers), transformers (slow reference), "
+        "or my/engine.py:Engine",
+    )
+    servers: list[str] = Field(
+        [],
+        description="running vLLM servers, as http://host:port; their key is read from the "
+        "environment variable SAPO_SERVER_KEY",
+    )
+    local_servers: int = Field(
+        0,
+        ge=0,
+        description="vLLM servers started on this machine, on the GPUs or cores that the learner "
+        "leaves",
+    )
+    server_seconds: float = Field(
+        1800,
+        gt=0,
+        description="deadline of a server's answer to one prompt; a server that misses it counts "
+        "as dead",
     )
     max_model_len: int = Field(8192, ge=16, description="limit of prompt plus response, tokens")
     max_num_seqs: int = Field(256, ge=1, description="sequences decoded concurrently")
     max_images: int = Field(4, ge=1, description="limit of images per prompt")
     gpu_memory_utilization: float = Field(0.55, gt=0, le=1, description="vLLM's share of a GPU")
     kv_cache_mb: int = Field(256, ge=16, description="KV cache on a CPU, MiB")
-    tensor_parallel: int = Field(1, ge=1, description="ranks sharing one engine")
+    tensor_parallel: int = Field(
+        1, ge=1, description="ranks sharing one engine; with backend=server GPUs of a local server"
+    )
     parity_warn: float | None = Field(
         None, gt=0, description="warn above this mean |log mu - log pi_old|; null: by model.dtype"
     )

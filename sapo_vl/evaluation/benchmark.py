@@ -43,7 +43,7 @@ from sapo_vl.evaluation.responses import (
     shuffle_images,
 )
 from sapo_vl.evaluation.stats import paired
-from sapo_vl.generator.base import Generator, SamplingParams, build
+from sapo_vl.generator.base import Generator, SamplingParams, build, engine_ranks
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.fingerprint import weights_fingerprint
@@ -305,7 +305,7 @@ def response_sampler(
         generator,
         PromptRenderer(assets, data, blank=blank),
         max_prompt_tokens=config.generator.max_model_len - params.max_new_tokens,
-        tensor_parallel=config.generator.tensor_parallel,
+        tensor_parallel=engine_ranks(config),
     )
     return ResponseSampler(engine, params, model or config.model.path, config.run.seed)
 

@@ -26,7 +26,7 @@ from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.errors import printable
 from sapo_vl.evaluation.stats import interval
-from sapo_vl.generator.base import SamplingParams, SamplingRequest, build
+from sapo_vl.generator.base import SamplingParams, SamplingRequest, build, engine_ranks
 from sapo_vl.generator.sampling import SampleEngine, problem_seed, rendered_chunks
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.prompts import PromptRenderer
@@ -124,7 +124,7 @@ def main(config: Config, out: Path | None) -> None:
             prepare("synthetic", PrepareOptions(path), drawing)
         held_out = usable_samples(config, renderer, path, config.data.eval_split, "data.path")
         generator = build(config, assets, seed=config.run.seed)
-        ranks = config.generator.tensor_parallel
+        ranks = engine_ranks(config)
         result = evaluate(
             SampleEngine(generator, renderer, rubric, tensor_parallel=ranks),
             held_out[: config.evaluation.problems],

@@ -24,31 +24,40 @@ if TYPE_CHECKING:
 SHARED_MEMORY = Path("/dev/shm")
 
 
+def adapter_settings(assets: ModelAssets, model: ModelConfig) -> Any:
+    """Return PEFT's settings of model.lora's adapter, made from the model's shape alone."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        module = AutoModelForImageTextToText.from_config(assets.config)
+    return lora.peft_settings(module, model.lora, model.freeze)
+
+
+def adapter_options(settings: Any) -> dict[str, Any]:
+    """Return vLLM's engine arguments for one adapter with these settings."""
+    return {
+        "enable_lora": True,
+        "max_lora_rank": settings.r,
+        "max_loras": 1,
+        "max_cpu_loras": 1,
+        "enable_tower_connector_lora": "visual" in settings.target_modules,
+    }
+
+
 class AdapterFolder:
     """The folder of one engine's current adapter."""
 
     def __init__(self, assets: ModelAssets, model: ModelConfig) -> None:
         """Make an empty folder, in memory where the system has a file system for it."""
-        from transformers import AutoModelForImageTextToText
-
-        with torch.device("meta"):
-            module = AutoModelForImageTextToText.from_config(assets.config)
-        self._settings = lora.peft_settings(module, model.lora, model.freeze)
+        self._settings = adapter_settings(assets, model)
         self._settings.base_model_name_or_path = assets.path
-        self._rank = model.lora.rank
         place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         self._root = Path(tempfile.mkdtemp(prefix="sapo_vl-adapter-", dir=place))
         self._version = 0
 
     def engine_options(self) -> dict[str, Any]:
         """Return vLLM's engine arguments for one adapter of this shape."""
-        return {
-            "enable_lora": True,
-            "max_lora_rank": self._rank,
-            "max_loras": 1,
-            "max_cpu_loras": 1,
-            "enable_tower_connector_lora": "visual" in self._settings.target_modules,
-        }
+        return adapter_options(self._settings)
 
     def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Path:
         """Write the next version, drop the last, and return its folder."""

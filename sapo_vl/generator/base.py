@@ -1,8 +1,9 @@
 """The generator protocol: prompts in, rollouts with the sampling policy's log-probs out.
 
-`generator.backend` names the implementation: `vllm` (vllm_engine.py, the default), `transformers`
-(hf_generate.py, the slow reference that tests compare with), or a class of your own as
-`my/engine.py:Engine`, constructed as `Engine(config, assets, seed=seed)`.
+`generator.backend` names the implementation: `vllm` (vllm_engine.py, the default), `server`
+(servers/generator.py: vLLM servers), `transformers` (hf_generate.py, the slow reference that tests
+compare with), or a class of your own as `my/engine.py:Engine`, constructed as
+`Engine(config, assets, seed=seed)`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ NO_VLLM = (
     "the slow reference"
 )
 
-BACKENDS = ("vllm", "transformers")
+BACKENDS = ("vllm", "server", "transformers")
+
+VLLM_BACKENDS = ("vllm", "server")
+"""Those whose engine is vLLM."""
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +106,7 @@ def sampler_dtype(config: Config, assets: ModelAssets) -> str:
     """
     import torch
 
-    if config.generator.backend != "vllm":
+    if config.generator.backend not in VLLM_BACKENDS:
         return config.model.dtype
     options = assets.family.engine_options(assets.config, on_gpu=torch.cuda.is_available())
     return str(options.get("dtype", config.model.dtype))
@@ -114,9 +118,14 @@ def check_backend(backend: str) -> None:
         plugins.parse(backend, "generator.backend", BACKENDS)
 
 
+def engine_ranks(config: Config) -> int:
+    """Return how many ranks share an engine and send it their requests in step."""
+    return 1 if config.generator.backend == "server" else config.generator.tensor_parallel
+
+
 def check_tensor_parallel(config: Config, ranks: int) -> None:
     """Raise ConfigError when the ranks don't form whole engines."""
-    if ranks % config.generator.tensor_parallel:
+    if ranks % engine_ranks(config):
         raise ConfigError(
             f"generator.tensor_parallel={config.generator.tensor_parallel} does not divide the "
             f"number of ranks ({ranks}): change it or SAPO_RANKS"
@@ -129,8 +138,9 @@ def build(config: Config, assets: ModelAssets, *, seed: int, adapter: bool = Fal
     With `adapter` it has room for model.lora's adapter and waits for `update_adapter`; without, it
     samples from the model as it is.
 
-    Raises SetupError when vLLM is configured but not installed or has too little memory,
-    ConfigError for a plug-in that can't be imported or ranks that tensor_parallel doesn't divide.
+    Raises SetupError when vLLM is configured but not installed or has too little memory or a server
+    can't be used, ConfigError for a plug-in that can't be imported or ranks that tensor_parallel
+    doesn't divide.
     """
     if not adapter:
         config = _without_adapter(config)
@@ -139,6 +149,11 @@ def build(config: Config, assets: ModelAssets, *, seed: int, adapter: bool = Fal
         from sapo_vl.generator.vllm_engine import VLLMGenerator
 
         return VLLMGenerator(config, assets, seed=seed)
+    if backend == "server":
+        from sapo_vl.generator.servers.generator import ServerGenerator
+        from sapo_vl.generator.servers.transfer import choose
+
+        return ServerGenerator(config, assets, seed=seed, sender=choose(config, assets))
     if backend == "transformers":
         from sapo_vl.generator.hf_generate import HFGenerator
 

@@ -5,18 +5,9 @@ weights discarded) and reloads them from the learner. `generator.tensor_parallel
 share one engine through vLLM's external launcher, on GPUs and on CPU ranks alike; all of them then
 send the requests of all of them, so each rank must call `generate` as often as the others.
 
-Why each setting:
-- `logprobs_mode=processed_logprobs`, top_p 1, top_k off: log-probs of the sampling policy, with
-  the temperature applied (raw ones, or those under top-p, belong to another policy).
-- `head_dtype` float32: the head's product is not rounded to bfloat16, nor is the learner's; without
-  it both round, each in its own way. On a GPU it costs no copy of the weights.
-- `logit_bias` -100 on vision ids: a sampled `<|image_pad|>` breaks the next forward (verl #3469),
-  and `bad_words` does not ban special ids. The learner adds the same -100.
-- No chunked prefill on a CPU: a seeded request split over two steps raises there. Without it a
-  prompt waits for a step that takes it whole, and `max_num_batched_tokens` fits the longest.
+Why each setting: see engine_options.py. Besides:
 - With model.lora the engine sleeps at level 1 (its base weights wait in host memory) and gets
   adapters alone, through folders in shared memory; see generator/adapter_folder.py.
-- What a family needs besides is in Family.engine_options.
 - `update_weights` resets the prefix cache *and* the encoder cache; either one alone keeps values of
   the old weights (trl #7198, vLLM #44910).
 """
@@ -39,7 +30,7 @@ from sapo_vl.generator.base import (
     check_tensor_parallel,
 )
 from sapo_vl.generator.engine_input import EngineInputs, ProcessedPrompt
-from sapo_vl.model.assets import BAN_BIAS
+from sapo_vl.generator.engine_options import engine_options, room_advice, sampling_options
 from sapo_vl.model.chat_template import response_texts
 from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Prompt, Rollout
@@ -49,16 +40,8 @@ if TYPE_CHECKING:
     from sapo_vl.config import Config
     from sapo_vl.model.assets import ModelAssets
 
-CPU_BLOCK = 32
-"""Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
-its responses, and vLLM's default of 128 is longer than a short prompt."""
-
 ADAPTER = "policy"
 """The adapter's name in the engine."""
-
-PREFILL_TOKENS = {"cpu": 8192, "cuda": 16_384}
-"""Least token budget of an engine step. A step's prompts, pictures included, get what its decoding
-sequences leave; vLLM's own default on GPUs of 70 GB and more is the same (engine/arg_utils.py)."""
 
 
 class VLLMGenerator:
@@ -77,56 +60,25 @@ class VLLMGenerator:
         self._assets = assets
         self._on_gpu = torch.cuda.is_available()
         self._asleep = False
-        options = config.generator
-        self._engine_ranks = options.tensor_parallel
-        placement: dict[str, Any] = {"tensor_parallel_size": options.tensor_parallel}
+        self._engine_ranks = config.generator.tensor_parallel
+        options = engine_options(config, assets, seed=seed, on_gpu=self._on_gpu)
         if distributed.world_size() > 1:
             check_tensor_parallel(config, distributed.world_size())
-            placement["distributed_executor_backend"] = "external_launcher"
+            options["distributed_executor_backend"] = "external_launcher"
         if self._on_gpu:
-            placement |= {
-                "enable_sleep_mode": True,
-                "gpu_memory_utilization": options.gpu_memory_utilization,
-            }
-        else:
-            placement |= {
-                "enforce_eager": True,
-                "enable_chunked_prefill": False,
-                "block_size": CPU_BLOCK,
-                "kv_cache_memory_bytes": options.kv_cache_mb << 20,
-            }
+            options["enable_sleep_mode"] = True
         self._adapter: AdapterFolder | None = None
         self._lora_request: Any = None
         if config.model.lora.rank:
             self._adapter = AdapterFolder(assets, config.model)
-            placement |= self._adapter.engine_options()
-        budget = PREFILL_TOKENS["cuda" if self._on_gpu else "cpu"]
-        placement |= assets.family.engine_options(assets.config, on_gpu=self._on_gpu)
-        dtype = placement.setdefault("dtype", config.model.dtype)
+            options |= self._adapter.engine_options()
+        dtype = options["dtype"]
         if dtype != config.model.dtype:
             distributed.print0(
                 f"vLLM has {assets.family.name} in {dtype} only here: rollouts are sampled in "
                 f"{dtype}, from weights that are trained in {config.model.dtype}"
             )
-        self._llm = _start(
-            LLM,
-            self._on_gpu,
-            model=assets.path,
-            seed=seed,
-            max_model_len=options.max_model_len,
-            max_num_seqs=options.max_num_seqs,
-            max_num_batched_tokens=max(options.max_model_len, budget),
-            limit_mm_per_prompt={"image": options.max_images, "video": 0},
-            mm_processor_kwargs=assets.family.processor_kwargs(
-                config.data.min_pixels, config.data.max_pixels
-            ),
-            logprobs_mode="processed_logprobs",
-            hf_overrides={"head_dtype": "float32"},
-            mm_processor_cache_gb=0,  # pictures arrive processed
-            mm_device_do_normalize=False,  # and with normalised pixels
-            disable_log_stats=True,
-            **placement,
-        )
+        self._llm = _start(LLM, self._on_gpu, **options)
         self._inputs = EngineInputs(self._llm, assets)
         gc.collect()
         gc.freeze()  # else each full collection goes through all that vLLM has imported
@@ -171,18 +123,7 @@ class VLLMGenerator:
         from vllm.sampling_params import RequestOutputKind
 
         return vllm.SamplingParams(
-            n=params.n,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=params.top_k or -1,
-            presence_penalty=params.presence_penalty,
-            max_tokens=params.max_new_tokens,
-            seed=seed if params.temperature > 0 else None,
-            logprobs=0,
-            logit_bias=dict.fromkeys(self._assets.banned_ids, BAN_BIAS),
-            stop_token_ids=list(self._assets.eos_ids),
-            detokenize=False,  # per token it takes a fifth of the time; `generate` does it once
-            flat_logprobs=True,
+            **sampling_options(params, seed, self._assets),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -207,7 +148,7 @@ class VLLMGenerator:
             self._llm.apply_model(_zero_deepstack)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         if not self._on_gpu:
-            self._llm.apply_model(_repack)
+            self._llm.apply_model(repack)
         if self._on_gpu and self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
@@ -250,23 +191,14 @@ class VLLMGenerator:
 def _start(engine: Callable[..., Any], on_gpu: bool, **settings: Any) -> Any:
     """Return engine(**settings). Raises SetupError, with the key, where machine or model lack room.
 
-    vLLM's errors have no types of their own, so they are told apart by their words.
+    What vLLM says is told apart by `room_advice`.
     """
     try:
         return engine(**settings)
     except ValueError as error:
         told = " ".join(str(error).split())
-        if "desired GPU memory utilization" in told:
-            advice = (
-                "lower generator.gpu_memory_utilization, or free memory on the GPU: in training "
-                "with learner.offload_optimizer, learner.offload_while_sampling or more ranks"
-            )
-        elif "KV cache is needed" in told or "memory for the cache blocks" in told:
-            key = "gpu_memory_utilization" if on_gpu else "kv_cache_mb"
-            advice = f"raise generator.{key} or lower generator.max_model_len"
-        elif "derived max_model_len" in told:
-            advice = "lower generator.max_model_len to what the model has positions for"
-        else:
+        advice = room_advice(told, on_gpu=on_gpu)
+        if advice is None:
             raise
         raise SetupError(f"{advice}. vLLM: {told}") from error
 
@@ -282,7 +214,7 @@ def _zero_deepstack(model: torch.nn.Module) -> None:
             rows.zero_()
 
 
-def _repack(model: torch.nn.Module) -> None:
+def repack(model: torch.nn.Module) -> None:
     """Repack the output head and the experts for the CPU backend after a reload.
 
     The backend holds both in a packed form; a reload leaves it stale (head) or unpacked (experts).

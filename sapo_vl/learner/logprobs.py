@@ -97,8 +97,8 @@ def _logits(
     """Return logits [C, V] / temperature, written to `out_CV` if given.
 
     The product is float32 whatever the types of its factors, as in the sampler (head_dtype in
-    generator/vllm_engine.py): bfloat16 logits of 16 to 32 would have steps of 0.125. CUDA adds the
-    products of bfloat16 factors up in float32; a CPU has no such product and converts the factors.
+    generator/engine_options.py): bfloat16 logits of 16 to 32 would have steps of 0.125. CUDA adds
+    the products of bfloat16 factors up in float32; a CPU has no such product and converts them.
     """
     if weight_VD.dtype != torch.float32 and weight_VD.is_cuda:
         logits = torch.mm(hidden_CD, weight_VD.T, out_dtype=torch.float32, out=out_CV)

@@ -39,7 +39,7 @@ def check_model(config: Config) -> None:
         assets = open_assets(config.model.path)
         check_weights(assets)
         positions = assets.positions
-        if config.generator.backend == "vllm":
+        if config.generator.backend in ("vllm", "server"):
             try:
                 assets.family.engine_options(assets.config, on_gpu=torch.cuda.is_available())
             except DataError as error:

@@ -17,7 +17,7 @@ from sapo_vl.data import store, synthetic
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.evaluation.benchmark import LoadedBenchmark, chosen_sets
-from sapo_vl.generator.base import NO_VLLM, check_backend, check_tensor_parallel
+from sapo_vl.generator.base import NO_VLLM, VLLM_BACKENDS, check_backend, check_tensor_parallel
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.learner.gated_delta_fla import missing_kernels
 from sapo_vl.model.assets import ModelAssets, open_assets
@@ -57,7 +57,7 @@ def preflight(config: Config) -> Config:
     check_tensor_parallel(config, ranks)
     build_rubric(config).close()
     check_backend(config.generator.backend)
-    if config.generator.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+    if config.generator.backend in VLLM_BACKENDS and importlib.util.find_spec("vllm") is None:
         raise SetupError(NO_VLLM)
     if config.data.path is not None:
         for split in (config.data.train_split, config.data.eval_split):

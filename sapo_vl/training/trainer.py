@@ -18,7 +18,7 @@ from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config.sections import LearnerConfig
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
-from sapo_vl.generator.base import Generator, build, sampler_dtype
+from sapo_vl.generator.base import Generator, build, engine_ranks, sampler_dtype
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
@@ -80,7 +80,7 @@ class Trainer:
             self.generator,
             inputs.renderer,
             inputs.rubric,
-            tensor_parallel=self.config.generator.tensor_parallel,
+            tensor_parallel=engine_ranks(self.config),
         )
         self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.log)
         self.queue = RolloutQueue(

