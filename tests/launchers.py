@@ -24,7 +24,7 @@ case "$*" in *wrong.key*) exit 2 ;; esac
 def make_checkout(folder: Path) -> Path:
     """Make `folder` a checkout whose setup.sh names an environment whose python is the stub."""
     (folder / "scripts").mkdir(parents=True)
-    for name in ("env", "train_vl", "eval_vl", "prepare_data"):
+    for name in ("env", "train_vl", "eval_vl", "prepare_data", "serve_vl", "slurm"):
         shutil.copy(SCRIPTS / f"{name}.sh", folder / "scripts")
     make_program(folder / "venv" / "bin" / "python", STUB)
     (folder / "scripts" / "setup.sh").write_text(f"echo '{folder / 'venv'}'\n")

@@ -72,7 +72,7 @@ class ServerGenerator:
         self._assets = assets
         self._seconds = config.generator.server_seconds
         self._sender = sender
-        self._model = ADAPTER if config.model.lora.rank else assets.path
+        self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
         self.in_flight = (
             config.rollout.in_flight

