@@ -128,12 +128,12 @@ def test_a_lost_picture_is_refused(served, prompts, monkeypatch):
         served.generate(requests_of(prompts[1:2], SAMPLING, SEEDS[:1]))
 
 
-def test_other_patches_are_noticed(served, assets, prompts):
+def test_other_patches_are_noticed(served, prompts):
     client = served._clients[0]
 
     async def compare(prompt) -> None:
         async with client.session() as session:
-            await compare_patches(client, session, prompt, assets.path, 30)
+            await compare_patches(client, session, prompt, 30)
 
     asyncio.run(compare(prompts[2]))
     values = prompts[2].pixel_values.clone()

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sapo_vl.errors import ConfigError, SetupError
+from sapo_vl.errors import ConfigError, SetupError, printable
 from sapo_vl.generator.adapter_folder import adapter_options, adapter_settings
 from sapo_vl.generator.engine_options import engine_options
 from sapo_vl.generator.servers.client import RefusedError, ServerClient, ServerError
 from sapo_vl.generator.servers.guard import KEY_VARIABLE, OPTIONS_PATH, OPTIONS_VARIABLE
 from sapo_vl.generator.servers.transfer import SERVER_ENVIRONMENT, server_options
+from sapo_vl.generator.servers.wire import SERVED_NAME
 from sapo_vl.system.machine import gpu_count
 
 if TYPE_CHECKING:
@@ -37,10 +38,20 @@ OF_RANKS = (
 """Variables by which vLLM, or code of ours in it, would take a server for a rank of the learner."""
 
 MAY_DIFFER = {
-    *("seed", "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "block_size"),
+    *(
+        "model",
+        "seed",
+        "tensor_parallel_size",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "block_size",
+    ),
     *("gpu_memory_utilization", "kv_cache_memory_bytes", "enforce_eager", "disable_log_stats"),
 }
-"""Options that change a server's speed alone: each request has its own seed."""
+"""Options that change a server's speed alone (each request has its own seed), and its folder,
+whose weights are replaced."""
+
+BY_HAND = "start it with `sapo-vl serve` and this run's config"
 
 KEYS = {
     "model": "model.path",
@@ -65,6 +76,7 @@ def serve_options(config: Config, assets: ModelAssets, *, seed: int) -> dict[str
 def serve_command(options: Mapping[str, Any], host: str, port: int) -> list[str]:
     """Return the command of a server with these `serve_options`; see `serve_environment`."""
     of_server = {
+        "served_model_name": SERVED_NAME,
         "host": host,
         "port": port,
         "enable_scale_out": True,  # the route that takes and gives token ids
@@ -101,27 +113,35 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def check_server(client: ServerClient, options: Mapping[str, Any]) -> None:
+def check_server(client: ServerClient, options: Mapping[str, Any]) -> str:
     """Check that a server answers, takes our key, and was started with these `serve_options`.
 
-    Raises SetupError where it can't be used, ConfigError for another option.
+    Its model folder may be another: a learner that has warmed up has another than its servers.
+    Returns what is different then, which matters until weights are sent; else an empty string.
+
+    Raises SetupError where the server can't be used, ConfigError for another option.
     """
-    by = "start it with `sapo-vl serve` and this run's config"
     try:
         theirs = client.get(OPTIONS_PATH)
     except RefusedError as error:
-        raise SetupError(f"generator.servers: {error}; {by}") from error
+        raise SetupError(f"generator.servers: {error}; {BY_HAND}") from error
     except ServerError as error:
         raise SetupError(f"generator.servers: {error}") from error
     if not isinstance(theirs, dict):
-        raise SetupError(f"generator.servers: {client.address} tells no options; {by}")
+        raise SetupError(f"generator.servers: {client.address} tells no options; {BY_HAND}")
     ours = json.loads(json.dumps(options))
     for name in sorted((ours.keys() | theirs.keys()) - MAY_DIFFER):
         here, there = ours.get(name), theirs.get(name)
-        if name == "max_model_len" and isinstance(there, int) and there >= here:
-            continue
-        if here != there:
-            raise ConfigError(
-                f"generator.servers: {client.address} was started with {name}={there} and this run "
-                f"has {here}{f' ({KEYS[name]})' if name in KEYS else ''}: {by}"
-            )
+        longer = name == "max_model_len" and isinstance(there, int) and there >= here
+        if here != there and not longer:
+            raise ConfigError(_difference(client.address, name, here, there))
+    here, there = ours["model"], theirs.get("model")
+    return "" if here == there else _difference(client.address, "model", here, there)
+
+
+def _difference(address: str, name: str, here: object, there: object) -> str:
+    key = f" ({KEYS[name]})" if name in KEYS else ""
+    return (
+        f"generator.servers: {address} was started with {name}={printable(there)} and this run has "
+        f"{printable(here)}{key}: {BY_HAND}"
+    )

@@ -219,5 +219,5 @@ def test_a_local_servers_end_is_noticed_by_its_client(servers):
     servers.start()
     with closing(ServerClient(servers.addresses[0], servers.key)) as client:
         servers.end(0)
-        with pytest.raises(ServerError, match="no connection|closed the connection"):
+        with pytest.raises(ServerError, match=r"no connection|closed the connection"):
             client.get("/weight_info")

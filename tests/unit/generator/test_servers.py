@@ -320,6 +320,17 @@ def test_options_that_change_speed_alone_may_differ(servers, build):
     build(servers, max_model_len=1024)
 
 
+def test_another_model_folder_matters_until_weights_are_sent(servers, build):
+    """After a warm-up the learner has another folder than its servers."""
+    generator = build(servers[:1], model="elsewhere")
+    with pytest.raises(ConfigError, match=r"model=elsewhere and this run has .*\(model.path\)"):
+        generator.generate([request(3)])
+    with pytest.raises(ConfigError, match="model=elsewhere"):
+        generator.update_adapter(iter([]), 1)
+    generator.update_weights(iter([]), 1)
+    assert len(generator.generate([request(3)])) == 1
+
+
 def test_a_server_that_tells_no_options_is_refused(servers):
     client = ServerClient(servers[0].address, KEY)
     with closing(client), pytest.raises(SetupError, match="tells no options; start it with `sapo"):
