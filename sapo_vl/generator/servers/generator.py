@@ -54,6 +54,10 @@ KEY_VARIABLE = "SAPO_SERVER_KEY"
 """Environment variable that holds the key of generator.servers."""
 
 
+QUEUE = 2
+"""Sequences that a server holds at a time, sampling or waiting, per sequence that it can decode."""
+
+
 class ServersLostError(RunError):
     """No server is left that could sample."""
 
@@ -73,6 +77,7 @@ class ServerGenerator:
         """
         self._assets = assets
         self._seconds = config.generator.server_seconds
+        self._sequences = config.generator.max_num_seqs
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
@@ -264,7 +269,10 @@ class ServerGenerator:
 
         # Ranks choose apart from each other: each begins with another server.
         alive, first = self.alive, distributed.rank() % len(self.alive)
-        return await ServerBatch([*alive[first:], *alive[:first]], costs, ask, self._give_up).run()
+        clients = [*alive[first:], *alive[:first]]
+        responses = max(request.params.n for request in requests)
+        in_flight = max(1, QUEUE * self._sequences // responses)
+        return await ServerBatch(clients, costs, ask, self._give_up, in_flight).run()
 
     def _give_up(self, error: ServerError) -> None:
         """Send no more prompts to a server. Raises ServersLostError when it was the last."""

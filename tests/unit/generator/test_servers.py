@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -131,6 +132,20 @@ def test_responses_come_in_order_from_both_servers(servers, build):
     assert first.versions == ((-1, 0, len(first.token_ids)),)
     # By tokens 25, 24, 20, 19 with two responses of 8: 9 and 3 to the one, 8 and 4 to the other.
     assert [sorted(map(len, server.asked)) for server in servers] == [[3, 9], [4, 8]]
+
+
+def test_a_server_holds_a_limited_number_of_prompts(servers, build):
+    """Two of max_num_seqs sequences, four in all, are two prompts of two responses."""
+    generator = build(servers[:1])
+    generator._sequences = 2
+    servers[0].hang = True
+    requests = [request(length, seed=length) for length in range(3, 8)]
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(generator.generate, requests)
+        time.sleep(1)
+        assert len(servers[0].asked) == 2
+        servers[0].hang = False
+        assert ids(future.result()) == expected(requests)
 
 
 def test_no_requests_are_no_call(servers, build):
