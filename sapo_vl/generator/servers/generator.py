@@ -19,10 +19,8 @@ What can go wrong:
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +33,7 @@ from sapo_vl.generator.servers import ownership, wire
 from sapo_vl.generator.servers.batch import ServerBatch
 from sapo_vl.generator.servers.client import ServerClient, ServerError
 from sapo_vl.generator.servers.command import check_server, serve_options
+from sapo_vl.generator.servers.loop_thread import LoopThreads
 from sapo_vl.generator.servers.pictures import compare_patches
 from sapo_vl.generator.servers.process import LocalServers
 from sapo_vl.generator.servers.transfer import TransferError, WeightSender
@@ -83,6 +82,7 @@ class ServerGenerator:
         self._label = ownership.UNOWNED  # of the weights sent last
         self.in_flight = config.rollout.in_flight  # weights may change during a response
         self._local: LocalServers | None = None
+        self._threads = LoopThreads()
 
         def start() -> tuple[list[str], str, str]:
             if not config.generator.local_servers:
@@ -113,7 +113,7 @@ class ServerGenerator:
         label = self._label
         if label == ownership.UNOWNED:
             self._check_folder()
-        answered = run_in_thread(lambda: self._sample(requests))
+        answered = self._threads.run(lambda: self._sample(requests))
         for responses in answered:
             for response in responses:
                 self._check_versions(response, label)
@@ -153,7 +153,11 @@ class ServerGenerator:
         """See Generator: servers have memory of their own."""
 
     def close(self) -> None:
-        """See Generator. Local servers end; others may be taken by another run."""
+        """See Generator. Cuts off what is being sampled, with an asyncio.CancelledError.
+
+        Local servers end; others may be taken by another run.
+        """
+        self._threads.cut_off()
         if distributed.rank() == 0 and self._local is None:
             self._sender.release(self.alive)
         self._sender.close()
@@ -307,12 +311,3 @@ def key_of_environment() -> str:
     if not (key.isascii() and key.isprintable()):
         raise SetupError(f"generator.servers: the environment variable {KEY_VARIABLE} holds no key")
     return key
-
-
-def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return the result of `work`, run in an event loop of a thread of its own.
-
-    The caller's thread may run an event loop already.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(work())).result()

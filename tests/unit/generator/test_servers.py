@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -350,6 +351,38 @@ def test_a_server_that_tells_no_options_is_refused(servers):
     client = ServerClient(servers[0].address, KEY)
     with closing(client), pytest.raises(SetupError, match="tells no options; start it with `sapo"):
         check_server(client, {})
+
+
+def test_the_end_cuts_off_what_is_being_sampled(servers, build):
+    servers[0].hang = servers[1].hang = True
+    generator = build(servers, seconds=60)
+    start = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(generator.generate, [request(3)])
+        time.sleep(0.5)
+        generator.close()
+        with pytest.raises(asyncio.CancelledError):
+            future.result()
+    assert time.monotonic() - start < 10
+
+
+def test_a_signal_in_the_caller_cuts_off_what_is_being_sampled(servers, build):
+    servers[0].hang = servers[1].hang = True
+    generator = build(servers, seconds=60)
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            generator.generate([request(3)])
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert time.monotonic() - start < 10
+    assert len(generator.alive) == 2
 
 
 def test_servers_are_set_free_at_the_end(servers, build):
