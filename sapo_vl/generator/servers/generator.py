@@ -172,6 +172,8 @@ class ServerGenerator:
         weights: Iterable[tuple[str, Tensor]],
         version: int,
     ) -> None:
+        for faults in distributed.all_gather([self._faults]):  # what each rank has met
+            self._faults |= faults
         addresses, self._faults = self._on_rank_0(self._revive)
         self._move_to(addresses)
         try:

@@ -40,6 +40,7 @@ from sapo_vl.generator.engine_options import room_advice
 from sapo_vl.generator.servers import watch
 from sapo_vl.generator.servers.command import serve_command, serve_environment, serve_options
 from sapo_vl.generator.servers.guard import OPEN_PATH
+from sapo_vl.system import distributed
 from sapo_vl.system.machine import gpu_count
 
 if TYPE_CHECKING:
@@ -119,11 +120,21 @@ class LocalServers:
     """The servers of one learner, started and stopped by its rank 0."""
 
     def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
-        """Choose GPUs or cores. Raises ConfigError where the machine has too few GPUs."""
+        """Choose GPUs or cores.
+
+        Raises ConfigError where the machine has too few GPUs, or the learner has others: they don't
+        reach 127.0.0.1.
+        """
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+        if ranks < distributed.world_size():
+            raise ConfigError(
+                f"generator.local_servers={config.generator.local_servers} is for a learner on one "
+                "machine: start servers with `sapo-vl serve` and name them in generator.servers"
+            )
         self._options = serve_options(config, assets, seed=seed)
         self.key = secrets.token_urlsafe(32)
         self._count = config.generator.local_servers
-        self._places = places(config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self._places = places(config, ranks)
         self._folder = config.run.dir / "servers"
         self._servers: list[LocalServer | None] = [None] * self._count
         self._ports = [0] * self._count

@@ -19,9 +19,11 @@ from sapo_vl.generator.base import SamplingParams, SamplingRequest
 from sapo_vl.generator.servers import batch, wire
 from sapo_vl.generator.servers.client import (
     RefusedError,
+    ServerClient,
 )
 from sapo_vl.generator.servers.generator import ServersLostError
 from sapo_vl.generator.servers.spread import spread
+from sapo_vl.system import distributed
 
 PARAMS = SamplingParams(n=2, temperature=1.0, max_new_tokens=8)
 
@@ -147,6 +149,16 @@ def test_a_server_that_is_back_gets_weights_and_prompts_again(servers, build):
     groups = generator.generate([request(3), request(4)])
     assert [r.versions[0].version for group in groups for r in group] == [6] * 4
     assert [len(server.asked) for server in servers] == [1, 3]
+
+
+def test_a_fault_that_another_rank_met_counts(servers, build, monkeypatch):
+    generator = build(servers)
+    one, two = servers[0].address, servers[1].address
+    monkeypatch.setattr(ServerClient, "is_up", lambda client: client.address != one)
+    monkeypatch.setattr(distributed, "all_gather", lambda items: [*items, {one: "is late"}])
+    generator.update_weights(iter([]), 1)
+    assert generator._sender.sent == [[two]]
+    assert [client.address for client in generator.alive] == [two]
 
 
 def test_a_server_that_refuses_the_weights_gets_no_prompts(servers, build, capsys):
