@@ -17,10 +17,7 @@ from stand_in_server import IMAGE, KEY, tokens
 from sapo_vl.errors import ConfigError, DataError, RunError, SetupError
 from sapo_vl.generator.base import SamplingParams, SamplingRequest
 from sapo_vl.generator.servers import batch, wire
-from sapo_vl.generator.servers.client import (
-    RefusedError,
-    ServerClient,
-)
+from sapo_vl.generator.servers.client import RefusedError, ServerClient
 from sapo_vl.generator.servers.generator import ServersLostError
 from sapo_vl.generator.servers.spread import spread
 from sapo_vl.system import distributed
