@@ -34,9 +34,12 @@ def train_step(trainer: Trainer, step: Step) -> None:
     """
     state, learner = trainer.state, trainer.learner
     if step.batch is None:
-        step.batch, state.totals = trainer.sample_rollouts()  # mu: tokens, rewards, advantages
+        sampled = trainer.next_rollouts()  # of mu: tokens, rewards, advantages
+        step.batch, state.totals = sampled.batch, sampled.totals
         step.timer.lap("rollout")
+        step.timer.seconds["sampling"] = sampled.seconds
     trainer.generator.sleep()
+    trainer.settle_receipt()  # the sampler had the weights
     if state.mini_batch == 0:  # otherwise the checkpoint holds pi_old
         trainer.fill_old_logprobs(step.batch)  # pi_old, and its distance from mu
         step.timer.lap("old_logprobs")
@@ -44,6 +47,8 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
+    trainer.queue.wait_before_sync()  # with rollout.ahead the sampler may still be at work
+    step.timer.lap("rollout")
     trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
 
@@ -68,7 +73,7 @@ def main(config: Config, *, resume: bool) -> None:
     ):
         assets = sft.warm_up(run, inputs.assets, writer, inputs.train_set)
         trainer = Trainer(run, inputs, assets, writer)
-        with closing(trainer.generator):
+        with closing(trainer.generator), closing(trainer.queue):
             trainer.restore()
             with run.phase("sapo"):
                 train_loop(trainer)

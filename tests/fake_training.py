@@ -15,6 +15,7 @@ from sapo_vl.errors import DataError
 from sapo_vl.model.prompts import Rendered
 from sapo_vl.schema import Rollout
 from sapo_vl.training.receipt import Receipt
+from sapo_vl.training.rollouts import RolloutBatch
 from sapo_vl.training.trainer import Trainer
 
 COUNT = 64
@@ -45,12 +46,15 @@ class Generator:
 
     def __init__(self, right) -> None:
         self.right, self.calls, self.seeds = right, [], []
+        self.version, self.versions = 0, []  # of its weights; that of each call
+        self.remote = False
 
     def generate(self, requests) -> list[list[Rollout]]:
         """Return each request's rollouts, the right ones first."""
         numbers = [int(request.prompt.sample.id[1:]) for request in requests]
         self.calls.append(numbers)
         self.seeds.append([request.seed for request in requests])
+        self.versions.append(self.version)
         return [
             [self._one(r.prompt, i < self.right(number)) for i in range(r.params.n)]
             for r, number in zip(requests, numbers, strict=True)
@@ -62,7 +66,8 @@ class Generator:
         return Rollout(prompt, [1, 2], text, generator_logprobs=logprobs)
 
     def update_weights(self, weights, version=0) -> None:
-        """Take nothing."""
+        """Take nothing but the version."""
+        self.version = version
 
     def sleep(self) -> None:
         """Hold nothing."""
@@ -72,6 +77,7 @@ class Learner:
     """Counts its updates; `signal_at` sends a stop signal inside of that update."""
 
     model = None
+    weights_away = False
 
     def __init__(self, stop=None, signal_at: int = 0) -> None:
         self.updates: list[list[tuple[str, float, list[float]]]] = []
@@ -130,9 +136,18 @@ class Learner:
 class Delivery:
     """Takes every transfer for arrived: a generator without weights has no proof of them."""
 
+    pending = False
+
     def ask(self, generator, learner, version) -> Receipt:
         """Return a receipt without a difference."""
         return Receipt(version, 0.0, 0.0)
+
+
+def sampled(made: Trainer) -> tuple[RolloutBatch, dict[str, float]]:
+    """Sample the groups of the trainer's step; return them and their sums."""
+    state = made.state
+    step = made.sampler.sample(state.step, state.cursor, 0, made.run.stop.interruptible)
+    return step.batch, step.totals
 
 
 def steps(made: Trainer, count: int) -> None:

@@ -104,17 +104,7 @@ class Config(Section):
                 f"rollout.max_new_tokens={self.rollout.max_new_tokens} leaves no room for a "
                 f"prompt in generator.max_model_len={self.generator.max_model_len}"
             )
-        options = self.generator
-        if (options.backend == "server") != bool(options.servers or options.local_servers):
-            raise ValueError(
-                "generator.backend=server needs generator.servers or generator.local_servers, and "
-                "no other backend uses them"
-            )
-        if options.servers and options.local_servers:
-            raise ValueError(
-                "generator.servers names running servers and generator.local_servers starts some: "
-                "set one of them"
-            )
+        _check_sampler(self)
         if self.data.ratio and self.rollout.prompts % count:
             raise ValueError(
                 "data.ratio needs mini-batches of one size: rollout.prompts="
@@ -141,6 +131,25 @@ class Config(Section):
         ):
             raise ValueError("learner.grad_accum_dtype=float32 needs learner.zero_stage of 2 or 3")
         return self
+
+
+def _check_sampler(config: Config) -> None:
+    """Raise ValueError where the keys of servers and of rollouts ahead contradict each other."""
+    rollout, options = config.rollout, config.generator
+    if (options.backend == "server") != bool(options.servers or options.local_servers):
+        raise ValueError(
+            "generator.backend=server needs generator.servers or generator.local_servers, and no "
+            "other backend uses them"
+        )
+    if options.servers and options.local_servers:
+        raise ValueError(
+            "generator.servers names running servers and generator.local_servers starts some: "
+            "set one of them"
+        )
+    if rollout.in_flight and not (rollout.ahead and options.backend == "server"):
+        raise ValueError(
+            "rollout.in_flight needs generator.backend=server and rollout.ahead of 1 or more"
+        )
 
 
 def load(path: Path | None, overrides: list[str], *, over: Path | None = None) -> Config:

@@ -144,6 +144,18 @@ class RolloutConfig(Section):
         "null: the objective's default (dapo: 3, else 0)",
     )
     max_new_tokens: int = Field(2048, ge=1, description="length limit of a response, in tokens")
+    ahead: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="sample each batch by the weights of this many steps before, while the learner "
+        "trains on earlier ones",
+    )
+    in_flight: bool = Field(
+        False,
+        description="servers get new weights in the middle of responses; needs rollout.ahead; such "
+        "a run can't be reproduced",
+    )
 
 
 class RewardTerm(Section):
@@ -197,6 +209,11 @@ class AlgorithmConfig(Section):
         description="upper limit of the importance weight pi_old / mu (learner / sampler); "
         "null: no correction",
     )
+    staleness: Literal["recompute", "gate"] = Field(
+        "recompute",
+        description="denominator of the importance ratio: recompute: the learner's own log-probs "
+        "at the start of the step; gate: the sampler's, so that the gate sees the rollouts' age",
+    )
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -233,8 +250,8 @@ class LearnerConfig(Section):
     offload_parameters: bool = Field(False, description="keep ZeRO-3 parameters on the CPU")
     offload_while_sampling: bool = Field(
         False,
-        description="move the optimizer's state to host memory while the engine samples; raise "
-        "generator.gpu_memory_utilization with it",
+        description="move the optimizer's state to host memory while the engine samples, and with "
+        "model.lora the frozen weights; raise generator.gpu_memory_utilization with it",
     )
     deepspeed: UserPath | None = Field(None, description="JSON file merged over DeepSpeed's config")
     max_bad_steps: int = Field(5, ge=1, description="stop after this many non-finite gradients")

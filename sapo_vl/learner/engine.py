@@ -82,7 +82,9 @@ class Learner:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         distributed.init()
         self._options = config.learner
-        self._asleep: HostCopy | None = None
+        self._state: HostCopy | None = None  # the optimizer's, while it is in host memory
+        self._base: HostCopy | None = None  # of frozen weights: kept once it has been made
+        self.weights_away = False  # whether the frozen weights are in host memory alone
         settings = deepspeed_settings(config)
         check_weights(assets)
         if config.learner.zero_stage == 3:
@@ -123,12 +125,14 @@ class Learner:
 
     @property
     def model(self) -> Any:
-        """The Hugging Face module (its parameters are shards under ZeRO-3)."""
+        """The Hugging Face module (its parameters are shards under ZeRO-3), with its weights."""
+        assert not self.weights_away, "the learner's frozen weights are in host memory"
         return self._policy.model
 
     @torch.no_grad()
     def fill_old_logprobs(self, rollouts: Sequence[Rollout]) -> None:
         """Set `old_logprobs` of each rollout to the current policy's; every rank must call it."""
+        self._wake_weights()
         for batch in self._micro_batches(rollouts):
             beat()
             _set_old_logprobs(batch, self._engine(batch).out.logprobs_N)
@@ -187,6 +191,7 @@ class Learner:
         Adapters are merged into the weights. Every rank must exhaust the iterator. A tied head is
         not sent: the embedding covers it.
         """
+        self._wake_weights()
         to_checkpoint_layout = self.assets.family.to_checkpoint_layout
         whole = self._gathered(lambda name: not lora.is_adapter(name))
         if self._lora is not None:
@@ -196,7 +201,10 @@ class Learner:
             yield name, to_checkpoint_layout(name, tensor)
 
     def adapter(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the adapters' matrices as (PEFT name, whole tensor); collective as `weights`."""
+        """Yield the adapters' matrices as (PEFT name, whole tensor); collective as `weights`.
+
+        They never leave the device, so that this works while the frozen weights are away.
+        """
         for name, tensor in self._gathered(lora.is_adapter):
             yield lora.peft_name(name), tensor
 
@@ -216,16 +224,36 @@ class Learner:
     def sleep(self) -> None:
         """Move the optimizer's state to host memory if learner.offload_while_sampling says so.
 
-        The weights stay where they are: log-probs, `weights` and `export` need no more. `update`,
-        `save` and `load` bring the state back; the sampler must have made room for it by then.
+        With adapters the frozen weights go too, ZeRO-3's shards of them; their copy is made once.
+        Without, the weights stay where they are. `update`, `save` and `load` bring all of it back,
+        `fill_old_logprobs`, `weights` and `export` the weights; the sampler must have made room by
+        then. `adapter` needs none of it.
         """
-        if self._options.offload_while_sampling and self._asleep is None:
-            self._asleep = HostCopy(state_tensors(self._optimizer), distributed.device())
+        if not self._options.offload_while_sampling:
+            return
+        if self._state is None:
+            self._state = HostCopy(state_tensors(self._optimizer), distributed.device())
+        if self._lora is None or self.weights_away:
+            return
+        if self._base is None:
+            frozen = [p for p in self._policy.parameters() if not p.requires_grad]
+            shards = [getattr(p, "ds_tensor", p) for p in frozen]
+            self._base = HostCopy(shards, distributed.device())
+        else:
+            self._base.release()
+        self.weights_away = True
 
     def _wake(self) -> None:
-        if self._asleep is not None:
-            self._asleep.restore()
-            self._asleep = None
+        self._wake_weights()
+        if self._state is not None:
+            self._state.restore()
+            self._state = None
+
+    def _wake_weights(self) -> None:
+        if self.weights_away:
+            assert self._base is not None
+            self._base.restore(keep=True)
+            self.weights_away = False
 
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder, atomically: see model/save.py.
@@ -234,6 +262,7 @@ class Learner:
         must call it; rank 0 writes. Raises AssertionError when frozen weights changed, SetupError
         when the disk is full.
         """
+        self._wake_weights()
         if self._frozen:
             assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
         if distributed.rank() == 0:

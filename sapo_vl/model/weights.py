@@ -190,5 +190,7 @@ def frozen_hash(model: Any) -> str:
     for name, parameter in sorted(model.named_parameters()):
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            # A copy: a storage that NumPy has seen can't be emptied any more (HostCopy).
+            values = parameter.detach().to("cpu", copy=True).contiguous()
+            digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -15,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from sapo_vl.errors import SetupError
+from sapo_vl.system import network
 from sapo_vl.system.machine import check_gpu
 
 Item = TypeVar("Item")
@@ -48,10 +50,10 @@ def device() -> torch.device:
 
 
 def init() -> None:
-    """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken.
+    """Initialise the process group, once. Raises SetupError when the ranks can't meet.
 
     The ranks of one machine meet in the file SAPO_STORE (system/launch.py); those of several
-    at MASTER_ADDR. A GPU that PyTorch or Triton can't use is a SetupError too.
+    at MASTER_ADDR (system/network.py). A GPU that PyTorch or Triton can't use is a SetupError too.
     """
     check_gpu()
     if device().type == "cuda":
@@ -59,6 +61,8 @@ def init() -> None:
     backend = "nccl" if device().type == "cuda" else "gloo"
     if world_size() == 1:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    if ranks_here := os.environ.get("LOCAL_SIZE"):  # DeepSpeed's launcher says it by this name
+        os.environ.setdefault("LOCAL_WORLD_SIZE", ranks_here)
     if "MASTER_ADDR" not in os.environ and (world_size() == 1 or "SAPO_STORE" in os.environ):
         # vLLM and DeepSpeed read both; nothing listens there
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
@@ -71,7 +75,7 @@ def init() -> None:
                 backend, store=store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
             )
         else:
-            _check_port()
+            network.prepare(rank())
             dist.init_process_group(backend, timeout=TIMEOUT)
     import deepspeed
 
@@ -87,18 +91,51 @@ def print0(text: str) -> None:
         print(text, flush=True)
 
 
+_thread = threading.local()
+"""`group`: the process group of this thread's collectives, where it isn't the default one."""
+
+
+def side_group() -> dist.ProcessGroup | None:
+    """Return a new process group of all ranks, for a thread; None for one rank. Collective.
+
+    Two threads must not share a group: their collectives would meet in another order on each rank.
+    """
+    if world_size() == 1:
+        return None
+    return dist.new_group(timeout=TIMEOUT, backend="gloo")
+
+
+@contextmanager
+def using(group: dist.ProcessGroup | None) -> Iterator[None]:
+    """Make this thread's collectives go through `group`."""
+    _thread.group = group
+    try:
+        yield
+    finally:
+        _thread.group = None
+
+
+def _group() -> dist.ProcessGroup | None:
+    return getattr(_thread, "group", None)
+
+
+def _collective_device() -> torch.device:
+    """Return where a collective's tensors are: a thread's own group is gloo's, on the CPU."""
+    return device() if _group() is None else torch.device("cpu")
+
+
 def barrier() -> None:
     """Block until all ranks arrive."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_group())
 
 
 def all_reduce_sum(values: Mapping[str, float]) -> dict[str, float]:
     """Return each value summed over ranks. Keys and their order must agree on all ranks."""
     if world_size() == 1:
         return dict(values)
-    tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=device())
-    dist.all_reduce(tensor)
+    tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=_collective_device())
+    dist.all_reduce(tensor, group=_group())
     return dict(zip(values, tensor.tolist(), strict=True))
 
 
@@ -106,8 +143,8 @@ def all_reduce_max(value: float) -> float:
     """Return the maximum over ranks."""
     if world_size() == 1:
         return value
-    tensor = torch.tensor([value], dtype=torch.float64, device=device())
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    tensor = torch.tensor([value], dtype=torch.float64, device=_collective_device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_group())
     return float(tensor.item())
 
 
@@ -153,7 +190,7 @@ def _gather_parts(items: Sequence[Item]) -> list[list[Item]]:
     if world_size() == 1:
         return [list(items)]
     parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, list(items))
+    dist.all_gather_object(parts, list(items), group=_group())
     return parts
 
 
@@ -161,18 +198,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _check_port() -> None:
-    """Check that rank 0 can host the store; torchrun's agent hosts it itself."""
-    if rank() != 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return
-    port = int(os.environ.get("MASTER_PORT", "29500"))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise SetupError(
-                f"port {port} is in use on this machine: set MASTER_PORT to a free one"
-            ) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from sapo_vl.algorithm import telemetry
+from sapo_vl.algorithm import staleness, telemetry
 from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_rates
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config, dump
@@ -237,9 +237,8 @@ def mismatch_of(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 def check_parity(trainer: Trainer, mismatch: Mapping[str, float], step: int) -> None:
     """Print what the trainer's ParityCheck warns of. Raises as it does, on all ranks alike."""
-    log = trainer.display.log if trainer.display is not None else distributed.print0
     for line in trainer.parity.observe(mismatch, step, trainer.learner.model):
-        log(line)
+        trainer.log(line)
 
 
 def check_weights(config: Config, model: Any, step: int) -> float:
@@ -292,8 +291,7 @@ def check_verdicts(trainer: Trainer, row: metrics.MetricsRow) -> None:
     if message is not None:
         path = trainer.checkpoints / trainer.state.name
         if not path.exists():
-            keep = trainer.config.checkpoint.keep
-            checkpoint.save(trainer.checkpoints, trainer.learner, trainer.state, keep)
+            trainer.save()
         raise NoVerdictError(
             f"{message}. Checkpoint {path}; mend it and continue with --resume "
             f"run.dir={trainer.run.dir}"
@@ -312,15 +310,18 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     stats = [_sum_losses(values) for values in state.stats]
     row: dict[str, Any] = {"phase": "train", "step": state.step, "lr": step.lr}
     row |= telemetry.group_rates(totals) | term_rates(totals)
-    mismatch = mismatch_of(groups)
+    mismatch = mismatch_of(groups) if config.algorithm.staleness == "recompute" else {}
     row |= mismatch | telemetry.averaged(stats)
+    if config.rollout.ahead:
+        sums = staleness.age_sums(groups, step.number, compared=bool(mismatch))
+        row |= staleness.by_age(distributed.all_gather([sums]))
     if trainer.receipt is not None:
         row |= trainer.receipt.row()
     row["mini_batches"] = telemetry.by_mini_batch(stats)
-    seconds = step.timer.seconds | trainer.prompts.laps()
+    seconds = step.timer.seconds | trainer.sampler.prompts.laps()
     row |= {f"seconds/{name}": value for name, value in seconds.items()}
-    if "rollout" in step.timer.seconds:
-        row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["rollout"]
+    if "sampling" in step.timer.seconds:
+        row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["sampling"]
     every = config.run.rollouts_every
     if every and state.step % every == 0:
         suffix = f"-rank{distributed.rank()}" if distributed.world_size() > 1 else ""
@@ -329,7 +330,8 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     if trainer.writer is not None:
         trainer.writer.write(row)
     _show(trainer, row)
-    check_parity(trainer, mismatch, state.step)
+    if step.batch.age(step.number) == 0:
+        check_parity(trainer, mismatch, state.step)
     detect_collapse(trainer, row)
     return row
 

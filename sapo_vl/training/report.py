@@ -83,6 +83,7 @@ def _export_once(trainer: Trainer, final: Path) -> None:
     if final.exists() and found == step:
         return
     partial = final.with_name("final.partial")
+    trainer.settle_receipt()
     trainer.learner.export(partial)
     if distributed.rank() == 0:
         _set_aside(final, found)

@@ -14,7 +14,7 @@ from sapo_vl.algorithm.advantages import group_advantages
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import PromptRenderer
-from sapo_vl.schema import Prompt, Rollout, RolloutGroup
+from sapo_vl.schema import Prompt, Rollout, RolloutGroup, VersionSpan
 
 KEPT_FIELDS = tuple(f.name for f in fields(Rollout) if f.name not in ("prompt", "is_filler"))
 """Fields of a rollout that a checkpoint keeps; prompts are rendered again."""
@@ -26,6 +26,14 @@ class RolloutBatch:
 
     groups: list[RolloutGroup]
     num_mini_batches: int
+
+    def age(self, step: int) -> int:
+        """Return the training steps between the oldest weights that sampled and those of `step`.
+
+        `step`, counted from 0, begins with weights that have seen as many steps.
+        """
+        spans = [s.version for g in self.groups for r in g.rollouts for s in r.versions]
+        return step - min(spans, default=step)
 
     def mini_batches(self) -> list[list[Rollout]]:
         """Return the rollouts of each mini-batch, without those that have no gradient.
@@ -67,12 +75,25 @@ class RolloutBatch:
         groups = [
             RolloutGroup(
                 prompt,
-                [Rollout(prompt, **rollout) for rollout in group["rollouts"]],
+                [_restored(prompt, rollout) for rollout in group["rollouts"]],
                 group["mini_batch"],
             )
             for prompt, group in zip(prompts, saved, strict=True)
         ]
         return cls(groups, state["num_mini_batches"])
+
+
+def _restored(prompt: Prompt, saved: dict[str, Any]) -> Rollout:
+    spans = tuple(VersionSpan(*span) for span in saved.get("versions", ()))
+    return Rollout(prompt, **(saved | {"versions": spans}))
+
+
+def set_versions(groups: Sequence[RolloutGroup], version: int) -> None:
+    """Note the weights' version on the responses whose generator doesn't tell it."""
+    for group in groups:
+        for rollout in group.rollouts:
+            if not rollout.versions:
+                rollout.versions = (VersionSpan(version, 0, len(rollout.token_ids)),)
 
 
 def rollout_seed(seed: int, step: int, record: str, copy: int = 0) -> int:
@@ -156,6 +177,7 @@ def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
         ),
         "advantage": rollout.advantage,
         "token_ids": rollout.token_ids,
+        "versions": [list(span) for span in rollout.versions],
         "generator_logprobs": None if mu is None else mu.tolist(),
         "old_logprobs": None if old is None else old.tolist(),
     }

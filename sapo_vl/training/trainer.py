@@ -10,20 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sapo_vl.algorithm import collapse, objectives, telemetry
-from sapo_vl.algorithm.reward_terms import term_sums
+from sapo_vl.algorithm import collapse, objectives, staleness, telemetry
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config.sections import LearnerConfig
-from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.benchmark import in_training
 from sapo_vl.evaluation.heldout import Accuracy, EvalSpec, evaluate, evaluation_settings
-from sapo_vl.generator.base import Generator, SamplingParams, build, engine_ranks, sampler_dtype
+from sapo_vl.generator.base import Generator, build, engine_ranks, sampler_dtype
 from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
-from sapo_vl.model.render_ahead import RenderAhead
 from sapo_vl.model.weights import trainable_rows
 from sapo_vl.runs import metrics
 from sapo_vl.runs.files import write_json
@@ -31,22 +29,15 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
-from sapo_vl.schema import Prompt, Rollout, RolloutGroup
+from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint, monitor
 from sapo_vl.training.checkpoint import TrainState
-from sapo_vl.training.prompt_sampler import Draw
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
-from sapo_vl.training.rollouts import (
-    RolloutBatch,
-    replace_groups,
-    rollout_seed,
-    sample_groups,
-)
+from sapo_vl.training.rollout_queue import RolloutQueue
+from sapo_vl.training.rollouts import RolloutBatch
 from sapo_vl.training.setup import RunInputs
-
-REPLACEMENTS = 1000
-"""First round number of records that replace unusable ones: no dynamic sampling gets there."""
+from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
 
 class Trainer:
@@ -91,7 +82,20 @@ class Trainer:
             inputs.rubric,
             tensor_parallel=engine_ranks(self.config),
         )
-        self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
+        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.log)
+        self.queue = RolloutQueue(
+            self.config,
+            self.sampler,
+            remote=getattr(self.generator, "remote", False),
+            guard=run.stop.interruptible,
+        )
+        if self.config.rollout.ahead and not self.queue.overlaps:
+            distributed.print0(
+                f"rollout.ahead={self.config.rollout.ahead}: this generator shares the learner's "
+                "devices, so that batches are sampled ahead, but not while the learner trains"
+            )
+        if self.config.rollout.in_flight:
+            distributed.print0("rollout.in_flight=true: this run can't be reproduced")
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -103,8 +107,8 @@ class Trainer:
         probe = probe_prompts(inputs.train_set, inputs.renderer)
         self.delivery = DeliveryCheck(self.config, probe, dtype)
         self.receipt: Receipt | None = None
+        self.version = 0  # of the generator's weights: the training steps that they have seen
         self.causes = set[str]()  # of missing verdicts, that have been printed
-        self.unusable = set[str]()  # ids of records that have been printed as left out
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
 
@@ -114,6 +118,8 @@ class Trainer:
         if newest is not None:
             self._make_room()
             self.state = checkpoint.load(newest, self.learner)
+            self.queue.load_state_dict(self.state.ahead, self.inputs.renderer)
+            self.state.ahead = []
         self.sync()
         if newest is not None:
             total = self.config.rollout.steps
@@ -128,24 +134,44 @@ class Trainer:
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
 
+        What is being sampled is finished first, by the weights that it was begun with, unless
+        rollout.in_flight is on.
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
+        self.queue.wait_before_sync()
         version = self.state.step + (self.state.mini_batch > 0)
         if self.config.model.lora.rank:
             self.generator.update_adapter(self.learner.adapter(), version)
         else:
             self.generator.update_weights(self.learner.weights(), version)
-        self.receipt = self.delivery.ask(self.generator, self.learner, version)
+        self.version = version
+        self.receipt = self.delivery.ask(self.generator, self.learner, version) or self.receipt
+
+    def settle_receipt(self) -> None:
+        """Compare the sampler's answer to the last probe, if the learner's weights were away then.
+
+        The sampler is put to sleep for it. Raises DeliveryError as `sync` does.
+        """
+        if self.delivery.pending:
+            self._make_room()
+            self.receipt = self.delivery.settle(self.learner)
 
     def _make_room(self) -> None:
         """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
         if self.config.learner.offload_while_sampling:
             self.generator.sleep()
 
-    def _save(self) -> None:
+    def save(self) -> Path:
+        """Write a checkpoint of the exact position, batches that wait included; return its path."""
+        state = self.state
+        self.queue.wait()
         self._make_room()
-        checkpoint.save(self.checkpoints, self.learner, self.state, self.config.checkpoint.keep)
+        state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
+        path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
+        state.ahead = []
+        self.settle_receipt()
+        return path
 
     def _evaluation_due(self) -> bool:
         """Whether the steps taken so far end with an evaluation; the last step's is `after`."""
@@ -163,6 +189,7 @@ class Trainer:
         with self._checkpoint_on_interrupt():
             yield step
         state, config = self.state, self.config
+        self.queue.release(state.step)
         state.step, state.mini_batch, state.batch = state.step + 1, 0, None
         state.cursor += config.rollout.prompts
         assert step.batch is not None, "a step without rollouts"
@@ -174,7 +201,7 @@ class Trainer:
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
             if state.step % config.checkpoint.every == 0 or last:
-                self._save()
+                self.save()
                 if config.learner.offload_while_sampling:
                     self.sync()
             if self._evaluation_due():
@@ -187,123 +214,38 @@ class Trainer:
         except RunInterrupted:
             path = self.checkpoints / self.state.name
             if not path.exists():
-                self._save()
+                self.save()
             distributed.print0(f"checkpoint {path}; continue with --resume run.dir={self.run.dir}")
             raise
 
-    def sample_rollouts(self) -> tuple[RolloutBatch, dict[str, float]]:
-        """Sample and grade this rank's groups of the step; return them with their sums.
+    def next_rollouts(self) -> SampledStep:
+        """Return this rank's rollouts of the step, and have those of a later one sampled."""
+        state = self.state
+        return self.queue.take(state.step, state.cursor, self.version)
 
-        The sums are telemetry.group_sums and reward_terms.term_sums, of the first sampling only, so
-        that accuracy and reward describe the data. Dynamic sampling resamples groups without a
-        gradient, for max_resample_rounds at most.
-        """
-        state, config = self.state, self.config
-        rank, ranks = distributed.rank(), distributed.world_size()
-        sampler = self.inputs.prompt_sampler
-        taken = sampler.step(state.step, state.cursor, rank, ranks)
-        draws, groups = self._sample(taken, round_=0)
-        totals = telemetry.group_sums(groups, config.rollout.max_new_tokens) | term_sums(groups)
-        rounds = self.objective.max_resample_rounds
-        if rounds:
-            totals |= {"resample_drawn": 0.0, "resample_kept": 0.0}
-        for round_ in range(1, rounds + 1):
-            dropped = [i for i, group in enumerate(groups) if not group.has_gradient]
-            redraws = sampler.resample(
-                (state.step, round_), rank, ranks, taken, [draws[i] for i in dropped]
-            )
-            if distributed.all_reduce_max(len(redraws)) == 0:
-                break
-            taken += redraws
-            _, sampled = self._sample(redraws, round_=round_)
-            resampled = [group for group in sampled if group.has_gradient]
-            replace_groups(groups, dropped, resampled)
-            totals["resample_drawn"] += len(redraws)
-            totals["resample_kept"] += len(resampled)
-        self._render_next_step()
-        return RolloutBatch(groups, config.algorithm.num_mini_batches), totals
-
-    def _sample(self, draws: list[Draw], *, round_: int) -> tuple[list[Draw], list[RolloutGroup]]:
-        """Sample and grade a group per draw; return them with the draws that they are of.
-
-        A record that can't be rendered is replaced in the first round, and left out in later ones.
-        """
-        self.run.heartbeat([self.inputs.train_set.id_at(draw.index) for draw in draws])
-        kept, prompts = self._render(draws, replace=round_ == 0)
-        options, seed = self.config.rollout, self.config.run.seed
-        with self.run.stop.interruptible():
-            groups = sample_groups(
-                self.engine,
-                prompts,
-                SamplingParams(options.group_size, options.temperature, options.max_new_tokens),
-                [
-                    rollout_seed(seed, self.state.step, prompt.sample.id, draw.copy)
-                    for draw, prompt in zip(kept, prompts, strict=True)
-                ],
-                normalize=self.objective.normalize_advantages,
-            )
-        for draw, group in zip(kept, groups, strict=True):
-            group.mini_batch = draw.mini_batch
-        return kept, groups
-
-    def _render(self, draws: list[Draw], *, replace: bool) -> tuple[list[Draw], list[Prompt]]:
-        """Render the records that can be, and replace the others by records of the same task.
-
-        `draws` gets the replacements too. Raises DataError when nothing is left of them.
-        """
-        sampler, ranks = self.inputs.prompt_sampler, distributed.world_size()
-        kept: list[Draw] = []
-        prompts: list[Prompt] = []
-        pending, attempt = list(draws), 0
-        while pending:
-            faulty = []
-            rendered = self.prompts.take([draw.index for draw in pending])
-            for i, draw in enumerate(pending):
-                if i in rendered.faults:
-                    self._leave_out(draw, rendered.faults[i])
-                    faulty.append(draw)
-                else:
-                    kept.append(draw)
-            prompts += rendered.prompts
-            pending, attempt = [], attempt + 1
-            if faulty and replace:
-                place = (self.state.step, REPLACEMENTS + attempt)
-                pending = sampler.resample(place, distributed.rank(), ranks, draws, faulty)
-                draws += pending
-        if replace and not kept:
-            raise DataError(
-                f"step {self.state.step + 1}: none of its {len(draws)} records can be a prompt; "
-                "the reasons are above"
-            )
-        return kept, prompts
-
-    def _render_next_step(self) -> None:
-        """Start rendering the prompts of the next step, in the background."""
-        state, options = self.state, self.config.rollout
-        if state.step + 1 < options.steps:
-            place = (state.step + 1, state.cursor + options.prompts)
-            draws = self.inputs.prompt_sampler.step(
-                *place, distributed.rank(), distributed.world_size()
-            )
-            self.prompts.start([draw.index for draw in draws])
-
-    def _leave_out(self, draw: Draw, fault: DataError) -> None:
-        """Say, once per record and rank, that a drawn record is left out."""
-        name = self.inputs.train_set.id_at(draw.index)
-        if name not in self.unusable:
-            self.unusable.add(name)
-            log = self.display.log if self.display is not None else distributed.print0
-            log(f"step {self.state.step + 1}: left out and replaced: {printable(fault)}")
+    def log(self, line: str) -> None:
+        """Print a line on rank 0, above the progress display."""
+        if self.display is not None:
+            self.display.log(line)
+        else:
+            distributed.print0(line)
 
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
 
         The first group is compared with the sampler before any training, which exposes a stale
-        encoder cache or a wrong prompt even if no group has a gradient.
+        encoder cache or a wrong prompt even if no group has a gradient; not so rollouts of older
+        weights. With algorithm.staleness=gate the sampler's log-probs take pi_old's place.
         """
         probe = batch.groups[0]
-        self.learner.fill_old_logprobs(probe.rollouts)
-        monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
+        if batch.age(self.state.step) == 0:
+            self.learner.fill_old_logprobs(probe.rollouts)
+            monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
+        if self.config.algorithm.staleness == "gate":
+            for group in batch.groups:
+                for rollout in group.rollouts:
+                    rollout.old_logprobs = rollout.generator_logprobs
+            return
         first, *later = batch.mini_batches()
         for rollout in first:
             rollout.old_logprobs = None
@@ -317,10 +259,14 @@ class Trainer:
     def evaluate(self, name: str) -> Accuracy:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
         config = self.config
+        self.queue.wait()
         with self.run.phase("evaluation"), self.run.stop.interruptible():
             out = self.run.dir / "eval" / f"{name}.jsonl"
             result = evaluate(self.engine, self.inputs.test_set, EvalSpec.of(config), out)
             scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)
+        if self.delivery.pending:
+            self.settle_receipt()  # before any figure is written
+            self.sync()  # which wakes the sampler
         if self.writer is not None:
             self.writer.write(
                 {
@@ -354,6 +300,7 @@ class Step:
         self._trainer, self._state = trainer, trainer.state
         config = trainer.config
         self.lr = learning_rate(self._state.step, config.rollout.steps, config.learner)
+        self.number = self._state.step  # counted from 0
         self.timer = StepTimer()
         self.batch: RolloutBatch | None = None
         if self._state.batch is not None:
@@ -379,6 +326,8 @@ class Step:
     def add(self, report: UpdateReport) -> None:
         """Add an update's statistics. Raises NonFiniteGradientError after too many bad ones."""
         stats = telemetry.mini_batch_stats(report, self._trainer.objective.temperatures)
+        if self._trainer.config.rollout.ahead:
+            stats |= staleness.gate_by_age(report, self.number)
         self._state.stats.append(stats)
         self._state.bad_steps = monitor.check_finite(
             self._trainer.run, report, self._state.bad_steps
@@ -393,9 +342,9 @@ class StepTimer:
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Record the time since the last lap as `name`."""
+        """Add the time since the last lap to `name`."""
         now = time.perf_counter()
-        self.seconds[name] = now - self._last
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
 

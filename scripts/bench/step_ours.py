@@ -90,7 +90,7 @@ def clock_phases(trainer: Trainer, clock: pace.PhaseClock) -> None:
         ]
 
     parts.inputs.rubric.grade = clock.phase("verify", graded)
-    parts.prompts.take = clock.phase("prepare", trainer.prompts.take)
+    parts.sampler.prompts.take = clock.phase("prepare", trainer.sampler.prompts.take)
     parts.generator.generate = clock.phase("generate", trainer.generator.generate)
     parts.generator.update_weights = clock.phase("sync", trainer.generator.update_weights)
     parts.learner.fill_old_logprobs = clock.phase("old_logprobs", trainer.learner.fill_old_logprobs)

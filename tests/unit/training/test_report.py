@@ -31,13 +31,19 @@ class FakeTrainer:
         self.objective = SimpleNamespace(is_gated=True)
         self.learner = SimpleNamespace(export=self.export)
         self.evaluated: list[str] = []
+        self.settled = False
         if not (self.run.dir / "eval" / "before.json").exists():
             self.state.step = 0
             self.evaluate("before")
             self.state.step = step
 
+    def settle_receipt(self) -> None:
+        """Note that the sampler's weights were compared."""
+        self.settled = True
+
     def export(self, out) -> None:
         """Write the model."""
+        assert self.settled, "an unproven model"
         out.mkdir(exist_ok=True)
         (out / "weights").write_text(str(self.state.step))
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 import dataclasses
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_training
 import pytest
-from fake_training import COUNT, steps
+from fake_training import COUNT, sampled, steps
 
+from sapo_vl import train
 from sapo_vl.config.sections import LearnerConfig
+from sapo_vl.evaluation.heldout import Accuracy
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.training import checkpoint, trainer
 from sapo_vl.training.prompt_sampler import shuffled_indices
+from sapo_vl.training.receipt import DeliveryError, Receipt
 from sapo_vl.training.trainer import Step, learning_rate
 
 
@@ -25,7 +29,7 @@ def test_groups_without_a_gradient_are_resampled(build):
     dull = set(first[:3])  # all right; every other record is mixed
     made = build(lambda i: 2 if i in dull else 1, "rollout.max_resample_rounds=3")
     made.state.step, made.state.cursor = 2, 16
-    batch, totals = made.sample_rollouts()
+    batch, totals = sampled(made)
     calls = made.generator.calls
     assert [len(call) for call in calls] == [8, 3]
     ids = [group.prompt.sample.id for group in batch.groups]
@@ -40,7 +44,7 @@ def test_groups_without_a_gradient_are_resampled(build):
 
 def test_resampling_is_bounded_and_never_draws_a_record_twice(build):
     made = build(lambda i: 0, "rollout.max_resample_rounds=6")
-    batch, totals = made.sample_rollouts()
+    batch, totals = sampled(made)
     calls = made.generator.calls
     assert [len(call) for call in calls] == [8] * 7
     assert len({i for call in calls for i in call}) == 56  # of 64 records
@@ -50,21 +54,21 @@ def test_resampling_is_bounded_and_never_draws_a_record_twice(build):
 
 def test_resampling_ends_where_no_record_is_left(build):
     made = build(lambda i: 0, "rollout.max_resample_rounds=99")
-    _, totals = made.sample_rollouts()
+    _, totals = sampled(made)
     assert [len(call) for call in made.generator.calls] == [8] * 8
     assert totals["resample_drawn"] == 56
 
 
 def test_without_rounds_nothing_is_resampled(build):
     made = build(lambda i: 0, "rollout.max_resample_rounds=0")
-    _, totals = made.sample_rollouts()
+    _, totals = sampled(made)
     assert len(made.generator.calls) == 1
     assert "resample_drawn" not in totals
 
 
 def test_dapo_resamples_by_itself(build):
     made = build(lambda i: 0, "objective=dapo")
-    made.sample_rollouts()
+    sampled(made)
     assert len(made.generator.calls) == 1 + 3
 
 
@@ -78,14 +82,14 @@ def test_resampled_groups_stay_in_their_mini_batch(build):
         return 0 if i in first[:2] else 1
 
     made = build(right, "rollout.max_resample_rounds=1", "data.ratio={sum: 1}")
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     assert [group.mini_batch for group in batch.groups] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert all(group.has_gradient for group in batch.groups)
 
 
 def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
     made = build(lambda i: 1)
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     made.fill_old_logprobs(batch)
     first, *later = batch.mini_batches()
     assert {rollout.old_logprobs is None for rollout in first} == {True}  # their own forward's
@@ -95,7 +99,7 @@ def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
 
 def test_a_sampler_that_disagrees_is_noticed_before_anything_is_trained_on(build):
     made = build(lambda i: 0, "generator.parity_stop=0.0009")  # not even a gradient is needed
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_stop"):
         made.fill_old_logprobs(batch)
     assert made.learner.updates == []
@@ -123,6 +127,7 @@ def test_a_step_interrupted_between_mini_batches_goes_on_as_if_nothing_had_been(
     )
     second = build(right, *OPTIONS, name="cut")
     second.state = checkpoint.load(newest, second.learner)
+    second.version = second.state.step
     steps(second, 3)
     assert len(whole.learner.updates) == 12
     assert second.learner.updates == whole.learner.updates
@@ -154,17 +159,17 @@ def test_a_finished_step_leaves_no_trace_of_its_middle(build):
 
 def test_the_next_steps_prompts_are_rendered_while_a_step_is_learned_from(build):
     made = build(lambda i: 1, "rollout.steps=3")
-    taken, take = [], made.prompts.take
+    taken, take = [], made.sampler.prompts.take
 
     def recorded(indices):
-        pending = made.prompts._pending
+        pending = made.sampler.prompts._pending
         taken.append(pending is not None and pending.indices == list(indices))
         return take(indices)
 
-    made.prompts.take = recorded
+    made.sampler.prompts.take = recorded
     steps(made, 3)
     assert taken == [False, True, True]
-    assert made.prompts._pending is None  # there is no fourth step
+    assert made.sampler.prompts._pending is None  # there is no fourth step
 
 
 def test_a_step_has_its_learning_rate(build):
@@ -247,6 +252,7 @@ def sharing(made, signal_at: int = 0):
     memory = Memory()
     made.generator = SharingGenerator(made.generator.right)
     made.engine = dataclasses.replace(made.engine, generator=made.generator)
+    made.sampler._engine = made.engine
     made.learner = SharingLearner(made.run.stop, signal_at)
     made.generator.memory = made.learner.memory = memory
     made.learner.sleep()
@@ -278,6 +284,117 @@ def test_the_learners_state_and_the_engine_take_turns(build, monkeypatch):
     assert again.state.step == 2
     steps(again, 3)
     assert (memory.engine, memory.state) == (True, False)
+
+
+class AdapterLearner(SharingLearner):
+    """Moves its frozen weights out as well, which log-probs need."""
+
+    def sleep(self) -> None:
+        super().sleep()
+        self.weights_away = True
+
+    def fill_old_logprobs(self, rollouts) -> None:
+        self.memory.learn()
+        self.weights_away = False
+        super().fill_old_logprobs(rollouts)
+
+    def adapter(self):
+        return iter(())
+
+
+class LateDelivery(fake_training.Delivery):
+    """Keeps the sampler's answer until the learner has its weights; refuses one version."""
+
+    def __init__(self, refused: int) -> None:
+        self.refused, self.asked, self.settled = refused, [], []
+
+    @property
+    def pending(self) -> bool:
+        return len(self.asked) > len(self.settled)
+
+    def ask(self, generator, learner, version):
+        assert generator.memory.engine
+        assert not self.pending
+        self.asked.append(version)
+        return None if learner.weights_away else self.settle(learner)
+
+    def settle(self, learner):
+        learner.fill_old_logprobs([])
+        self.settled.append(self.asked[-1])
+        if self.refused == self.asked[-1]:
+            raise DeliveryError(f"step {self.refused}")
+        return Receipt(self.asked[-1], 0.0, 0.0)
+
+
+@pytest.fixture
+def late(build, monkeypatch):
+    """Return a function that makes a trainer whose learner's frozen weights come and go."""
+
+    def make(*overrides: str, refused: int = -1, **options):
+        keys = ("learner.offload_while_sampling=true", "model.lora.rank=8")
+        made, memory = sharing(build(lambda i: 1, *OPTIONS, *keys, *overrides, **options))
+        made.generator.update_adapter = made.generator.update_weights
+        made.learner = AdapterLearner()
+        made.learner.memory = memory
+        made.delivery = LateDelivery(refused)
+        made.learner.sleep()
+        written = []
+        monkeypatch.setattr(trainer, "evaluate", lambda *_: written.append("sampled") or FIGURES)
+        monkeypatch.setattr(trainer, "in_training", lambda *_: {})
+        monkeypatch.setattr(trainer, "write_json", lambda path, _: written.append(path.stem))
+        made.writer = SimpleNamespace(write=written.append)
+        return made, written
+
+    return make
+
+
+FIGURES = Accuracy(0.5, None, None, 1, 3, 0, {}, {})
+
+
+def test_a_receipt_waits_for_the_learners_weights(late):
+    """Each version is compared before it is trained on, and before its evaluation is written."""
+    made, written = late("checkpoint.every=100")
+    made.restore()
+    assert (made.delivery.settled, made.delivery.pending) == ([0], True)  # sent again after it
+    assert [w for w in written if isinstance(w, str)] == ["sampled", "before"]
+    assert made.receipt.version == 0
+    assert made.generator.memory.engine
+    with made.step() as step:
+        train.train_step(made, step)
+    assert made.delivery.settled == [0, 0]
+    assert made.delivery.asked == [0, 0, 1]
+    assert made.receipt.version == 0  # of the rollouts that this step was trained on
+    assert written[-1]["receipt/version"] == 0
+    made.settle_receipt()
+    assert made.receipt.version == 1
+    assert not made.generator.memory.engine  # it made room
+    made.settle_receipt()  # once is enough
+    assert made.delivery.settled == [0, 0, 1]
+
+
+def test_a_late_receipt_that_is_refused_stops_the_run_before_its_rollouts_are_trained_on(late):
+    made, _ = late(refused=1)
+    made.restore()
+    with pytest.raises(DeliveryError, match="step 1"):
+        steps(made, 3)
+    assert len(made.learner.updates) == 4  # those of the first step
+    assert made.receipt.version == 0
+
+
+def test_a_late_receipt_that_is_refused_leaves_no_figures(late):
+    made, written = late(refused=0)
+    with pytest.raises(DeliveryError):
+        made.restore()
+    assert written == ["sampled"]
+
+
+def test_a_checkpoint_is_written_whatever_its_receipt_says(late):
+    """Weights that didn't arrive are no fault of the learner's state."""
+    made, _ = late("checkpoint.every=1", refused=1)
+    made.restore()
+    with pytest.raises(DeliveryError):
+        steps(made, 3)
+    assert checkpoint.latest(made.checkpoints).name == "step_000001"
 
 
 def test_without_the_option_nothing_takes_turns(build):

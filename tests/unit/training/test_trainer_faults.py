@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fake_training import COUNT, steps
+from fake_training import COUNT, sampled, steps
 
 from sapo_vl.errors import DataError
 from sapo_vl.generator.sampling import problem_seed
@@ -21,7 +21,7 @@ def test_a_record_that_cannot_be_rendered_is_replaced_and_said_once(build, capsy
     first = shuffled_indices(COUNT, 0, 0, 8)
     made = build(lambda i: 1)
     made.inputs.renderer.broken = {f"r{first[2]}", f"r{first[5]}"}
-    batch, totals = made.sample_rollouts()
+    batch, totals = sampled(made)
     ids = [group.prompt.sample.id for group in batch.groups]
     assert ids[:6] == [f"r{i}" for n, i in enumerate(first) if n not in (2, 5)]
     assert len(set(ids)) == 8
@@ -30,11 +30,11 @@ def test_a_record_that_cannot_be_rendered_is_replaced_and_said_once(build, capsy
     printed = capsys.readouterr().out
     assert printed.count("cut off") == 2
     assert f"record r{first[2]}" in printed
-    made.sample_rollouts()
+    sampled(made)
     assert capsys.readouterr().out == ""
     again = build(lambda i: 1, name="other")
     again.inputs.renderer.broken = made.inputs.renderer.broken
-    assert [g.prompt.sample.id for g in again.sample_rollouts()[0].groups] == ids
+    assert [g.prompt.sample.id for g in sampled(again)[0].groups] == ids
 
 
 def test_replacements_may_be_faulty_too_and_keep_their_mini_batch(build):
@@ -42,7 +42,7 @@ def test_replacements_may_be_faulty_too_and_keep_their_mini_batch(build):
     drawn = [draw.index for draw in made.inputs.prompt_sampler.step(0, 0, 0, 1)]
     rest = [i for i in range(COUNT) if i not in drawn]
     made.inputs.renderer.broken = {f"r{i}" for i in [drawn[0], *rest[:-1]]}
-    batch, _ = made.sample_rollouts()
+    batch, _ = sampled(made)
     assert sorted(g.mini_batch for g in batch.groups) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert batch.groups[-1].prompt.sample.id == f"r{rest[-1]}"
 
@@ -51,12 +51,12 @@ def test_a_step_without_any_usable_record_says_so(build):
     made = build(lambda i: 1)
     made.inputs.renderer.broken = {f"r{i}" for i in range(COUNT)}
     with pytest.raises(DataError, match="step 1: none of its 64 records"):
-        made.sample_rollouts()
+        sampled(made)
 
 
 def test_a_record_drawn_twice_in_a_step_gets_other_responses(build, records):
     made = build(lambda i: 1, records=records.subset(range(3)))
-    made.sample_rollouts()
+    sampled(made)
     (seeds,), (drawn,) = made.generator.seeds, made.generator.calls
     assert sorted(drawn.count(i) for i in range(3)) in ([2, 3, 3], [2, 2, 4])
     assert len(set(seeds)) == 8
@@ -124,7 +124,7 @@ class Blind(Rubric):
 
 def test_a_run_whose_verifier_stopped_answering_ends_with_a_checkpoint(build):
     made = build(lambda i: 1, "rollout.steps=9", "verifier.max_no_verdict=0.7")
-    made.engine = replace(made.engine, rubric=Blind())
+    made.sampler._engine = replace(made.engine, rubric=Blind())
     with pytest.raises(monitor.NoVerdictError, match=r"75 %.*max_no_verdict.*KeyError"):
         steps(made, 9)
     assert made.state.step == 3
@@ -138,5 +138,5 @@ def test_a_run_whose_verifier_stopped_answering_ends_with_a_checkpoint(build):
 
 def test_within_the_budget_the_run_goes_on(build):
     made = build(lambda i: 1, "rollout.steps=4", "verifier.max_no_verdict=0.75")
-    made.engine = replace(made.engine, rubric=Blind())
+    made.sampler._engine = replace(made.engine, rubric=Blind())
     steps(made, 4)
