@@ -49,6 +49,10 @@ class Control(Protocol):
         """Send `json` and return what the answer holds; raise for any status but 200."""
         ...
 
+    def tell(self, path: str, json: Any = None, timeout: float = CALL_SECONDS) -> None:
+        """Send `json` as `post` does; what the answer holds is no JSON."""
+        ...
+
     def get(self, path: str, timeout: float = CALL_SECONDS) -> Any:
         """Return what a route holds, as `post` does."""
         ...
