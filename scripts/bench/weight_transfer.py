@@ -57,7 +57,11 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
         [
             *(f"model.path={model}", f"run.dir={folder / 'run'}", "model.dtype=float32"),
             *("generator.backend=server", "generator.local_servers=1"),
-            *("generator.max_model_len=512", "generator.kv_cache_mb=64"),
+            *(
+                "generator.max_model_len=512",
+                "generator.kv_cache_mb=64",
+                "rollout.max_new_tokens=16",
+            ),
             f"model.lora.rank={options.rank}",
         ],
     )

@@ -29,6 +29,7 @@ from sapo_vl.generator.servers.routes import (
     Failures,
     each,
 )
+from sapo_vl.runs.signals import beat
 from sapo_vl.system import distributed
 
 
@@ -87,6 +88,7 @@ class NcclRoute:
             sending.join()
             if sending.error is not None:
                 raise sending.error
+            beat()
         return failures
 
 
