@@ -3,7 +3,7 @@
     servers = LocalServers(config, assets, seed=0)
     servers.start()                 # returns when all answer, raises SetupError otherwise
     servers.addresses, servers.key  # for the clients
-    servers.restart_dead()          # indices of those that were started anew, with no weights sent
+    servers.restart_dead()          # those that were started anew: they have the folder's weights
     servers.stop()
 
 Each server listens on a free port of 127.0.0.1, wants a random key on every path (guard.py), and
@@ -15,8 +15,9 @@ GPUs and cores: the learner's ranks come first, the servers have those after the
 generator.tensor_parallel GPUs of its own, or an equal share of the cores that are left (all cores
 where none is left).
 
-Measured on two cores with the tiny model: a server answers 20 to 30 s after its start, most of
-which is vLLM's import.
+Measured with the tiny model on two busy cores: a server answers 36 s after its start, most of which
+is vLLM's import; one whose engine is killed is known as lost within a second, and answers again
+50 s later; `stop` takes 0.7 s.
 """
 
 from __future__ import annotations
