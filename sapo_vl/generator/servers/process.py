@@ -66,6 +66,9 @@ LOG_TAIL = 64 << 10
 
 PORT_TAKEN = "Address already in use"
 
+ROOT_CAUSE = "See root cause above"
+"""vLLM's last error, when the first one came from its engine's process."""
+
 
 class LocalServer:
     """One server's process."""
@@ -284,7 +287,9 @@ def why_it_ended(log: str) -> str:
     """Return one line about a server's end: which key to change, or the last error in its log."""
     told = " ".join(log.split())
     advice = room_advice(told, on_gpu=gpu_count() > 0)
-    errors = [line.strip() for line in log.splitlines() if "Error: " in line]
+    errors = [
+        line.strip() for line in log.splitlines() if "Error: " in line and ROOT_CAUSE not in line
+    ]
     last = printable(errors[-1][-300:]) if errors else "it wrote no error"
     if PORT_TAKEN in log:
         advice = f"{PORTS} ports were taken by other processes"

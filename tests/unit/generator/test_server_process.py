@@ -219,6 +219,8 @@ def test_local_servers_are_for_a_learner_on_one_machine(tiny_folder, assets, tmp
 def test_the_last_error_of_a_log_is_told():
     log = "INFO x\nRuntimeError: first\n  File y\nOSError: no such\x1b[0m file\nINFO z"
     assert why_it_ended(log) == "OSError: no such\\x1b[0m file"
+    cause = "RuntimeError: Engine core initialization failed. See root cause above."
+    assert why_it_ended(f"ValueError: no room\n{cause}") == "ValueError: no room"
     assert why_it_ended("INFO x") == "it wrote no error"
 
 
