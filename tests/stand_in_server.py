@@ -24,6 +24,7 @@ class StandInServer:
     def __init__(self, port: int = 0, key: str = KEY) -> None:
         self.key = key
         self.weight_version = "default"
+        self.options: Any = None  # that it says it was started with
         self.asked: list[list[int]] = []  # prompt ids of each request for tokens
         self.answered = 0
         self.die_after: int | None = None  # answers, then every connection is cut
@@ -41,6 +42,7 @@ class StandInServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # clients break off, and tests know why
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self.thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.thread.start()
@@ -126,6 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/weight_info":
             self._reply(200, json.dumps({"weight_version": state.weight_version}).encode())
+            return
+        if self.path == "/sapo_vl/options":
+            self._reply(200, json.dumps(state.options).encode())
             return
         state.asked.append(body["token_ids"])
         while state.hang:

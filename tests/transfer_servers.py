@@ -49,6 +49,8 @@ class RecordingServer:
             self.version = json["new_version"]
         return {"success": True}
 
+    tell = post
+
     def get(self, path: str, timeout: float = 60.0) -> Any:
         self.calls.append(path)
         if path == self.fails_at:
@@ -127,6 +129,8 @@ class EngineServer:
             return core.reset_encoder_cache()
         assert route in ("/pause", "/resume"), route  # an engine in this process can't be running
         return None
+
+    tell = post
 
     def get(self, path: str, timeout: float = 60.0) -> Any:
         if path == "/get_world_size":

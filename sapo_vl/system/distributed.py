@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from sapo_vl.errors import SetupError
+from sapo_vl.system import network
 from sapo_vl.system.machine import check_gpu
 
 Item = TypeVar("Item")
@@ -50,10 +50,10 @@ def device() -> torch.device:
 
 
 def init() -> None:
-    """Initialise the process group, once. Raises SetupError when MASTER_PORT is taken.
+    """Initialise the process group, once. Raises SetupError when the ranks can't meet.
 
     The ranks of one machine meet in the file SAPO_STORE (system/launch.py); those of several
-    at MASTER_ADDR. A GPU that PyTorch or Triton can't use is a SetupError too.
+    at MASTER_ADDR (system/network.py). A GPU that PyTorch or Triton can't use is a SetupError too.
     """
     check_gpu()
     if device().type == "cuda":
@@ -61,6 +61,8 @@ def init() -> None:
     backend = "nccl" if device().type == "cuda" else "gloo"
     if world_size() == 1:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    if ranks_here := os.environ.get("LOCAL_SIZE"):  # DeepSpeed's launcher says it by this name
+        os.environ.setdefault("LOCAL_WORLD_SIZE", ranks_here)
     if "MASTER_ADDR" not in os.environ and (world_size() == 1 or "SAPO_STORE" in os.environ):
         # vLLM and DeepSpeed read both; nothing listens there
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
@@ -73,7 +75,7 @@ def init() -> None:
                 backend, store=store, rank=rank(), world_size=world_size(), timeout=TIMEOUT
             )
         else:
-            _check_port()
+            network.prepare(rank())
             dist.init_process_group(backend, timeout=TIMEOUT)
     import deepspeed
 
@@ -196,18 +198,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _check_port() -> None:
-    """Check that rank 0 can host the store; torchrun's agent hosts it itself."""
-    if rank() != 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return
-    port = int(os.environ.get("MASTER_PORT", "29500"))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise SetupError(
-                f"port {port} is in use on this machine: set MASTER_PORT to a free one"
-            ) from error

@@ -30,7 +30,7 @@ def load_adapter(server: Control, folder: Path) -> None:
     if ADAPTER in served:
         _call(server, "sapo_load_adapter", path=path)
     else:
-        server.post("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": path})
+        server.tell("/v1/load_lora_adapter", {"lora_name": ADAPTER, "lora_path": path})
     _call(server, "sapo_keep_upload", folder=path if uploaded else "")
 
 

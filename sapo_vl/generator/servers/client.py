@@ -76,6 +76,10 @@ class ServerClient:
         """Return the JSON of a POST, None for an empty body. Raises as `get` does."""
         return self._call("POST", path, json, timeout)
 
+    def tell(self, path: str, json: Any = None, timeout: float = CONTROL_SECONDS) -> None:
+        """Make a POST whose answer is plain text; raise as `get` does."""
+        self._call("POST", path, json, timeout, read=False)
+
     def is_up(self, timeout: float = CONNECT_SECONDS) -> bool:
         """Return whether the server says that it is well."""
         try:
@@ -118,7 +122,7 @@ class ServerClient:
         """Close the connections."""
         self._client.close()
 
-    def _call(self, method: str, path: str, body: Any, seconds: float) -> Any:
+    def _call(self, method: str, path: str, body: Any, seconds: float, *, read: bool = True) -> Any:
         end = time.monotonic() + seconds
         limits = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         content = bytearray()
@@ -132,7 +136,8 @@ class ServerClient:
             raise self._late(seconds) from error
         except httpx.HTTPError as error:
             raise self._broken(error) from error
-        return self._answer(response.status_code, bytes(content))
+        wanted = read or response.status_code != 200
+        return self._answer(response.status_code, bytes(content) if wanted else b"")
 
     def _answer(self, status: int, content: bytes) -> Any:
         if status == 401:

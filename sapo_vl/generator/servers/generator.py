@@ -19,20 +19,21 @@ What can go wrong:
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from torch import Tensor
 
-from sapo_vl.errors import RunError, SetupError
+from sapo_vl.errors import ConfigError, RunError, SetupError
 from sapo_vl.generator.base import SamplingRequest
 from sapo_vl.generator.servers import ownership, wire
 from sapo_vl.generator.servers.batch import ServerBatch
 from sapo_vl.generator.servers.client import ServerClient, ServerError
+from sapo_vl.generator.servers.command import check_server, serve_options
+from sapo_vl.generator.servers.loop_thread import LoopThreads
 from sapo_vl.generator.servers.pictures import compare_patches
 from sapo_vl.generator.servers.process import LocalServers
 from sapo_vl.generator.servers.transfer import TransferError, WeightSender
@@ -50,6 +51,10 @@ T = TypeVar("T")
 
 KEY_VARIABLE = "SAPO_SERVER_KEY"
 """Environment variable that holds the key of generator.servers."""
+
+
+QUEUE = 2
+"""Sequences that a server holds at a time, sampling or waiting, per sequence that it can decode."""
 
 
 class ServersLostError(RunError):
@@ -71,22 +76,23 @@ class ServerGenerator:
         """
         self._assets = assets
         self._seconds = config.generator.server_seconds
+        self._sequences = config.generator.max_num_seqs
         self._sender = sender
-        self._model = ADAPTER if config.model.lora.rank else assets.path
+        self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
         self.in_flight = config.rollout.in_flight  # weights may change within a response
         self._local: LocalServers | None = None
+        self._threads = LoopThreads()
 
-        def start() -> tuple[list[str], str]:
+        def start() -> tuple[list[str], str, str]:
             if not config.generator.local_servers:
-                return config.generator.servers, key_of_environment()
+                return find_servers(config, assets, seed)
             self._local = LocalServers(config, assets, seed=seed)
             self._local.start()
-            return self._local.addresses, self._local.key
+            return self._local.addresses, self._local.key, ""
 
-        addresses, key = self._on_rank_0(start)
-        self._clients = [ServerClient(address, key) for address in addresses]
-        self._key = key
+        addresses, self._key, self._other_folder = self._on_rank_0(start)
+        self._clients = [ServerClient(address, self._key) for address in addresses]
         self._faults: dict[str, str] = {}  # by address, of servers that get no prompts
         self._compared = set[str]()  # addresses whose patches have been compared
 
@@ -105,7 +111,9 @@ class ServerGenerator:
         if not requests:
             return []
         label = self._label
-        answered = run_in_thread(lambda: self._sample(requests))
+        if label == ownership.UNOWNED:
+            self._check_folder()
+        answered = self._threads.run(lambda: self._sample(requests))
         for responses in answered:
             for response in responses:
                 self._check_versions(response, label)
@@ -134,14 +142,22 @@ class ServerGenerator:
         self._update(self._sender.send, weights, version)
 
     def update_adapter(self, weights: Iterable[tuple[str, Tensor]], version: int = 0) -> None:
-        """See Generator. Collective, as `update_weights`."""
+        """See Generator. Collective, as `update_weights`.
+
+        Raises ConfigError too, for servers with another base.
+        """
+        self._check_folder()
         self._update(self._sender.send_adapter, weights, version)
 
     def sleep(self) -> None:
         """See Generator: servers have memory of their own."""
 
     def close(self) -> None:
-        """See Generator. Local servers end; others may be taken by another run."""
+        """See Generator. Cuts off what is being sampled, with an asyncio.CancelledError.
+
+        Local servers end; others may be taken by another run.
+        """
+        self._threads.cut_off()
         if distributed.rank() == 0 and self._local is None:
             self._sender.release(self.alive)
         self._sender.close()
@@ -156,6 +172,8 @@ class ServerGenerator:
         weights: Iterable[tuple[str, Tensor]],
         version: int,
     ) -> None:
+        for faults in distributed.all_gather([self._faults]):  # what each rank has met
+            self._faults |= faults
         addresses, self._faults = self._on_rank_0(self._revive)
         self._move_to(addresses)
         try:
@@ -208,13 +226,25 @@ class ServerGenerator:
             raise result[1]
         return result[0]
 
+    def _check_folder(self) -> None:
+        """Check that the servers have our model folder, where its weights are to sample."""
+        if self._other_folder:
+            raise ConfigError(self._other_folder)
+
     def _check_versions(self, response: wire.ServerResponse, label: str) -> None:
         """Check that the weights sent last sampled a response, all of it."""
-        if not self.in_flight and response.labels != (label,):
-            raise RunError(
-                f"a response was sampled by the weights {', '.join(response.labels) or '(none)'} "
-                f"and not by {label}: someone else changes the servers' weights"
+        if self.in_flight or response.labels == (label,):
+            return
+        found = ", ".join(response.labels) or "(none)"
+        if label == ownership.UNOWNED:
+            raise SetupError(
+                f"generator.servers: a server holds the weights {found} that a training run sent, "
+                "and not those of its model folder: restart it"
             )
+        raise RunError(
+            f"a response was sampled by the weights {found} and not by {label}: someone else "
+            "changes the servers' weights"
+        )
 
     def _lost(self) -> ServersLostError:
         told = "; ".join(f"{address}: {fault}" for address, fault in self._faults.items())
@@ -235,8 +265,7 @@ class ServerGenerator:
             request = requests[index]
             if request.prompt.images and client.address not in self._compared:
                 self._compared.add(client.address)
-                model = self._assets.path
-                await compare_patches(client, session, request.prompt, model, self._seconds)
+                await compare_patches(client, session, request.prompt, self._seconds)
             body = wire.request_body(request, self._assets, self._model)
             answer = await client.generate(session, body, self._seconds)
             found = wire.responses(answer, request, client.address)
@@ -246,7 +275,10 @@ class ServerGenerator:
 
         # Ranks choose apart from each other: each begins with another server.
         alive, first = self.alive, distributed.rank() % len(self.alive)
-        return await ServerBatch([*alive[first:], *alive[:first]], costs, ask, self._give_up).run()
+        clients = [*alive[first:], *alive[:first]]
+        responses = max(request.params.n for request in requests)
+        in_flight = max(1, QUEUE * self._sequences // responses)
+        return await ServerBatch(clients, costs, ask, self._give_up, in_flight).run()
 
     def _give_up(self, error: ServerError) -> None:
         """Send no more prompts to a server. Raises ServersLostError when it was the last."""
@@ -255,6 +287,20 @@ class ServerGenerator:
         if not self.alive:
             raise self._lost() from error
         print(f"warning: {error}; the other servers take its prompts", flush=True)
+
+
+def find_servers(config: Config, assets: ModelAssets, seed: int) -> tuple[list[str], str, str]:
+    """Return the addresses in generator.servers and their key, once each has been checked.
+
+    The third is what check_server says of a server with another model folder, or empty.
+    """
+    key, options = key_of_environment(), serve_options(config, assets, seed=seed)
+    addresses = [address.rstrip("/") for address in config.generator.servers]
+    found = ""
+    for address in addresses:
+        with closing(ServerClient(address, key)) as client:
+            found = check_server(client, options) or found
+    return addresses, key, found
 
 
 def key_of_environment() -> str:
@@ -267,12 +313,3 @@ def key_of_environment() -> str:
     if not (key.isascii() and key.isprintable()):
         raise SetupError(f"generator.servers: the environment variable {KEY_VARIABLE} holds no key")
     return key
-
-
-def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return the result of `work`, run in an event loop of a thread of its own.
-
-    The caller's thread may run an event loop already.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(work())).result()

@@ -8,13 +8,17 @@ and workers, and the broadcast in packed buffers.
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import torch
 from torch import Tensor
 
+from sapo_vl.errors import RunError
 from sapo_vl.generator.servers.chunks import CHUNK_BYTES
 from sapo_vl.generator.servers.gloo_link import address_towards
 from sapo_vl.generator.servers.routes import (
@@ -25,6 +29,8 @@ from sapo_vl.generator.servers.routes import (
     Failures,
     each,
 )
+from sapo_vl.runs.signals import beat
+from sapo_vl.system import distributed
 
 
 class NcclRoute:
@@ -65,34 +71,57 @@ class NcclRoute:
             return joining.result()
 
     def deliver(self, weights: Iterable[tuple[str, Tensor]], servers: list[Control]) -> Failures:
-        """See Route."""
-        from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
-
+        """See Route. NCCL can't be told that a receiver is gone: then the group is given up."""
         failures: Failures = {}
         for batch in batches(weights):
             if not servers:
                 continue
-            size = sum(tensor.numel() * tensor.element_size() for _, tensor in batch)
-            info = {
-                "names": [name for name, _ in batch],
-                "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in batch],
-                "shapes": [list(tensor.shape) for _, tensor in batch],
-            }
-
-            def receive(server: Control, info: dict[str, Any] = info, size: int = size) -> None:
-                timeout = CALL_SECONDS + size / BYTES_PER_SECOND
-                server.post("/update_weights", {"update_info": info}, timeout=timeout)
-
-            with ThreadPoolExecutor(1) as pool:
-                receiving = pool.submit(each, servers, receive)
-                packed_nccl_broadcast_producer(
-                    iter(batch), self._group, src=0, post_iter_func=lambda item: item[1]
-                )
-                failed = receiving.result()
-            failures |= failed
+            sending = _Broadcast(batch, self._group)
+            sending.start()
+            failed = each(servers, partial(_receive, batch=batch))
             if failed:
+                self._group = None  # destroying it would wait for the broadcast
+                broken = RunError(f"NCCL lost {', '.join(failed)}, and with it all servers")
+                failures = {server.address: broken for server in servers} | failed
                 servers.clear()
+                continue
+            sending.join()
+            if sending.error is not None:
+                raise sending.error
+            beat()
         return failures
+
+
+class _Broadcast(threading.Thread):
+    """The learner's half of sending a batch, beside the calls that make the workers receive it."""
+
+    def __init__(self, batch: list[tuple[str, Tensor]], group: Any) -> None:
+        super().__init__(daemon=True)
+        self._batch, self._group = batch, group
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Send; an error is kept for the thread that waits."""
+        from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+        try:
+            torch.cuda.set_device(distributed.device())  # each thread has its own current device
+            packed_nccl_broadcast_producer(
+                iter(self._batch), self._group, src=0, post_iter_func=lambda item: item[1]
+            )
+        except Exception as error:
+            self.error = error
+
+
+def _receive(server: Control, batch: list[tuple[str, Tensor]]) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for _, tensor in batch)
+    info = {
+        "names": [name for name, _ in batch],
+        "dtype_names": [str(tensor.dtype).removeprefix("torch.") for _, tensor in batch],
+        "shapes": [list(tensor.shape) for _, tensor in batch],
+    }
+    timeout = CALL_SECONDS + size / BYTES_PER_SECOND
+    server.post("/update_weights", {"update_info": info}, timeout=timeout)
 
 
 def batches(

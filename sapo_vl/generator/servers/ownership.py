@@ -17,6 +17,9 @@ from sapo_vl.runs.files import write_text
 UNOWNED = "default"
 """vLLM's version of a server that no learner has sent anything."""
 
+RELEASED = "released"
+"""The version of a server that its learner has set free: the weights are still that learner's."""
+
 TOKEN_FILE = "servers/owner"
 
 
@@ -38,7 +41,7 @@ def is_owned(address: str, shown: str, owner: str) -> bool:
 
     Raises SetupError when it is another run's.
     """
-    if shown == UNOWNED:
+    if shown in (UNOWNED, RELEASED):
         return False
     if shown.partition(".")[0] != owner:
         raise SetupError(

@@ -15,14 +15,14 @@ import torch
 
 from sapo_vl.errors import DataError
 from sapo_vl.generator.servers.client import ServerClient, ServerError
-from sapo_vl.generator.servers.wire import data_url
+from sapo_vl.generator.servers.wire import SERVED_NAME, data_url
 from sapo_vl.schema import Prompt
 
 RENDER = "/v1/chat/completions/render"
 
 
 async def compare_patches(
-    client: ServerClient, session: httpx.AsyncClient, prompt: Prompt, model: str, seconds: float
+    client: ServerClient, session: httpx.AsyncClient, prompt: Prompt, seconds: float
 ) -> None:
     """Compare a server's patches of a prompt's pictures with the processor's, to the last bit.
 
@@ -33,7 +33,7 @@ async def compare_patches(
     parts = [
         {"type": "image_url", "image_url": {"url": data_url(image)}} for image in prompt.images
     ]
-    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": parts}]}
+    body = {"model": SERVED_NAME, "max_tokens": 1, "messages": [{"role": "user", "content": parts}]}
     answer = await client.ask(session, "POST", RENDER, body, seconds)
     try:
         items = [_fields(item) for item in answer["features"]["kwargs_data"]["image"]]

@@ -22,6 +22,7 @@ from torch import Tensor
 from sapo_vl.errors import UserError
 from sapo_vl.generator.servers import chunks, gloo_link
 from sapo_vl.generator.servers.shared_memory import SharedBuffer
+from sapo_vl.runs.signals import beat
 
 MEETING_SECONDS = 60.0
 """Deadline for a server's workers to meet the learner."""
@@ -46,6 +47,10 @@ class Control(Protocol):
 
     def post(self, path: str, json: Any = None, timeout: float = CALL_SECONDS) -> Any:
         """Send `json` and return what the answer holds; raise for any status but 200."""
+        ...
+
+    def tell(self, path: str, json: Any = None, timeout: float = CALL_SECONDS) -> None:
+        """Send `json` as `post` does; what the answer holds is no JSON."""
         ...
 
     def get(self, path: str, timeout: float = CALL_SECONDS) -> Any:
@@ -141,6 +146,7 @@ class ChunkRoute:
             failed = each(servers, lambda server: self._deliver(server, chunk, path))  # noqa: B023
             failures |= failed
             remove(servers, failed)
+            beat()
         last = {"names": [], "dtypes": [], "shapes": [], "last": True}
         failed = each(servers, lambda server: server.post("/update_weights", {"update_info": last}))
         remove(servers, failed)

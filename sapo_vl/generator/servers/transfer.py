@@ -164,7 +164,7 @@ class WeightSender:
 
     def release(self, servers: Sequence[Control]) -> None:
         """Give the servers up, so that another run may take them; one that is gone is no error."""
-        body = {"new_version": ownership.UNOWNED}
+        body = {"new_version": ownership.RELEASED}
         mine = [server for server in servers if server.address in self._connected]
         each(mine, lambda server: server.post("/update_weight_version", body))
         self._connected.clear()

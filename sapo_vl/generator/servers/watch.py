@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 POLL_SECONDS = 0.2
 
@@ -30,14 +31,19 @@ def main(argv: list[str]) -> int:
         time.sleep(POLL_SECONDS)
     if code is None:
         print("the process that started this server is gone: ending it", flush=True)
-    if os.getpgrp() == os.getpid():  # our own group: what the command left behind dies too
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if code is not None:
-            os.killpg(0, signal.SIGTERM)
-            time.sleep(POLL_SECONDS)
-            print(f"the server ended with code {code}", flush=True)
-        os.killpg(0, signal.SIGKILL)
+    else:
+        print(f"the server ended with code {code}", flush=True)
+    kill_group()
     return code or 0
+
+
+def kill_group() -> None:
+    """Kill the other processes of this one's group: the server, or what it left behind."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) != os.getpid():
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(int(name)) == os.getpgrp():
+                    os.kill(int(name), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from sapo_vl.algorithm import objectives
 from sapo_vl.config import Config
 from sapo_vl.data import store
 from sapo_vl.errors import ConfigError
-from sapo_vl.generator.base import check_backend
+from sapo_vl.generator.base import check_backend, engine_ranks
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.model.weights import check_model
 from sapo_vl.rewards.rubric import build_rubric
@@ -40,7 +40,7 @@ def plan(config: Config, config_file: Path | None, size: int | None, count: int 
     module, origin = module_on_meta(config, ask_hub=False)
     shape = model_shape(module)
     target = planned_hardware(config_file, size, count)
-    split = config.generator.tensor_parallel
+    split = engine_ranks(config)
     if target.ranks % split:
         raise ConfigError(
             f"generator.tensor_parallel={split} does not divide the number of GPUs "

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,10 @@ from sapo_vl.errors import RunError, SetupError
 from sapo_vl.generator.servers import chunks, ownership, routes, shared_memory, transfer
 from sapo_vl.generator.servers.expected import ExpectedWeights
 from sapo_vl.generator.servers.nccl_route import batches
+from sapo_vl.model import weight_files
+from sapo_vl.model.assets import open_assets
+from sapo_vl.model.families import FAMILIES
+from sapo_vl.model.weights import load_weights
 
 WEIGHTS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -321,3 +326,17 @@ def test_an_error_travels_to_other_ranks_as_text():
     told = transfer._portable(KeyError("x"))
     assert type(told) is RunError
     assert type(transfer._portable(SetupError("no"))) is SetupError
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_a_learner_sends_is_what_a_familys_files_hold(tiny_folders, family):
+    """By name and shape, experts in their files' layout; the tied head goes with the embedding."""
+    assets = open_assets(tiny_folders(family))
+    folder = Path(assets.path)
+    shapes = weight_files.local_shapes(weight_files.weight_files(folder))
+    found = ExpectedWeights(shapes, tied_head=True, vllm_name=str)
+    found.start()
+    module = load_weights(assets, "float32")
+    for name, tensor in module.named_parameters():
+        found.receive(name, tuple(assets.family.to_checkpoint_layout(name, tensor).shape))
+    found.check_complete()
