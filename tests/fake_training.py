@@ -77,6 +77,7 @@ class Learner:
     """Counts its updates; `signal_at` sends a stop signal inside of that update."""
 
     model = None
+    weights_away = False
 
     def __init__(self, stop=None, signal_at: int = 0) -> None:
         self.updates: list[list[tuple[str, float, list[float]]]] = []
@@ -134,6 +135,8 @@ class Learner:
 
 class Delivery:
     """Takes every transfer for arrived: a generator without weights has no proof of them."""
+
+    pending = False
 
     def ask(self, generator, learner, version) -> Receipt:
         """Return a receipt without a difference."""

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sapo_vl.model.assets import BAN_BIAS
 
 if TYPE_CHECKING:
@@ -27,9 +29,12 @@ CPU_BLOCK = 32
 """Tokens of a cache block on a CPU, its kernel's least; only whole blocks of a prompt are shared by
 its responses, and vLLM's default of 128 is longer than a short prompt."""
 
-PREFILL_TOKENS = {"cpu": 8192, "cuda": 16_384}
+PREFILL_TOKENS = {"cpu": 8192, "small GPU": 8192, "large GPU": 16_384}
 """Least token budget of an engine step. A step's prompts, pictures included, get what its decoding
-sequences leave; vLLM's own default on GPUs of 70 GB and more is the same (engine/arg_utils.py)."""
+sequences leave; vLLM's own defaults on GPUs are the same (engine/arg_utils.py)."""
+
+LARGE_GPU = 70 * 2**30
+"""Bytes from which a GPU is a large one."""
 
 
 def engine_options(
@@ -50,7 +55,7 @@ def engine_options(
             "kv_cache_memory_bytes": options.kv_cache_mb << 20,
         }
     placement |= assets.family.engine_options(assets.config, on_gpu=on_gpu)
-    budget = PREFILL_TOKENS["cuda" if on_gpu else "cpu"]
+    budget = prefill_tokens(torch.cuda.mem_get_info()[1] if on_gpu else None)
     return {
         "model": assets.path,
         "seed": seed,
@@ -69,6 +74,13 @@ def engine_options(
         "mm_device_do_normalize": False,  # patches are normalised as the processor does it
         "disable_log_stats": True,
     } | placement
+
+
+def prefill_tokens(gpu_memory: float | None) -> int:
+    """Return the least token budget of a step on a GPU of so many bytes; None: on a CPU."""
+    if gpu_memory is None:
+        return PREFILL_TOKENS["cpu"]
+    return PREFILL_TOKENS["large GPU" if gpu_memory >= LARGE_GPU else "small GPU"]
 
 
 def sampling_options(params: SamplingParams, seed: int, assets: ModelAssets) -> dict[str, Any]:

@@ -37,7 +37,13 @@ from sapo_vl.learner.saved_weights import check_files
 from sapo_vl.model import lora
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.save import save_model
-from sapo_vl.model.weights import check_weights, freeze, frozen_hash, load_weights
+from sapo_vl.model.weights import (
+    FrozenWeights,
+    check_weights,
+    freeze,
+    frozen_weights,
+    load_weights,
+)
 from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Rollout
@@ -82,7 +88,9 @@ class Learner:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         distributed.init()
         self._options = config.learner
-        self._asleep: HostCopy | None = None
+        self._state: HostCopy | None = None  # the optimizer's, while it is in host memory
+        self._base: HostCopy | None = None  # of frozen weights: kept once it has been made
+        self.weights_away = False  # whether the frozen weights are in host memory alone
         settings = deepspeed_settings(config)
         check_weights(assets)
         if config.learner.zero_stage == 3:
@@ -119,16 +127,18 @@ class Learner:
         )
         if config.learner.zero_stage == 0 and config.model.dtype == "bfloat16":
             undo_first_step(self._optimizer)
-        self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
+        self.frozen = self._frozen_weights()
 
     @property
     def model(self) -> Any:
-        """The Hugging Face module (its parameters are shards under ZeRO-3)."""
+        """The Hugging Face module (its parameters are shards under ZeRO-3), with its weights."""
+        assert not self.weights_away, "the learner's frozen weights are in host memory"
         return self._policy.model
 
     @torch.no_grad()
     def fill_old_logprobs(self, rollouts: Sequence[Rollout]) -> None:
         """Set `old_logprobs` of each rollout to the current policy's; every rank must call it."""
+        self._wake_weights()
         for batch in self._micro_batches(rollouts):
             beat()
             _set_old_logprobs(batch, self._engine(batch).out.logprobs_N)
@@ -187,6 +197,7 @@ class Learner:
         Adapters are merged into the weights. Every rank must exhaust the iterator. A tied head is
         not sent: the embedding covers it.
         """
+        self._wake_weights()
         to_checkpoint_layout = self.assets.family.to_checkpoint_layout
         whole = self._gathered(lambda name: not lora.is_adapter(name))
         if self._lora is not None:
@@ -196,7 +207,10 @@ class Learner:
             yield name, to_checkpoint_layout(name, tensor)
 
     def adapter(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the adapters' matrices as (PEFT name, whole tensor); collective as `weights`."""
+        """Yield the adapters' matrices as (PEFT name, whole tensor); collective as `weights`.
+
+        They never leave the device, so that this works while the frozen weights are away.
+        """
         for name, tensor in self._gathered(lora.is_adapter):
             yield lora.peft_name(name), tensor
 
@@ -216,26 +230,64 @@ class Learner:
     def sleep(self) -> None:
         """Move the optimizer's state to host memory if learner.offload_while_sampling says so.
 
-        The weights stay where they are: log-probs, `weights` and `export` need no more. `update`,
-        `save` and `load` bring the state back; the sampler must have made room for it by then.
+        With adapters the frozen weights go too, ZeRO-3's shards of them; their copy is made once.
+        Without, the weights stay where they are. `update`, `save` and `load` bring all of it back,
+        `fill_old_logprobs`, `weights` and `export` the weights; the sampler must have made room by
+        then. `adapter` needs none of it.
         """
-        if self._options.offload_while_sampling and self._asleep is None:
-            self._asleep = HostCopy(state_tensors(self._optimizer), distributed.device())
+        if not self._options.offload_while_sampling:
+            return
+        if self._state is None:
+            self._state = HostCopy(state_tensors(self._optimizer), distributed.device())
+        if self._lora is None or self.weights_away:
+            return
+        if self._base is None:
+            frozen = [p for p in self._policy.parameters() if not p.requires_grad]
+            shards = [getattr(p, "ds_tensor", p) for p in frozen]
+            self._base = HostCopy(shards, distributed.device())
+        else:
+            self._base.release()
+        self.weights_away = True
 
     def _wake(self) -> None:
-        if self._asleep is not None:
-            self._asleep.restore()
-            self._asleep = None
+        self._wake_weights()
+        if self._state is not None:
+            self._state.restore()
+            self._state = None
+
+    def _wake_weights(self) -> None:
+        if self.weights_away:
+            assert self._base is not None
+            self._base.restore(keep=True)
+            self.weights_away = False
+
+    def _frozen_weights(self) -> FrozenWeights:
+        """Return the digest of the frozen weights; collective as `weights`.
+
+        Shards are gathered, so that it is the same under every ZeRO stage and number of ranks.
+        """
+        named = self._policy.model.named_parameters()
+        frozen = {name for name, parameter in named if not parameter.requires_grad}
+        return frozen_weights(self._gathered(frozen.__contains__))
+
+    def check_frozen(self) -> FrozenWeights:
+        """Return the frozen weights' digest; every rank must call it.
+
+        Raises AssertionError when it is not that of `frozen`, taken when the learner was built.
+        """
+        self._wake_weights()
+        found = self._frozen_weights()
+        assert found == self.frozen, f"frozen weights changed: {self.frozen} -> {found}"
+        return found
 
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder, atomically: see model/save.py.
 
         With adapters the model is merged, and `out`/adapter holds them in PEFT's form. Every rank
-        must call it; rank 0 writes. Raises AssertionError when frozen weights changed, SetupError
-        when the disk is full.
+        must call it; rank 0 writes. Raises AssertionError as `check_frozen`, SetupError when the
+        disk is full.
         """
-        if self._frozen:
-            assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
+        self.check_frozen()
         if distributed.rank() == 0:
             out.parent.mkdir(parents=True, exist_ok=True)
             with disk_full_guard("the model", out.parent):

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-PIECE = 2**28
-"""Bytes of one host buffer: PyTorch rounds pinned memory up to a power of two."""
+PIECE, SMALL = 2**28, 2**20
+"""Bytes of the largest host buffer, and of a rest that isn't split further. PyTorch rounds pinned
+memory up to a power of two, so that a matrix of 96 MiB in one buffer would take 128."""
 
 
 class HostCopy:
@@ -26,6 +27,7 @@ class HostCopy:
         Don't print an emptied tensor: PyTorch reads memory that is not there.
         """
         pin = device.type == "cuda"
+        self._device = device
         self._pieces: list[tuple[torch.UntypedStorage, list[Tensor]]] = []
         seen = set[int]()
         for tensor in tensors:
@@ -36,18 +38,25 @@ class HostCopy:
             seen.add(storage.data_ptr())
             pieces = [
                 torch.empty_like(piece, device="cpu", pin_memory=pin).copy_(piece, non_blocking=pin)
-                for piece in _bytes(storage, device).split(PIECE)
+                for piece in _bytes(storage, device).split(_sizes(storage.nbytes()))
             ]
             self._pieces.append((storage, pieces))
         _wait(device)
         self.nbytes = sum(storage.nbytes() for storage, _ in self._pieces)
+        self.release()
+
+    def release(self) -> None:
+        """Empty the storages, whose bytes are those of the copy, again after `restore`."""
         for storage, _ in self._pieces:
             storage.resize_(0)
-        if pin:
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()  # for the sampler, which allocates outside of the cache
 
-    def restore(self) -> None:
-        """Allocate the storages again and copy the bytes back."""
+    def restore(self, *, keep: bool = False) -> None:
+        """Allocate the storages again and copy the bytes back.
+
+        With `keep` the copy stays, for tensors that never change: `release` then copies nothing.
+        """
         for storage, pieces in self._pieces:
             storage.resize_(sum(len(piece) for piece in pieces))
             start = 0
@@ -55,15 +64,24 @@ class HostCopy:
             for piece in pieces:
                 whole[start : start + len(piece)].copy_(piece, non_blocking=True)
                 start += len(piece)
-        _wait(*{storage.device for storage, _ in self._pieces})
-        self._pieces = []
+        _wait(self._device)
+        if not keep:
+            self._pieces = []
+
+
+def _sizes(nbytes: int) -> list[int]:
+    """Return the sizes of the host buffers of `nbytes`: powers of two, and a small rest."""
+    sizes = []
+    while nbytes > SMALL:
+        sizes.append(min(PIECE, 1 << (nbytes.bit_length() - 1)))
+        nbytes -= sizes[-1]
+    return sizes + [nbytes] * (nbytes > 0)
 
 
 def _bytes(storage: torch.UntypedStorage, device: torch.device) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
 
 
-def _wait(*devices: torch.device) -> None:
-    for device in devices:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

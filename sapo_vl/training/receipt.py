@@ -5,6 +5,10 @@ engine samples a few tokens for each and the learner computes their log-probs. W
 arrive, or arrived in part, twice or scaled, and cached values of old weights make the two differ
 before a step is trained on such rollouts.
 
+A learner whose frozen weights wait in host memory while the sampler is awake can't compute them at
+once. The answer is then kept, and compared when the weights are back: before the rollouts are
+trained on, before an evaluation's figures are written and before the model is exported.
+
 In bfloat16 the engines' own rounding is as large as one update's effect, so that a second rule is
 needed there: an engine whose log-probs are equal to the last bit although the learner's moved has
 not got the weights.
@@ -86,14 +90,32 @@ class DeliveryCheck:
         )
         self._requests = requests_of(prompts, params, [config.run.seed] * len(prompts))
         self._last: Answer | None = None
+        self._asked: tuple[int, list[Rollout]] | None = None  # version, the sampler's answer
 
-    def ask(self, generator: Generator, learner: Learner, version: int) -> Receipt:
-        """Return the receipt for the weights `version`. Collective.
+    @property
+    def pending(self) -> bool:
+        """Whether the sampler's last answer still has to be compared."""
+        return self._asked is not None
 
-        Raises DeliveryError, on all ranks alike, when a rank's sampler has other weights than the
-        learner.
+    def ask(self, generator: Generator, learner: Learner, version: int) -> Receipt | None:
+        """Let the sampler answer the probe by the weights `version`. Collective.
+
+        Returns the receipt; None where the learner's weights are in host memory: `settle` gives it
+        once there is room for them. Raises DeliveryError as `settle` does.
         """
-        rollouts = [group[0] for group in generator.generate(self._requests)]
+        assert not self.pending, "the receipt before this one was never settled"
+        self._asked = version, [group[0] for group in generator.generate(self._requests)]
+        return None if learner.weights_away else self.settle(learner)
+
+    def settle(self, learner: Learner) -> Receipt:
+        """Compare the pending answer with the learner; return the receipt. Collective.
+
+        The learner must still have the weights that were sent. Raises DeliveryError, on all ranks
+        alike, when a rank's sampler had others.
+        """
+        assert self._asked is not None, "no answer to compare"
+        version, rollouts = self._asked
+        self._asked = None
         learner.fill_old_logprobs(rollouts)
         answer = _answer(rollouts)
         fault = self._fault(answer, rollouts)

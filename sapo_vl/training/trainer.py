@@ -36,7 +36,7 @@ from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
 from sapo_vl.training.rollouts import RolloutBatch
-from sapo_vl.training.setup import RunInputs
+from sapo_vl.training.setup import RunInputs, sapo_config
 from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
 
@@ -59,7 +59,8 @@ class Trainer:
         self.assets = assets
         self.objective = objectives.build(self.config)
         with run.phase("start"):
-            self.learner = Learner(self.config, assets)
+            started = sapo_config(self.config)
+            self.learner = Learner(started, assets)
             rows = trainable_rows(self.learner.model)
             if distributed.rank() == 0:
                 table(
@@ -68,10 +69,11 @@ class Trainer:
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
             if self.config.model.lora.rank:
-                options = self.config.model.lora
+                options = started.model.lora
                 distributed.print0(
                     f"model.lora: adapters of rank {options.rank}, counted {options.scale:g} "
-                    f"times; the base is frozen; learner.lr={self.config.learner.lr:g}"
+                    f"times, {f'from {options.path}' if options.path else 'new'}; the base is "
+                    f"frozen; learner.lr={self.config.learner.lr:g}"
                 )
             seed = self.config.run.seed
             self.learner.sleep()
@@ -146,7 +148,16 @@ class Trainer:
         else:
             self.generator.update_weights(self.learner.weights(), version)
         self.version = version
-        self.receipt = self.delivery.ask(self.generator, self.learner, version)
+        self.receipt = self.delivery.ask(self.generator, self.learner, version) or self.receipt
+
+    def settle_receipt(self) -> None:
+        """Compare the sampler's answer to the last probe, if the learner's weights were away then.
+
+        The sampler is put to sleep for it. Raises DeliveryError as `sync` does.
+        """
+        if self.delivery.pending:
+            self._make_room()
+            self.receipt = self.delivery.settle(self.learner)
 
     def _make_room(self) -> None:
         """Put the generator to sleep if the learner's state needs its memory; `sync` wakes it."""
@@ -161,6 +172,7 @@ class Trainer:
         state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
+        self.settle_receipt()
         return path
 
     def _evaluation_due(self) -> bool:
@@ -254,6 +266,9 @@ class Trainer:
             out = self.run.dir / "eval" / f"{name}.jsonl"
             result = evaluate(self.engine, self.inputs.test_set, EvalSpec.of(config), out)
             scores = in_training(config, self.generator, self.assets, self.inputs.benchmarks)
+        if self.delivery.pending:
+            self.settle_receipt()  # before any figure is written
+            self.sync()  # which wakes the sampler
         if self.writer is not None:
             self.writer.write(
                 {

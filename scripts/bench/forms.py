@@ -226,6 +226,7 @@ def describe(config: Config, kind: Kind) -> str:
     words = [f"ZeRO-{learner.zero_stage}", config.model.dtype, kind.family]
     words += ["untied"] * (not kind.tied)
     words += [f"frozen {'+'.join(config.model.freeze)}"] * bool(config.model.freeze)
+    words += [f"adapters of rank {config.model.lora.rank}"] * bool(config.model.lora.rank)
     words += [f"recompute {config.model.gradient_checkpointing}"]
     words += [
         key.replace("_", " ")

@@ -89,6 +89,71 @@ def test_sleeping_changes_no_bit(
         assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_frozen_base_leaves_with_it_and_comes_back_as_it_was(
+    build, renderer, tiny_folder, tmp_path, stage
+):
+    """Its copy is made once; the adapters stay; all that reads weights has them back.
+
+    In bfloat16: on a CPU float32 weights are mapped from their file, and can't be moved.
+    """
+    objective = objectives.build(tiny_config(tiny_folder))
+    prompts = renderer.render(make_samples())
+    options = ("model.lora.rank=8", f"learner.zero_stage={stage}", "model.dtype=bfloat16")
+    awake, sleeper = build(*options), build(*options, "learner.offload_while_sampling=true")
+    before = {name: tensor.clone() for name, tensor in frozen(sleeper).items()}
+    whole = sum(t.nbytes for t in before.values())
+    pieces = None
+    for seed in (1, 2):
+        for learner in (awake, sleeper):
+            learner.update(make_rollouts(prompts, seed), objective, LR)
+        sleeper.sleep()
+        sleeper.sleep()  # twice is once
+        assert sleeper.weights_away
+        assert held(sleeper) == 0
+        kept = [t for t in frozen(sleeper).values() if t.untyped_storage().nbytes()]
+        assert kept == []
+        assert sleeper._base.nbytes == pytest.approx(whole, rel=0.01)
+        pieces = pieces or sleeper._base._pieces
+        assert sleeper._base._pieces is pieces  # one copy for the whole run
+        same(awake.adapter(), sleeper.adapter())
+        assert sleeper.weights_away  # adapters need no base
+        with pytest.raises(AssertionError, match="in host memory"):
+            _ = sleeper.model
+        scored = [make_rollouts(prompts, 7) for _ in range(2)]
+        for learner, rollouts in zip((awake, sleeper), scored, strict=True):
+            learner.fill_old_logprobs(rollouts)
+        for a, b in zip(*scored, strict=True):
+            assert (a.old_logprobs == b.old_logprobs).all()
+        assert not sleeper.weights_away
+        assert held(sleeper) == 0  # log-probs don't need the optimizer
+        assert all(torch.equal(t, before[name]) for name, t in frozen(sleeper).items())
+        sleeper.sleep()
+        same(awake.weights(), sleeper.weights())  # merged
+        sleeper.sleep()
+    sleeper.export(tmp_path / "out")  # compares the frozen weights' hash
+    sleeper.sleep()
+    sleeper.save(tmp_path)
+    resumed = build(*options, "learner.offload_while_sampling=true")
+    resumed.sleep()
+    resumed.load(tmp_path)
+    resumed.sleep()
+    for learner in (awake, resumed):
+        learner.update(make_rollouts(prompts, 3), objective, LR)
+    same(awake.weights(), resumed.weights())
+
+
+def frozen(learner: Learner) -> dict[str, torch.Tensor]:
+    """Return the frozen weights by name, under ZeRO-3 their shards."""
+    named = learner._policy.named_parameters()
+    return {n: getattr(p, "ds_tensor", p.detach()) for n, p in named if not p.requires_grad}
+
+
+def same(expected, found) -> None:
+    for (name, a), (_, b) in zip(expected, found, strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_without_the_option_sleep_does_nothing(build):
     learner = build("learner.zero_stage=2")
     size = held(learner)

@@ -8,13 +8,15 @@ launcher, the ranks and the servers are the real ones.
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from helpers import ROOT, environment
 from namespaces import Machines, Unavailable
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.slow
 STEPS = 3
 OVERRIDES = (
     "rewards=[{fn: random_control}]",
-    "data.synthetic_train=60",
+    "data.synthetic_train=40",
     "data.synthetic_test=8",
     "sft.steps=0",
     f"rollout.steps={STEPS}",
@@ -45,7 +47,7 @@ OVERRIDES = (
 
 
 @pytest.fixture
-def machines():
+def machines() -> Iterator[Machines]:
     try:
         made = Machines(4)
     except Unavailable as reason:
@@ -54,59 +56,74 @@ def machines():
         yield made
 
 
-def words(tiny_folder: Path, run: Path) -> list[str]:
+@pytest.fixture
+def job_folder() -> Iterator[Path]:
+    """The folder that scripts/slurm.sh writes for this test's job."""
+    folder = ROOT / "runs" / f"slurm-test-{os.getpid()}"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def arguments(tiny_folder: Path, run: Path) -> list[str]:
     config = ROOT / "configs" / "train" / "smoke.yaml"
     return ["--config", str(config), f"model.path={tiny_folder}", f"run.dir={run}", *OVERRIDES]
 
 
-def weights(run: Path):
-    (file,) = (run / "final").glob("*.safetensors")
-    return load_file(file)
+def run_logged(command: list[str], log: Path, seconds: float, **variables: str) -> None:
+    """Run a command to its end, its output in a file. The end of it is shown where it fails."""
+    with log.open("wb") as out:
+        done = subprocess.run(
+            command,
+            env=environment(**variables),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text(errors="replace")[-6000:]
 
 
-def job(machines: Machines, folder: Path, arguments: list[str], learners: int, nodes: int) -> Path:
-    """Run scripts/slurm.sh on the first `nodes` machines; return the job's folder."""
+def test_four_machines_give_the_weights_of_one(machines, job_folder, tiny_folder, tmp_path):
     slurm = slurm_environment(
-        folder / "slurm", machines.addresses[:nodes], submitted=ROOT, prefix=machines.prefix
+        tmp_path / "slurm", machines.addresses, submitted=ROOT, prefix=machines.prefix
     )
     variables = slurm | {
-        "SLURM_JOB_ID": f"test-{os.getpid()}",
-        "LEARNER_NODES": str(learners),
+        "SLURM_JOB_ID": job_folder.name.removeprefix("slurm-"),
+        "LEARNER_NODES": "2",
+        "SERVER_SECONDS": "240",
         "SAPO_VENV": sys.prefix,
         "SAPO_EXTRA": "cpu" if "+cpu" in metadata.version("torch") else "gpu",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    done = subprocess.run(
-        [*machines.on(0), "bash", str(ROOT / "scripts" / "slurm.sh"), *arguments],
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    out = ROOT / "runs" / f"slurm-test-{os.getpid()}"
-    logs = "".join(log.read_text()[-3000:] for log in sorted(out.glob("server-*.log")))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:] + logs
-    return out
+    script = str(ROOT / "scripts" / "slurm.sh")
+    words = arguments(tiny_folder, tmp_path / "four")
+    run_logged([*machines.on(0), "bash", script, *words], tmp_path / "four.log", 400, **variables)
+    logs = sorted(log.name for log in job_folder.glob("server-*"))
+    assert logs == ["server-0-0.log", "server-1-1.log"]
 
+    words = arguments(tiny_folder, tmp_path / "one")
+    launch = [sys.executable, "-m", "sapo_vl.system.launch", "2", "train"]
+    run_logged([*launch, *words], tmp_path / "one.log", 300)
 
-def test_four_machines_give_the_weights_of_one(machines, tiny_folder, tmp_path):
-    one = subprocess.run(
-        [sys.executable, "-m", "sapo_vl.system.launch", "2", "train"]
-        + words(tiny_folder, tmp_path / "one"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert one.returncode == 0, one.stdout[-3000:] + one.stderr[-6000:]
-    nodes = int(os.environ.get("NODES", "4"))
-    out = job(machines, tmp_path, words(tiny_folder, tmp_path / "four"), 2, nodes)
-    print(out)
-    ours, expected = weights(tmp_path / "four"), weights(tmp_path / "one")
-    assert ours.keys() == expected.keys()
+    files = sorted(file.name for file in (tmp_path / "one" / "rollouts").iterdir())
+    assert sorted(file.name for file in (tmp_path / "four" / "rollouts").iterdir()) == files
+    assert len(files) == STEPS * 2  # of each rank
+    for name in files:
+        ours, expected = (
+            pq.read_table(tmp_path / run / "rollouts" / name).to_pylist() for run in ("four", "one")
+        )
+        step = int(name[len("step_") :].split(".")[0].split("_")[0])
+        for row, other in zip(ours, expected, strict=True):
+            assert row["token_ids"] == other["token_ids"]
+            assert row["generator_logprobs"] == other["generator_logprobs"]
+            assert row["versions"] == [[max(0, step - 2), 0, len(row["token_ids"])]]
+    ours, expected = (load_file(weights_file(tmp_path / run / "final")) for run in ("four", "one"))
+    start = load_file(weights_file(tiny_folder))
+    assert ours.keys() == expected.keys() == start.keys()
     assert [name for name in ours if not ours[name].equal(expected[name])] == []
-    start = weights_of_folder = load_file(tiny_folder / "model.safetensors")
-    assert any(not ours[n].equal(start[n]) for n in weights_of_folder)
-    json.dumps({})
+    assert sum(not ours[name].equal(start[name]) for name in ours) > len(ours) / 2  # it learned
+
+
+def weights_file(folder: Path) -> Path:
+    (file,) = folder.glob("*.safetensors")
+    return file

@@ -37,6 +37,7 @@ def tensors() -> list[torch.Tensor]:
         ("learner.zero_stage=3", "model.dtype=bfloat16", "learner.grad_accum_dtype=float32"),
         ("learner.zero_stage=2", "model.dtype=bfloat16", "learner.offload_optimizer=true"),
         ("learner.zero_stage=3", "model.dtype=bfloat16", "learner.offload_optimizer=true"),
+        ("learner.zero_stage=0", "model.dtype=bfloat16", "model.lora.rank=64"),
     ],
     ids=lambda keys: ",".join(key.split("=")[1] for key in keys),
 )

@@ -34,7 +34,12 @@ class Pair:
     """A learner and an engine with adapters on all linear layers, the vision tower's too."""
 
     def __init__(self, folder: Path) -> None:
-        self.config = tiny_config(folder, "model.lora.rank=8", "model.lora.targets=all")
+        self.config = tiny_config(
+            folder,
+            "model.lora.rank=8",
+            "model.lora.targets=all",
+            "learner.offload_while_sampling=true",
+        )
         self.assets = open_assets(folder)
         renderer = PromptRenderer(self.assets, self.config.data)
         self.prompts = renderer.render(
@@ -55,14 +60,20 @@ class Pair:
         self.learner.update(rollouts, objectives.build(self.config), 1e-2)
 
     def deliver(self) -> float:
-        """Send the adapter; return the receipt's largest difference."""
+        """Send the adapter while the frozen weights are away; return the largest difference."""
+        self.learner.sleep()
         self.engine.update_adapter(self.learner.adapter())
-        return self.check.ask(self.engine, self.learner, 1).max_abs
+        assert self.check.ask(self.engine, self.learner, 1) is None
+        return self.check.settle(self.learner).max_abs
 
-    def refused(self) -> str:
+    def refused(self, *, away: bool = True) -> str:
         """Return why a receipt is refused; empty where it is not."""
+        if away:
+            self.learner.sleep()
         try:
             self.check.ask(self.engine, self.learner, 1)
+            if away:
+                self.check.settle(self.learner)
         except DeliveryError as error:
             return str(error)
         return ""
@@ -72,7 +83,7 @@ def planted(pair: Pair) -> dict[str, str]:
     """Return each planted fault's message; every one is mended by the next whole delivery."""
     llm, found = pair.engine._llm, {}
     pair.train()
-    found["not delivered"] = pair.refused()
+    found["not delivered"] = pair.refused(away=False)
     pair.deliver()
     pair.train()
     without = (w for w in pair.learner.adapter() if ".layers.1." not in w[0])
@@ -119,26 +130,39 @@ def same_path(write):
     return overwrite
 
 
-@torch.no_grad()
-def merged_gap(pair: Pair, folder: Path) -> float:
-    """Return how far a plain engine on the exported model is from the learner, in nats."""
-    pair.learner.export(folder)
-    config = tiny_config(folder)
-    engine = build(config, open_assets(folder), seed=0)
+def sampled(pair: Pair, engine) -> list[Rollout]:
+    """Return responses to the pair's prompts, with fixed seeds."""
     params = SamplingParams(2, 1.0, 8)
     groups = engine.generate(requests_of(pair.prompts, params, [3] * len(pair.prompts)))
+    return [rollout for group in groups for rollout in group]
+
+
+@torch.no_grad()
+def merged_gaps(pair: Pair, folder: Path, adapted: list[Rollout]) -> dict[str, float]:
+    """Return how far a plain engine on the exported model is from others, in nats.
+
+    From the learner, and from the engine on base and adapter, whose responses are `adapted`.
+    """
+    pair.learner.export(folder)
+    engine = build(tiny_config(folder), open_assets(folder), seed=0)
+    rollouts = sampled(pair, engine)
     engine.close()
-    rollouts: list[Rollout] = [rollout for group in groups for rollout in group]
+    assert [r.token_ids for r in rollouts] == [r.token_ids for r in adapted]
     pair.learner.fill_old_logprobs(rollouts)
-    gaps = [r.generator_logprobs - r.old_logprobs for r in rollouts if r.old_logprobs is not None]
-    return float(np.abs(np.concatenate(gaps)).max())
+    merged = np.concatenate([r.generator_logprobs for r in rollouts])
+    others = {
+        "learner": np.concatenate([r.old_logprobs for r in rollouts]),
+        "adapter": np.concatenate([r.generator_logprobs for r in adapted]),
+    }
+    return {name: float(np.abs(merged - values).max()) for name, values in others.items()}
 
 
 pair = Pair(Path(sys.argv[1]))
 result = {"first": pair.deliver(), "planted": planted(pair), "last": pair.deliver()}
 root = pair.engine._adapter._root
 result["folders"] = len(list(root.glob("v*")))
+adapted = sampled(pair, pair.engine)
 pair.engine.close()
 result["left behind"] = root.exists()
-result["merged"] = merged_gap(pair, Path(sys.argv[2]))
+result["merged"] = merged_gaps(pair, Path(sys.argv[2]), adapted)
 print(json.dumps(result))

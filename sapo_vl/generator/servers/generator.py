@@ -74,9 +74,7 @@ class ServerGenerator:
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
-        self.in_flight = (
-            config.rollout.in_flight
-        )  # whether weights may change while a response is sampled
+        self.in_flight = config.rollout.in_flight  # weights may change within a response
         self._local: LocalServers | None = None
 
         def start() -> tuple[list[str], str]:

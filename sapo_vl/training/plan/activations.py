@@ -20,6 +20,7 @@ from sapo_vl.learner.logprobs import CHUNK_LOGITS
 from sapo_vl.training.plan.learner import weight_bytes
 from sapo_vl.training.plan.shape import Attention, DeltaNet, ModelShape, TextLayer, Vision
 from sapo_vl.training.plan.workload import Workload
+from sapo_vl.training.receipt import TOKENS
 
 RULE_CHUNK = 64
 """Tokens that the delta rule takes at once, in transformers as in the kernels on a GPU."""
@@ -62,6 +63,7 @@ class Activations:
     saved: float  # kept for the backward pass
     layer: float  # of one layer at work in the backward pass: recomputed, and its gradients
     head: float  # the head's chunk of logits and its weight's float32 gradient
+    receipt: float  # of the forward pass over the probe of a weight transfer, without a gradient
 
 
 def activations(
@@ -81,7 +83,21 @@ def activations(
         head += (4 + other) * shape.head
     if on_cpu and other:
         head += 4 * shape.head
-    return Activations(saved, layer, head)
+    probe = 2 * (work.prompt_tokens + TOKENS)
+    return Activations(saved, layer, head, scoring(shape, config, probe, work.image_tokens))
+
+
+def scoring(shape: ModelShape, config: Config, tokens: int, image_tokens: int) -> float:
+    """Return the bytes of a layer at work in a forward pass without a gradient (estimate).
+
+    The residual stream and its norm, what mixes tokens, and three states as wide as the network; in
+    the vision tower as many. The head's logits of the probe's few tokens are not counted.
+    """
+    b, vision = weight_bytes(config), shape.vision
+    network = max(la.ffn * max(la.chosen, 1) + la.shared_ffn for la in shape.layers)
+    text = tokens * b * (4 * shape.width + 3 * network)
+    pictures = image_tokens * vision.merge * b * (8 * vision.width + 2 * vision.ffn)
+    return float(max(text, pictures))
 
 
 def _backward(layer: TextLayer, b: int, row: Row, *, again: bool, on_cpu: bool) -> float:

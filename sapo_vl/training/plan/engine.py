@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from sapo_vl.config import Config
-from sapo_vl.generator.engine_options import CPU_BLOCK, PREFILL_TOKENS
+from sapo_vl.generator.engine_options import CPU_BLOCK, prefill_tokens
 from sapo_vl.training.plan.activations import RULE_CHUNK
 from sapo_vl.training.plan.hardware import GIB, Hardware
 from sapo_vl.training.plan.learner import weight_bytes
@@ -110,7 +110,7 @@ def engine_memory(
     if on_cpu:
         cache, extra, graphs = float(options.kv_cache_mb << 20), 0.0, 0.0
     else:
-        extra, graphs = _work(shape, config, b), GRAPHS
+        extra, graphs = _work(shape, config, b, hardware.gpu.memory), GRAPHS
         budget = options.gpu_memory_utilization * hardware.gpu.memory
         cache = budget - weights - extra - graphs
     block, held = _blocks(shape, kv, state, on_cpu=on_cpu)
@@ -135,10 +135,10 @@ def _blocks(shape: ModelShape, kv: float, state: float, *, on_cpu: bool) -> tupl
     return block, blocks * block * token
 
 
-def _work(shape: ModelShape, config: Config, b: int) -> float:
+def _work(shape: ModelShape, config: Config, b: int, memory: float) -> float:
     """Return the bytes of the largest step that vLLM tries when it sizes its cache."""
     options, vision = config.generator, shape.vision
-    tokens = max(options.max_model_len, PREFILL_TOKENS["cuda"])
+    tokens = max(options.max_model_len, prefill_tokens(memory))
     split = max(layer.ffn * max(layer.chosen, 1) + layer.shared_ffn for layer in shape.layers) * 3
     for net in shape.delta_nets[:1]:  # its projections, and each chunk's state
         split = max(split, 2 * net.channels + 2 * net.value + net.state // RULE_CHUNK)

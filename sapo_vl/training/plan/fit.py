@@ -113,7 +113,7 @@ def make_plan(config: Config, shape: ModelShape, hardware: Hardware) -> Plan:
         tuple(_phases(shape, config, hardware, states, rows, engine)),
         host,
         disk(shape, config, hardware.ranks),
-        step_seconds(shape, config, hardware, work, engine, states.moved),
+        step_seconds(shape, config, hardware, work, engine, states.swapped),
     )
 
 
@@ -133,20 +133,17 @@ def _phases(
     if not engine.sleeps:
         cache = engine.kv_cache if config.generator.backend == "vllm" else 0.0
         asleep = {"engine: weights": engine.weights, "engine: KV cache": cache}
-    idle = {"weights": states.weights} if states.moved else resting
+    idle = {"weights": states.weights - states.base} if states.moved else resting
     if states.bucket_stays and not states.moved:
         idle = idle | kept
     idle = idle | always
-    yield Phase(
-        "sampling",
-        idle
-        | {
-            "engine: weights": engine.weights,
-            "engine: KV cache": max(0.0, engine.kv_cache),
-            "engine: activations": engine.work,
-            "engine: graphs": engine.graphs,
-        },
-    )
+    sampling = idle | {
+        "engine: weights": engine.weights,
+        "engine: KV cache": max(0.0, engine.kv_cache),
+        "engine: activations": engine.work,
+        "engine: graphs": engine.graphs,
+    }
+    yield Phase("sampling", sampling)
     working = resting | kept | always | asleep | {"ZeRO-3 gathers": states.gathered}
     saved = working | {"activations": rows.saved}
     yield Phase("update: head", saved | {"head: logits, gradient": rows.head})
@@ -163,6 +160,9 @@ def _phases(
         "weight sync",
         idle | asleep | {"engine: weights": engine.weights, "ZeRO-3 gathers": group},
     )
+    # Where the learner's frozen weights are away, its part waits for them, and the engine sleeps.
+    scored = idle | asleep | {"weights": states.weights} if states.base else sampling
+    yield Phase("receipt", scored | {"activations": rows.receipt})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ PROCESS_CPU = 1.0 * GIB
 DISK_SPEED = 3e9
 """Bytes per second to a local NVMe disk, all ranks together (estimate)."""
 
+PINNED = 4 / 3
+"""Host memory per byte of a sleeping engine: PyTorch rounds each pinned buffer up to a power of
+two, and most of vLLM's merged matrices hold 3 x 2^n bytes (estimate)."""
+
 OVERHEAD = 100_000
 """Bytes that each file of a checkpoint adds for names, shapes and scripts."""
 
@@ -65,12 +69,20 @@ def host_memory(
 
 
 def _engine(shape: ModelShape, config: Config, hardware: Hardware, engine: float) -> float:
-    """Return the host memory of a rank's engine: all of it on a CPU, else its sleeping weights."""
+    """Return the host memory of a rank's engine: all of it on a CPU, else what sleeps there."""
     if hardware.is_cpu:
         return engine
-    base = shape.parameters - shape.trained
+    return PINNED * engine_base(shape, config)
+
+
+def engine_base(shape: ModelShape, config: Config) -> float:
+    """Return the bytes of a rank's engine that wait in host memory while it sleeps at level 1.
+
+    Those are its frozen weights, with adapters; without, it sleeps at level 2 and keeps nothing.
+    """
     if config.model.lora.rank == 0:
         return 0.0
+    base = shape.parameters - shape.trained
     return weight_bytes(config) * base / config.generator.tensor_parallel
 
 

@@ -39,12 +39,18 @@ class LearnerStates:
     host: float  # in host memory: what is offloaded, or moved there while the engine samples
     bucket_stays: bool  # gradients and bucket stay allocated outside the update, too
     moved: float  # of `resting`, what lies in host memory while the engine samples
+    base: float  # of `weights`, frozen ones that are moved, too: with adapters
 
     @property
     def resting(self) -> float:
-        """Allocated between updates, on the device or, of it, `moved` in host memory."""
+        """Allocated between updates; of it `moved` and `base` may be in host memory."""
         kept = self.gradients + self.bucket if self.bucket_stays else 0.0
         return self.weights + self.optimizer + kept
+
+    @property
+    def swapped(self) -> float:
+        """Copied in a step between device and host; frozen weights are only copied back."""
+        return 2 * self.moved + self.base
 
 
 def learner_states(
@@ -56,7 +62,8 @@ def learner_states(
     stage 3. In float32 DeepSpeed keeps a second copy of the weights from stage 1 on. Offloading
     moves the optimizer and all gradients to host memory: per trained parameter the float32 copy,
     two moments, a float32 gradient, and one (ZeRO-3) or two (ZeRO-2) buffers of the gradient's own
-    type. `offload_while_sampling` moves all but the weights there, on a GPU.
+    type. `offload_while_sampling` moves all but the weights there, on a GPU, and with adapters the
+    frozen weights, too, whose copy in host memory stays.
     """
     options, b = config.learner, weight_bytes(config)
     stage = options.zero_stage
@@ -82,9 +89,11 @@ def learner_states(
     live = int(zero.get("stage3_max_live_parameters", MAX_LIVE))
     unit = max(max(layer.parameters for layer in shape.layers), shape.head)
     gathered = b * min(shape.parameters, live + unit) if stage == 3 else 0.0
-    moved = 0.0
+    moved = base = 0.0
     if options.offload_while_sampling and not on_cpu:
         moved = optimizer + (gradients + bucket if stage == 3 else 0.0)
+        if config.model.lora.rank and not options.offload_parameters:
+            base = b * (shape.parameters - shape.trained) / (ranks if stage == 3 else 1)
     return LearnerStates(
         weights,
         gradients,
@@ -92,7 +101,8 @@ def learner_states(
         bucket,
         step,
         gathered,
-        host + moved,
+        host + moved + base,
         bucket_stays=stage == 3,
         moved=moved,
+        base=base,
     )

@@ -53,8 +53,10 @@ def _memory_shortage(plan: Plan) -> str:
             "learner.offload_parameters": config.learner.offload_parameters,
             "learner.offload_while_sampling": config.learner.offload_while_sampling,
         }
-        name = next(name for name, value in offloads.items() if value)
+        name = next((name for name, value in offloads.items() if value), None)
         key, cure = f"{name}=true", "set it to false, or use a machine with more memory"
+        if name is None:  # the base of an engine that sleeps
+            key, cure = f"model.lora.rank={config.model.lora.rank}", "use one with more memory"
     return (
         f"{key}: {ranks} rank(s) on this machine keep {in_words(need)} in its memory, of which "
         f"{in_words(free)} are free: {cure}"

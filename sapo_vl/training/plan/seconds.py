@@ -14,6 +14,7 @@ from sapo_vl.learner.logprobs import CHUNK_LOGITS
 from sapo_vl.training.plan.activations import RULE_CHUNK, largest_row, layer_saved
 from sapo_vl.training.plan.engine import EngineMemory
 from sapo_vl.training.plan.hardware import Gpu, Hardware
+from sapo_vl.training.plan.host import engine_base
 from sapo_vl.training.plan.learner import weight_bytes
 from sapo_vl.training.plan.shape import DeltaNet, ModelShape
 from sapo_vl.training.plan.workload import Workload
@@ -64,7 +65,7 @@ class StepSeconds:
     elementwise: float
     collectives: float  # gathers of weights and sums of gradients, not overlapped
     optimizer: float
-    sync: float  # with the moves of the optimizer's state out and back, if it is moved
+    sync: float  # with what learner and engine move to host memory and back
     useful: float  # operations of forward and backward, without recomputation
     tokens: int  # response tokens of this rank
 
@@ -126,11 +127,11 @@ def step_seconds(
     hardware: Hardware,
     work: Workload,
     engine: EngineMemory,
-    moved: float = 0.0,
+    swapped: float = 0.0,
 ) -> StepSeconds:
     """Return the estimate for one rank's share of a step.
 
-    `moved` is the learner's state that goes to host memory while the engine samples, in bytes.
+    `swapped` is what the learner copies to and from host memory, in bytes.
     """
     gpu, b = hardware.gpu, weight_bytes(config)
     rate = PRODUCTS * gpu.flops
@@ -144,20 +145,22 @@ def step_seconds(
     elementwise = work.tokens / row.tokens * sum(layer_saved(la, b, row) for la in shape.layers)
     elementwise *= 2 / (ELEMENTWISE * gpu.bandwidth)  # each saved tensor: written once, read once
     later = 1 - 1 / work.mini_batches  # the first mini-batch is on policy
+    # Frozen weights have no gradient; those of adapters are a hundredth of their layers'.
+    weights = 0.0 if config.model.lora.rank else text
     scoring = scoring_seconds(shape, gpu, b, work, rows)
     prefill, decode = _rollout(shape, config, hardware, work, engine)
-    learned = 3 * text + (3 if shape.vision_trained else 1) * vision
+    learned = weights + 2 * text + (3 if shape.vision_trained else 1) * vision
     return StepSeconds(
         prefill=prefill,
         decode=decode,
         old_logprobs=later * (forward / rate + elementwise + scoring),
-        products=((3 + share) * text + tower * vision) / rate,
+        products=(weights + (2 + share) * text + tower * vision) / rate,
         head=head_seconds(shape, gpu, b, work, rows),
         elementwise=(3 + share) * elementwise,
         collectives=_collectives(shape, config, hardware, work, share),
         optimizer=_optimizer(shape, config, hardware, work),
-        sync=_sync(shape, config, hardware) + 2 * moved / gpu.host_link,
-        useful=learned + 6.0 * shape.head * work.scored,
+        sync=_sync(shape, config, hardware) + swapped / gpu.host_link,
+        useful=learned + (6.0 if shape.head_trained else 4.0) * shape.head * work.scored,
         tokens=work.scored,
     )
 
@@ -252,9 +255,16 @@ def _optimizer(shape: ModelShape, config: Config, hardware: Hardware, work: Work
 
 
 def _sync(shape: ModelShape, config: Config, hardware: Hardware) -> float:
-    """Return seconds to stream the weights into the engine, with its sleep and waking."""
+    """Return seconds to send the weights to the engine, with its sleep and waking.
+
+    With adapters the engine's frozen weights go to host memory and back, and the adapters alone are
+    sent.
+    """
     if hardware.is_cpu:
         return 0.0
+    if config.model.lora.rank:
+        moved = 2 * engine_base(shape, config)
+        return WAKING + shape.tensors * LOADER + moved / hardware.gpu.host_link
     b = weight_bytes(config)
     experts = sum(3 * layer.experts for layer in shape.layers)
     gathered = shape.parameters * b if config.learner.zero_stage == 3 else 0

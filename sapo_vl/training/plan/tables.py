@@ -91,7 +91,8 @@ def _host(plan: Plan) -> None:
     host, space = plan.host, plan.disk
     rows = [
         ["learner's states in host memory", _gib(host.states)],
-        ["processes" + (" and engines" if host.engine else ""), _gib(host.processes + host.engine)],
+        [f"engines{'' if plan.hardware.is_cpu else ', asleep'}", _gib(host.engine)],
+        ["processes", _gib(host.processes)],
         ["while every rank loads the weights", _gib(host.loading)],
         ["host memory at its peak", _gib(host.peak)],
         ["disk: a checkpoint", _gib(space.checkpoint)],

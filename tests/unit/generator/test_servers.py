@@ -287,7 +287,11 @@ def build_without_key(servers):
         local_servers=0, servers=[s.address for s in servers], server_seconds=1
     )
     lora = SimpleNamespace(rank=0)
-    config = SimpleNamespace(generator=options, model=SimpleNamespace(lora=lora))
+    config = SimpleNamespace(
+        generator=options,
+        model=SimpleNamespace(lora=lora),
+        rollout=SimpleNamespace(in_flight=False),
+    )
     return ServerGenerator(config, SimpleNamespace(path=""), seed=0, sender=Sender(servers))
 
 

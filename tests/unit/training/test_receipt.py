@@ -32,6 +32,8 @@ class Sampler:
 class Scorer:
     """A learner with given log-probs."""
 
+    weights_away = False
+
     def __init__(self, *logprobs):
         self.logprobs = logprobs
 
@@ -52,6 +54,22 @@ def test_a_receipt_holds_the_mean_and_the_largest_difference():
     assert receipt.mean_abs == pytest.approx(0.00015, rel=1e-2)
     assert receipt.max_abs == pytest.approx(0.0004, rel=1e-2)
     assert set(receipt.row()) == {"receipt/version", "receipt/mean_abs", "receipt/max_abs"}
+
+
+def test_weights_that_are_away_give_the_receipt_later():
+    tested, learner = check(), Scorer([-1.0, -2.0004], [-3.0002, -4.0])
+    learner.weights_away = True
+    assert tested.ask(Sampler([-1.0, -2.0], [-3.0, -4.0]), learner, 7) is None
+    assert tested.pending
+    with pytest.raises(AssertionError, match="never settled"):
+        tested.ask(Sampler([-1.0, -2.0], [-3.0, -4.0]), learner, 8)
+    receipt = tested.settle(learner)
+    assert not tested.pending
+    assert receipt == check().ask(Sampler([-1.0, -2.0], [-3.0, -4.0]), Scorer(*learner.logprobs), 7)
+    learner.logprobs = [-1.5, -2.0], [-3.0, -4.0]
+    tested.ask(Sampler([-1.0, -2.0], [-3.0, -4.0]), learner, 8)
+    with pytest.raises(DeliveryError, match=r"step 8: .*0\.5 nats"):
+        tested.settle(learner)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,19 @@ from __future__ import annotations
 import dataclasses
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_training
 import pytest
 from fake_training import COUNT, sampled, steps
 
+from sapo_vl import train
 from sapo_vl.config.sections import LearnerConfig
+from sapo_vl.evaluation.heldout import Accuracy
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.training import checkpoint, trainer
 from sapo_vl.training.prompt_sampler import shuffled_indices
+from sapo_vl.training.receipt import DeliveryError, Receipt
 from sapo_vl.training.trainer import Step, learning_rate
 
 
@@ -280,6 +284,117 @@ def test_the_learners_state_and_the_engine_take_turns(build, monkeypatch):
     assert again.state.step == 2
     steps(again, 3)
     assert (memory.engine, memory.state) == (True, False)
+
+
+class AdapterLearner(SharingLearner):
+    """Moves its frozen weights out as well, which log-probs need."""
+
+    def sleep(self) -> None:
+        super().sleep()
+        self.weights_away = True
+
+    def fill_old_logprobs(self, rollouts) -> None:
+        self.memory.learn()
+        self.weights_away = False
+        super().fill_old_logprobs(rollouts)
+
+    def adapter(self):
+        return iter(())
+
+
+class LateDelivery(fake_training.Delivery):
+    """Keeps the sampler's answer until the learner has its weights; refuses one version."""
+
+    def __init__(self, refused: int) -> None:
+        self.refused, self.asked, self.settled = refused, [], []
+
+    @property
+    def pending(self) -> bool:
+        return len(self.asked) > len(self.settled)
+
+    def ask(self, generator, learner, version):
+        assert generator.memory.engine
+        assert not self.pending
+        self.asked.append(version)
+        return None if learner.weights_away else self.settle(learner)
+
+    def settle(self, learner):
+        learner.fill_old_logprobs([])
+        self.settled.append(self.asked[-1])
+        if self.refused == self.asked[-1]:
+            raise DeliveryError(f"step {self.refused}")
+        return Receipt(self.asked[-1], 0.0, 0.0)
+
+
+@pytest.fixture
+def late(build, monkeypatch):
+    """Return a function that makes a trainer whose learner's frozen weights come and go."""
+
+    def make(*overrides: str, refused: int = -1, **options):
+        keys = ("learner.offload_while_sampling=true", "model.lora.rank=8")
+        made, memory = sharing(build(lambda i: 1, *OPTIONS, *keys, *overrides, **options))
+        made.generator.update_adapter = made.generator.update_weights
+        made.learner = AdapterLearner()
+        made.learner.memory = memory
+        made.delivery = LateDelivery(refused)
+        made.learner.sleep()
+        written = []
+        monkeypatch.setattr(trainer, "evaluate", lambda *_: written.append("sampled") or FIGURES)
+        monkeypatch.setattr(trainer, "in_training", lambda *_: {})
+        monkeypatch.setattr(trainer, "write_json", lambda path, _: written.append(path.stem))
+        made.writer = SimpleNamespace(write=written.append)
+        return made, written
+
+    return make
+
+
+FIGURES = Accuracy(0.5, None, None, 1, 3, 0, {}, {})
+
+
+def test_a_receipt_waits_for_the_learners_weights(late):
+    """Each version is compared before it is trained on, and before its evaluation is written."""
+    made, written = late("checkpoint.every=100")
+    made.restore()
+    assert (made.delivery.settled, made.delivery.pending) == ([0], True)  # sent again after it
+    assert [w for w in written if isinstance(w, str)] == ["sampled", "before"]
+    assert made.receipt.version == 0
+    assert made.generator.memory.engine
+    with made.step() as step:
+        train.train_step(made, step)
+    assert made.delivery.settled == [0, 0]
+    assert made.delivery.asked == [0, 0, 1]
+    assert made.receipt.version == 0  # of the rollouts that this step was trained on
+    assert written[-1]["receipt/version"] == 0
+    made.settle_receipt()
+    assert made.receipt.version == 1
+    assert not made.generator.memory.engine  # it made room
+    made.settle_receipt()  # once is enough
+    assert made.delivery.settled == [0, 0, 1]
+
+
+def test_a_late_receipt_that_is_refused_stops_the_run_before_its_rollouts_are_trained_on(late):
+    made, _ = late(refused=1)
+    made.restore()
+    with pytest.raises(DeliveryError, match="step 1"):
+        steps(made, 3)
+    assert len(made.learner.updates) == 4  # those of the first step
+    assert made.receipt.version == 0
+
+
+def test_a_late_receipt_that_is_refused_leaves_no_figures(late):
+    made, written = late(refused=0)
+    with pytest.raises(DeliveryError):
+        made.restore()
+    assert written == ["sampled"]
+
+
+def test_a_checkpoint_is_written_whatever_its_receipt_says(late):
+    """Weights that didn't arrive are no fault of the learner's state."""
+    made, _ = late("checkpoint.every=1", refused=1)
+    made.restore()
+    with pytest.raises(DeliveryError):
+        steps(made, 3)
+    assert checkpoint.latest(made.checkpoints).name == "step_000001"
 
 
 def test_without_the_option_nothing_takes_turns(build):
