@@ -66,8 +66,10 @@ on() {
 }
 
 sampler=() # the arguments of a server
+run=""
 for argument in "$@"; do
   [[ "$argument" == --resume ]] || sampler+=("$argument")
+  [[ "$argument" != run.dir=* ]] || run="${argument#run.dir=}"
 done
 options=() # those of the learner besides "$@"
 addresses=()
@@ -111,8 +113,10 @@ for address in "${addresses[@]}"; do
   done
 done
 
-resume=()
-((${SLURM_RESTART_COUNT:-0} == 0)) || resume=(--resume)
+resume=() # at a requeue, unless the job ended before its run began
+if ((${SLURM_RESTART_COUNT:-0} > 0)) && [[ -z "$run" || -f "$run/config.yaml" ]]; then
+  resume=(--resume)
+fi
 # shellcheck disable=SC2016 # expanded in the task
 on "$(joined "${learner_nodes[@]}")" 1 --kill-on-bad-exit=1 bash -c '
     line="$(grep -n "^$SLURMD_NODENAME " "$SAPO_HOSTFILE")"

@@ -110,8 +110,16 @@ def test_without_servers_the_learner_samples(job, checkout):
     assert "node4 slots=2" in (checkout / "runs" / "slurm-17" / "hostfile").read_text()
 
 
-def test_a_requeued_job_resumes(job):
-    _, calls = job("run.dir=r", "--resume", SLURM_RESTART_COUNT="1", LEARNER_NODES="3")
+def test_a_requeued_job_resumes(job, tmp_path):
+    words = ("a.b=1", f"run.dir={tmp_path / 'run'}")
+    again = {"SLURM_RESTART_COUNT": "1", "LEARNER_NODES": "4"}
+    _, calls = job(*words, **again)  # the job had ended before its run began
+    assert not any("--resume" in call for call in calls)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "calls").write_text("")
+    _, calls = job(*words, **again | {"LEARNER_NODES": "3", "SERVERS_PER_NODE": "1"})
+    assert sum("cli serve" in call for call in calls) == 1
     assert all("--resume" not in call for call in calls if "cli serve" in call)
     runners = [call for call in calls if "launcher.runner" in call]
     assert runners
