@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 STEPS = 3
 OVERRIDES = (
-    "rewards=[{fn: random_control}]",
+    "rewards=[{fn: random}]",
     "data.synthetic_train=40",
     "data.synthetic_test=8",
     "sft.steps=0",
