@@ -112,11 +112,11 @@ def test_four_machines_give_the_weights_of_one(machines, job_folder, tiny_folder
         ours, expected = (
             pq.read_table(tmp_path / run / "rollouts" / name).to_pylist() for run in ("four", "one")
         )
-        step = int(name[len("step_") :].split(".")[0].split("_")[0])
+        sampled_by = max(0, int(name[len("step_") :][:6]) - 2)  # rollout.ahead=1, steps from 1
         for row, other in zip(ours, expected, strict=True):
             assert row["token_ids"] == other["token_ids"]
             assert row["generator_logprobs"] == other["generator_logprobs"]
-            assert row["versions"] == [[max(0, step - 2), 0, len(row["token_ids"])]]
+            assert row["versions"] == [[sampled_by, 0, len(row["token_ids"])]]
     ours, expected = (load_file(weights_file(tmp_path / run / "final")) for run in ("four", "one"))
     start = load_file(weights_file(tiny_folder))
     assert ours.keys() == expected.keys() == start.keys()
