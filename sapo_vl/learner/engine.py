@@ -118,6 +118,7 @@ class Learner:
         )
         if self._lora is not None:
             self._policy.register_state_dict_post_hook(_adapters_only)
+            self._policy.register_forward_pre_hook(self._check_awake)
         if config.learner.zero_stage == 3:
             _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -131,8 +132,10 @@ class Learner:
 
     @property
     def model(self) -> Any:
-        """The Hugging Face module (its parameters are shards under ZeRO-3), with its weights."""
-        assert not self.weights_away, "the learner's frozen weights are in host memory"
+        """The Hugging Face module; its parameters are shards under ZeRO-3.
+
+        Frozen ones may be empty: see `weights_away`.
+        """
         return self._policy.model
 
     @torch.no_grad()
@@ -254,6 +257,9 @@ class Learner:
         if self._state is not None:
             self._state.restore()
             self._state = None
+
+    def _check_awake(self, *_: Any) -> None:
+        assert not self.weights_away, "the learner's frozen weights are in host memory"
 
     def _wake_weights(self) -> None:
         if self.weights_away:
