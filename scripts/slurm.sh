@@ -47,7 +47,7 @@ server_nodes=("${nodes[@]:learners}")
 folder="$root/runs/slurm-$SLURM_JOB_ID"
 mkdir -p "$folder"
 export SAPO_HOSTFILE="$folder/hostfile"
-printf "%s slots=$ranks\n" "${learner_nodes[@]}" >"$SAPO_HOSTFILE"
+printf '%s\n' "${learner_nodes[@]/%/ slots=$ranks}" >"$SAPO_HOSTFILE"
 
 joined() (
   IFS=,
@@ -66,8 +66,10 @@ on() {
 }
 
 sampler=() # the arguments of a server
+run=""
 for argument in "$@"; do
   [[ "$argument" == --resume ]] || sampler+=("$argument")
+  [[ "$argument" != run.dir=* ]] || run="${argument#run.dir=}"
 done
 options=() # those of the learner besides "$@"
 addresses=()
@@ -77,6 +79,9 @@ if ((${#server_nodes[@]} > 0)); then
   # The key travels in the environment of the steps and on no command line.
   SAPO_SERVER_KEY="${SAPO_SERVER_KEY:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}"
   export SAPO_SERVER_KEY gpus per_server port root
+  # No proxy stands between the nodes of a job.
+  no_proxy="$(joined "${server_nodes[@]}")${no_proxy:+,$no_proxy}"
+  export no_proxy NO_PROXY="$no_proxy"
   # shellcheck disable=SC2016 # expanded in the task
   on "$(joined "${server_nodes[@]}")" "$per_node" --kill-on-bad-exit=0 \
     --output="$folder/server-%n-%t.log" bash -c '
@@ -111,8 +116,10 @@ for address in "${addresses[@]}"; do
   done
 done
 
-resume=()
-((${SLURM_RESTART_COUNT:-0} == 0)) || resume=(--resume)
+resume=() # at a requeue, unless the job ended before its run began
+if ((${SLURM_RESTART_COUNT:-0} > 0)) && [[ -z "$run" || -f "$run/config.yaml" ]]; then
+  resume=(--resume)
+fi
 # shellcheck disable=SC2016 # expanded in the task
 on "$(joined "${learner_nodes[@]}")" 1 --kill-on-bad-exit=1 bash -c '
     line="$(grep -n "^$SLURMD_NODENAME " "$SAPO_HOSTFILE")"

@@ -49,9 +49,12 @@ docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
 def gpu_count() -> int:
     """Return how many NVIDIA GPUs a process started now may use, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    no_driver = shutil.which("nvidia-smi") is None
+    if no_driver and "CROSS_RANK" in os.environ:
+        return 0  # a rank of DeepSpeed's launcher, which sets the variable on CPUs too
     if visible is not None:
         return len([d for d in visible.split(",") if d.strip() not in ("", "-1")])
-    if shutil.which("nvidia-smi") is None:
+    if no_driver:
         return 0
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     return listing.stdout.count("GPU ") if listing.returncode == 0 else 0

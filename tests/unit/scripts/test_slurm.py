@@ -23,6 +23,7 @@ until (($(grep -c "cli serve" "$CALLS") >= ${SERVING:-1})); do sleep 0.05; done
 
 RECORDER = """#!/usr/bin/env bash
 echo "${CUDA_VISIBLE_DEVICES:-}|${#SAPO_SERVER_KEY}|$*" >> "$CALLS"
+[[ "$*" != *launcher* ]] || echo "${NO_PROXY:-}" > "$CALLS.proxy"
 case "$*" in
 *"cli serve"*)
   trap 'echo "server ended" >> "$CALLS"; exit 0' TERM
@@ -66,7 +67,9 @@ def job(checkout, tmp_path):
 
 
 def test_two_nodes_learn_and_two_sample(job, checkout, tmp_path):
-    done, calls = job("--config", "c", "a.b=1", LEARNER_NODES="2", GPUS_PER_SERVER="4", SERVING="4")
+    done, calls = job(
+        "--config", "c", "a.b=1", LEARNER_NODES="2", GPUS_PER_SERVER="4", SERVING="4", no_proxy=""
+    )
     assert done.returncode == 0, done.stderr
     hostfile = checkout / "runs" / "slurm-17" / "hostfile"
     assert hostfile.read_text() == "node1 slots=8\nnode2 slots=8\n"
@@ -91,6 +94,7 @@ def test_two_nodes_learn_and_two_sample(job, checkout, tmp_path):
     assert calls.count("server ended") == 4
     steps = [json.loads(line) for line in (tmp_path / "slurm" / "srun.jsonl").open()]
     assert [step[0] for step in steps] == ["--nodelist=node3,node4", "--nodelist=node1,node2"]
+    assert (tmp_path / "calls.proxy").read_text() == "node3,node4\n"
     assert "SAPO_SERVER_KEY" not in json.dumps(steps)  # expanded in tasks, by name nowhere
 
 
@@ -110,8 +114,16 @@ def test_without_servers_the_learner_samples(job, checkout):
     assert "node4 slots=2" in (checkout / "runs" / "slurm-17" / "hostfile").read_text()
 
 
-def test_a_requeued_job_resumes(job):
-    _, calls = job("run.dir=r", "--resume", SLURM_RESTART_COUNT="1", LEARNER_NODES="3")
+def test_a_requeued_job_resumes(job, tmp_path):
+    words = ("a.b=1", f"run.dir={tmp_path / 'run'}")
+    again = {"SLURM_RESTART_COUNT": "1", "LEARNER_NODES": "4"}
+    _, calls = job(*words, **again)  # the job had ended before its run began
+    assert not any("--resume" in call for call in calls)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "calls").write_text("")
+    _, calls = job(*words, **again | {"LEARNER_NODES": "3", "SERVERS_PER_NODE": "1"})
+    assert sum("cli serve" in call for call in calls) == 1
     assert all("--resume" not in call for call in calls if "cli serve" in call)
     runners = [call for call in calls if "launcher.runner" in call]
     assert runners

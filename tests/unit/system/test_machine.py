@@ -64,6 +64,18 @@ def test_a_driver_that_is_too_old_is_named_with_the_one_needed(one_gpu, monkeypa
     assert "CUDA 13.0, which needs driver 580 or newer" in text
 
 
+def test_deepspeeds_launcher_numbers_a_cpus_slots_as_gpus(one_gpu, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("CROSS_RANK", "1")
+    assert machine.gpu_count() == 1
+    (one_gpu / "nvidia-smi").unlink()
+    machine.gpu_count.cache_clear()
+    assert machine.gpu_count() == 0
+    monkeypatch.delenv("CROSS_RANK")  # a container without the program, perhaps
+    machine.gpu_count.cache_clear()
+    assert machine.gpu_count() == 1
+
+
 @pytest.mark.parametrize(
     ("cuda", "driver", "words"),
     [
