@@ -275,8 +275,7 @@ class GeneratorConfig(Section):
     local_servers: int = Field(
         0,
         ge=0,
-        description="vLLM servers started on this machine, on the GPUs or cores that the learner "
-        "leaves",
+        description="vLLM servers started on this machine, on the GPUs that the learner leaves",
     )
     server_seconds: float = Field(
         1800,

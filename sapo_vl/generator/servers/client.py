@@ -108,10 +108,19 @@ class ServerClient:
     async def ask(
         self, session: httpx.AsyncClient, method: str, path: str, body: Any, seconds: float
     ) -> Any:
-        """Return the JSON of one call. Raises as `post` does."""
+        """Return the JSON of one call, which changes nothing there. Raises as `post` does.
+
+        A connection that breaks is tried once more: the server may have closed an idle one at the
+        moment that it was used. A server that has ended refuses the second.
+        """
         try:
             async with asyncio.timeout(seconds):
-                response = await session.request(method, path, json=body)
+                try:
+                    response = await session.request(method, path, json=body)
+                except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                    if isinstance(error, httpx.ConnectError):
+                        raise
+                    response = await session.request(method, path, json=body)
         except TimeoutError:
             raise self._late(seconds) from None
         except httpx.HTTPError as error:

@@ -11,9 +11,9 @@ writes run.dir/servers/server-N.log. The key is in the servers' environment and 
 memory, and nowhere else. A server is the leader of its own process group (watch.py): Ctrl-C in a
 terminal doesn't reach it, and it ends when this process does, however that ends.
 
-GPUs and cores: the learner's ranks come first, the servers have those after them. A server takes
-generator.tensor_parallel GPUs of its own, or an equal share of the cores that are left (all cores
-where none is left).
+On GPUs the learner's ranks come first, and a server takes generator.tensor_parallel of those after
+them. Without a GPU the system places the processes: a server has two busy ones, vLLM's engine and
+its HTTP side, and the learner's core is free while it waits.
 
 Measured with the tiny model on two busy cores: a server answers 36 s after its start, most of which
 is vLLM's import; one whose engine is killed is known as lost within a second, and answers again
@@ -73,9 +73,7 @@ ROOT_CAUSE = "See root cause above"
 class LocalServer:
     """One server's process."""
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], log: Path, cores: set[int]
-    ) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         """Start `command` (with its port in it), appending its output to `log`."""
         self.log = log
         with log.open("ab") as out:
@@ -87,7 +85,6 @@ class LocalServer:
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 start_new_session=True,
-                preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
             )
 
     @property
@@ -138,7 +135,7 @@ class LocalServers:
         self._options = serve_options(config, assets, seed=seed)
         self.key = secrets.token_urlsafe(32)
         self._count = config.generator.local_servers
-        self._places = places(config, ranks)
+        self._places = gpu_places(config, ranks)
         self._folder = config.run.dir / "servers"
         self._servers: list[LocalServer | None] = [None] * self._count
         self._ports = [0] * self._count
@@ -208,10 +205,9 @@ class LocalServers:
     def _launch(self, index: int) -> None:
         self._ports[index] = free_port()
         command = serve_command(self._options, LOOPBACK, self._ports[index])
-        place = self._places[index]
-        environment = serve_environment(self.key, self._options) | place.variables
+        environment = serve_environment(self.key, self._options) | self._places[index]
         log = self._folder / f"server-{index}.log"
-        self._servers[index] = LocalServer(command, environment, log, place.cores)
+        self._servers[index] = LocalServer(command, environment, log)
 
     def _is_up(self, index: int, starts: dict[int, int], deadline: float) -> bool:
         """Return whether a server answers. Raises SetupError when it won't."""
@@ -240,18 +236,10 @@ class LocalServers:
         return False
 
 
-class ServerPlace:
-    """Where one server runs."""
+def gpu_places(config: Config, ranks: int) -> list[dict[str, str]]:
+    """Return the variables that give each local server its GPUs, after the learner's `ranks`.
 
-    def __init__(self, variables: dict[str, str], cores: set[int]) -> None:
-        self.variables = variables  # CUDA_VISIBLE_DEVICES on GPUs
-        self.cores = cores  # on a CPU; empty: wherever the system likes
-
-
-def places(config: Config, ranks: int) -> list[ServerPlace]:
-    """Return where each local server runs, after the `ranks` of the learner on this machine.
-
-    Raises ConfigError where there are too few GPUs.
+    Without a GPU they are empty. Raises ConfigError where there are too few GPUs.
     """
     count, each = config.generator.local_servers, config.generator.tensor_parallel
     gpus = gpu_count()
@@ -268,12 +256,10 @@ def places(config: Config, ranks: int) -> list[ServerPlace]:
                 "it or SAPO_RANKS"
             )
         return [
-            ServerPlace({"CUDA_VISIBLE_DEVICES": ",".join(free[i * each : (i + 1) * each])}, set())
+            {"CUDA_VISIBLE_DEVICES": ",".join(free[i * each : (i + 1) * each])}
             for i in range(count)
         ]
-    cores = sorted(os.sched_getaffinity(0))[ranks:]
-    share = len(cores) // count if count else 0
-    return [ServerPlace({}, set(cores[i * share : (i + 1) * share])) for i in range(count)]
+    return [{} for _ in range(count)]
 
 
 def free_port() -> int:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SERVER_ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",  # the routes that pause a server and change its weights
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",  # and its adapter
+    # Seconds until an idle connection is closed. Its default, 5, is the client's too: then one may
+    # be closed at the moment that it is used.
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
 }
 """What a server's environment needs besides its key."""
 

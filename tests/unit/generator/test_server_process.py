@@ -18,7 +18,7 @@ from sapo_vl.errors import ConfigError, SetupError
 from sapo_vl.generator.servers import process
 from sapo_vl.generator.servers.client import ServerClient, ServerError
 from sapo_vl.generator.servers.command import flags
-from sapo_vl.generator.servers.process import LocalServers, places, why_it_ended
+from sapo_vl.generator.servers.process import LocalServers, gpu_places, why_it_ended
 
 STAND_IN = ROOT / "tests" / "stand_in_server.py"
 
@@ -166,7 +166,7 @@ from pathlib import Path
 from sapo_vl.generator.servers.process import LocalServer
 def start():
     server = LocalServer([sys.executable, "-c", "import time; time.sleep(60)"], dict(**__import__(
-        "os").environ), Path({str(tmp_path / "log")!r}), set())
+        "os").environ), Path({str(tmp_path / "log")!r}))
     print(server.pid, flush=True)
 thread = threading.Thread(target=start)
 thread.start()
@@ -194,19 +194,17 @@ def test_options_become_flags():
     ]
 
 
-def test_servers_have_the_cores_and_gpus_after_the_learners(tiny_folder, tmp_path, monkeypatch):
+def test_servers_have_the_gpus_after_the_learners(tiny_folder, tmp_path, monkeypatch):
     config = config_of(tiny_folder, tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4, 10)))
     monkeypatch.setattr(process, "gpu_count", lambda: 0)
-    assert [place.cores for place in places(config, 1)] == [{5, 6}, {7, 8}]
-    assert [place.cores for place in places(config, 6)] == [set(), set()]
+    assert gpu_places(config, 1) == [{}, {}]
     monkeypatch.setattr(process, "gpu_count", lambda: 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1")
     config.generator.tensor_parallel = 1
-    shown = [place.variables["CUDA_VISIBLE_DEVICES"] for place in places(config, 2)]
+    shown = [place["CUDA_VISIBLE_DEVICES"] for place in gpu_places(config, 2)]
     assert shown == ["3", "1"]
     with pytest.raises(ConfigError, match="needs 2 GPUs beside the learner's 3, and 4 are visible"):
-        places(config, 3)
+        gpu_places(config, 3)
 
 
 def test_local_servers_are_for_a_learner_on_one_machine(tiny_folder, assets, tmp_path, monkeypatch):
