@@ -2,7 +2,7 @@
 
 One local server on a CPU, and a learner's weights in float32: of the tiny model (--width 0), or of
 four layers at the real vocabulary, embedding and head of `--width` columns (160: 200 MB). They go
-in shared memory, then by gloo as to another machine. `--rank N` sends an adapter alone: its folder's
+in shared memory, then by gloo as to another machine. `--rank N` sends an adapter: its folder's
 path, then the folder itself. An update is all of it: pause, chunks, repacking, both caches, resume;
 the first one of each kind also connects.
 """
