@@ -12,8 +12,8 @@ memory, and nowhere else. A server is the leader of its own process group (watch
 terminal doesn't reach it, and it ends when this process does, however that ends.
 
 GPUs and cores: the learner's ranks come first, the servers have those after them. A server takes
-generator.tensor_parallel GPUs of its own, or an equal share of the cores that are left (all cores
-where none is left).
+generator.tensor_parallel GPUs of its own, or an equal share of the cores that are left. Where none
+is left, or the learner waits for the sampler (rollout.ahead=0), it may use all cores.
 
 Measured with the tiny model on two busy cores: a server answers 36 s after its start, most of which
 is vLLM's import; one whose engine is killed is known as lost within a second, and answers again
@@ -271,7 +271,7 @@ def places(config: Config, ranks: int) -> list[ServerPlace]:
             ServerPlace({"CUDA_VISIBLE_DEVICES": ",".join(free[i * each : (i + 1) * each])}, set())
             for i in range(count)
         ]
-    cores = sorted(os.sched_getaffinity(0))[ranks:]
+    cores = sorted(os.sched_getaffinity(0))[ranks:] if config.rollout.ahead else []
     share = len(cores) // count if count else 0
     return [ServerPlace({}, set(cores[i * share : (i + 1) * share])) for i in range(count)]
 

@@ -198,6 +198,8 @@ def test_servers_have_the_cores_and_gpus_after_the_learners(tiny_folder, tmp_pat
     config = config_of(tiny_folder, tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4, 10)))
     monkeypatch.setattr(process, "gpu_count", lambda: 0)
+    assert [place.cores for place in places(config, 1)] == [set(), set()]  # the learner waits
+    config.rollout.ahead = 1
     assert [place.cores for place in places(config, 1)] == [{5, 6}, {7, 8}]
     assert [place.cores for place in places(config, 6)] == [set(), set()]
     monkeypatch.setattr(process, "gpu_count", lambda: 4)
