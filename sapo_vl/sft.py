@@ -35,7 +35,7 @@ from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.prompt_sampler import shuffled_indices
-from sapo_vl.training.setup import data_folder
+from sapo_vl.training.setup import data_folder, sapo_start
 
 
 def warm_up(
@@ -44,7 +44,9 @@ def warm_up(
     metrics: MetricsWriter | None,
     train_set: UsableSamples | None = None,
 ) -> ModelAssets:
-    """Train on solutions for sft.steps steps and return the resulting model, RUN/warmup/final.
+    """Train on solutions for sft.steps steps into RUN/warmup/final; return SAPO's starting model.
+
+    That is the resulting one, or with adapters their base: setup.sapo_start has the adapters.
 
     `train_set` are the usable records of data.path, where they have been looked for before. A
     finished warm-up is not repeated; an interrupted one resumes from its newest checkpoint.
@@ -57,7 +59,7 @@ def warm_up(
         samples = _solved_samples(run, renderer, train_set)
         with run.phase("warmup"):
             _train(run, assets, renderer, samples, metrics)
-    return open_assets(final)
+    return open_assets(sapo_start(config).model)
 
 
 def _solved_samples(

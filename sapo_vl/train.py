@@ -85,8 +85,8 @@ def warm_up_only(config: Config, *, resume: bool) -> None:
     """Run the supervised warm-up alone: `sapo-vl sft`. Raises as `main` does."""
     run = _open_run(config, resume=resume)
     with open_metrics(run, resume=resume) as writer:
-        assets = sft.warm_up(run, policy_assets(run), writer)
-    distributed.print0(f"the warmed-up model is in {assets.path}")
+        sft.warm_up(run, policy_assets(run), writer)
+    distributed.print0(f"the warmed-up model is in {run.dir / 'warmup' / 'final'}")
 
 
 def _open_run(config: Config, *, resume: bool) -> Run:

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Kill one small run at seven moments and resume it each time: not a bit of it may change. CI strikes
-# twice only; this takes four minutes.
+# Kill one small run at seven moments and resume it each time: not a bit of it may change. A run with
+# adapters is killed at four. CI strikes three times only; this takes seven minutes.
 #   bash scripts/kills.sh
 set -euo pipefail
 with_dev=1
 # shellcheck source=scripts/env.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
 cd "$root"
-exec env SAPO_TEST_KILLS=all "$python" -m pytest tests/integration/test_run.py -k kills
+exec env SAPO_TEST_KILLS=all "$python" -m pytest tests/integration/test_run.py \
+  tests/integration/test_lora_run.py -k kills

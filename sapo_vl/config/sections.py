@@ -120,7 +120,9 @@ class SftConfig(Section):
     batch: int = Field(16, ge=1, description="records per step, over all ranks")
     lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate")
     lora: bool = Field(
-        True, description="train adapters here too where model.lora is on; false: all weights"
+        True,
+        description="where model.lora is on, train adapters here too, which SAPO goes on with; "
+        "false: all weights, which become the base of SAPO's adapters",
     )
     lr_warmup_steps: int = Field(20, ge=0, description="steps of linear learning-rate warm-up")
     final_lr: float = Field(0.1, ge=0, le=1, description="share of lr after the cosine decay")

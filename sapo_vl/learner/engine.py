@@ -37,7 +37,13 @@ from sapo_vl.learner.saved_weights import check_files
 from sapo_vl.model import lora
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.save import save_model
-from sapo_vl.model.weights import check_weights, freeze, frozen_hash, load_weights
+from sapo_vl.model.weights import (
+    FrozenWeights,
+    check_weights,
+    freeze,
+    frozen_weights,
+    load_weights,
+)
 from sapo_vl.runs.files import disk_full_guard
 from sapo_vl.runs.signals import beat
 from sapo_vl.schema import Rollout
@@ -112,6 +118,7 @@ class Learner:
         )
         if self._lora is not None:
             self._policy.register_state_dict_post_hook(_adapters_only)
+            self._policy.register_forward_pre_hook(self._check_awake)
         if config.learner.zero_stage == 3:
             _keep_whole(assets.family.expert_blocks(model))
         trained = [p for p in self._policy.parameters() if p.requires_grad]
@@ -121,12 +128,14 @@ class Learner:
         )
         if config.learner.zero_stage == 0 and config.model.dtype == "bfloat16":
             undo_first_step(self._optimizer)
-        self._frozen = frozen_hash(model) if config.learner.zero_stage < 3 else ""
+        self.frozen = self._frozen_weights()
 
     @property
     def model(self) -> Any:
-        """The Hugging Face module (its parameters are shards under ZeRO-3), with its weights."""
-        assert not self.weights_away, "the learner's frozen weights are in host memory"
+        """The Hugging Face module; its parameters are shards under ZeRO-3.
+
+        Frozen ones may be empty: see `weights_away`.
+        """
         return self._policy.model
 
     @torch.no_grad()
@@ -249,22 +258,42 @@ class Learner:
             self._state.restore()
             self._state = None
 
+    def _check_awake(self, *_: Any) -> None:
+        assert not self.weights_away, "the learner's frozen weights are in host memory"
+
     def _wake_weights(self) -> None:
         if self.weights_away:
             assert self._base is not None
             self._base.restore(keep=True)
             self.weights_away = False
 
+    def _frozen_weights(self) -> FrozenWeights:
+        """Return the digest of the frozen weights; collective as `weights`.
+
+        Shards are gathered, so that it is the same under every ZeRO stage and number of ranks.
+        """
+        named = self._policy.model.named_parameters()
+        frozen = {name for name, parameter in named if not parameter.requires_grad}
+        return frozen_weights(self._gathered(frozen.__contains__))
+
+    def check_frozen(self) -> FrozenWeights:
+        """Return the frozen weights' digest; every rank must call it.
+
+        Raises AssertionError when it is not that of `frozen`, taken when the learner was built.
+        """
+        self._wake_weights()
+        found = self._frozen_weights()
+        assert found == self.frozen, f"frozen weights changed: {self.frozen} -> {found}"
+        return found
+
     def export(self, out: Path) -> None:
         """Write a plain Hugging Face folder, atomically: see model/save.py.
 
         With adapters the model is merged, and `out`/adapter holds them in PEFT's form. Every rank
-        must call it; rank 0 writes. Raises AssertionError when frozen weights changed, SetupError
-        when the disk is full.
+        must call it; rank 0 writes. Raises AssertionError as `check_frozen`, SetupError when the
+        disk is full.
         """
-        self._wake_weights()
-        if self._frozen:
-            assert frozen_hash(self._policy.model) == self._frozen, "frozen weights changed"
+        self.check_frozen()
         if distributed.rank() == 0:
             out.parent.mkdir(parents=True, exist_ok=True)
             with disk_full_guard("the model", out.parent):

@@ -6,7 +6,8 @@ DeepSpeed's hooks see every parameter used inside one forward call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -87,10 +88,29 @@ class Policy(nn.Module):
         batch = self.layout.collate(rollouts, device)
         vision = self._encode_images(batch.pixel_values, batch.image_grid_thw, device)
         images = None if batch.pixel_values is None else {"image": vision}
-        hidden = self.layout.hidden_states(self.model.model, batch, images)
-        if images is None:
-            hidden = hidden + 0.0 * self._family.sum_features(vision).to(hidden.dtype)
+        with self._joined(vision if images is None else None):
+            hidden = self.layout.hidden_states(self.model.model, batch, images)
         return self._score(hidden, batch.targets_N, objective, by_token)
+
+    @contextmanager
+    def _joined(self, vision: Any) -> Iterator[None]:
+        """Add 0 times the tower's output, unless it is None, to the embeddings that are made below.
+
+        As with pictures, the text layers' input then depends on the tower. Where the text model
+        is frozen but for adapters, only such an input makes ZeRO-3 gather the first layer's frozen
+        weights in the backward pass; ranks that differ in it wait for each other for ever.
+        """
+        if vision is None:
+            yield
+            return
+        nothing = 0.0 * self._family.sum_features(vision)
+        hook = self.model.get_input_embeddings().register_forward_hook(
+            lambda module, arguments, embedded: embedded + nothing.to(embedded.dtype)
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _score(
         self,

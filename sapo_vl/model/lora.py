@@ -24,6 +24,7 @@ from sapo_vl.config.sections import LoraConfig
 from sapo_vl.errors import ConfigError, DataError
 from sapo_vl.model.families import family_of
 from sapo_vl.model.save import write_tensors
+from sapo_vl.runs.files import atomic_write, sync_to_disk
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 """A PEFT folder's files."""
@@ -150,14 +151,16 @@ def module_name(name: str) -> str:
 
 
 def write_adapter(folder: Path, tensors: Iterable[tuple[str, Tensor]], settings: Any) -> int:
-    """Write a PEFT folder of (PEFT name, tensor); return its weights' bytes.
+    """Write a PEFT folder of (PEFT name, tensor), whole or not at all; return its weights' bytes.
 
-    `settings` is PEFT's LoraConfig. The folder must not exist.
+    `settings` is PEFT's LoraConfig. Raises OSError or SafetensorError when the disk is full.
     """
-    folder.mkdir(parents=True)
     kept = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors}
-    write_tensors(folder / WEIGHTS, kept)
-    settings.save_pretrained(folder)
+    with atomic_write(folder) as partial:
+        partial.mkdir()
+        write_tensors(partial / WEIGHTS, kept)
+        settings.save_pretrained(partial)
+        sync_to_disk(partial, below=True)
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
 
 

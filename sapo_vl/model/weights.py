@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sapo_vl.config import Config, tiny_family
 from sapo_vl.errors import ConfigError, DataError
@@ -184,13 +186,53 @@ def trainable_rows(model: Any) -> list[tuple[str, int, int]]:
     return [(name, total, trained) for name, (total, trained) in rows.items()]
 
 
-def frozen_hash(model: Any) -> str:
-    """Return a digest of all frozen weights, which training must not change."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            # A copy: a storage that NumPy has seen can't be emptied any more (HostCopy).
-            values = parameter.detach().to("cpu", copy=True).contiguous()
-            digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True, slots=True)
+class FrozenWeights:
+    """What identifies the weights that training must not change."""
+
+    parameters: int
+    digest: str  # of names, types, shapes and every bit; empty where nothing is frozen
+
+
+def frozen_weights(named: Iterable[tuple[str, Tensor]]) -> FrozenWeights:
+    """Return the digest of whole frozen tensors, by name; their order doesn't matter."""
+    count, lines = 0, []
+    for name, tensor in named:
+        count += tensor.numel()
+        lines.append(f"{name} {tensor.dtype} {list(tensor.shape)} {checksum(tensor)}")
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+    return FrozenWeights(count, digest if lines else "")
+
+
+CHECKSUM_WORDS = {"cpu": 2**16, "cuda": 2**22}
+"""Words of a block: what fits a core's cache, and on a GPU few kernels with 100 MB of scratch."""
+
+MIXER = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+"""Shifts and factors of SplitMix64's output function (Steele, Lea and Flood 2014)."""
+
+
+def checksum(tensor: Tensor) -> int:
+    """Return sum over i of splitmix((2 i + 1) * word_i) mod 2^64 of a tensor's 8-byte words.
+
+    It is computed where the tensor is, so that a GPU's weights stay there; SHA-256 would need the
+    bytes in host memory. Each step before the sum can be undone, so a change within one word always
+    shows; changes in several cancel out by a chance of about 2^-64. It is no protection against
+    somebody who means to deceive.
+    """
+    flat = tensor.detach().reshape(-1)
+    per_word = 8 // flat.element_size()
+    padding = flat.new_zeros(-flat.numel() % per_word)
+    if padding.numel() or flat.storage_offset() % per_word:
+        flat = torch.cat([flat, padding])
+    words = flat.view(torch.int64)
+    size = CHECKSUM_WORDS[flat.device.type]
+    factors = 2 * torch.arange(size, dtype=torch.int64, device=flat.device) + 1
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for start in range(0, words.numel(), size):
+        block = words[start : start + size]
+        mixed = block * (factors[: block.numel()] + 2 * start)
+        for shift, factor in MIXER:
+            mixed ^= (mixed >> shift) & (2 ** (64 - shift) - 1)  # int64's own shift keeps the sign
+            mixed *= factor if factor < 2**63 else factor - 2**64
+        total += mixed.sum()
+    return int(total)

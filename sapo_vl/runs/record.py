@@ -32,6 +32,7 @@ FIXED: Mapping[str, str] = {
     "run.seed": ORDER,
     "model.dtype": OPTIMIZER,
     "model.freeze": OPTIMIZER,
+    "model.lora": OPTIMIZER,
     "learner.zero_stage": OPTIMIZER,
     "learner.offload_optimizer": OPTIMIZER,
     "learner.offload_parameters": OPTIMIZER,

@@ -26,7 +26,7 @@ from sapo_vl.runs.record import saved_config
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
 from sapo_vl.training.manifest import damage
-from sapo_vl.training.setup import initial_model
+from sapo_vl.training.setup import sapo_start
 
 
 def main(run_dir: Path, out: Path, name: str | None, *, adapter_only: bool = False) -> None:
@@ -42,12 +42,12 @@ def main(run_dir: Path, out: Path, name: str | None, *, adapter_only: bool = Fal
     if out.exists():
         raise DataError(f"--out {out} exists already; name another folder")
     path = _chosen(run_dir, name)
-    assets = open_assets(start_folder(run_dir, config))
+    assets = open_assets(sapo_start(config).model)
     saved = whole_weights(path / "learner", assets.family, DTYPES[config.model.dtype])
     weights, adapter = _merged(saved, config, assets) if config.model.lora.rank else (saved, None)
     with user_path("--out", out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with disk_full_guard("the model", out.parent):
+        with disk_full_guard("the adapter" if adapter_only else "the model", out.parent):
             if adapter_only:
                 assert adapter is not None
                 lora.write_adapter(out, *adapter)
@@ -95,10 +95,3 @@ def _chosen(run_dir: Path, name: str | None) -> Path:
     if name is not None and (reason := damage(path)):
         raise DataError(f"checkpoint {path} is damaged: {reason}")
     return path
-
-
-def start_folder(run_dir: Path, config: Config) -> Path:
-    """Return the folder that the run's SAPO phase started from."""
-    if config.sft.steps > 0:
-        return run_dir / "warmup" / "final"
-    return initial_model(config)

@@ -244,11 +244,14 @@ def check_parity(trainer: Trainer, mismatch: Mapping[str, float], step: int) -> 
 def check_weights(config: Config, model: Any, step: int) -> float:
     """Return the largest absolute weight of this rank; 0 without a `model`, the learner's module.
 
-    Under ZeRO-3 this rank's shards are looked at. Raises WeightsError where a weight is not finite
-    or above LARGEST_WEIGHT.
+    Frozen weights don't change, and may be in host memory: they are left out. Under ZeRO-3 this
+    rank's shards are looked at. Raises WeightsError where a weight is not finite or above
+    LARGEST_WEIGHT.
     """
     overall = 0.0
     for name, parameter in model.named_parameters() if model is not None else ():
+        if not parameter.requires_grad:
+            continue
         values = getattr(parameter, "ds_tensor", parameter).detach()
         largest = float(torch.linalg.vector_norm(values, float("inf"))) if values.numel() else 0.0
         if not largest <= LARGEST_WEIGHT:

@@ -33,11 +33,18 @@ def write_report(trainer: Trainer) -> None:
     run, final = trainer.run, trainer.run.dir / "final"
     _evaluate_once(trainer)
     _export_once(trainer, final)
+    start, end = trainer.learner.frozen, trainer.learner.check_frozen()
     if distributed.rank() != 0:
         return
     before, after = (read_json(run.dir / "eval" / f"{name}.json") for name in ("before", "after"))
     seconds = {name: round(value, 1) for name, value in run.seconds().items()}
-    write_json(run.dir / "summary.json", {"before": before, "after": after, "seconds": seconds})
+    frozen = None
+    if end.parameters:
+        frozen = {"parameters": end.parameters, "start": start.digest, "end": end.digest}
+    write_json(
+        run.dir / "summary.json",
+        {"before": before, "after": after, "frozen": frozen, "seconds": seconds},
+    )
     plots.curves(run.dir)
     settings = after["settings"]
     table(
@@ -48,6 +55,11 @@ def write_report(trainer: Trainer) -> None:
             for name, summary in (("before", before), ("after", after))
         ],
     )
+    if end.parameters:
+        distributed.print0(
+            f"frozen weights: {end.parameters:,} parameters, digest {start.digest} at the start "
+            f"and {end.digest} at the end"
+        )
     if before["settings"] != settings:
         distributed.print0("note: `before` was evaluated with other settings than `after`")
     rows = [row for row in metrics.read(run.dir) if row.get("phase") == "train"]

@@ -209,6 +209,36 @@ def initial_model(config: Config) -> Path:
     return Path(config.model.path)
 
 
+@dataclass(frozen=True, slots=True)
+class SapoStart:
+    """What the SAPO phase starts from, after the warm-up if there is one."""
+
+    model: Path  # folder or hub id; with adapters, their frozen base
+    adapter: Path | None  # PEFT folder to go on from; None: new adapters, or none at all
+
+
+def sapo_start(config: Config) -> SapoStart:
+    """Return the model and adapter that the SAPO phase starts from.
+
+    Adapters that the warm-up trained go on as they are, on the same base: merging them would round
+    them to the type of the base, and the final adapter would belong to a model that nobody else
+    has. A warm-up of all weights makes the model that new adapters belong to.
+    """
+    if config.sft.steps == 0:
+        return SapoStart(initial_model(config), config.model.lora.path)
+    warm = config.run.dir / "warmup" / "final"
+    if config.model.lora.rank and config.sft.lora:
+        return SapoStart(initial_model(config), warm / "adapter")
+    return SapoStart(warm, None)
+
+
+def sapo_config(config: Config) -> Config:
+    """Return the learner's config for the SAPO phase: model.lora.path is what it starts from."""
+    adapters = config.model.lora.model_copy(update={"path": sapo_start(config).adapter})
+    model = config.model.model_copy(update={"lora": adapters})
+    return config.model_copy(update={"model": model})
+
+
 def data_folder(run: Run, path: Path | None) -> Path:
     """Return `path`, or the folder in the run with the procedural data of the run's seed."""
     if path is not None:

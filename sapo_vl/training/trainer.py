@@ -36,7 +36,7 @@ from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
 from sapo_vl.training.rollouts import RolloutBatch
-from sapo_vl.training.setup import RunInputs
+from sapo_vl.training.setup import RunInputs, sapo_config
 from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
 
@@ -59,7 +59,8 @@ class Trainer:
         self.assets = assets
         self.objective = objectives.build(self.config)
         with run.phase("start"):
-            self.learner = Learner(self.config, assets)
+            started = sapo_config(self.config)
+            self.learner = Learner(started, assets)
             rows = trainable_rows(self.learner.model)
             if distributed.rank() == 0:
                 table(
@@ -68,10 +69,11 @@ class Trainer:
                     [[name, f"{total:,}", f"{trained:,}"] for name, total, trained in rows],
                 )
             if self.config.model.lora.rank:
-                options = self.config.model.lora
+                options = started.model.lora
                 distributed.print0(
                     f"model.lora: adapters of rank {options.rank}, counted {options.scale:g} "
-                    f"times; the base is frozen; learner.lr={self.config.learner.lr:g}"
+                    f"times, {f'from {options.path}' if options.path else 'new'}; the base is "
+                    f"frozen; learner.lr={self.config.learner.lr:g}"
                 )
             seed = self.config.run.seed
             self.learner.sleep()

@@ -382,10 +382,11 @@ def test_the_merger_alone_can_be_frozen_and_the_tower_without_it(assets):
         }
 
 
-def test_a_frozen_weight_that_changed_is_noticed(build, tmp_path):
-    learner = build("model.freeze=[vision]")
-    with torch.no_grad():
-        learner.model.model.visual.pos_embed.weight[0, 0] += 1e-6
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_frozen_weight_that_changed_is_noticed(build, tmp_path, stage):
+    learner = build(f"learner.zero_stage={stage}", "model.freeze=[vision]")
+    weight = learner.model.model.visual.pos_embed.weight
+    getattr(weight, "ds_tensor", weight.data).view(-1)[0] += 1e-6
     with pytest.raises(AssertionError, match="frozen weights changed"):
         learner.export(tmp_path / "out")
 

@@ -10,6 +10,7 @@ from sapo_vl.algorithm import objectives
 from sapo_vl.learner import engine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.optimizer import state_tensors
+from sapo_vl.training.monitor import check_weights
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +120,8 @@ def test_a_frozen_base_leaves_with_it_and_comes_back_as_it_was(
         same(awake.adapter(), sleeper.adapter())
         assert sleeper.weights_away  # adapters need no base
         with pytest.raises(AssertionError, match="in host memory"):
-            _ = sleeper.model
+            sleeper._engine(make_rollouts(prompts, 7))
+        assert 0 < check_weights(tiny_config(tiny_folder), sleeper.model, 1) < 1  # adapters alone
         scored = [make_rollouts(prompts, 7) for _ in range(2)]
         for learner, rollouts in zip((awake, sleeper), scored, strict=True):
             learner.fill_old_logprobs(rollouts)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 WORKER = ROOT / "tests" / "integration" / "worker_ranks.py"
 CASES = ["padded-0", "shared_prefix-0", "shared_prefix-2", "shared_prefix-3", "padded-3"]
 FORMS = ["offload-2", "offload-3", "alternate-3", "moe-offload-3", "moe-alternate-3"]
+LORA = ["lora-all-0", "lora-1", "lora-all-2", "lora-offload-2", "lora-3", "lora-offload-all-3"]
 HYBRID = {"hybrid-all-3": 1e-3, "hybrid-padded-3": 3e-3}
 """Bounds of the whole distance, relative to the update. transformers' chunked delta rule loses
 digits in the gradient of the decay's weights, which Adam magnifies where that gradient is small;
@@ -105,6 +106,23 @@ def test_gated_delta_nets_are_sharded(outputs, form, ranks, tiny_folders):
     assert distance(found, plain) < HYBRID[form] * distance(plain, start)
     others = [name for name in plain if not name.endswith(("A_log", "dt_bias", "in_proj_a.weight"))]
     assert largest(*({name: w[name] for name in others} for w in (found, plain))) < 2e-4
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("form", LORA)
+def test_any_form_gives_the_plain_adapter_after_three_steps(outputs, form, ranks):
+    """ZeRO 0 to 3, checkpointing, offloading: the adapter of ZeRO-0 on one rank, and its base."""
+    plain, found = (
+        load_file(folder / "adapter" / "adapter_model.safetensors")
+        for folder in (outputs[1] / "lora-plain", outputs[ranks] / form)
+    )
+    assert {name.split(".")[3] for name in plain} == {"visual", "language_model"}
+    for name, tensor in plain.items():
+        assert tensor.any(), name
+    assert largest(found, plain) < 5e-5
+    assert largest(*map(exported, (outputs[ranks] / form, outputs[1] / "lora-plain"))) < 5e-5
+    base = (outputs[1] / "lora-plain-frozen").read_text()
+    assert (outputs[ranks] / f"{form}-frozen").read_text() == base != ""
 
 
 def test_a_run_on_two_ranks(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,11 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from helpers import DUAL_CLIP, ROOT, cli, environment
+from killed_runs import SABOTEUR, SMOKE, digest, exact, finished, rows, sabotaged
 
 pytestmark = pytest.mark.slow
 
-SMOKE = ROOT / "configs" / "train" / "smoke.yaml"
-SABOTEUR = ROOT / "tests" / "integration" / "saboteur.py"
 MATHVISION = ROOT.parent / "shared" / "raw" / "mathvision"
 STEPS, PROMPTS, GROUP, PROBLEMS, SAMPLES = 4, 8, 4, 12, 2
 OVERRIDES = (
@@ -43,34 +41,7 @@ def train(run: Path, *overrides: str, resume: bool = False, strike: str = ""):
     """Run or resume `sapo-vl train`; `strike` is the saboteur's moment."""
     options = ["--resume"] if resume else ["--config", SMOKE]
     keys = [*(() if resume else OVERRIDES), *overrides, f"run.dir={run}"]
-    return subprocess.run(
-        [sys.executable, str(SABOTEUR), "train", *map(str, [*options, *keys])],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-        env=environment(SAPO_TEST_SIGNAL=strike),
-    )
-
-
-def finished(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    assert "Traceback" not in done.stderr, done.stderr[-6000:]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def rows(run: Path, phase: str) -> list[dict]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["phase"] == phase]
-
-
-def exact(row: dict) -> dict:
-    """Return what must be the same in a run that was killed: all but times."""
-    timed = ("seconds", "tokens_per_s")
-    return {key: value for key, value in row.items() if not key.startswith(timed)}
+    return sabotaged("train", *options, *keys, strike=strike)
 
 
 @pytest.fixture(scope="module")

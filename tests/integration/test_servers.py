@@ -113,6 +113,8 @@ def test_all_routes_want_the_key(served):
     for path in paths:
         assert httpx.get(address_of(served) + path, trust_env=False).status_code == 401
     assert httpx.get(address_of(served) + "/health", trust_env=False).status_code == 200
+    (log,) = served._local._folder.glob("*.log")
+    assert served._key not in log.read_text()
 
 
 def test_a_lost_picture_is_refused(served, prompts, monkeypatch):

@@ -130,26 +130,39 @@ def same_path(write):
     return overwrite
 
 
-@torch.no_grad()
-def merged_gap(pair: Pair, folder: Path) -> float:
-    """Return how far a plain engine on the exported model is from the learner, in nats."""
-    pair.learner.export(folder)
-    config = tiny_config(folder)
-    engine = build(config, open_assets(folder), seed=0)
+def sampled(pair: Pair, engine) -> list[Rollout]:
+    """Return responses to the pair's prompts, with fixed seeds."""
     params = SamplingParams(2, 1.0, 8)
     groups = engine.generate(requests_of(pair.prompts, params, [3] * len(pair.prompts)))
+    return [rollout for group in groups for rollout in group]
+
+
+@torch.no_grad()
+def merged_gaps(pair: Pair, folder: Path, adapted: list[Rollout]) -> dict[str, float]:
+    """Return how far a plain engine on the exported model is from others, in nats.
+
+    From the learner, and from the engine on base and adapter, whose responses are `adapted`.
+    """
+    pair.learner.export(folder)
+    engine = build(tiny_config(folder), open_assets(folder), seed=0)
+    rollouts = sampled(pair, engine)
     engine.close()
-    rollouts: list[Rollout] = [rollout for group in groups for rollout in group]
+    assert [r.token_ids for r in rollouts] == [r.token_ids for r in adapted]
     pair.learner.fill_old_logprobs(rollouts)
-    gaps = [r.generator_logprobs - r.old_logprobs for r in rollouts if r.old_logprobs is not None]
-    return float(np.abs(np.concatenate(gaps)).max())
+    merged = np.concatenate([r.generator_logprobs for r in rollouts])
+    others = {
+        "learner": np.concatenate([r.old_logprobs for r in rollouts]),
+        "adapter": np.concatenate([r.generator_logprobs for r in adapted]),
+    }
+    return {name: float(np.abs(merged - values).max()) for name, values in others.items()}
 
 
 pair = Pair(Path(sys.argv[1]))
 result = {"first": pair.deliver(), "planted": planted(pair), "last": pair.deliver()}
 root = pair.engine._adapter._root
 result["folders"] = len(list(root.glob("v*")))
+adapted = sampled(pair, pair.engine)
 pair.engine.close()
 result["left behind"] = root.exists()
-result["merged"] = merged_gap(pair, Path(sys.argv[2]))
+result["merged"] = merged_gaps(pair, Path(sys.argv[2]), adapted)
 print(json.dumps(result))

@@ -43,6 +43,7 @@ OFFLOADED = (
     "learner.offload_parameters=true",
     "model.gradient_checkpointing=all",
 )
+ADAPTERS = ("model.lora.rank=8", "model.lora.targets=all")
 FORMS = {
     "plain": PLAIN,
     "offload-2": ("learner.zero_stage=2", "learner.offload_optimizer=true"),
@@ -62,6 +63,13 @@ FORMS = {
         "learner.layout=padded",
         "model.freeze=[vision]",
     ),
+    "lora-plain": (*PLAIN, *ADAPTERS),
+    "lora-all-0": (*PLAIN, "model.gradient_checkpointing=all", *ADAPTERS),
+    "lora-1": ("learner.zero_stage=1", *ADAPTERS),
+    "lora-all-2": ("learner.zero_stage=2", "model.gradient_checkpointing=all", *ADAPTERS),
+    "lora-offload-2": ("learner.zero_stage=2", "learner.offload_optimizer=true", *ADAPTERS),
+    "lora-3": ("learner.zero_stage=3", *ADAPTERS),
+    "lora-offload-all-3": (*OFFLOADED, *ADAPTERS),
 }
 """Ways to hold the same training, which must agree after three steps."""
 
@@ -129,6 +137,9 @@ def train_form(assets: ModelAssets, out: Path, overrides: tuple[str, ...]) -> No
     for step in range(3):
         assert not learner.update(own_share(prompts, step), objective, LR).skipped
     learner.export(out)
+    frozen = learner.check_frozen()
+    if distributed.rank() == 0:
+        out.with_name(f"{out.name}-frozen").write_text(frozen.digest)
     learner.close()
 
 

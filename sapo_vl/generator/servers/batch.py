@@ -1,6 +1,6 @@
 """A batch of prompts on several servers: spread, watched, and moved away from one that fails.
 
-batch = ServerBatch(clients, costs, ask, on_fault)
+batch = ServerBatch(clients, costs, ask, on_fault, in_flight)
 answers = await batch.run()
 """
 
@@ -37,15 +37,19 @@ class ServerBatch(Generic[T]):
         costs: Sequence[int],
         ask: Ask[T],
         on_fault: Callable[[ServerError], None],
+        in_flight: int,
     ) -> None:
         """`costs` holds the tokens of each prompt and its responses.
 
-        `on_fault` is told of each server that failed, once; what it raises ends the batch.
+        A server has at most `in_flight` prompts at a time: the rest would wait there too, with
+        their pictures in the memory of both sides. `on_fault` is told of each server that failed,
+        once; what it raises ends the batch.
         """
         self._clients = list(clients)
         self._costs = costs
         self._ask = ask
         self._on_fault = on_fault
+        self._slots = {client.address: asyncio.Semaphore(in_flight) for client in clients}
         self._answers: dict[int, T] = {}
         self._sessions: dict[str, httpx.AsyncClient] = {}
         self._shares: set[asyncio.Task[list[int]]] = set()
@@ -101,7 +105,9 @@ class ServerBatch(Generic[T]):
         return [i for i in share if i not in self._answers]
 
     async def _answer(self, client: ServerClient, index: int) -> None:
-        self._answers[index] = await self._ask(client, self._sessions[client.address], index)
+        async with self._slots[client.address]:
+            session = self._sessions[client.address]
+            self._answers[index] = await self._ask(client, session, index)
 
     async def _watch(self, client: ServerClient) -> None:
         """Ask for a server's health for ever. Raises ServerError once it has none."""

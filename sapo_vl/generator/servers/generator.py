@@ -19,10 +19,8 @@ What can go wrong:
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +33,7 @@ from sapo_vl.generator.servers import ownership, wire
 from sapo_vl.generator.servers.batch import ServerBatch
 from sapo_vl.generator.servers.client import ServerClient, ServerError
 from sapo_vl.generator.servers.command import check_server, serve_options
+from sapo_vl.generator.servers.loop_thread import LoopThreads
 from sapo_vl.generator.servers.pictures import compare_patches
 from sapo_vl.generator.servers.process import LocalServers
 from sapo_vl.generator.servers.transfer import TransferError, WeightSender
@@ -52,6 +51,10 @@ T = TypeVar("T")
 
 KEY_VARIABLE = "SAPO_SERVER_KEY"
 """Environment variable that holds the key of generator.servers."""
+
+
+QUEUE = 2
+"""Sequences that a server holds at a time, sampling or waiting, per sequence that it can decode."""
 
 
 class ServersLostError(RunError):
@@ -73,11 +76,13 @@ class ServerGenerator:
         """
         self._assets = assets
         self._seconds = config.generator.server_seconds
+        self._sequences = config.generator.max_num_seqs
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
-        self.in_flight = config.rollout.in_flight  # weights may change during a response
+        self.in_flight = config.rollout.in_flight  # weights may change within a response
         self._local: LocalServers | None = None
+        self._threads = LoopThreads()
 
         def start() -> tuple[list[str], str, str]:
             if not config.generator.local_servers:
@@ -108,7 +113,7 @@ class ServerGenerator:
         label = self._label
         if label == ownership.UNOWNED:
             self._check_folder()
-        answered = run_in_thread(lambda: self._sample(requests))
+        answered = self._threads.run(lambda: self._sample(requests))
         for responses in answered:
             for response in responses:
                 self._check_versions(response, label)
@@ -148,7 +153,11 @@ class ServerGenerator:
         """See Generator: servers have memory of their own."""
 
     def close(self) -> None:
-        """See Generator. Local servers end; others may be taken by another run."""
+        """See Generator. Cuts off what is being sampled, with an asyncio.CancelledError.
+
+        Local servers end; others may be taken by another run.
+        """
+        self._threads.cut_off()
         if distributed.rank() == 0 and self._local is None:
             self._sender.release(self.alive)
         self._sender.close()
@@ -163,6 +172,8 @@ class ServerGenerator:
         weights: Iterable[tuple[str, Tensor]],
         version: int,
     ) -> None:
+        for faults in distributed.all_gather([self._faults]):  # what each rank has met
+            self._faults |= faults
         addresses, self._faults = self._on_rank_0(self._revive)
         self._move_to(addresses)
         try:
@@ -264,7 +275,10 @@ class ServerGenerator:
 
         # Ranks choose apart from each other: each begins with another server.
         alive, first = self.alive, distributed.rank() % len(self.alive)
-        return await ServerBatch([*alive[first:], *alive[:first]], costs, ask, self._give_up).run()
+        clients = [*alive[first:], *alive[:first]]
+        responses = max(request.params.n for request in requests)
+        in_flight = max(1, QUEUE * self._sequences // responses)
+        return await ServerBatch(clients, costs, ask, self._give_up, in_flight).run()
 
     def _give_up(self, error: ServerError) -> None:
         """Send no more prompts to a server. Raises ServersLostError when it was the last."""
@@ -299,12 +313,3 @@ def key_of_environment() -> str:
     if not (key.isascii() and key.isprintable()):
         raise SetupError(f"generator.servers: the environment variable {KEY_VARIABLE} holds no key")
     return key
-
-
-def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Return the result of `work`, run in an event loop of a thread of its own.
-
-    The caller's thread may run an event loop already.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(work())).result()

@@ -198,6 +198,8 @@ def test_servers_have_the_cores_and_gpus_after_the_learners(tiny_folder, tmp_pat
     config = config_of(tiny_folder, tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4, 10)))
     monkeypatch.setattr(process, "gpu_count", lambda: 0)
+    assert [place.cores for place in places(config, 1)] == [set(), set()]  # the learner waits
+    config.rollout.ahead = 1
     assert [place.cores for place in places(config, 1)] == [{5, 6}, {7, 8}]
     assert [place.cores for place in places(config, 6)] == [set(), set()]
     monkeypatch.setattr(process, "gpu_count", lambda: 4)
@@ -209,9 +211,18 @@ def test_servers_have_the_cores_and_gpus_after_the_learners(tiny_folder, tmp_pat
         places(config, 3)
 
 
+def test_local_servers_are_for_a_learner_on_one_machine(tiny_folder, assets, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"local_servers=2 is for a learner on one machine"):
+        LocalServers(config_of(tiny_folder, tmp_path), assets, seed=0)
+
+
 def test_the_last_error_of_a_log_is_told():
     log = "INFO x\nRuntimeError: first\n  File y\nOSError: no such\x1b[0m file\nINFO z"
     assert why_it_ended(log) == "OSError: no such\\x1b[0m file"
+    cause = "RuntimeError: Engine core initialization failed. See root cause above."
+    assert why_it_ended(f"ValueError: no room\n{cause}") == "ValueError: no room"
     assert why_it_ended("INFO x") == "it wrote no error"
 
 

@@ -3,95 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
+import signal
 import time
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import bare_prompt, tiny_config
+from helpers import bare_prompt
 from PIL import Image
-from stand_in_server import IMAGE, KEY, StandInServer, tokens
+from stand_in_server import IMAGE, KEY, tokens
 
 from sapo_vl.errors import ConfigError, DataError, RunError, SetupError
 from sapo_vl.generator.base import SamplingParams, SamplingRequest
 from sapo_vl.generator.servers import batch, wire
-from sapo_vl.generator.servers.client import (
-    RefusedError,
-    ServerClient,
-    ServerError,
-    check_address,
-)
-from sapo_vl.generator.servers.command import check_server, serve_options
-from sapo_vl.generator.servers.generator import ServerGenerator, ServersLostError
-from sapo_vl.generator.servers.guard import KeyGuard
+from sapo_vl.generator.servers.client import RefusedError, ServerClient
+from sapo_vl.generator.servers.generator import ServersLostError
 from sapo_vl.generator.servers.spread import spread
-from sapo_vl.generator.servers.transfer import TransferError
+from sapo_vl.system import distributed
 
 PARAMS = SamplingParams(n=2, temperature=1.0, max_new_tokens=8)
-
-
-class Sender:
-    """Brings a version to stand-ins."""
-
-    def __init__(self, servers) -> None:
-        self.servers = {server.address: server for server in servers}
-        self.failures: dict[str, Exception] = {}
-        self.sent: list[list[str]] = []
-        self.released: list[str] = []
-
-    def label(self, version):
-        return f"run.{version}"
-
-    def send(self, clients, weights, version, *, in_flight=False):
-        list(weights)
-        self.sent.append([client.address for client in clients])
-        for client in clients:
-            if client.address not in self.failures:
-                self.servers[client.address].weight_version = self.label(version)
-        if self.failures:
-            raise TransferError(version, self.failures)
-
-    def release(self, clients):
-        self.released += [client.address for client in clients]
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def servers():
-    found = [StandInServer() for _ in range(2)]
-    yield found
-    for server in found:
-        server.hang = server.sick = False
-        server.close()
-
-
-@pytest.fixture
-def build(tiny_folder, assets, monkeypatch):
-    """Return a function that makes a generator of stand-ins."""
-    monkeypatch.setenv("SAPO_SERVER_KEY", KEY)
-    made = []
-
-    def make(servers, seconds: float = 20.0, **changes):
-        config = tiny_config(
-            tiny_folder,
-            "generator.backend=server",
-            f"generator.servers=[{','.join(server.address for server in servers)}]",
-            f"generator.server_seconds={seconds}",
-        )
-        options = serve_options(config, assets, seed=5)
-        for server in servers:
-            server.options = options | changes
-        made.append(ServerGenerator(config, assets, seed=0, sender=Sender(servers)))
-        return made[-1]
-
-    yield make
-    for generator in made:
-        generator.close()
 
 
 def request(length: int, seed: int = 1, name: str = "one") -> SamplingRequest:
@@ -131,6 +62,20 @@ def test_responses_come_in_order_from_both_servers(servers, build):
     assert first.versions == ((-1, 0, len(first.token_ids)),)
     # By tokens 25, 24, 20, 19 with two responses of 8: 9 and 3 to the one, 8 and 4 to the other.
     assert [sorted(map(len, server.asked)) for server in servers] == [[3, 9], [4, 8]]
+
+
+def test_a_server_holds_a_limited_number_of_prompts(servers, build):
+    """Two of max_num_seqs sequences, four in all, are two prompts of two responses."""
+    generator = build(servers[:1])
+    generator._sequences = 2
+    servers[0].hang = True
+    requests = [request(length, seed=length) for length in range(3, 8)]
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(generator.generate, requests)
+        time.sleep(1)
+        assert len(servers[0].asked) == 2
+        servers[0].hang = False
+        assert ids(future.result()) == expected(requests)
 
 
 def test_no_requests_are_no_call(servers, build):
@@ -201,6 +146,16 @@ def test_a_server_that_is_back_gets_weights_and_prompts_again(servers, build):
     groups = generator.generate([request(3), request(4)])
     assert [r.versions[0].version for group in groups for r in group] == [6] * 4
     assert [len(server.asked) for server in servers] == [1, 3]
+
+
+def test_a_fault_that_another_rank_met_counts(servers, build, monkeypatch):
+    generator = build(servers)
+    one, two = servers[0].address, servers[1].address
+    monkeypatch.setattr(ServerClient, "is_up", lambda client: client.address != one)
+    monkeypatch.setattr(distributed, "all_gather", lambda items: [*items, {one: "is late"}])
+    generator.update_weights(iter([]), 1)
+    assert generator._sender.sent == [[two]]
+    assert [client.address for client in generator.alive] == [two]
 
 
 def test_a_server_that_refuses_the_weights_gets_no_prompts(servers, build, capsys):
@@ -284,42 +239,6 @@ def test_a_refusal_is_not_passed_on(servers, build):
     assert [len(server.asked) for server in servers] == [1, 1]
 
 
-def test_servers_that_can_not_be_used(servers, build, monkeypatch):
-    with pytest.raises(SetupError, match="no connection: it has ended, or never ran there"):
-        build([servers[0], SimpleNamespace(address="http://127.0.0.1:9")])
-    servers[1].key = "another"
-    with pytest.raises(SetupError, match="does not accept the key") as caught:
-        build(servers)
-    assert servers[1].address in str(caught.value)
-    assert KEY not in str(caught.value)
-    monkeypatch.delenv("SAPO_SERVER_KEY")
-    with pytest.raises(SetupError, match="SAPO_SERVER_KEY"):
-        build(servers)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (
-            {"logprobs_mode": "raw_logprobs"},
-            "=raw_logprobs and this run has processed_logprobs",
-        ),
-        ({"max_model_len": 256}, r"max_model_len=256 and this run has 512 \(generator.max_model"),
-        ({"dtype": "bfloat16"}, r"dtype=bfloat16 and this run has float32 \(model.dtype\)"),
-        ({"mm_processor_kwargs": {}}, "data.min_pixels and data.max_pixels"),
-        ({"enable_lora": True}, "enable_lora=True and this run has None"),
-    ],
-)
-def test_a_server_with_other_options_is_refused(servers, build, change, told):
-    with pytest.raises(ConfigError, match=told):
-        build(servers, **change)
-
-
-def test_options_that_change_speed_alone_may_differ(servers, build):
-    build(servers, max_num_seqs=3, kv_cache_memory_bytes=1, tensor_parallel_size=2)
-    build(servers, max_model_len=1024)
-
-
 def test_another_model_folder_matters_until_weights_are_sent(servers, build):
     """After a warm-up the learner has another folder than its servers."""
     generator = build(servers[:1], model="elsewhere")
@@ -331,100 +250,39 @@ def test_another_model_folder_matters_until_weights_are_sent(servers, build):
     assert len(generator.generate([request(3)])) == 1
 
 
-def test_a_server_that_tells_no_options_is_refused(servers):
-    client = ServerClient(servers[0].address, KEY)
-    with closing(client), pytest.raises(SetupError, match="tells no options; start it with `sapo"):
-        check_server(client, {})
+def test_the_end_cuts_off_what_is_being_sampled(servers, build):
+    servers[0].hang = servers[1].hang = True
+    generator = build(servers, seconds=60)
+    start = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(generator.generate, [request(3)])
+        time.sleep(0.5)
+        generator.close()
+        with pytest.raises(asyncio.CancelledError):
+            future.result()
+    assert time.monotonic() - start < 10
+
+
+def test_a_signal_in_the_caller_cuts_off_what_is_being_sampled(servers, build):
+    servers[0].hang = servers[1].hang = True
+    generator = build(servers, seconds=60)
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            generator.generate([request(3)])
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert time.monotonic() - start < 10
+    assert len(generator.alive) == 2
 
 
 def test_servers_are_set_free_at_the_end(servers, build):
     generator = build(servers)
     generator.close()
     assert generator._sender.released == [server.address for server in servers]
-
-
-def test_calls_have_deadlines(servers):
-    client = ServerClient(servers[0].address, KEY)
-    servers[0].trickle = 0.1
-    start = time.monotonic()
-    with pytest.raises(ServerError, match=rf"server {client.address}: no answer within 0\.3 s"):
-        client.get("/weight_info", timeout=0.3)
-    assert time.monotonic() - start < 2
-    servers[0].trickle = 0
-    assert client.get("/weight_info") == {"weight_version": "default"}
-    servers[0].sick = True
-    assert not client.is_up(timeout=0.2)
-    client.close()
-    gone = ServerClient("http://127.0.0.1:9", KEY)
-    with pytest.raises(ServerError, match="no connection"):
-        gone.post("/pause")
-
-
-def test_errors_travel_between_ranks():
-    error = pickle.loads(pickle.dumps(ServerError("http://a:1", "is late")))
-    assert (str(error), error.address) == ("server http://a:1: is late", "http://a:1")
-
-
-@pytest.mark.parametrize(
-    ("address", "told"),
-    [
-        ("127.0.0.1:8000", "not of the form"),
-        ("ftp://a:8000", "not of the form"),
-        ("http://a:8000/v1", "not of the form"),
-        ("http://a", "names no port"),
-        ("http://a:99999", "range"),
-        ("http://me:word@a:8000", "user name or password"),
-    ],
-)
-def test_addresses_that_can_not_be_used(address, told):
-    with pytest.raises(ConfigError, match=told) as caught:
-        check_address(address)
-    assert "word" not in str(caught.value).replace("password", "")
-
-
-@pytest.mark.parametrize(
-    ("path", "header", "status"),
-    [
-        ("/health", None, 200),
-        ("/update_weights", None, 401),
-        ("/collective_rpc", b"Bearer wrong", 401),
-        ("/collective_rpc", b"Bearer right", 200),
-        ("/v1/models", b"right", 401),
-        ("/sapo_vl/options", None, 401),
-    ],
-)
-def test_the_guard_wants_the_key_on_every_path(monkeypatch, path, header, status):
-    monkeypatch.setenv("VLLM_API_KEY", "right")
-    sent = []
-
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    async def send(message):
-        sent.append(message)
-
-    headers = [(b"authorization", header)] if header else []
-    scope = {"type": "http", "path": path, "headers": headers}
-    asyncio.run(KeyGuard(app)(scope, None, send))
-    assert sent[0]["status"] == status
-
-
-def test_the_guard_tells_the_options(monkeypatch):
-    monkeypatch.setenv("VLLM_API_KEY", "right")
-    monkeypatch.setenv("SAPO_SERVER_OPTIONS", '{"seed": 3}')
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    headers = [(b"authorization", b"Bearer right")]
-    scope = {"type": "http", "path": "/sapo_vl/options", "headers": headers}
-    asyncio.run(KeyGuard(None)(scope, None, send))
-    assert [message.get("status") for message in sent] == [200, None]
-    assert sent[1]["body"] == b'{"seed": 3}'
-
-
-def test_the_guard_needs_a_key(monkeypatch):
-    monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    with pytest.raises(RuntimeError, match="VLLM_API_KEY"):
-        KeyGuard(None)

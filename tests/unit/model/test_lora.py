@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -133,6 +134,22 @@ def written(tmp_path, folder, **options):
     assert (out / lora.WEIGHTS).stat().st_mode & 0o444 == 0o444
     assert size == 4 * sum(p.numel() for n, p in model.named_parameters() if lora.is_adapter(n))
     return out, model
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, tiny_folder, monkeypatch):
+    out, model = written(tmp_path, tiny_folder)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def fill(path, tensors):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lora, "write_tensors", fill)
+    for folder in (out, tmp_path / "new"):
+        with pytest.raises(OSError, match="No space"):
+            lora.write_adapter(folder, [], lora.settings_of(model, "base"))
+    assert list(tmp_path.iterdir()) == [out]
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
 def test_peft_reads_what_is_written(tmp_path, tiny_folder):

@@ -19,6 +19,7 @@ OTHER = {
     "run.seed": "4",
     "model.dtype": "float32",
     "model.freeze": "[vision]",
+    "model.lora": "{rank: 8}",
     "learner.zero_stage": "1",
     "learner.offload_optimizer": "true",
     "learner.offload_parameters": "true",

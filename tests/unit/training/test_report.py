@@ -9,6 +9,7 @@ import pytest
 
 from sapo_vl.config import load
 from sapo_vl.evaluation.heldout import evaluation_settings
+from sapo_vl.model.weights import FrozenWeights
 from sapo_vl.runs import plots
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
@@ -29,7 +30,10 @@ class FakeTrainer:
         self.run.close()  # as the end of the process does
         self.config, self.state = config, SimpleNamespace(step=step)
         self.objective = SimpleNamespace(is_gated=True)
-        self.learner = SimpleNamespace(export=self.export)
+        frozen = FrozenWeights(1234, "ab12")
+        self.learner = SimpleNamespace(
+            export=self.export, frozen=frozen, check_frozen=lambda: frozen
+        )
         self.evaluated: list[str] = []
         self.settled = False
         if not (self.run.dir / "eval" / "before.json").exists():
@@ -75,11 +79,12 @@ def finished(tmp_path):
     return made.run.dir
 
 
-def test_a_finished_run_has_its_model_and_figures(finished, capsys):
+def test_a_finished_run_has_its_model_and_figures(finished):
     assert (finished / "final" / "weights").read_text() == "2"
     assert read_json(finished / "final.json") == {"step": 2}
     summary = read_json(finished / "summary.json")
     assert (summary["before"]["avg@2"], summary["after"]["avg@2"]) == (0.0, 0.2)
+    assert summary["frozen"] == {"parameters": 1234, "start": "ab12", "end": "ab12"}
     assert not (finished / "final.partial").exists()
 
 
@@ -103,6 +108,9 @@ def test_a_run_that_went_on_is_evaluated_and_exported_again(finished, capsys):
     printed = capsys.readouterr().out
     assert "40.0 %" in printed
     assert "of step 4" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("frozen weights")]
+    assert line.count("ab12") == 2  # at the start and at the end
+    assert "1,234 parameters" in line
 
 
 def test_other_settings_are_evaluated_again_and_the_model_is_kept(finished, capsys):

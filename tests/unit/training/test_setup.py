@@ -15,6 +15,7 @@ from sapo_vl.rewards.rubric import Rubric
 from sapo_vl.runs.folder import Run
 from sapo_vl.training import setup
 from sapo_vl.training.setup import (
+    SapoStart,
     check_delta_kernels,
     check_records,
     data_folder,
@@ -22,6 +23,8 @@ from sapo_vl.training.setup import (
     load_inputs,
     policy_assets,
     preflight,
+    sapo_config,
+    sapo_start,
 )
 
 
@@ -185,3 +188,20 @@ def test_a_verifier_is_tried_and_its_confusion_printed(tiny_folder, tmp_path, ca
     assert "junk right" in printed
     assert "accepts junk: an empty response" in printed
     assert "gold answers: all" not in printed  # it was not asked about all of them
+
+
+def test_what_the_sapo_phase_starts_from(tmp_path):
+    """Adapters go on from the warm-up's, on the same base; a warm-up of all weights is a base."""
+    warm, base = tmp_path / "warmup" / "final", tmp_path / "base"
+    given = ("model.lora.rank=8", f"model.lora.path={tmp_path / 'a'}")
+    for keys, model, adapter in (
+        ((), base, None),
+        (("sft.steps=2",), warm, None),
+        (given, base, tmp_path / "a"),
+        (("model.lora.rank=8", "sft.steps=2"), base, warm / "adapter"),
+        (("model.lora.rank=8", "sft.steps=2", "sft.lora=false"), warm, None),
+    ):
+        config = load(None, [f"run.dir={tmp_path}", f"model.path={base}", *keys])
+        assert sapo_start(config) == SapoStart(model, adapter)
+        assert sapo_config(config).model.lora.path == adapter
+        assert sapo_config(config).model.lora.rank == config.model.lora.rank
