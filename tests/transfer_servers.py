@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ class RecordingServer:
         self.version = "default"
         self.sent: dict[str, Any] = {}
         self.active = False
+        self.adapters: list[str] = []  # how and from where each was loaded
+        self.folders: dict[str, dict[str, bytes]] = {}  # uploaded ones
 
     def post(self, path: str, json: Any = None, timeout: float = 60.0) -> Any:
         assert timeout > 0
@@ -47,6 +51,8 @@ class RecordingServer:
             self.version = (json or {}).get("weight_version", self.version)
         if route == "/update_weight_version":
             self.version = json["new_version"]
+        if route == "/v1/load_lora_adapter":
+            self.adapters.append(f"new {json['lora_name']} {json['lora_path']}")
         return {"success": True}
 
     tell = post
@@ -55,11 +61,28 @@ class RecordingServer:
         self.calls.append(path)
         if path == self.fails_at:
             raise RuntimeError(f"{self.address} is broken")
-        return {"weight_version": self.version}
+        loaded = [{"id": "policy"}] if self.adapters else []
+        return {"weight_version": self.version, "data": [{"id": "base"}, *loaded]}
 
-    def _state(self, body: Any) -> dict[str, Any]:
-        assert body["method"] == "sapo_state"
-        return {"active": self.active, "digest": shared_memory.digest(body["kwargs"]["path"])}
+    def _state(self, body: Any) -> dict[str, Any] | None:
+        method, given = body["method"], body["kwargs"]
+        if method == "sapo_write":
+            files = self.folders.setdefault(given["folder"], {})
+            files[given["file"]] = files.get(given["file"], b"") + b64decode(given["data"])
+            return {"folder": f"/there/{given['folder']}"}
+        if method == "sapo_load_adapter":
+            self.adapters.append(f"in place {given['path']}")
+            return None
+        if method == "sapo_keep_upload":
+            return None
+        assert method == "sapo_state", method
+        return {"active": self.active, "digest": self._digest(given["path"])}
+
+    def _digest(self, path: str) -> str:
+        folder, _, file = path.removeprefix("/there/").partition("/")
+        if folder in self.folders:
+            return sha256(self.folders[folder].get(file, b"")).hexdigest()
+        return shared_memory.digest(path)
 
 
 class GlooServer(RecordingServer):
@@ -81,8 +104,8 @@ class GlooServer(RecordingServer):
     def get(self, path: str, timeout: float = 60.0) -> Any:
         return super().get(path, timeout) | {"world_size": 1}
 
-    def _state(self, body: Any) -> dict[str, Any]:
-        return super()._state(body) | {"digest": ""}
+    def _digest(self, path: str) -> str:
+        return super()._digest(path) if path.startswith("/there/") else ""
 
 
 class EngineServer:

@@ -1,9 +1,10 @@
 """Seconds and bytes of updates of a server: `PYTHONPATH=scripts python -m bench.weight_transfer`.
 
 One local server on a CPU, and a learner's weights in float32: of the tiny model (--width 0), or of
-four layers at the real vocabulary, embedding and head of `--width` columns (160: 200 MB). `--gloo`
-sends them as to another machine; `--rank N` sends an adapter alone, and with `--gloo` uploads it.
-An update is all of it: pause, chunks, repacking, both caches, resume. The first one connects.
+four layers at the real vocabulary, embedding and head of `--width` columns (160: 200 MB). They go
+in shared memory, then by gloo as to another machine. `--rank N` sends an adapter: its folder's
+path, then the folder itself. An update is all of it: pause, chunks, repacking, both caches, resume;
+the first one of each kind also connects.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=0)
     parser.add_argument("--rank", type=int, default=0)
-    parser.add_argument("--gloo", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _measure(Path(folder), options)
@@ -66,21 +66,28 @@ def _measure(folder: Path, options: argparse.Namespace) -> None:
         ],
     )
     assets = open_assets(model)
-    if options.gloo:  # nobody sees the learner's memory or folders
-        routes.sees = lambda *_: False
-        own = adapter_upload.sees
-        adapter_upload.sees = lambda server, path, content: (
-            "sapo_vl-upload" in path and own(server, path, content)
-        )
     servers = LocalServers(config, assets, seed=0)
     servers.start()
     try:
         client = ServerClient(servers.addresses[0], servers.key)
-        sender = transfer.choose(config, assets)
-        _send(sender, client, weights(config, assets), adapter=options.rank > 0)
-        sender.close()
+        named = weights(config, assets)
+        for seen in (True, False):
+            if not seen:
+                _hide()
+            sender = transfer.choose(config, assets)
+            _send(sender, client, named, adapter=options.rank > 0, seen=seen)
+            sender.close()
     finally:
         servers.stop()
+
+
+def _hide() -> None:
+    """Let servers seem not to see the learner's memory and folders."""
+    own = adapter_upload.sees
+    routes.sees = lambda *_: False
+    adapter_upload.sees = lambda server, path, content: (
+        "sapo_vl-upload" in path and own(server, path, content)
+    )
 
 
 def weights(config: configs.Config, assets: Any) -> list[tuple[str, torch.Tensor]]:
@@ -99,6 +106,7 @@ def _send(
     named: list[tuple[str, torch.Tensor]],
     *,
     adapter: bool,
+    seen: bool,
 ) -> None:
     size = sum(tensor.numel() * tensor.element_size() for _, tensor in named) / 1e6
     send = sender.send_adapter if adapter else sender.send
@@ -106,7 +114,9 @@ def _send(
         start = time.perf_counter()
         send([client], named, version)
         seconds = time.perf_counter() - start
-        print(f"update {version}: {size:.1f} MB in {seconds:.3f} s, {size / seconds:.0f} MB/s")
+        way = "this machine" if seen else "another machine"
+        speed = f"{size / seconds:.0f} MB/s"
+        print(f"{way}: {size:.1f} MB in {seconds:.3f} s, {speed}", flush=True)
 
 
 if __name__ == "__main__":

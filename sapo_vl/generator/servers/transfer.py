@@ -94,7 +94,8 @@ class WeightSender:
         self._route = route
         self.owner = owner
         self._adapter = adapter
-        self._connected: set[str] = set()
+        self._owned: set[str] = set()  # addresses
+        self._connected: set[str] = set()  # those whose workers have been met
 
     def label(self, version: int) -> str:
         """Return the version that responses by these weights carry."""
@@ -168,8 +169,9 @@ class WeightSender:
     def release(self, servers: Sequence[Control]) -> None:
         """Give the servers up, so that another run may take them; one that is gone is no error."""
         body = {"new_version": ownership.RELEASED}
-        mine = [server for server in servers if server.address in self._connected]
+        mine = [server for server in servers if server.address in self._owned]
         each(mine, lambda server: server.post("/update_weight_version", body))
+        self._owned.clear()
         self._connected.clear()
 
     def _collectively(
@@ -216,7 +218,9 @@ class WeightSender:
             body = {"new_version": ownership.label(self.owner, "claimed")}
             server.post("/update_weight_version", body)
 
-        return self._step(servers, claim), owned
+        failures = self._step(servers, claim)
+        self._owned = {server.address for server in servers}
+        return failures, owned
 
     def _connect(self, servers: list[Control], claimed: tuple[Failures, set[str]]) -> Failures:
         """Meet the workers of all servers anew, unless those met are the ones there are.

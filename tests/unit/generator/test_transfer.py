@@ -13,10 +13,17 @@ import torch
 from transfer_servers import GlooServer, RecordingServer
 
 from sapo_vl.errors import RunError, SetupError
-from sapo_vl.generator.servers import chunks, ownership, routes, shared_memory, transfer
+from sapo_vl.generator.servers import (
+    adapter_upload,
+    chunks,
+    ownership,
+    routes,
+    shared_memory,
+    transfer,
+)
 from sapo_vl.generator.servers.expected import ExpectedWeights
 from sapo_vl.generator.servers.nccl_route import batches
-from sapo_vl.model import weight_files
+from sapo_vl.model import lora, weight_files
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.families import FAMILIES
 from sapo_vl.model.weights import load_weights
@@ -288,6 +295,56 @@ def test_a_server_of_another_run_is_refused_until_it_is_released():
     assert server.version == "second.1"
     with pytest.raises(SetupError, match="another run"):
         first.send([server], WEIGHTS.items(), 5)
+
+
+class Folder:
+    """Writes an adapter's folder with no model at hand; see AdapterFolder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.version = root, 0
+
+    def write(self, weights) -> Path:
+        self.version += 1
+        folder = self.root / f"v{self.version}"
+        folder.mkdir()
+        (folder / lora.SETTINGS).write_text(f"settings {self.version}")
+        (folder / lora.WEIGHTS).write_bytes(b"".join(t.numpy().tobytes() for _, t in weights))
+        return folder
+
+
+def test_an_adapter_goes_by_its_folder_or_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter_upload, "PIECE_BYTES", 5)
+    near, far = RecordingServer(1), GlooServer(2)
+    mine = transfer.WeightSender(routes.ChunkRoute(), "me", Folder(tmp_path))
+    for version in (1, 2):
+        mine.send_adapter([near, far], [("x", torch.arange(3))], version)
+    assert near.adapters == [f"new policy {tmp_path}/v1", f"in place {tmp_path}/v2"]
+    first, second = far.folders  # a name of its own for each version
+    assert far.adapters == [f"new policy /there/{first}", f"in place /there/{second}"]
+    assert far.folders[second] == {
+        lora.SETTINGS: b"settings 2",
+        lora.WEIGHTS: torch.arange(3).numpy().tobytes(),
+    }
+    assert near.calls[-5:] == [
+        "/update_weight_version",
+        *("/reset_prefix_cache?reset_running_requests=true", "/reset_encoder_cache"),
+        *("/resume", "/weight_info"),
+    ]
+    assert [near.version, far.version] == ["me.2", "me.2"]
+    mine.release([near, far])
+    other = transfer.WeightSender(routes.ChunkRoute(), "other", Folder(tmp_path / "other"))
+    other._adapter.root.mkdir()
+    other.send_adapter([near, far], [("x", torch.arange(3))], 1)
+
+
+def test_an_upload_that_arrives_otherwise_is_noticed(tmp_path):
+    server = GlooServer(1)
+    server._digest = lambda path: ""
+    mine = transfer.WeightSender(routes.ChunkRoute(), "me", Folder(tmp_path))
+    with pytest.raises(transfer.TransferError, match=r"adapter_config\.json is not what was sent"):
+        mine.send_adapter([server], [("x", torch.arange(3))], 1)
+    assert not server.adapters
+    assert "/resume" not in server.calls
 
 
 def test_a_released_server_that_is_gone_is_no_error():
