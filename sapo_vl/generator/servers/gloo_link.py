@@ -10,6 +10,7 @@ import socket
 import threading
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -61,17 +62,19 @@ class GlooLink:
 
     def __init__(self, store: dist.Store, own_address: str, rank: int, size: int) -> None:
         """Meet the other members at the store; each listens at `own_address`."""
-        options = dist.ProcessGroupGloo._Options()
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address)]
+        kind: Any = dist.ProcessGroupGloo  # torch's type stubs know a part of it
+        options = kind._Options()
+        options._devices = [kind.create_device(hostname=own_address)]
         options._timeout = BROADCAST_TIMEOUT
-        self._group = dist.ProcessGroupGloo(store, rank, size, options)
+        self._group = kind(store, rank, size, options)
         self._store = store  # the group needs it as long as it exists
 
     def broadcast(self, buffer: Tensor) -> dist.Work:
         """Start sending the learner's buffer, or receiving it; the result tells when it is done."""
         options = dist.BroadcastOptions()
         options.rootRank, options.rootTensor = SENDER, 0
-        return self._group.broadcast([buffer], options)
+        work: dist.Work = self._group.broadcast([buffer], options)
+        return work
 
     def give_up(self, work: dist.Work) -> None:
         """Abandon a broadcast that the others may never take part in, and the group with it.

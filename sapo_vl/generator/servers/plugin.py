@@ -114,7 +114,8 @@ class ChunkEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         for entry in entries:
             self._expected.receive(entry.name, entry.shape)
         with disable_mtp_completeness_check():  # it would want those heads in every chunk
-            self.model.load_weights((entry.name, entry.view(buffer)) for entry in entries)
+            model: Any = self.model
+            model.load_weights((entry.name, entry.view(buffer)) for entry in entries)
 
     def _receive(self, path: str, size: int) -> Tensor:
         if path:
