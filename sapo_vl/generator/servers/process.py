@@ -121,7 +121,7 @@ class LocalServers:
     """The servers of one learner, started and stopped by its rank 0."""
 
     def __init__(self, config: Config, assets: ModelAssets, *, seed: int) -> None:
-        """Choose GPUs or cores.
+        """Choose GPUs.
 
         Raises ConfigError where the machine has too few GPUs, or the learner has others: they don't
         reach 127.0.0.1.
