@@ -145,6 +145,8 @@ def step_seconds(
     elementwise = work.tokens / row.tokens * sum(layer_saved(la, b, row) for la in shape.layers)
     elementwise *= 2 / (ELEMENTWISE * gpu.bandwidth)  # each saved tensor: written once, read once
     later = 1 - 1 / work.mini_batches  # the first mini-batch is on policy
+    if config.algorithm.staleness == "gate":
+        later = 0.0
     # Frozen weights have no gradient; those of adapters are a hundredth of their layers'.
     weights = 0.0 if config.model.lora.rank else text
     scoring = scoring_seconds(shape, gpu, b, work, rows)
@@ -197,7 +199,10 @@ def _rollout(
     """Return seconds of prefill and of decoding; prompts are computed once per group.
 
     Of a hybrid's prompt only whole blocks are, which are long; each response computes the rest.
+    Servers sample beside the learner: 0 and 0.
     """
+    if config.generator.backend == "server":
+        return 0.0, 0.0
     gpu, split = hardware.gpu, config.generator.tensor_parallel
     prompts = work.prompts * split
     rest = work.prompt_tokens % engine.block if shape.delta_nets else 0

@@ -68,6 +68,9 @@ def _device(plan: Plan) -> None:
 
 def _engine(plan: Plan) -> None:
     engine = plan.engine
+    if plan.config.generator.backend == "server":
+        print("the engines are servers: memory and seconds are the learner's alone\n")
+        return
     states = (
         [
             ["bytes of a sequence's recurrent states", f"{engine.state:,.0f}"],
@@ -116,9 +119,13 @@ def _host(plan: Plan) -> None:
 
 def _seconds(plan: Plan) -> None:
     seconds, work = plan.seconds, plan.work
-    rows = [
+    sampling = seconds.prefill + seconds.decode
+    rollout = [
         ["rollout: prompts", f"{seconds.prefill:.1f}"],
         ["rollout: decoding", f"{seconds.decode:.1f}"],
+    ]
+    rows = [
+        *(rollout if sampling else []),
         ["old log-probs", f"{seconds.old_logprobs:.1f}"],
         ["update: products of the layers", f"{seconds.products:.1f}"],
         ["update: elementwise", f"{seconds.elementwise:.1f}"],
@@ -136,9 +143,9 @@ def _seconds(plan: Plan) -> None:
     )
     rate = seconds.tokens / seconds.total
     print(
-        f"{rate:,.0f} response tokens per second and GPU over the step, "
-        f"{seconds.tokens / (seconds.prefill + seconds.decode):,.0f} while sampling; MFU of the "
-        f"update {seconds.utilisation(plan.hardware.gpu):.0%} (estimate)\n"
+        f"{rate:,.0f} response tokens per second and GPU over the step"
+        + (f", {seconds.tokens / sampling:,.0f} while sampling" if sampling else "")
+        + f"; MFU of the update {seconds.utilisation(plan.hardware.gpu):.0%} (estimate)\n"
     )
 
 

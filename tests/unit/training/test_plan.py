@@ -406,6 +406,17 @@ def test_an_engine_of_another_kind_has_its_own_memory():
         assert update.parts["engine: weights"] == weights  # it doesn't sleep
 
 
+def test_servers_have_no_part_in_the_learners_memory_and_seconds():
+    shape, here = shape_of("Qwen3-VL-2B"), config()
+    servers = config("generator.backend=server", "generator.servers=[http://h:1]")
+    ours, theirs = (make_plan(made, shape, gpus(80, 1)) for made in (servers, here))
+    assert not any(ours.phases[0].parts[name] for name in ours.phases[0].parts if "engine" in name)
+    assert ours.seconds.prefill == ours.seconds.decode == 0 < theirs.seconds.decode
+    assert ours.seconds.old_logprobs == theirs.seconds.old_logprobs > 0
+    gated = with_values(servers, {"algorithm.staleness": "gate"})
+    assert make_plan(gated, shape, gpus(80, 1)).seconds.old_logprobs == 0
+
+
 def test_free_memory_is_part_of_the_machines():
     free = hardware.free_memory()
     assert free is not None
