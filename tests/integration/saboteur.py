@@ -3,11 +3,12 @@
     SAPO_TEST_SIGNAL=update:3:SIGKILL python saboteur.py train ...
 
 The signal comes when the moment has come so many times in this process. Timing by a clock would
-hit another place each time.
+hit another place each time. SERVER in a signal's place kills the run's local servers instead.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -22,6 +23,8 @@ MOMENTS = {  # name -> module, class or "", function, whether the signal comes a
     "saving": ("sapo_vl.learner.engine", "Learner", "save", True),  # not renamed yet
     "saved": ("sapo_vl.training.checkpoint", "", "save", True),
     "export": ("sapo_vl.learner.engine", "Learner", "export", False),
+    "asked": ("sapo_vl.generator.servers.generator", "ServerGenerator", "generate", False),
+    "sent": ("sapo_vl.generator.servers.generator", "ServerGenerator", "_update", False),
     "decode": ("vllm.v1.engine.llm_engine", "LLMEngine", "step", False),
 }
 
@@ -34,7 +37,18 @@ def score(sample: Sample, response: str) -> Verdict:
     return Verdict(Outcome.WRONG, 0.0, "by chance")
 
 
-def _arm(moment: str, count: int, number: int) -> None:
+def _strike(name: str) -> None:
+    if name != "SERVER":
+        os.kill(os.getpid(), getattr(signal, name))
+        return
+    from sapo_vl.generator.servers.process import LocalServers
+
+    for servers in [thing for thing in gc.get_objects() if isinstance(thing, LocalServers)]:
+        for group in servers.pids:
+            os.killpg(group, signal.SIGKILL)
+
+
+def _arm(moment: str, count: int, struck: str) -> None:
     module, class_name, name, after = MOMENTS[moment]
     owner = importlib.import_module(module)
     owner = getattr(owner, class_name) if class_name else owner
@@ -43,10 +57,10 @@ def _arm(moment: str, count: int, number: int) -> None:
     def wrapped(*args, **kwargs):
         due = next(calls) == count
         if due and not after:
-            os.kill(os.getpid(), number)
+            _strike(struck)
         result = original(*args, **kwargs)
         if due and after:
-            os.kill(os.getpid(), number)
+            _strike(struck)
         return result
 
     setattr(owner, name, wrapped)
@@ -56,5 +70,5 @@ if __name__ == "__main__":
     prepare_environment()
     if os.environ.get("SAPO_TEST_SIGNAL"):
         _moment, _count, _name = os.environ["SAPO_TEST_SIGNAL"].split(":")
-        _arm(_moment, int(_count), getattr(signal, _name))
+        _arm(_moment, int(_count), _name)
     cli.main()
