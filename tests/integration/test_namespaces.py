@@ -90,14 +90,14 @@ def test_four_machines_give_the_weights_of_one(machines, job_folder, tiny_folder
     variables = slurm | {
         "SLURM_JOB_ID": job_folder.name.removeprefix("slurm-"),
         "LEARNER_NODES": "2",
-        "SERVER_SECONDS": "240",
+        "SERVER_SECONDS": "360",
         "SAPO_VENV": sys.prefix,
         "SAPO_EXTRA": "cpu" if "+cpu" in metadata.version("torch") else "gpu",
         "CUDA_VISIBLE_DEVICES": "",
     }
     script = str(ROOT / "scripts" / "slurm.sh")
     words = arguments(tiny_folder, tmp_path / "four")
-    run_logged([*machines.on(0), "bash", script, *words], tmp_path / "four.log", 400, **variables)
+    run_logged([*machines.on(0), "bash", script, *words], tmp_path / "four.log", 500, **variables)
     logs = sorted(log.name for log in job_folder.glob("server-*"))
     assert logs == ["server-0-0.log", "server-1-1.log"]
 
