@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up what is missing, then lint, types and tests; further arguments go to pytest.
-#   bash scripts/test.sh                 everything
+#   bash scripts/test.sh                 everything but what is marked long
 #   bash scripts/test.sh -m 'not slow'   without the tests that start vLLM or DeepSpeed
 #   bash scripts/test.sh --lint          lint and types only
 set -euo pipefail
@@ -32,7 +32,7 @@ else
   } >"$log" 2>&1 &
   beside=$!
   if (($# == 0)); then
-    check pytest -m slow
+    check pytest -m "slow and not long"
   else
     check pytest "$@"
   fi

@@ -23,7 +23,7 @@ from namespaces import Machines, Unavailable
 from safetensors.torch import load_file
 from slurm_programs import slurm_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STEPS = 3
 OVERRIDES = (

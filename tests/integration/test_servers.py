@@ -190,6 +190,7 @@ def children(pid: int) -> list[int]:
     return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_comes_back_with_the_weights(
     served, engine, assets, prompts, other_weights
 ):
