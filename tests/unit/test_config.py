@@ -363,3 +363,31 @@ def test_what_is_known_leaves_out_where_options_are_kept():
     with pytest.raises(ConfigError, match="known here: objective, run, model") as caught:
         load(None, ["zzzz=1"])
     assert "objective_options" not in str(caught.value)
+
+
+SERVED = ("generator.backend=server", "generator.local_servers=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (SERVED[:1], "needs generator.servers or generator.local_servers"),
+        (SERVED[1:], "no other backend uses them"),
+        (("generator.servers=[http://h:1]",), "no other backend uses them"),
+        ((*SERVED, "generator.servers=[http://h:1]"), "set one of them"),
+        (("rollout.in_flight=true", "rollout.ahead=1"), "needs generator.backend=server"),
+        ((*SERVED, "rollout.in_flight=true"), "rollout.ahead of 1 or more"),
+    ],
+)
+def test_keys_of_servers_that_contradict_each_other(overrides, told):
+    with pytest.raises(ConfigError, match=told):
+        load(None, list(overrides))
+
+
+def test_keys_of_servers_that_fit():
+    made = load(None, [*SERVED, "rollout.in_flight=true", "rollout.ahead=2"])
+    assert (made.generator.local_servers, made.rollout.ahead, made.rollout.in_flight) == (
+        1,
+        2,
+        True,
+    )
