@@ -9,6 +9,9 @@ with_dev=1
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
 cd "$root"
 
+# Tests of whole runs, which share no engine with others: the core that has less to do takes them.
+whole_runs=(tests/integration/test_{run,lora_run,ahead_run,ranks,lab}.py)
+
 failed=()
 check() {
   echo "== $*" >&2
@@ -20,23 +23,24 @@ if [[ "${1:-}" == "--lint" ]]; then
   check mypy -p sapo_vl
 else
   # The other core checks the types and, if everything is asked for, runs the tests that start
-  # neither vLLM nor DeepSpeed; this one runs those that do.
+  # neither vLLM nor DeepSpeed, and those of whole runs; this one runs all others.
   log="$(mktemp)"
   {
     types=0 tests=0
     "$python" -m mypy -p sapo_vl || types=$?
     if (($# == 0)); then
       "$python" -m pytest -m "not slow" || tests=$?
+      "$python" -m pytest -m "slow and not long" "${whole_runs[@]}" || tests=$?
     fi
     exit $((types || tests))
   } >"$log" 2>&1 &
   beside=$!
   if (($# == 0)); then
-    check pytest -m "slow and not long"
+    check pytest -m "slow and not long" "${whole_runs[@]/#/--ignore=}"
   else
     check pytest "$@"
   fi
-  echo '== meanwhile: mypy -p sapo_vl, and without arguments pytest -m "not slow"' >&2
+  echo '== meanwhile: mypy -p sapo_vl, and without arguments more of pytest' >&2
   wait "$beside" || failed+=("what ran meanwhile")
   cat "$log"
   rm -f "$log"
