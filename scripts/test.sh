@@ -10,7 +10,7 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/env.sh"
 cd "$root"
 
 # Tests of whole runs, which share no engine with others: the core that has less to do takes them.
-whole_runs=(tests/integration/test_{run,lora_run,ahead_run,ranks,lab}.py)
+whole_runs=(tests/integration/test_{run,lora_run,ahead_run,lab}.py)
 
 failed=()
 check() {
