@@ -134,8 +134,8 @@ class Config(Section):
 
 
 def _check_sampler(config: Config) -> None:
-    """Raise ValueError where the keys of servers and of rollouts ahead contradict each other."""
-    rollout, options = config.rollout, config.generator
+    """Raise ValueError where the keys of servers contradict each other."""
+    options = config.generator
     if (options.backend == "server") != bool(options.servers or options.local_servers):
         raise ValueError(
             "generator.backend=server needs generator.servers or generator.local_servers, and no "
@@ -145,10 +145,6 @@ def _check_sampler(config: Config) -> None:
         raise ValueError(
             "generator.servers names running servers and generator.local_servers starts some: "
             "set one of them"
-        )
-    if rollout.in_flight and not (rollout.ahead and options.backend == "server"):
-        raise ValueError(
-            "rollout.in_flight needs generator.backend=server and rollout.ahead of 1 or more"
         )
 
 

@@ -375,19 +375,8 @@ SERVED = ("generator.backend=server", "generator.local_servers=1")
         (SERVED[1:], "no other backend uses them"),
         (("generator.servers=[http://h:1]",), "no other backend uses them"),
         ((*SERVED, "generator.servers=[http://h:1]"), "set one of them"),
-        (("rollout.in_flight=true", "rollout.ahead=1"), "needs generator.backend=server"),
-        ((*SERVED, "rollout.in_flight=true"), "rollout.ahead of 1 or more"),
     ],
 )
 def test_keys_of_servers_that_contradict_each_other(overrides, told):
     with pytest.raises(ConfigError, match=told):
         load(None, list(overrides))
-
-
-def test_keys_of_servers_that_fit():
-    made = load(None, [*SERVED, "rollout.in_flight=true", "rollout.ahead=2"])
-    assert (made.generator.local_servers, made.rollout.ahead, made.rollout.in_flight) == (
-        1,
-        2,
-        True,
-    )

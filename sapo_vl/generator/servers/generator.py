@@ -80,7 +80,7 @@ class ServerGenerator:
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
-        self.in_flight = config.rollout.in_flight  # weights may change within a response
+        self.in_flight = False  # whether weights may change within a response
         self._local: LocalServers | None = None
         self._threads = LoopThreads()
 
