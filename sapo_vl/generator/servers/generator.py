@@ -12,7 +12,7 @@ What can go wrong:
 - `update_weights` starts anew the local servers that have failed, and asks the others whether they
   are back. Whoever answers gets the weights with the rest and takes prompts again.
 - Between two updates nobody may have other weights: each response tells the version that sampled
-  it, and has to tell the one last sent (in_flight=True allows several, see Rollout.versions).
+  it, and has to tell the one last sent.
 - A picture lost or altered on the way raises DataError: each answer tells to what the server
   expanded the prompt, and each server's patches are compared once with the processor's.
 """
@@ -80,7 +80,6 @@ class ServerGenerator:
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
         self._label = ownership.UNOWNED  # of the weights sent last
-        self.in_flight = False  # whether weights may change within a response
         self._local: LocalServers | None = None
         self._threads = LoopThreads()
 
@@ -177,7 +176,7 @@ class ServerGenerator:
         addresses, self._faults = self._on_rank_0(self._revive)
         self._move_to(addresses)
         try:
-            send(self.alive, weights, version, in_flight=self.in_flight)
+            send(self.alive, weights, version)
         except TransferError as error:
             self._faults |= {address: str(e) for address, e in error.failures.items()}
             if not self.alive:
@@ -233,7 +232,7 @@ class ServerGenerator:
 
     def _check_versions(self, response: wire.ServerResponse, label: str) -> None:
         """Check that the weights sent last sampled a response, all of it."""
-        if self.in_flight or response.labels == (label,):
+        if response.labels == (label,):
             return
         found = ", ".join(response.labels) or "(none)"
         if label == ownership.UNOWNED:
@@ -277,8 +276,8 @@ class ServerGenerator:
         alive, first = self.alive, distributed.rank() % len(self.alive)
         clients = [*alive[first:], *alive[:first]]
         responses = max(request.params.n for request in requests)
-        in_flight = max(1, QUEUE * self._sequences // responses)
-        return await ServerBatch(clients, costs, ask, self._give_up, in_flight).run()
+        limit = max(1, QUEUE * self._sequences // responses)
+        return await ServerBatch(clients, costs, ask, self._give_up, limit).run()
 
     def _give_up(self, error: ServerError) -> None:
         """Send no more prompts to a server. Raises ServersLostError when it was the last."""

@@ -106,8 +106,6 @@ class WeightSender:
         servers: Sequence[Control],
         weights: Iterable[tuple[str, Tensor]],
         version: int,
-        *,
-        in_flight: bool = False,
     ) -> None:
         """Bring all weights to all servers.
 
@@ -116,8 +114,6 @@ class WeightSender:
             weights: (Hugging Face name, whole tensor), all of them; the ranks go through it
                 together.
             version: the training steps that they have seen.
-            in_flight: requests under way go on with the new weights, from the next token on;
-                otherwise the update waits until they have ended.
 
         Raises:
             SetupError: a server belongs to another run.
@@ -126,7 +122,7 @@ class WeightSender:
 
         def transfer(left: list[Control], stream: Iterator[tuple[str, Tensor]]) -> Failures:
             failures = self._connect(left, self._claim_all(left))
-            failures |= self._step(left, lambda server: _pause(server, in_flight))
+            failures |= self._step(left, _pause)
             failures |= self._step(left, lambda server: server.post("/start_weight_update"))
             failures |= self._route.deliver(stream, left)
             self._connected -= failures.keys()
@@ -141,8 +137,6 @@ class WeightSender:
         servers: Sequence[Control],
         weights: Iterable[tuple[str, Tensor]],
         version: int,
-        *,
-        in_flight: bool = False,
     ) -> None:
         """Replace the adapter of all servers by both matrices of each layer's (PEFT names).
 
@@ -153,7 +147,7 @@ class WeightSender:
             assert self._adapter is not None, "send_adapter() without model.lora"
             folder = self._adapter.write(stream)
             failures, _ = self._claim_all(left)
-            failures |= self._step(left, lambda server: _pause(server, in_flight))
+            failures |= self._step(left, _pause)
             failures |= self._step(left, lambda server: load_adapter(server, folder))
             body = {"new_version": self.label(version)}
             failures |= self._step(left, lambda s: s.post("/update_weight_version", body))
@@ -251,10 +245,13 @@ def _end_open_update(server: Control) -> None:
         server.post("/finish_weight_update")
 
 
-def _pause(server: Control, in_flight: bool) -> None:
-    """Stop the scheduler, with requests under way kept where they are or at their end."""
-    mode = "keep" if in_flight else "wait"
-    server.post(f"/pause?mode={mode}&clear_cache=false", timeout=PAUSE_SECONDS)
+def _pause(server: Control) -> None:
+    """Stop the scheduler once the requests under way have ended.
+
+    vLLM 0.32 can also keep them (mode=keep), but it loses their pictures: when the encoder cache is
+    dropped, their prompts are computed anew without features, and the engine dies.
+    """
+    server.post("/pause?mode=wait&clear_cache=false", timeout=PAUSE_SECONDS)
 
 
 def _finish(server: Control, label: str) -> None:
@@ -264,8 +261,7 @@ def _finish(server: Control, label: str) -> None:
 def _wake(server: Control, label: str) -> None:
     """Drop what was computed by old weights, resume, and check the version.
 
-    Requests under way lose their cached keys and values too and compute them anew, so that each
-    token is sampled from one policy. Either cache alone would keep stale values.
+    Either cache alone would keep stale values.
     """
     answer = server.post("/reset_prefix_cache?reset_running_requests=true")
     if not answer["success"]:

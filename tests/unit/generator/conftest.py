@@ -23,7 +23,7 @@ class Sender:
     def label(self, version):
         return f"run.{version}"
 
-    def send(self, clients, weights, version, *, in_flight=False):
+    def send(self, clients, weights, version):
         list(weights)
         self.sent.append([client.address for client in clients])
         for client in clients:

@@ -185,10 +185,10 @@ def test_a_connected_server_is_only_asked_for_its_owner():
     server, mine = RecordingServer(), sender()
     mine.send([server], WEIGHTS.items(), 1)
     server.calls.clear()
-    mine.send([server], WEIGHTS.items(), 2, in_flight=True)
+    mine.send([server], WEIGHTS.items(), 2)
     assert server.calls[:3] == [
         "/weight_info",
-        "/pause?mode=keep&clear_cache=false",
+        "/pause?mode=wait&clear_cache=false",
         "/start_weight_update",
     ]
 
