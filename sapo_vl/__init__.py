@@ -14,6 +14,7 @@
     generator/    sampling of rollouts (vLLM, transformers), and their grading
     model/        the policy's files and weights, prompts, model families, the tiny model
     evaluation/   held-out accuracy, published benchmarks, scoring, paired comparison
+    pages/        HTML for people: the rollout viewer, the report of a run
     runs/         a run's folder, files, signals, metrics, curves, terminal display
     system/       ranks and collectives; GPUs and environment variables
     lab/          grids of small runs over seeds, and their page

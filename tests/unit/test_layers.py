@@ -29,7 +29,7 @@ LAYERS = [
         "algorithm",
         "model",
     ),
-    *("learner", "generator", "evaluation", "training", "sft", "train", "lab", "cli"),
+    *("learner", "generator", "evaluation", "pages", "training", "sft", "train", "lab", "cli"),
 ]
 """Rooms and single files, lowest first. A file imports its own layer and lower ones only."""
 

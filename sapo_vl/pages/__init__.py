@@ -1,0 +1,1 @@
+"""Pages for people: the rollout viewer and the report of a run."""
