@@ -1,8 +1,9 @@
-"""The end of a run: the last evaluation, the exported model, the summary."""
+"""The end of a run: the last evaluation, the exported model, the summary, the report."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 from sapo_vl.algorithm.explain import explain
 from sapo_vl.errors import printable
 from sapo_vl.evaluation.heldout import columns, shown
-from sapo_vl.runs import metrics, plots
+from sapo_vl.pages.report import page
+from sapo_vl.runs import metrics, plots, warning_log
 from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import table
 from sapo_vl.system import distributed
 
@@ -70,6 +73,23 @@ def write_report(trainer: Trainer) -> None:
         f"the trained model, of step {trainer.state.step}, is in {final}, the curves in "
         f"{run.dir / 'curves.png'}"
     )
+    write_page(run)
+
+
+def write_page(run: Run) -> None:
+    """Write RUN/report.html on rank 0, when all else of the run is saved.
+
+    Whatever goes wrong with the page is said in a line and kept as a warning: the run is complete.
+    """
+    if distributed.rank() != 0:
+        return
+    try:
+        distributed.print0(f"the report is in {page.write([run.dir])}")
+    except Exception as error:
+        line = f"report.html could not be written: {type(error).__name__}: {printable(error)}"
+        distributed.print0(f"{line}; the run is complete, `sapo-vl report {run.dir}` tries again")
+        with suppress(OSError):  # the disk may be full
+            warning_log.record(run.dir, 0, line)
 
 
 def _evaluate_once(trainer: Trainer) -> None:
