@@ -31,7 +31,7 @@ from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
-from sapo_vl.training import checkpoint, monitor
+from sapo_vl.training import checkpoint, monitor, parity
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
@@ -103,7 +103,7 @@ class Trainer:
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
         dtype = sampler_dtype(self.config, assets)
-        self.parity = monitor.ParityCheck(self.config, dtype)
+        self.parity = parity.ParityCheck(self.config, dtype)
         probe = probe_prompts(inputs.train_set, inputs.renderer)
         self.delivery = DeliveryCheck(self.config, probe, dtype)
         self.receipt: Receipt | None = None
@@ -239,7 +239,7 @@ class Trainer:
         probe = batch.groups[0]
         if batch.age(self.state.step) == 0:
             self.learner.fill_old_logprobs(probe.rollouts)
-            monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
+            parity.check_parity(self, parity.mismatch_of([probe]), self.state.step + 1)
         if self.config.algorithm.staleness == "gate":
             for group in batch.groups:
                 for rollout in group.rollouts:
@@ -253,7 +253,7 @@ class Trainer:
 
     def check_weights(self) -> None:
         """Raise WeightsError when the step's updates have ruined the weights."""
-        monitor.check_weights(self.config, self.learner.model, self.state.step + 1)
+        parity.check_weights(self.config, self.learner.model, self.state.step + 1)
 
     def evaluate(self, name: str) -> Accuracy:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
