@@ -153,6 +153,11 @@ class RolloutConfig(Section):
         description="sample each batch by the weights of this many steps before, while the learner "
         "trains on earlier ones",
     )
+    in_flight: bool = Field(
+        False,
+        description="servers get new weights in the middle of responses; needs rollout.ahead; such "
+        "a run can't be reproduced",
+    )
 
 
 class RewardTerm(Section):

@@ -96,6 +96,8 @@ class Trainer:
                 f"rollout.ahead={self.config.rollout.ahead}: this generator shares the learner's "
                 "devices, so that batches are sampled ahead, but not while the learner trains"
             )
+        if self.config.rollout.in_flight:
+            distributed.print0("rollout.in_flight=true: this run can't be reproduced")
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -134,11 +136,12 @@ class Trainer:
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
 
-        What is being sampled is finished first, by the weights that it was begun with.
+        What is being sampled is finished first, by the weights that it was begun with, unless
+        rollout.in_flight is on.
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        self.queue.wait()
+        self.queue.wait_before_sync()
         version = self.state.step + (self.state.mini_batch > 0)
         if self.config.model.lora.rank:
             self.generator.update_adapter(self.learner.adapter(), version)
