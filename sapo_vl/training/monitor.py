@@ -22,7 +22,7 @@ from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
 from sapo_vl.training.parity import check_parity, mismatch_of
-from sapo_vl.training.rollouts import write_parquet
+from sapo_vl.training.rollouts import is_written, write_parquet
 
 if TYPE_CHECKING:
     from sapo_vl.training.trainer import Step, Trainer
@@ -175,8 +175,7 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     row |= {f"seconds/{name}": value for name, value in seconds.items()}
     if "sampling" in step.timer.seconds:
         row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["sampling"]
-    every = config.run.rollouts_every
-    if every and state.step % every == 0:
+    if is_written(config, state.step):
         suffix = f"-rank{distributed.rank()}" if distributed.world_size() > 1 else ""
         name = f"step_{state.step:06d}{suffix}.parquet"
         write_parquet(trainer.run.dir / "rollouts" / name, groups)

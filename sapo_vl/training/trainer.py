@@ -35,7 +35,7 @@ from sapo_vl.training import checkpoint, monitor, parity
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
-from sapo_vl.training.rollouts import RolloutBatch
+from sapo_vl.training.rollouts import RolloutBatch, is_written
 from sapo_vl.training.setup import RunInputs, sapo_config
 from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
@@ -331,6 +331,8 @@ class Step:
         if self._trainer.config.rollout.ahead:
             stats |= staleness.gate_by_age(report, self.number)
         self._state.stats.append(stats)
+        if is_written(self._trainer.config, self.number + 1):
+            telemetry.keep_token_values(report)
         self._state.bad_steps = monitor.check_finite(
             self._trainer.run, report, self._state.bad_steps
         )
