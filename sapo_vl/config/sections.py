@@ -175,6 +175,9 @@ class JudgeOptions(Section):
     timeout_seconds: float = Field(
         60.0, gt=0, le=3600, description="time of one call, with its retries"
     )
+    pictures: bool = Field(
+        False, description="show the problem's pictures to the judge, a model that takes pictures"
+    )
 
     @field_validator("url")
     @classmethod
