@@ -304,6 +304,12 @@ class EvaluationConfig(Section):
     )
     greedy: bool = Field(True, description="also one greedy response per problem")
     every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="early stop: end the run after n evaluations in a row without a new best of "
+        "checkpoint.best; 0: never",
+    )
     blank: bool = Field(False, description="control: replace every image by a blank one")
     benchmarks: list[str] = Field([], description="names, or my/bench.py:BENCHMARK")
     source: UserPath | None = Field(None, description="folder of the benchmarks' files")
@@ -336,3 +342,8 @@ class CheckpointConfig(Section):
     every: int = Field(20, ge=1, description="training steps between checkpoints")
     sft_every: int = Field(500, ge=1, description="warm-up steps between checkpoints")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
+    best: str | None = Field(
+        None,
+        description="avg, greedy or a benchmark's name: keep the checkpoint with the highest value "
+        "of this held-out figure as well, and export it to RUN/best; null: no such checkpoint",
+    )

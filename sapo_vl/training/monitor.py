@@ -25,6 +25,7 @@ from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.schema import RolloutGroup
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
+from sapo_vl.training.best import evaluation_file
 from sapo_vl.training.rollouts import write_parquet
 
 if TYPE_CHECKING:
@@ -85,15 +86,8 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
 
 
 def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
-    """Whether this is the row of an evaluation whose summary file, written next, is missing.
-
-    An evaluation that was made again later has left its file beside the new one (report.py).
-    """
-    if row.get("phase") != "eval":
-        return False
-    name, folder = row.get("name"), run.dir / "eval"
-    files = [folder / f"{name}.json", *folder.glob(f"{name}-step_*.json")]
-    return not any((read_json(file) or {}).get("step") == row.get("step") for file in files)
+    """Whether this is the row of an evaluation whose summary file, written next, is missing."""
+    return row.get("phase") == "eval" and evaluation_file(run.dir, row) is None
 
 
 def _covered_steps(run: Run) -> dict[str, int]:

@@ -32,6 +32,7 @@ from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint, monitor
+from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
@@ -109,6 +110,7 @@ class Trainer:
         self.receipt: Receipt | None = None
         self.version = 0  # of the generator's weights: the training steps that they have seen
         self.causes = set[str]()  # of missing verdicts, that have been printed
+        self.best = BestCheckpoint(self.config, self.checkpoints, self.log)
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
 
@@ -130,6 +132,7 @@ class Trainer:
             name = f"step_{self.state.step:06d}"
             if not (self.run.dir / "eval" / f"{name}.json").exists():
                 self.evaluate(name)  # a signal or a kill cut it off
+        self.best.update(self.state.step)
 
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
@@ -199,7 +202,8 @@ class Trainer:
             if self.run.stop.requested():
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
-            if state.step % config.checkpoint.every == 0 or last:
+            wanted = config.checkpoint.best is not None and self._evaluation_due()
+            if state.step % config.checkpoint.every == 0 or last or wanted:
                 self.save()
                 if config.learner.offload_while_sampling:
                     self.sync()
@@ -283,6 +287,7 @@ class Trainer:
             write_json(
                 self.run.dir / "eval" / f"{name}.json", result.summary() | self.evaluation_stamp()
             )
+        self.best.update(self.state.step)
         return result
 
     def evaluation_stamp(self) -> dict[str, Any]:
