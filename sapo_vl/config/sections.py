@@ -108,6 +108,15 @@ class DataConfig(Section):
     ratio_by: Literal["task", "dataset"] = Field(
         "task", description="column that holds the names in data.ratio"
     )
+    rest_after: int = Field(
+        0,
+        ge=0,
+        description="difficulty pools: a record whose last n groups of responses were all right, "
+        "or all wrong, rests; 0: none does",
+    )
+    rest_epochs: int = Field(
+        1, ge=1, le=1000, description="epochs in which it is passed over; then one group decides"
+    )
     synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
     synthetic_test: int = Field(480, ge=1, description="number of procedural held-out records")
 

@@ -54,6 +54,7 @@ class TrainState:
     bad_steps: int = 0  # consecutive non-finite optimizer steps
     batch: dict[str, Any] | None = None  # mid-step: the rollout batch's state_dict
     ahead: list[dict[str, Any]] = field(default_factory=list)  # RolloutQueue's state_dict
+    pools: dict[str, Any] | None = None  # DifficultyPools' state_dict
     totals: dict[str, float] = field(default_factory=dict)  # mid-step: telemetry.group_sums
     stats: list[dict[str, float]] = field(default_factory=list)  # mid-step: per mini-batch
 

@@ -314,6 +314,9 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
         row |= staleness.by_age(distributed.all_gather([sums]))
     if trainer.receipt is not None:
         row |= trainer.receipt.row()
+    if trainer.sampler.pools.on:
+        counts = distributed.all_gather(step.batch.pass_counts)
+        row |= trainer.sampler.pools.record(step.number, counts)
     row["mini_batches"] = telemetry.by_mini_batch(stats)
     seconds = step.timer.seconds | trainer.sampler.prompts.laps()
     row |= {f"seconds/{name}": value for name, value in seconds.items()}

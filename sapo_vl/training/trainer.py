@@ -121,6 +121,7 @@ class Trainer:
             self._make_room()
             self.state = checkpoint.load(newest, self.learner)
             self.queue.load_state_dict(self.state.ahead, self.inputs.renderer)
+            self.sampler.pools.load_state_dict(self.state.pools)
             self.state.ahead = []
         self.sync()
         if newest is not None:
@@ -170,6 +171,7 @@ class Trainer:
         self.queue.wait()
         self._make_room()
         state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
+        state.pools = self.sampler.pools.state_dict()
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
         self.settle_receipt()
