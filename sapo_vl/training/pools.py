@@ -135,4 +135,4 @@ class DifficultyPools:
             return
         self._streaks = {index: (pool, length) for index, pool, length in state["streaks"]}
         self._resting = {index: (task, until) for index, task, until in state["resting"]}
-        self._positions = {step: known for step, known in state["positions"]}
+        self._positions = dict(state["positions"])
