@@ -58,7 +58,7 @@ def train_loop(trainer: Trainer) -> None:
     steps = trainer.config.rollout.steps
     enabled = None if distributed.rank() == 0 else False
     with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
-        while trainer.state.step < steps:
+        while trainer.state.step < steps and not trainer.best.patience_lost:
             with trainer.step() as step:
                 train_step(trainer, step)
 

@@ -21,6 +21,7 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
+from sapo_vl.training.best import evaluation_file
 from sapo_vl.training.parity import check_parity, mismatch_of
 from sapo_vl.training.rollouts import is_written, write_parquet
 
@@ -71,15 +72,8 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
 
 
 def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
-    """Whether this is the row of an evaluation whose summary file, written next, is missing.
-
-    An evaluation that was made again later has left its file beside the new one (report.py).
-    """
-    if row.get("phase") != "eval":
-        return False
-    name, folder = row.get("name"), run.dir / "eval"
-    files = [folder / f"{name}.json", *folder.glob(f"{name}-step_*.json")]
-    return not any((read_json(file) or {}).get("step") == row.get("step") for file in files)
+    """Whether this is the row of an evaluation whose summary file, written next, is missing."""
+    return row.get("phase") == "eval" and evaluation_file(run.dir, row) is None
 
 
 def _covered_steps(run: Run) -> dict[str, int]:
@@ -170,6 +164,9 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
         row |= staleness.by_age(distributed.all_gather([sums]))
     if trainer.receipt is not None:
         row |= trainer.receipt.row()
+    if trainer.sampler.pools.on:
+        counts = distributed.all_gather(step.batch.pass_counts)
+        row |= trainer.sampler.pools.record(step.number, counts)
     row["mini_batches"] = telemetry.by_mini_batch(stats)
     seconds = step.timer.seconds | trainer.sampler.prompts.laps()
     row |= {f"seconds/{name}": value for name, value in seconds.items()}

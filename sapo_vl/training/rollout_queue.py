@@ -24,6 +24,7 @@ from typing import Any
 from sapo_vl.config import Config
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.system import distributed
+from sapo_vl.training.prompt_sampler import DrawStart
 from sapo_vl.training.rollouts import RolloutBatch
 from sapo_vl.training.step_sampler import Guard, SampledStep, StepSampler
 
@@ -102,16 +103,19 @@ class RolloutQueue:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, step: int, cursor: int, version: int) -> None:
+        start = self._sampler.pools.begin(step, cursor)  # here: a thread would see later results
         if self._pool is None:
-            sampled = self._sampler.sample(step, cursor, version, self._guard)
+            sampled = self._sampler.sample(step, cursor, version, self._guard, start)
             self._batches[step] = _done(sampled)
         else:
-            self._batches[step] = self._pool.submit(self._in_thread, step, cursor, version)
+            self._batches[step] = self._pool.submit(self._in_thread, step, cursor, version, start)
 
-    def _in_thread(self, step: int, cursor: int, version: int) -> SampledStep:
+    def _in_thread(
+        self, step: int, cursor: int, version: int, start: DrawStart | None
+    ) -> SampledStep:
         """Sample a step; signals are the main thread's."""
         with distributed.using(self._group):
-            return self._sampler.sample(step, cursor, version, nullcontext)
+            return self._sampler.sample(step, cursor, version, nullcontext, start)
 
 
 def _done(sampled: SampledStep) -> Future[SampledStep]:

@@ -32,6 +32,7 @@ from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 from sapo_vl.system.machine import gpu_count
+from sapo_vl.training.best import check_metric
 from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.prompt_sampler import PromptSampler
@@ -69,7 +70,7 @@ def preflight(config: Config) -> Config:
     if config.model.lora.rank:
         module_on_meta(config)  # refuses what can't have adapters
     deepspeed_settings(config)
-    chosen_sets(config)
+    check_metric(config, chosen_sets(config))
     check_capacity(config)
     return config
 

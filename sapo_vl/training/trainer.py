@@ -32,6 +32,7 @@ from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint, monitor, parity
+from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
@@ -111,6 +112,7 @@ class Trainer:
         self.receipt: Receipt | None = None
         self.version = 0  # of the generator's weights: the training steps that they have seen
         self.causes = set[str]()  # of missing verdicts, that have been printed
+        self.best = BestCheckpoint(self.config, self.checkpoints, self.log)
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
 
@@ -121,6 +123,7 @@ class Trainer:
             self._make_room()
             self.state = checkpoint.load(newest, self.learner)
             self.queue.load_state_dict(self.state.ahead, self.inputs.renderer)
+            self.sampler.pools.load_state_dict(self.state.pools)
             self.state.ahead = []
         self.sync()
         if newest is not None:
@@ -132,6 +135,7 @@ class Trainer:
             name = f"step_{self.state.step:06d}"
             if not (self.run.dir / "eval" / f"{name}.json").exists():
                 self.evaluate(name)  # a signal or a kill cut it off
+        self.best.update(self.state.step)
 
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
@@ -170,6 +174,7 @@ class Trainer:
         self.queue.wait()
         self._make_room()
         state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
+        state.pools = self.sampler.pools.state_dict()
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
         self.settle_receipt()
@@ -202,7 +207,8 @@ class Trainer:
             if self.run.stop.requested():
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
-            if state.step % config.checkpoint.every == 0 or last:
+            wanted = config.checkpoint.best is not None and self._evaluation_due()
+            if state.step % config.checkpoint.every == 0 or last or wanted:
                 self.save()
                 if config.learner.offload_while_sampling:
                     self.sync()
@@ -286,6 +292,7 @@ class Trainer:
             write_json(
                 self.run.dir / "eval" / f"{name}.json", result.summary() | self.evaluation_stamp()
             )
+        self.best.update(self.state.step)
         return result
 
     def evaluation_stamp(self) -> dict[str, Any]:
