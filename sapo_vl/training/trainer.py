@@ -23,7 +23,7 @@ from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.weights import trainable_rows
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, warning_log
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -85,7 +85,7 @@ class Trainer:
             inputs.rubric,
             tensor_parallel=engine_ranks(self.config),
         )
-        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.log)
+        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.warn)
         self.queue = RolloutQueue(
             self.config,
             self.sampler,
@@ -238,6 +238,11 @@ class Trainer:
         else:
             distributed.print0(line)
 
+    def warn(self, step: int, line: str) -> None:
+        """Print a line as `log` does, and keep it for the run's report."""
+        self.log(line)
+        warning_log.record(self.run.dir, step, line)
+
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
 
@@ -340,9 +345,11 @@ class Step:
         self._state.stats.append(stats)
         if is_written(self._trainer.config, self.number + 1):
             telemetry.keep_token_values(report)
-        self._state.bad_steps = monitor.check_finite(
-            self._trainer.run, report, self._state.bad_steps
-        )
+        run = self._trainer.run
+        if report.skipped:
+            text = f"step {self.number + 1}: gradient not finite, an update was skipped"
+            warning_log.record(run.dir, self.number + 1, text)
+        self._state.bad_steps = monitor.check_finite(run, report, self._state.bad_steps)
 
 
 class StepTimer:
