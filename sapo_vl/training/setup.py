@@ -148,7 +148,8 @@ def load_inputs(run: Run) -> RunInputs:
 def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> list[str]:
     """Try every reward term on gold answers and on junk; print the confusion and warnings.
 
-    Returns the warnings; none on other ranks than 0, which print nothing either. Raises ConfigError for a term that never answers, SetupError for a judge out of reach.
+    Returns the warnings; none on other ranks than 0, which print nothing either. Raises ConfigError
+    for a term that never answers, SetupError for a judge out of reach.
     """
     results = probe(rubric, samples)
     if distributed.rank() != 0:
