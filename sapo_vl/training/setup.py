@@ -33,6 +33,7 @@ from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 from sapo_vl.system.machine import gpu_count
+from sapo_vl.training.best import check_metric
 from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.prompt_sampler import PromptSampler
@@ -70,7 +71,7 @@ def preflight(config: Config) -> Config:
     if config.model.lora.rank:
         module_on_meta(config)  # refuses what can't have adapters
     deepspeed_settings(config)
-    chosen_sets(config)
+    check_metric(config, chosen_sets(config))
     check_capacity(config)
     return config
 
@@ -147,8 +148,8 @@ def load_inputs(run: Run) -> RunInputs:
 def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> list[str]:
     """Try every reward term on gold answers and on junk; print the confusion and warnings.
 
-    Returns the warnings; none on other ranks than 0, which print nothing either.
-    Raises ConfigError for a term that never answers, SetupError for a judge out of reach.
+    Returns the warnings; none on other ranks than 0, which print nothing either. Raises ConfigError
+    for a term that never answers, SetupError for a judge out of reach.
     """
     results = probe(rubric, samples)
     if distributed.rank() != 0:

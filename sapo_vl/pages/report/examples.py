@@ -48,7 +48,7 @@ READ_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class ShownResponse:
+class ReportResponse:
     """One response on the page."""
 
     when: str  # before or after training, or its place in training
@@ -58,7 +58,7 @@ class ShownResponse:
 
 
 @dataclass(frozen=True)
-class ShownProblem:
+class ReportProblem:
     """A problem with responses to it."""
 
     id: str
@@ -67,7 +67,7 @@ class ShownProblem:
     gold: str
     pictures: Sequence[str]  # data URIs
     headline: str  # what makes it an example
-    answers: Sequence[ShownResponse]
+    answers: Sequence[ReportResponse]
     note: str = ""  # what is missing of it, and why
 
 
@@ -77,7 +77,7 @@ class ExampleGroup:
 
     heading: str
     text: str
-    examples: Sequence[ShownProblem] = field(default_factory=list)
+    examples: Sequence[ReportProblem] = field(default_factory=list)
 
 
 def groups(run: LoadedRun) -> list[ExampleGroup]:
@@ -97,7 +97,7 @@ def _held_out(run: LoadedRun) -> list[ExampleGroup]:
 
     def examples(
         names: Sequence[str], wanted: tuple[bool | None, bool | None]
-    ) -> list[ShownProblem]:
+    ) -> list[ReportProblem]:
         assert run.before is not None, "an evaluation went away"
         assert run.after is not None, "an evaluation went away"
         shown = []
@@ -134,7 +134,7 @@ def _count(gaps: Mapping[str, float], sign: int) -> str:
     return f"{number} of {len(gaps)} held-out problems are answered right {how} often than before."
 
 
-def _answer(found: HeldOut, name: str, when: str, correct: bool | None) -> ShownResponse:
+def _answer(found: HeldOut, name: str, when: str, correct: bool | None) -> ReportResponse:
     """Return the commonest sampled response to a problem among those that are `correct`.
 
     With None, or where there is none such, among all of them.
@@ -143,7 +143,7 @@ def _answer(found: HeldOut, name: str, when: str, correct: bool | None) -> Shown
     chosen = [row for row in rows if correct is not None and row["correct"] == correct] or rows
     commonest = Counter(row["response"] for row in chosen).most_common(1)[0][0]
     row = next(row for row in chosen if row["response"] == commonest)
-    return ShownResponse(when, _verdict(row["correct"]), _reason(row), clipped(row["response"]))
+    return ReportResponse(when, _verdict(row["correct"]), _reason(row), clipped(row["response"]))
 
 
 def _reason(row: GradedResponse) -> str:
@@ -158,11 +158,11 @@ def _example(
     row: GradedResponse,
     sample: Sample | None,
     headline: str,
-    answers: Sequence[ShownResponse],
+    answers: Sequence[ReportResponse],
     note: str,
-) -> ShownProblem:
+) -> ReportProblem:
     pictures, fault = _pictures(sample.images if sample else ())
-    return ShownProblem(
+    return ReportProblem(
         id=row["id"],
         task=row["task"],
         problem=_problem(sample.problem) if sample else "",
@@ -272,13 +272,13 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 def _trained(
     rows: Sequence[tuple[Path, int, dict[str, Any]]], chosen: tuple[Path, int, dict[str, Any]]
-) -> ShownProblem:
+) -> ReportProblem:
     file, index, row = chosen
     group = [one for path, _, one in rows if path == file and one["id"] == row["id"]]
     right = sum(bool(one["correct"]) for one in group if one["valid"])
     pictures, note = _pictures(_images(file, index, row["id"]))
     cut = "; cut at the length limit" if row["finish_reason"] == "length" else ""
-    return ShownProblem(
+    return ReportProblem(
         id=str(row["id"]),
         task=str(row["task"]),
         problem=_problem(str(row["problem"])),
@@ -287,7 +287,7 @@ def _trained(
         headline=f"advantage {row['advantage']:+.2f}, reward {row['reward']:.2f}, "
         f"{right} of {len(group)} responses right{cut}",
         answers=[
-            ShownResponse(
+            ReportResponse(
                 "in training",
                 _verdict(bool(row["correct"]) if row["valid"] else None),
                 _verdicts(row["verdicts"]),
