@@ -47,7 +47,7 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
-    trainer.queue.wait()  # with rollout.ahead the sampler may still be at work
+    trainer.queue.wait_before_sync()  # with rollout.ahead the sampler may still be at work
     step.timer.lap("rollout")
     trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
@@ -58,7 +58,7 @@ def train_loop(trainer: Trainer) -> None:
     steps = trainer.config.rollout.steps
     enabled = None if distributed.rank() == 0 else False
     with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
-        while trainer.state.step < steps:
+        while trainer.state.step < steps and not trainer.best.patience_lost:
             with trainer.step() as step:
                 train_step(trainer, step)
 

@@ -37,6 +37,7 @@ FIXED: Mapping[str, str] = {
     "learner.offload_optimizer": OPTIMIZER,
     "learner.offload_parameters": OPTIMIZER,
     "data.train_split": ORDER,
+    "data.rest_after": ORDER,
     "data.synthetic_train": ORDER,
     "data.synthetic_test": FIGURES,
     "data.eval_split": FIGURES,

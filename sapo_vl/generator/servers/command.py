@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sapo_vl.model.assets import ModelAssets
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # the engine beside the process that talks HTTP
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine beside the process that talks HTTP
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # no request may hold a pickle
 }
