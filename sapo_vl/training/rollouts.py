@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import Prompt, Rollout, RolloutGroup, VersionSpan
+from sapo_vl.training.pools import PassCount
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,7 @@ class RolloutBatch:
 
     groups: list[RolloutGroup]
     num_mini_batches: int
+    pass_counts: list[PassCount] = field(default_factory=list)  # for the difficulty pools
 
     def age(self, step: int) -> int:
         """Return the training steps between the oldest weights that sampled and those of `step`.
@@ -69,6 +71,7 @@ class RolloutBatch:
                 }
                 for group in self.groups
             ],
+            "pass_counts": [list(count) for count in self.pass_counts],
         }
 
     @classmethod
@@ -84,7 +87,8 @@ class RolloutBatch:
             )
             for prompt, group in zip(prompts, saved, strict=True)
         ]
-        return cls(groups, state["num_mini_batches"])
+        counts = [PassCount(*count) for count in state.get("pass_counts", ())]
+        return cls(groups, state["num_mini_batches"], counts)
 
 
 def _restored(prompt: Prompt, saved: dict[str, Any]) -> Rollout:

@@ -100,7 +100,7 @@ def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
 def test_a_sampler_that_disagrees_is_noticed_before_anything_is_trained_on(build):
     made = build(lambda i: 0, "generator.parity_stop=0.0009")  # not even a gradient is needed
     batch, _ = sampled(made)
-    with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_stop"):
+    with pytest.raises(trainer.parity.ParityError, match=r"step 1: .*generator\.parity_stop"):
         made.fill_old_logprobs(batch)
     assert made.learner.updates == []
 
