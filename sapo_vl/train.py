@@ -21,7 +21,7 @@ from sapo_vl.system import distributed
 from sapo_vl.training.checkpoint import set_aside_damaged
 from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
-from sapo_vl.training.report import write_report
+from sapo_vl.training.report import write_page, write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
 from sapo_vl.training.trainer import Step, Trainer
 
@@ -47,7 +47,7 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
-    trainer.queue.wait()  # with rollout.ahead the sampler may still be at work
+    trainer.queue.wait_before_sync()  # with rollout.ahead the sampler may still be at work
     step.timer.lap("rollout")
     trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
@@ -58,7 +58,7 @@ def train_loop(trainer: Trainer) -> None:
     steps = trainer.config.rollout.steps
     enabled = None if distributed.rank() == 0 else False
     with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
-        while trainer.state.step < steps:
+        while trainer.state.step < steps and not trainer.best.patience_lost:
             with trainer.step() as step:
                 train_step(trainer, step)
 
@@ -87,6 +87,7 @@ def warm_up_only(config: Config, *, resume: bool) -> None:
     with open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
     distributed.print0(f"the warmed-up model is in {run.dir / 'warmup' / 'final'}")
+    write_page(run)
 
 
 def _open_run(config: Config, *, resume: bool) -> Run:

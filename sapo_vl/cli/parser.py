@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from sapo_vl.cli import config_reference, data, doctor, evaluation, serving, training
+from sapo_vl.cli import config_reference, data, doctor, evaluation, pages, serving, training
 from sapo_vl.cli.options import add_config
 from sapo_vl.errors import RunError, UserError, nearest, printable
 from sapo_vl.system.launch import first_to_say
@@ -111,6 +111,7 @@ GROUPS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     doctor.add,
     serving.add,
     evaluation.add,
+    pages.add,
     partial(data.add, overrides=partial(add_config, default=None)),
     config_reference.add,
 )

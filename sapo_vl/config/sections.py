@@ -108,6 +108,15 @@ class DataConfig(Section):
     ratio_by: Literal["task", "dataset"] = Field(
         "task", description="column that holds the names in data.ratio"
     )
+    rest_after: int = Field(
+        0,
+        ge=0,
+        description="difficulty pools: a record whose last n groups of responses were all right, "
+        "or all wrong, rests; 0: none does",
+    )
+    rest_epochs: int = Field(
+        1, ge=1, le=1000, description="epochs in which it is passed over; then one group decides"
+    )
     synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
     synthetic_test: int = Field(480, ge=1, description="number of procedural held-out records")
 
@@ -153,6 +162,11 @@ class RolloutConfig(Section):
         description="sample each batch by the weights of this many steps before, while the learner "
         "trains on earlier ones",
     )
+    in_flight: bool = Field(
+        False,
+        description="servers get new weights in the middle of responses; needs rollout.ahead; such "
+        "a run can't be reproduced",
+    )
 
 
 class RewardTerm(Section):
@@ -169,6 +183,9 @@ class JudgeOptions(Section):
     model: str = Field(description="model name on that server")
     timeout_seconds: float = Field(
         60.0, gt=0, le=3600, description="time of one call, with its retries"
+    )
+    pictures: bool = Field(
+        False, description="show the problem's pictures to the judge, a model that takes pictures"
     )
 
     @field_validator("url")
@@ -304,6 +321,12 @@ class EvaluationConfig(Section):
     )
     greedy: bool = Field(True, description="also one greedy response per problem")
     every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="early stop: end the run after n evaluations in a row without a new best of "
+        "checkpoint.best; 0: never",
+    )
     blank: bool = Field(False, description="control: replace every image by a blank one")
     benchmarks: list[str] = Field([], description="names, or my/bench.py:BENCHMARK")
     source: UserPath | None = Field(None, description="folder of the benchmarks' files")
@@ -336,3 +359,8 @@ class CheckpointConfig(Section):
     every: int = Field(20, ge=1, description="training steps between checkpoints")
     sft_every: int = Field(500, ge=1, description="warm-up steps between checkpoints")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
+    best: str | None = Field(
+        None,
+        description="avg, greedy or a benchmark's name: keep the checkpoint with the highest value "
+        "of this held-out figure as well, and export it to RUN/best; null: no such checkpoint",
+    )

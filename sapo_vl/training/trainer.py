@@ -23,7 +23,7 @@ from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.weights import trainable_rows
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, warning_log
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -31,11 +31,12 @@ from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
-from sapo_vl.training import checkpoint, monitor
+from sapo_vl.training import checkpoint, monitor, parity
+from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
-from sapo_vl.training.rollouts import RolloutBatch
+from sapo_vl.training.rollouts import RolloutBatch, is_written
 from sapo_vl.training.setup import RunInputs, sapo_config
 from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
@@ -84,7 +85,7 @@ class Trainer:
             inputs.rubric,
             tensor_parallel=engine_ranks(self.config),
         )
-        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.log)
+        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.warn)
         self.queue = RolloutQueue(
             self.config,
             self.sampler,
@@ -96,6 +97,8 @@ class Trainer:
                 f"rollout.ahead={self.config.rollout.ahead}: this generator shares the learner's "
                 "devices, so that batches are sampled ahead, but not while the learner trains"
             )
+        if self.config.rollout.in_flight:
+            distributed.print0("rollout.in_flight=true: this run can't be reproduced")
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -103,12 +106,13 @@ class Trainer:
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
         dtype = sampler_dtype(self.config, assets)
-        self.parity = monitor.ParityCheck(self.config, dtype)
+        self.parity = parity.ParityCheck(self.config, dtype)
         probe = probe_prompts(inputs.train_set, inputs.renderer)
         self.delivery = DeliveryCheck(self.config, probe, dtype)
         self.receipt: Receipt | None = None
         self.version = 0  # of the generator's weights: the training steps that they have seen
         self.causes = set[str]()  # of missing verdicts, that have been printed
+        self.best = BestCheckpoint(self.config, self.checkpoints, self.log)
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
 
@@ -119,6 +123,7 @@ class Trainer:
             self._make_room()
             self.state = checkpoint.load(newest, self.learner)
             self.queue.load_state_dict(self.state.ahead, self.inputs.renderer)
+            self.sampler.pools.load_state_dict(self.state.pools)
             self.state.ahead = []
         self.sync()
         if newest is not None:
@@ -130,15 +135,17 @@ class Trainer:
             name = f"step_{self.state.step:06d}"
             if not (self.run.dir / "eval" / f"{name}.json").exists():
                 self.evaluate(name)  # a signal or a kill cut it off
+        self.best.update(self.state.step)
 
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
 
-        What is being sampled is finished first, by the weights that it was begun with.
+        What is being sampled is finished first, by the weights that it was begun with, unless
+        rollout.in_flight is on.
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        self.queue.wait()
+        self.queue.wait_before_sync()
         version = self.state.step + (self.state.mini_batch > 0)
         if self.config.model.lora.rank:
             self.generator.update_adapter(self.learner.adapter(), version)
@@ -167,6 +174,7 @@ class Trainer:
         self.queue.wait()
         self._make_room()
         state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
+        state.pools = self.sampler.pools.state_dict()
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
         self.settle_receipt()
@@ -199,7 +207,8 @@ class Trainer:
             if self.run.stop.requested():
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
-            if state.step % config.checkpoint.every == 0 or last:
+            wanted = config.checkpoint.best is not None and self._evaluation_due()
+            if state.step % config.checkpoint.every == 0 or last or wanted:
                 self.save()
                 if config.learner.offload_while_sampling:
                     self.sync()
@@ -229,6 +238,11 @@ class Trainer:
         else:
             distributed.print0(line)
 
+    def warn(self, step: int, line: str) -> None:
+        """Print a line as `log` does, and keep it for the run's report."""
+        self.log(line)
+        warning_log.record(self.run.dir, step, line)
+
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
 
@@ -239,7 +253,7 @@ class Trainer:
         probe = batch.groups[0]
         if batch.age(self.state.step) == 0:
             self.learner.fill_old_logprobs(probe.rollouts)
-            monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
+            parity.check_parity(self, parity.mismatch_of([probe]), self.state.step + 1)
         if self.config.algorithm.staleness == "gate":
             for group in batch.groups:
                 for rollout in group.rollouts:
@@ -253,7 +267,7 @@ class Trainer:
 
     def check_weights(self) -> None:
         """Raise WeightsError when the step's updates have ruined the weights."""
-        monitor.check_weights(self.config, self.learner.model, self.state.step + 1)
+        parity.check_weights(self.config, self.learner.model, self.state.step + 1)
 
     def evaluate(self, name: str) -> Accuracy:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
@@ -283,6 +297,7 @@ class Trainer:
             write_json(
                 self.run.dir / "eval" / f"{name}.json", result.summary() | self.evaluation_stamp()
             )
+        self.best.update(self.state.step)
         return result
 
     def evaluation_stamp(self) -> dict[str, Any]:
@@ -328,9 +343,13 @@ class Step:
         if self._trainer.config.rollout.ahead:
             stats |= staleness.gate_by_age(report, self.number)
         self._state.stats.append(stats)
-        self._state.bad_steps = monitor.check_finite(
-            self._trainer.run, report, self._state.bad_steps
-        )
+        if is_written(self._trainer.config, self.number + 1):
+            telemetry.keep_token_values(report)
+        run = self._trainer.run
+        if report.skipped:
+            text = f"step {self.number + 1}: gradient not finite, an update was skipped"
+            warning_log.record(run.dir, self.number + 1, text)
+        self._state.bad_steps = monitor.check_finite(run, report, self._state.bad_steps)
 
 
 class StepTimer:

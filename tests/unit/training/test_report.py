@@ -13,6 +13,7 @@ from sapo_vl.model.weights import FrozenWeights
 from sapo_vl.runs import plots
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
+from sapo_vl.training import report
 from sapo_vl.training.report import write_report
 
 
@@ -36,6 +37,7 @@ class FakeTrainer:
         )
         self.evaluated: list[str] = []
         self.settled = False
+        self.checkpoints = self.run.dir / "checkpoints"
         if not (self.run.dir / "eval" / "before.json").exists():
             self.state.step = 0
             self.evaluate("before")
@@ -146,3 +148,66 @@ def test_an_evaluation_without_any_verdict_is_unknown(tmp_path, capsys):
     write_report(made)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.strip().startswith("after")]
     assert line.split() == ["after", "-", "-", "-"]
+
+
+BEST = ("evaluation.every=1", "checkpoint.best=avg")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Return the checkpoints that were exported; a model is a file with its checkpoint's name."""
+    names: list[str] = []
+
+    def write_model(config, path, out) -> None:
+        names.append(path.name)
+        out.mkdir()
+        (out / "weights").write_text(path.name)
+
+    monkeypatch.setattr(report, "write_model", write_model)
+    return names
+
+
+def past_evaluation(made: FakeTrainer, step: int) -> None:
+    made.state.step, end = step, made.state.step
+    made.evaluate(f"step_{step:06d}")
+    made.state.step = end
+
+
+def test_the_best_model_is_exported_beside_the_last(tmp_path, written, capsys):
+    made = FakeTrainer(tmp_path / "run", 2, *BEST, "rollout.steps=2")
+    past_evaluation(made, 7)  # of a later step than the end: left by a killed process
+    past_evaluation(made, 1)
+    write_report(made)
+    assert written == ["step_000002"]
+    summary = read_json(made.run.dir / "summary.json")
+    figures = {"metric": "avg", "step": 2, "value": 0.2, "evaluations": 2, "later": 0}
+    assert summary["best"] == figures
+    assert summary["stopped_early"] is None
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "best model" in x]
+    assert "20.0 %, the highest of 2 evaluations and so too high on average" in line
+    write_report(FakeTrainer(made.run.dir, 2, *BEST))
+    assert written == ["step_000002"]  # once
+
+    made = FakeTrainer(made.run.dir, 4, *BEST)
+    write_report(made)
+    assert (made.run.dir / "best" / "weights").read_text() == "step_000004"
+    assert (made.run.dir / "best-step_000002" / "weights").read_text() == "step_000002"
+    assert read_json(made.run.dir / "best.json") == {"step": 4}
+
+
+def test_a_run_that_stopped_early_says_so(tmp_path, written, capsys):
+    keys = (*BEST, "rollout.steps=9", "evaluation.patience=3")
+    made = FakeTrainer(tmp_path / "run", 2, *keys)
+    write_report(made)
+    summary = read_json(made.run.dir / "summary.json")
+    assert summary["stopped_early"] == {"step": 2, "steps": 9, "patience": 3}
+    assert "stopped early at step 2 of 9" in capsys.readouterr().out
+
+
+def test_a_damaged_best_checkpoint_costs_its_folder_and_not_the_run(tmp_path, capsys):
+    made = FakeTrainer(tmp_path / "run", 2, *BEST)
+    (made.checkpoints / "step_000002").mkdir(parents=True)
+    write_report(made)
+    assert "manifest.json is missing" in capsys.readouterr().out
+    assert not (made.run.dir / "best").exists()
+    assert read_json(made.run.dir / "summary.json")["best"]["step"] == 2
