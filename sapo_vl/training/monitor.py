@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_ra
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import dump
 from sapo_vl.errors import RunError, printable
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, trackers
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -58,12 +57,13 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         metrics.truncate(run.dir, _covered_steps(run))
         metrics.drop(run.dir, lambda row: _lacks_summary(run, row))
     options = run.config.run
+    chosen = {
+        trackers.TensorBoard: options.tensorboard,
+        trackers.WandB: options.wandb,
+        trackers.Trackio: options.trackio,
+    }
     writer = MetricsWriter(
-        run.dir,
-        tensorboard=options.tensorboard,
-        wandb=options.wandb,
-        wandb_project=os.environ.get("WANDB_PROJECT", "sapo_vl"),
-        config=dump(run.config),
+        run.dir, dump(run.config), [tracker for tracker, wanted in chosen.items() if wanted]
     )
     try:
         yield writer
