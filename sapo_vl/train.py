@@ -21,7 +21,7 @@ from sapo_vl.system import distributed
 from sapo_vl.training.checkpoint import set_aside_damaged
 from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
-from sapo_vl.training.report import write_report
+from sapo_vl.training.report import write_page, write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
 from sapo_vl.training.trainer import Step, Trainer
 
@@ -87,6 +87,7 @@ def warm_up_only(config: Config, *, resume: bool) -> None:
     with open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
     distributed.print0(f"the warmed-up model is in {run.dir / 'warmup' / 'final'}")
+    write_page(run)
 
 
 def _open_run(config: Config, *, resume: bool) -> Run:

@@ -1,4 +1,4 @@
-"""`sapo-vl view`."""
+"""`sapo-vl view` and `sapo-vl report`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     view.add_argument("--all", action="store_true", help="all groups of all steps in the file")
     view.set_defaults(run=_view, parser=view)
+
+    report = commands.add_parser("report", help="a run, or several side by side, as one HTML page")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="page to write (default: RUN/report.html)"
+    )
+    report.set_defaults(run=_report, parser=report)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from sapo_vl.pages.report import page
+
+    print(printable(page.write([run.expanduser() for run in arguments.runs], arguments.out)))
 
 
 def _view(arguments: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from sapo_vl.model.weight_files import weight_files
 from sapo_vl.schema import Prompt, Rollout, RolloutGroup
 from sapo_vl.training.doctor.findings import Finding, doubtful, fine, skipped, wrong
 from sapo_vl.training.doctor.subject import Subject
-from sapo_vl.training.monitor import KINDS, ParityCheck, check_weights, mismatch_of, parity_limits
+from sapo_vl.training.parity import KINDS, ParityCheck, check_weights, mismatch_of, parity_limits
 from sapo_vl.training.plan.limits import memory_shortage
 from sapo_vl.training.receipt import MOVED, DeliveryCheck
 

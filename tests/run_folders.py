@@ -1,0 +1,98 @@
+"""A small run's folder, written by hand: what the report and compare read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sapo_vl.config import Config, to_yaml
+
+# Shares right of four problems with two samples each: means 3/8 before and 7/8 after.
+BEFORE: Mapping[str, Sequence[bool]] = {
+    "p1": [False, False], "p2": [True, False], "p3": [True, True], "p4": [False, False],
+}  # fmt: skip
+AFTER: Mapping[str, Sequence[bool]] = {
+    "p1": [True, True], "p2": [False, True], "p3": [True, True], "p4": [True, True],
+}  # fmt: skip
+
+
+def write_config(folder: Path, **sections: Mapping[str, Any]) -> None:
+    """Write config.yaml of the defaults with these keys, as a run does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = Config.model_validate(sections)
+    config.run.dir = folder
+    (folder / "config.yaml").write_text(f"{to_yaml(config)}...\n", encoding="utf-8")
+
+
+def write_rows(folder: Path, *rows: Mapping[str, Any]) -> None:
+    """Write metrics.jsonl."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+
+
+def train_row(step: int, **values: Any) -> dict[str, Any]:
+    """Return a training row; `gate__mean` stands for gate/mean."""
+    return {"phase": "train", "step": step} | {
+        key.replace("__", "/"): value for key, value in values.items()
+    }
+
+
+def write_evaluation(
+    folder: Path,
+    name: str,
+    verdicts: Mapping[str, Sequence[bool | None]],
+    *,
+    step: int = 0,
+    **fields: str,
+) -> None:
+    """Write eval/NAME.jsonl and its summary; `fields` replace those of every line."""
+    (folder / "eval").mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "id": problem, "task": "odd" if problem in ("p1", "p3") else "even",
+            "mode": "sampled", "correct": correct, "cause": None, "reason": f"{i} is what it says",
+            "answer": "7", "response": f"\\boxed{{{7 if correct else 8}}}",
+        } | fields
+        for problem, samples in verdicts.items()
+        for i, correct in enumerate(samples)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "eval" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    known = [v for samples in verdicts.values() for v in samples if v is not None]
+    summary = {
+        "avg@2": sum(known) / len(known), "ci95": [0.25, 0.75], "greedy": None, "samples": 2,
+        "problems": len(verdicts), "no_verdict": 0, "causes": {}, "tasks": {}, "step": step,
+        "settings": {"samples": 2, "temperature": 1.0},
+    }  # fmt: skip
+    (folder / "eval" / f"{name}.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def write_run(folder: Path) -> Path:
+    """Write a complete run of two steps."""
+    write_config(
+        folder,
+        rollout={"steps": 2, "max_new_tokens": 16},
+        learner={"lr": 1e-4},
+    )
+    write_rows(
+        folder,
+        {"phase": "eval", "step": 0, "name": "before", "avg": 0.375, "ci95_low": 0.25,
+         "ci95_high": 0.75},
+        train_row(1, reward__mean=0.25, accuracy=0.25, gate__mean=0.5, seconds__rollout=2.0,
+                  seconds__update=1.0),
+        train_row(2, reward__mean=0.75, accuracy=0.75, gate__mean=0.7, seconds__rollout=2.0,
+                  seconds__update=1.0),
+        {"phase": "eval", "step": 2, "name": "after", "avg": 0.875, "ci95_low": 0.5,
+         "ci95_high": 1.0},
+    )  # fmt: skip
+    write_evaluation(folder, "before", BEFORE)
+    write_evaluation(folder, "after", AFTER, step=2)
+    for name, value in (
+        ("versions.json", {"python": "3.11.7", "torch": "2.13.0"}),
+        ("seconds.json", {"start": 30.0, "sapo": 10.0}),
+        ("final.json", {"step": 2}),
+    ):
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    return folder
