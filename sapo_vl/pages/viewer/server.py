@@ -153,6 +153,8 @@ class Pages:
         page: int = 1,
     ) -> Response:
         """A step's groups; without a number the last step's."""
+        for files in self._opened.runs:
+            files.refresh()
         steps = list(self._files.steps)
         if step is None:
             step = steps[-1]
