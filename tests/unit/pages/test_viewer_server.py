@@ -60,7 +60,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(run):
     cookie = first.headers["set-cookie"]
     assert cookie.startswith(f"sapo_vl_8000={TOKEN};")
     assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
+    assert "SameSite=lax" in cookie
     assert made.get("/").status_code == 200
     assert TOKEN not in made.get("/").text
 
