@@ -87,7 +87,7 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path):
     """Three pages are enough: all have the theme's head."""
     from mkdocs.commands.build import build
 
-    pages = ["index.md", "metrics.md", "first-run.md"]
+    pages = ["index.md", "metrics.md", "first-run.md", "site.css"]
     for name in [*pages, "curves.png"]:
         shutil.copy(DOCS / name, tmp_path)
     config = settings()
