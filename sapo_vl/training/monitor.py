@@ -99,7 +99,7 @@ def check_finite(trainer: Trainer, step: Step, report: UpdateReport) -> int:
     bad_steps = trainer.state.bad_steps + 1
     found = autopsy.at_bad_gradient(trainer, step)
     where = f"step {step.number + 1}, mini-batch {step.position + 1}"
-    trainer.log(f"{where}: gradient not finite, update skipped; {found}")
+    trainer.warn(step.number + 1, f"{where}: gradient not finite, update skipped; {found}")
     if bad_steps >= trainer.config.learner.max_bad_steps:
         raise NonFiniteGradientError(
             f"{bad_steps} optimizer steps in a row had no finite gradient "

@@ -353,9 +353,6 @@ class Step:
         self._state.stats.append(stats)
         if is_written(self._trainer.config, self.number + 1):
             telemetry.keep_token_values(report)
-        if report.skipped:
-            text = f"step {self.number + 1}: gradient not finite, an update was skipped"
-            warning_log.record(self._trainer.run.dir, self.number + 1, text)
         self._state.bad_steps = monitor.check_finite(self._trainer, self, report)
 
 
