@@ -161,6 +161,7 @@ def write_parquet(path: Path, groups: Sequence[RolloutGroup]) -> None:
 def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
     sample, reward = group.prompt.sample, rollout.verdict
     mu, old = rollout.generator_logprobs, rollout.old_logprobs
+    reference = rollout.reference_logprobs
     return {
         "id": sample.id,
         "task": sample.task,
@@ -180,4 +181,5 @@ def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
         "versions": [list(span) for span in rollout.versions],
         "generator_logprobs": None if mu is None else mu.tolist(),
         "old_logprobs": None if old is None else old.tolist(),
+        "reference_logprobs": None if reference is None else reference.tolist(),
     }
