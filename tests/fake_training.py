@@ -78,15 +78,27 @@ class Learner:
 
     model = None
     weights_away = False
+    digest = "start"
 
     def __init__(self, stop=None, signal_at: int = 0) -> None:
         self.updates: list[list[tuple[str, float, list[float]]]] = []
         self._stop, self._signal_at = stop, signal_at
+        self.reference_passes = 0
 
     def fill_old_logprobs(self, rollouts) -> None:
         """Disagree with the sampler by 0.001 per update so far."""
         for rollout in rollouts:
             rollout.old_logprobs = rollout.generator_logprobs + 0.001 * (1 + len(self.updates))
+
+    def keep_reference(self) -> str:
+        """Return the digest of what it starts from."""
+        return self.digest
+
+    def fill_reference_logprobs(self, mini_batches) -> None:
+        """Be half a nat above the sampler."""
+        self.reference_passes += 1
+        for rollout in (rollout for mini_batch in mini_batches for rollout in mini_batch):
+            rollout.reference_logprobs = rollout.generator_logprobs + 0.5
 
     def update(self, rollouts, objective, lr) -> UpdateReport:
         """Keep what was trained on."""

@@ -155,7 +155,7 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     assert step.batch is not None, "a step without rollouts"
     groups = step.batch.groups
     totals = sum_by_name(distributed.all_gather([state.totals]))
-    stats = [_sum_losses(values) for values in state.stats]
+    stats = [_sum_losses(values, config) for values in state.stats]
     row: dict[str, Any] = {"phase": "train", "step": state.step, "lr": step.lr}
     row |= telemetry.group_rates(totals) | term_rates(totals)
     mismatch = mismatch_of(groups) if config.algorithm.staleness == "recompute" else {}
@@ -208,9 +208,10 @@ def _show(trainer: Trainer, row: metrics.MetricsRow) -> None:
     trainer.display.update(row["step"], {name: row.get(key, "-") for name, key in shown.items()})
 
 
-def _sum_losses(stats: dict[str, float]) -> dict[str, float]:
-    """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
-    shares = {name: stats.get(name, 0.0) for name in ("loss", "surrogate")}
+def _sum_losses(stats: dict[str, float], config: Config) -> dict[str, float]:
+    """Return a mini-batch's statistics with loss, surrogate and KL penalty summed over ranks."""
+    names = ["loss", "surrogate", *(["kl/penalty"] if config.algorithm.kl_coef else [])]
+    shares = {name: stats.get(name, 0.0) for name in names}
     return stats | distributed.all_reduce_sum(shares)
 
 

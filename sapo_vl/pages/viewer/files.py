@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -168,16 +169,35 @@ class RolloutFiles:
             )
         self.faults: dict[str, str] = {}  # file name: why it is not shown
         self.steps: dict[int, list[RolloutFile]] = {}
-        names = sorted((run_dir / FOLDER).glob("*")) if (run_dir / FOLDER).is_dir() else []
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(self._open, names))
-        for file in found:
-            if file is not None:
-                self.steps.setdefault(_number(file.path), []).append(file)
-        self.steps = dict(sorted(self.steps.items()))
+        self._known: dict[Path, tuple[int, int]] = {}  # each file's time of change and size
+        self._opened: dict[Path, RolloutFile] = {}
+        self._steps_by_id: dict[str, list[int]] | None = None
+        self._lock = Lock()
+        self._kept = lru_cache(KEPT_STEPS)(self._groups)
+        self.refresh()
         if not self.steps:
             raise DataError(f"{printable(run_dir / FOLDER)}: {self._nothing()}")
-        self.groups = lru_cache(KEPT_STEPS)(self._groups)  # type: ignore[method-assign]
+
+    def refresh(self) -> None:
+        """Find what a run that goes on has written since, and open that alone."""
+        with self._lock:
+            found = {path: _stamp(path) for path in sorted((self.run_dir / FOLDER).glob("*"))}
+            if found == self._known:
+                return
+            changed = [path for path, stamp in found.items() if self._known.get(path) != stamp]
+            for path in changed + [path for path in self._known if path not in found]:
+                self.faults.pop(path.name, None)
+                self._opened.pop(path, None)
+            with ThreadPoolExecutor(8) as pool:
+                files = [file for file in pool.map(self._open, changed) if file is not None]
+            self._opened |= {file.path: file for file in files}
+            steps: dict[int, list[RolloutFile]] = {}
+            for path in sorted(self._opened):
+                steps.setdefault(_number(path), []).append(self._opened[path])
+            if steps:
+                self.steps = dict(sorted(steps.items()))
+            self._known, self._steps_by_id = found, None
+            self._kept.cache_clear()
 
     def _nothing(self) -> str:
         if self.faults:
@@ -209,7 +229,7 @@ class RolloutFiles:
 
         A file that turns out to be damaged is left out and named in `faults`.
         """
-        raise NotImplementedError  # replaced by __init__: the cache belongs to this object
+        return self._kept(step)
 
     def _groups(self, step: int) -> list[StoredGroup]:
         found: list[StoredGroup] = []
@@ -260,19 +280,21 @@ class RolloutFiles:
 
     def steps_of(self, problem_id: str) -> list[int]:
         """Return the steps that sampled this problem."""
-        return self._index.get(problem_id, [])
+        index = self._steps_by_id
+        if index is None:
+            self._steps_by_id = index = self._read_ids()
+        return index.get(problem_id, [])
 
-    @property
-    def _index(self) -> dict[str, list[int]]:
-        """The steps of each problem's id; reads one column of all files, once."""
-        if not hasattr(self, "_steps_by_id"):
-            with ThreadPoolExecutor(8) as pool:
-                ids = list(pool.map(self._ids, self.steps))
-            self._steps_by_id: dict[str, list[int]] = {}
-            for step, names in zip(self.steps, ids, strict=True):
-                for name in names:
-                    self._steps_by_id.setdefault(name, []).append(step)
-        return self._steps_by_id
+    def _read_ids(self) -> dict[str, list[int]]:
+        """Return the steps of each problem's id; reads one column of all files."""
+        steps = list(self.steps)
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(self._ids, steps))
+        index: dict[str, list[int]] = {}
+        for step, names in zip(steps, ids, strict=True):
+            for name in names:
+                index.setdefault(name, []).append(step)
+        return index
 
     def _ids(self, step: int) -> set[str]:
         found: set[str] = set()
@@ -286,6 +308,15 @@ class RolloutFiles:
     def lacks(self, step: int, column: str) -> bool:
         """Whether a file of the step has no such column."""
         return any(column not in file.columns for file in self.steps.get(step, ()))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what tells a rewritten file from the one before."""
+    try:
+        status = path.stat()
+    except OSError:  # removed since it was listed
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
 
 
 def _number(path: Path) -> int:

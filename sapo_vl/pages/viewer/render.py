@@ -135,7 +135,7 @@ def summary(groups: Sequence[StoredGroup]) -> dict[str, str]:
     valid = [r for r in responses if r.valid]
     count = max(1, len(valid))
     return {
-        "groups": f"{len(groups):,}",
+        "groups": f"{len(groups):,} group{'s' if len(groups) != 1 else ''}",
         "responses": f"{len(responses):,}",
         "accuracy": f"{sum(r.correct for r in valid) / count:.3f}" if valid else "none",
         "reward": f"{sum(r.reward for r in valid) / count:.3f}" if valid else "none",

@@ -60,7 +60,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(run):
     cookie = first.headers["set-cookie"]
     assert cookie.startswith(f"sapo_vl_8000={TOKEN};")
     assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
+    assert "SameSite=lax" in cookie
     assert made.get("/").status_code == 200
     assert TOKEN not in made.get("/").text
 
@@ -129,7 +129,8 @@ def test_a_card_has_everything_that_was_graded(page):
     text = page.get("/?step=2").text
     card = text[text.index('id="group-2-0-3"') : text.index('id="group-2-0-6"')]
     for part in ("1 of 3 right", "mean reward</i> 0.333", "advantage</i> +1.00", "tokens</i> 30",
-                 "What is 1 plus 2?", "gold</i> <bdi>8", "by hand", "end</i> stop", "p</i> 0.37",
+                 "What is 1 plus 2?", "gold</i> <bdi>8", "by hand", "end</i> stop",
+                 "mean p</i> 0.37",
                  '/picture?run=0&amp;key=2-0-3&amp;number=0', "/problem?id=s1"):  # fmt: skip
         assert part in card, part
     assert page.get("/picture?key=2-0-3&number=0").headers["content-type"] == "image/png"
@@ -212,6 +213,37 @@ def test_a_taken_port_is_named():
             listen("127.0.0.1", port)
     with pytest.raises(SetupError, match="--host no-such-host"):
         listen("no-such-host.invalid", 0)
+
+
+def test_a_running_runs_new_steps_appear(page, run):
+    assert page.get("/?step=4").status_code == 404
+    some = write_run(run.parent / "later", {4: [some_groups(4)]}) / "rollouts"
+    partial = run / "rollouts" / ".step_000004.parquet.partial"
+    partial.write_bytes(b"PAR1")
+    assert "half written" in page.get("/?step=3").text
+    (some / "step_000004.parquet").rename(partial)
+    partial.rename(run / "rollouts" / "step_000004.parquet")
+    text = page.get("/").text
+    assert "Step 4: 3 groups" in text
+    assert "half written" not in text
+    assert 'data-nav="next" href="/?step=4"' in page.get("/?step=3").text
+    assert page.get("/problem?id=s1").text.count("<b>1/3</b>") == 4
+
+
+def test_the_address_is_one_line_with_a_new_token_each_time(run, monkeypatch, capsys):
+    import uvicorn
+
+    served = []
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda self, sockets: served.append(sockets[0].getsockname())
+    )
+    for _ in range(2):
+        main(["view", str(run)])
+    lines = capsys.readouterr().out.splitlines()
+    address = r"run: http://127\.0\.0\.1:(\d+)/\?token=([\w-]{32})"
+    found = [re.fullmatch(address, line) for line in lines]
+    assert [("127.0.0.1", int(match[1])) for match in found] == served
+    assert found[0][2] != found[1][2]
 
 
 # --- the single file
