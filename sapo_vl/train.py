@@ -18,6 +18,7 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
+from sapo_vl.training import autopsy
 from sapo_vl.training.checkpoint import set_aside_damaged
 from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
@@ -98,4 +99,5 @@ def _open_run(config: Config, *, resume: bool) -> Run:
     if resume:
         set_aside_damaged(run.dir)
     run.stop.install()
+    autopsy.watch(run)
     return run

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from helpers import picture
+from html_pages import HOSTILE
+
 from sapo_vl.config import Config, to_yaml
+from sapo_vl.runs import warning_log
 
 # Shares right of four problems with two samples each: means 3/8 before and 7/8 after.
 BEFORE: Mapping[str, Sequence[bool]] = {
@@ -95,4 +101,54 @@ def write_run(folder: Path) -> Path:
         ("final.json", {"step": 2}),
     ):
         (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    return folder
+
+
+def write_rollouts(
+    folder: Path,
+    name: str = "step_000002.parquet",
+    problem: str = "Sum?",
+    images: Sequence[bytes] = (),
+    **fields: str,
+) -> None:
+    """Write a group of three responses: right, wrong, and one without a verdict."""
+    folder.mkdir(exist_ok=True)
+    rows = [
+        {
+            "id": "r1", "task": "sum", "problem": f"<image>{problem}", "answer": "7",
+            "images": list(images) if i == 0 else [], "response": f"response {i}",
+            "finish_reason": "stop" if i else "length", "reward": float(i == 0),
+            "correct": i == 0, "valid": i < 2, "advantage": advantage,
+            "verdicts": json.dumps({"boxed": ["correct", 1.0, f"reason {i}"]}), **fields,
+        }
+        for i, advantage in enumerate((1.25, -1.25, 0.0))
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), folder / name)
+
+
+def write_hostile_run(folder: Path) -> Path:
+    """Write a run in which every foreign text is hostile."""
+    write_config(folder, model={"path": HOSTILE}, data={"path": HOSTILE}, rollout={"steps": 2})
+    write_rows(
+        folder,
+        train_row(1, gate__mean=1.0, no_verdict={HOSTILE: 3}, **{f"reward/term/{HOSTILE}": 1.0}),
+        train_row(2, **{f"reward/term/{HOSTILE}": 1.0, "reward/term/b": 0.0}),
+        {"phase": "eval", "step": 2, "name": HOSTILE, f"benchmark/{HOSTILE}": 0.5},
+    )
+    texts = {"task": HOSTILE, "answer": HOSTILE, "response": HOSTILE, "reason": HOSTILE}
+    ids = {f"{HOSTILE}{i}": samples for i, samples in enumerate(BEFORE.values())}
+    write_evaluation(folder, "before", ids, **texts)
+    write_evaluation(folder, "after", dict(zip(ids, AFTER.values(), strict=True)), step=2, **texts)
+    warning_log.record(folder, 1, HOSTILE)
+    alarm = {"rule": "gate", "step": 2, "message": HOSTILE, "checkpoint": HOSTILE}
+    (folder / "collapse.json").write_text(json.dumps([alarm]))
+    (folder / "versions.json").write_text(json.dumps({HOSTILE: HOSTILE}))
+    (folder / "seconds.json").write_text(json.dumps({HOSTILE: 1.0}))
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
+    fields = {"task": HOSTILE, "answer": HOSTILE, "response": HOSTILE + "\x1b[2J\u202e"}
+    verdicts = json.dumps({HOSTILE: ["wrong", 0.0, HOSTILE]})
+    rows = {"id": HOSTILE, "verdicts": verdicts, "finish_reason": HOSTILE, **fields}
+    write_rollouts(
+        folder / "rollouts", problem=HOSTILE, images=[svg, b"\x89PNG", picture(8, 8)], **rows
+    )
     return folder

@@ -28,6 +28,13 @@ class RunConfig(Section):
     )
     tensorboard: bool = Field(True, description="write RUN/tensorboard")
     wandb: bool = Field(False, description="log to Weights & Biases; WANDB_* variables apply")
+    trackio: bool = Field(False, description="log to trackio; TRACKIO_* variables apply")
+    hub_repo: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="OWNER/NAME: at the end push RUN/final with a model card to this repository of "
+        "the Hugging Face Hub, which is created private if it is new; null: nothing is pushed",
+    )
     rollouts_every: int = Field(10, ge=0, description="write every n-th step's rollouts; 0: none")
     stall_minutes: float = Field(
         60.0, gt=0, le=100_000, description="watchdog timeout: dump stacks and exit"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, UserError, printable
@@ -91,12 +92,16 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
+    @property
+    def last_batch(self) -> Path:
+        """File with the record ids that this rank worked on last: it survives a kill."""
+        return self.dir / f"last_batch_rank_{distributed.rank()}.json"
+
     def heartbeat(self, ids: Sequence[str] = ()) -> None:
         """Restart the watchdog (run.stall_minutes) and note the record ids being worked on."""
         beat()
         if ids:
-            path = self.dir / f"last_batch_rank_{distributed.rank()}.json"
-            path.write_text(json.dumps(list(ids)), encoding="utf-8")
+            self.last_batch.write_text(json.dumps(list(ids)), encoding="utf-8")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

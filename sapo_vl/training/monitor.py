@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_ra
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import dump
 from sapo_vl.errors import RunError, printable
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, trackers
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.system import distributed
-from sapo_vl.training import checkpoint
+from sapo_vl.training import autopsy, checkpoint
 from sapo_vl.training.best import evaluation_file
 from sapo_vl.training.parity import check_parity, mismatch_of
 from sapo_vl.training.rollouts import is_written, write_parquet
@@ -58,12 +57,13 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         metrics.truncate(run.dir, _covered_steps(run))
         metrics.drop(run.dir, lambda row: _lacks_summary(run, row))
     options = run.config.run
+    chosen = {
+        trackers.TensorBoard: options.tensorboard,
+        trackers.WandB: options.wandb,
+        trackers.Trackio: options.trackio,
+    }
     writer = MetricsWriter(
-        run.dir,
-        tensorboard=options.tensorboard,
-        wandb=options.wandb,
-        wandb_project=os.environ.get("WANDB_PROJECT", "sapo_vl"),
-        config=dump(run.config),
+        run.dir, dump(run.config), [tracker for tracker, wanted in chosen.items() if wanted]
     )
     try:
         yield writer
@@ -81,7 +81,7 @@ def _covered_steps(run: Run) -> dict[str, int]:
 
     def last_step(root: Path) -> int:
         newest = checkpoint.latest(root)
-        return int(newest.name.removeprefix("step_").split("+")[0]) if newest else 0
+        return checkpoint.step_of(newest) if newest else 0
 
     warmup = run.dir / "warmup"
     sft = run.config.sft.steps if (warmup / "final").exists() else last_step(warmup / "checkpoints")
@@ -89,22 +89,23 @@ def _covered_steps(run: Run) -> dict[str, int]:
     return {"sft": sft, "train": train, "eval": train}
 
 
-def check_finite(run: Run, report: UpdateReport, bad_steps: int) -> int:
-    """Return the new count of non-finite updates in a row; if this is one, write its record ids.
+def check_finite(trainer: Trainer, step: Step, report: UpdateReport) -> int:
+    """Return the new count of non-finite updates in a row; if this is one, write an autopsy.
 
-    Raises NonFiniteGradientError at learner.max_bad_steps.
+    Collective. Raises NonFiniteGradientError at learner.max_bad_steps.
     """
     if not report.skipped:
         return 0
-    ids = sorted({rollout.prompt.sample.id for rollout in report.rollouts})
-    path = run.dir / f"bad_batch_rank_{distributed.rank()}.json"
-    write_json(path, ids)
-    distributed.print0(f"gradient not finite: step skipped, its records are in {path}")
-    if bad_steps + 1 >= run.config.learner.max_bad_steps:
+    bad_steps = trainer.state.bad_steps + 1
+    found = autopsy.at_bad_gradient(trainer, step)
+    where = f"step {step.number + 1}, mini-batch {step.position + 1}"
+    trainer.log(f"{where}: gradient not finite, update skipped; {found}")
+    if bad_steps >= trainer.config.learner.max_bad_steps:
         raise NonFiniteGradientError(
-            f"{bad_steps + 1} optimizer steps in a row had no finite gradient, see {path}"
+            f"{bad_steps} optimizer steps in a row had no finite gradient "
+            f"(learner.max_bad_steps); {where}: {found}"
         )
-    return bad_steps + 1
+    return bad_steps
 
 
 class VerdictBudget:
@@ -181,7 +182,7 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     _show(trainer, row)
     if step.batch.age(step.number) == 0:
         check_parity(trainer, mismatch, state.step)
-    detect_collapse(trainer, row)
+    detect_collapse(trainer, step, row)
     return row
 
 
@@ -213,11 +214,11 @@ def _sum_losses(stats: dict[str, float]) -> dict[str, float]:
     return stats | distributed.all_reduce_sum(shares)
 
 
-def detect_collapse(trainer: Trainer, row: dict[str, Any]) -> None:
+def detect_collapse(trainer: Trainer, step: Step, row: dict[str, Any]) -> None:
     """Run the collapse detector on a step's metrics; on an alarm, pin the last good checkpoint.
 
-    Alarms are appended to RUN/collapse.json. Rank 0 decides. Raises CollapseError if
-    collapse.action is stop.
+    Alarms are appended to RUN/collapse.json, and an autopsy of the step is written. Rank 0 decides.
+    Raises CollapseError if collapse.action is stop.
     """
     action = trainer.config.collapse.action
     if action == "ignore":
@@ -230,7 +231,10 @@ def detect_collapse(trainer: Trainer, row: dict[str, Any]) -> None:
         distributed.print0(f"collapse: {alarm.message}; {good}")
         entry = {**asdict(alarm), "checkpoint": pinned and pinned.name, "row": row}
         write_json(path, [*(read_json(path) or []), entry])
-    if distributed.broadcast(len(alarms)) and action == "stop":
+    if not distributed.broadcast(len(alarms)):
+        return
+    autopsy.at_alarm(trainer, step, "; ".join(alarm.message for alarm in alarms))
+    if action == "stop":
         raise CollapseError(
             f"step {row['step']}: stopped by the collapse detector, see {path} "
             "(collapse.action=stop)"

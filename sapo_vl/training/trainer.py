@@ -31,7 +31,7 @@ from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
-from sapo_vl.training import checkpoint, monitor, parity
+from sapo_vl.training import autopsy, checkpoint, monitor, parity
 from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
@@ -115,6 +115,8 @@ class Trainer:
         self.best = BestCheckpoint(self.config, self.checkpoints, self.log)
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
+        self.open_step: Step | None = None  # while it is in progress, for the watchdog
+        autopsy.watch(run, self)
 
     def restore(self) -> None:
         """Load the newest checkpoint, if any, sync weights, and evaluate a new run's policy."""
@@ -192,15 +194,17 @@ class Trainer:
         A signal during the step leads to a checkpoint of the exact position, after which
         RunInterrupted is re-raised.
         """
-        step = Step(self)
-        with self._checkpoint_on_interrupt():
+        self.open_step = step = Step(self)
+        with self._checkpoint_on_interrupt(), autopsy.on_error(self, step):
             yield step
         state, config = self.state, self.config
         self.queue.release(state.step)
         state.step, state.mini_batch, state.batch = state.step + 1, 0, None
         state.cursor += config.rollout.prompts
         assert step.batch is not None, "a step without rollouts"
-        row = monitor.record_step(self, step)
+        with autopsy.on_error(self, step):
+            row = monitor.record_step(self, step)
+        self.open_step = None
         state.totals, state.stats = {}, []
         monitor.check_verdicts(self, row)
         with self._checkpoint_on_interrupt():
@@ -316,6 +320,8 @@ class Step:
         self.lr = learning_rate(self._state.step, config.rollout.steps, config.learner)
         self.number = self._state.step  # counted from 0
         self.timer = StepTimer()
+        self.mini_batch: list[Rollout] | None = None  # in progress, and the last one after it
+        self.position = 0  # of that mini-batch in the step
         self.batch: RolloutBatch | None = None
         if self._state.batch is not None:
             renderer = trainer.inputs.renderer
@@ -331,7 +337,9 @@ class Step:
         state, stop = self._state, self._trainer.run.stop
         mini_batches = self.batch.mini_batches()
         while state.mini_batch < len(mini_batches):
-            yield mini_batches[state.mini_batch]
+            self.position = state.mini_batch
+            self.mini_batch = mini_batches[self.position]
+            yield self.mini_batch
             state.mini_batch += 1
             if state.mini_batch < len(mini_batches) and stop.requested():
                 state.batch = self.batch.state_dict()
@@ -345,11 +353,10 @@ class Step:
         self._state.stats.append(stats)
         if is_written(self._trainer.config, self.number + 1):
             telemetry.keep_token_values(report)
-        run = self._trainer.run
         if report.skipped:
             text = f"step {self.number + 1}: gradient not finite, an update was skipped"
-            warning_log.record(run.dir, self.number + 1, text)
-        self._state.bad_steps = monitor.check_finite(run, report, self._state.bad_steps)
+            warning_log.record(self._trainer.run.dir, self.number + 1, text)
+        self._state.bad_steps = monitor.check_finite(self._trainer, self, report)
 
 
 class StepTimer:

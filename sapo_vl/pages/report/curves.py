@@ -162,6 +162,12 @@ class LineChart:
         """Return the chart in words."""
         return "; ".join(f"{line.label}: {line.words}" for line in self.lines)
 
+    @property
+    def caption(self) -> str:
+        """Return the first line in words."""
+        first = self.lines[0]
+        return f"{first.label}: {first.words}" if len(self.lines) > 1 else first.words
+
 
 class LineData(NamedTuple):
     """A line's values; N of them."""
@@ -169,6 +175,7 @@ class LineData(NamedTuple):
     label: str
     x_N: np.ndarray
     y_N: np.ndarray
+    color: int
     ends: Sequence[tuple[float, float]] = ()  # of intervals: drawn as points, not as a line
 
 
@@ -178,7 +185,9 @@ def charts(runs: Sequence[LoadedRun]) -> list[LineChart]:
     for spec in _specs(runs):
         data = _data(spec, runs)
         if data:
-            found.append(_chart(spec, data))
+            one_of_several = len(runs) > 1 and len(spec.curves) > 1
+            title = f"{spec.title}: {spec.curves[0].label}" if one_of_several else spec.title
+            found.append(_chart(spec, title, data))
     return found
 
 
@@ -200,22 +209,26 @@ def _specs(runs: Sequence[LoadedRun]) -> list[ChartSpec]:
 
 
 def _data(spec: ChartSpec, runs: Sequence[LoadedRun]) -> list[LineData]:
+    """Return a chart's lines: with several runs each has its colour, with one each quantity."""
     several = len(runs) > 1
     data: list[LineData] = []
-    for run in runs:
+    for index, run in enumerate(runs):
         rows = run.of_phase(spec.phase)
-        for curve in spec.curves[:1] if several else spec.curves:
+        curves = spec.curves[:1] if several else spec.curves
+        for place, curve in enumerate(curves):
             x_N, y_N = series(rows, curve.key)
             if spec.kind == "log":
                 x_N, y_N = x_N[y_N > 0], y_N[y_N > 0]
             if x_N.size:
-                data.append(LineData(run.name if several else curve.label, x_N, y_N))
+                label, color = (run.name, index) if several else (curve.label, place)
+                data.append(LineData(label, x_N, y_N, color % COLORS))
         if spec.held_out:
-            data += _held_out(run.of_phase("eval"), f"{run.name}, " if several else "")
+            prefix, color = (f"{run.name}, ", index) if several else ("", len(curves))
+            data += _held_out(run.of_phase("eval"), prefix, color % COLORS)
     return data
 
 
-def _held_out(rows: list[MetricsRow], prefix: str) -> list[LineData]:
+def _held_out(rows: list[MetricsRow], prefix: str, color: int) -> list[LineData]:
     """Return the held-out accuracy as points with their intervals."""
     known = [row for row in rows if is_number(row.get("avg"))]
     if not known:
@@ -226,14 +239,14 @@ def _held_out(rows: list[MetricsRow], prefix: str) -> list[LineData]:
         (_or(row.get("ci95_low"), mean), _or(row.get("ci95_high"), mean))
         for row, mean in zip(known, y_N.tolist(), strict=True)
     ]
-    return [LineData(f"{prefix}held-out, 95 % interval", x_N, y_N, ends)]
+    return [LineData(f"{prefix}held-out, 95 % interval", x_N, y_N, color, ends)]
 
 
 def _or(value: object, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
-def _chart(spec: ChartSpec, data: Sequence[LineData]) -> LineChart:
+def _chart(spec: ChartSpec, title: str, data: Sequence[LineData]) -> LineChart:
     """Lay out the lines: both axes span all values; that of percentages begins at 0."""
     left = min(float(one.x_N.min()) for one in data)
     right = max(float(one.x_N.max()) for one in data)
@@ -262,7 +275,7 @@ def _chart(spec: ChartSpec, data: Sequence[LineData]) -> LineChart:
         return " ".join(f"{x_of(x):g},{y_of(y):g}" for x, y in pairs)
 
     lines = []
-    for index, one in enumerate(data):
+    for one in data:
         x_N, y_N = _thinned(one.x_N, one.y_N)
         markers, faint = [], ""
         if one.ends:
@@ -280,9 +293,9 @@ def _chart(spec: ChartSpec, data: Sequence[LineData]) -> LineChart:
         else:
             drawn = points(x_N, y_N)
             markers = [(x_of(x), y_of(y), y_of(y), y_of(y)) for x, y in zip(x_N, y_N, strict=True)]
-        lines.append(ChartLine(one.label, index % COLORS, drawn, faint, _words(spec, one), markers))
+        lines.append(ChartLine(one.label, one.color, drawn, faint, _words(spec, one), markers))
     return LineChart(
-        spec.title,
+        title,
         spec.unit,
         lines,
         [AxisTick(x_of(x), f"{x:g}") for x in linear_ticks(left, right) if left <= x <= right],
@@ -319,9 +332,9 @@ def _words(spec: ChartSpec, one: LineData) -> str:
 
 
 def number(value: float, kind: str = "plain") -> str:
-    """Return a value as a reader wants it: 3 significant digits, percentages with one decimal."""
+    """Return a value as a reader wants it: 3 or 4 significant digits."""
     if kind == "percent":
-        return f"{100 * value:.1f} %".replace(".0 %", " %")
+        return f"{float(f'{100 * value:.3g}'):g} %"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.4g}" if abs(value) >= 0.9 else f"{value:.3g}"

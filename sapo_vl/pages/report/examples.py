@@ -10,32 +10,25 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sapo_vl.data import store
-from sapo_vl.data.images import open_image
 from sapo_vl.errors import DataError
 from sapo_vl.evaluation.graded import GradedResponse, HeldOut
 from sapo_vl.evaluation.report import clipped
 from sapo_vl.pages.report.load import LoadedRun
+from sapo_vl.pages.viewer.pictures import FILE_SIDE, picture
 from sapo_vl.runs.pages import data_uri
 from sapo_vl.schema import IMAGE_MARK, Sample
 
 EXAMPLES = 3
 """Examples of each kind."""
 
-MAX_SIDE = 480
-"""Pixels of a picture's longer side on the page."""
-
 MAX_PICTURES = 4
 """Pictures of an example."""
-
-PNG_PIXELS = 2**16
-"""Pictures of up to so many pixels stay without loss."""
 
 COLUMNS = (
     *("id", "task", "problem", "answer", "response", "finish_reason", "reward", "correct"),
@@ -45,6 +38,10 @@ COLUMNS = (
 
 READ_AT_ONCE = 64
 """Rows whose pictures are in memory at a time."""
+
+
+StoredRow = tuple[Path, int, dict[str, Any]]
+"""A row of a rollouts file: the file, the row's number there, its values without pictures."""
 
 
 @dataclass(frozen=True)
@@ -204,25 +201,14 @@ def _pictures(images: Sequence[bytes]) -> tuple[list[str], str]:
     """Return the pictures as data URIs, and a line about those that are not shown."""
     shown, faults = [], []
     for image in images[:MAX_PICTURES]:
-        try:
-            shown.append(thumbnail(image))
-        except DataError as error:
-            faults.append(f"a picture can't be shown: {error}")
+        small = picture(image, FILE_SIDE)
+        if small.fault:
+            faults.append(f"a picture can't be shown: {small.fault}")
+        else:
+            shown.append(data_uri(small.data, small.kind))
     if len(images) > MAX_PICTURES:
         faults.append(f"{len(images) - MAX_PICTURES} more pictures are not shown")
     return shown, "; ".join(faults)
-
-
-def thumbnail(data: bytes) -> str:
-    """Return an image file as a small picture's data URI. Raises DataError if it is none."""
-    image = open_image(data)
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
-    out, lossless = BytesIO(), image.width * image.height <= PNG_PIXELS
-    if lossless:
-        image.save(out, "PNG", optimize=True)
-    else:
-        image.save(out, "JPEG", quality=80)
-    return data_uri(out.getvalue(), "png" if lossless else "jpeg")
 
 
 def _rollouts(run: LoadedRun) -> list[ExampleGroup]:
@@ -233,7 +219,7 @@ def _rollouts(run: LoadedRun) -> list[ExampleGroup]:
         return [ExampleGroup(heading, "No rollouts were written (run.rollouts_every).")]
     last = files[-1].name.removesuffix(".parquet").split("-")[0]
     step = int(last.removeprefix("step_"))
-    rows: list[tuple[Path, int, dict[str, Any]]] = []
+    rows: list[StoredRow] = []
     faults = []
     for file in files:
         if file.name.startswith((f"{last}.", f"{last}-")):
@@ -241,20 +227,19 @@ def _rollouts(run: LoadedRun) -> list[ExampleGroup]:
                 rows += [(file, i, row) for i, row in enumerate(_rows(file))]
             except DataError as error:
                 faults.append(str(error))
-    graded = [row for row in rows if row[2]["advantage"] is not None]
-    best = sorted(graded, key=lambda row: -row[2]["advantage"])[:EXAMPLES]
-    worst = sorted(graded, key=lambda row: row[2]["advantage"])[:EXAMPLES]
+    best = _one_a_problem(sorted(rows, key=lambda row: -_advantage(row[2])))
+    worst = _one_a_problem(sorted(rows, key=lambda row: _advantage(row[2])))
     text = " ".join(faults)
     return [
         ExampleGroup(
             f"Rewarded most in step {step}",
             f"The largest advantages: right where the group's other responses were not. {text}",
-            [_trained(rows, row) for row in best if row[2]["advantage"] > 0],
+            [_trained(rows, row) for row in best if _advantage(row[2]) > 0],
         ),
         ExampleGroup(
             f"Rewarded least in step {step}",
             "The smallest advantages: wrong where the group's other responses were right.",
-            [_trained(rows, row) for row in worst if row[2]["advantage"] < 0],
+            [_trained(rows, row) for row in worst if _advantage(row[2]) < 0],
         ),
     ]
 
@@ -270,9 +255,21 @@ def _rows(file: Path) -> list[dict[str, Any]]:
         raise DataError(f"{file.name} can't be read: {error}") from error
 
 
-def _trained(
-    rows: Sequence[tuple[Path, int, dict[str, Any]]], chosen: tuple[Path, int, dict[str, Any]]
-) -> ReportProblem:
+def _advantage(row: dict[str, Any]) -> float:
+    return float(row["advantage"] or 0.0)
+
+
+def _one_a_problem(rows: Sequence[StoredRow]) -> list[StoredRow]:
+    """Return the first EXAMPLES rows that are of different problems."""
+    first: dict[str, StoredRow] = {}
+    for row in rows:
+        first.setdefault(row[2]["id"], row)
+        if len(first) == EXAMPLES:
+            break
+    return list(first.values())
+
+
+def _trained(rows: Sequence[StoredRow], chosen: StoredRow) -> ReportProblem:
     file, index, row = chosen
     group = [one for path, _, one in rows if path == file and one["id"] == row["id"]]
     right = sum(bool(one["correct"]) for one in group if one["valid"])
@@ -284,7 +281,7 @@ def _trained(
         problem=_problem(str(row["problem"])),
         gold=clipped(str(row["answer"])),
         pictures=pictures,
-        headline=f"advantage {row['advantage']:+.2f}, reward {row['reward']:.2f}, "
+        headline=f"advantage {_advantage(row):+.2f}, reward {row['reward']:.2f}, "
         f"{right} of {len(group)} responses right{cut}",
         answers=[
             ReportResponse(

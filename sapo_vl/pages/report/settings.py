@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sapo_vl.config import Config, dump
-from sapo_vl.config.sections import Section
+from sapo_vl.config.sections import LoraConfig, Section
 from sapo_vl.errors import UserError
 from sapo_vl.pages.report.load import LoadedRun
 from sapo_vl.runs.pages import PageTable
@@ -24,12 +24,13 @@ def differing(runs: Sequence[LoadedRun]) -> PageTable:
 
     A key that a run's file lacks, since it came later, had its default.
     """
-    defaults = default_settings(runs)
-    keys = dict.fromkeys(key for run in runs for key in (*defaults, *run.settings))
+    defaults = _opened(default_settings(runs))
+    opened = [_opened(run.settings) for run in runs]
+    keys = dict.fromkeys(key for one in opened for key in (*defaults, *one))
     rows = []
     for key in (key for key in keys if key not in PLACES):
         default = defaults.get(key, MISSING)
-        values = [run.settings.get(key, default) for run in runs]
+        values = [one.get(key, default) for one in opened]
         if any(value != default for value in values):
             rows.append([key, _text(default), *map(_text, values)])
     meanings = _meanings()
@@ -37,6 +38,13 @@ def differing(runs: Sequence[LoadedRun]) -> PageTable:
     if len(runs) == 1:
         return PageTable([*columns, "meaning"], [[*row, meanings.get(row[0], "")] for row in rows])
     return PageTable(columns, rows)
+
+
+def _opened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the keys of model.lora in place of the section."""
+    lora = settings.get("model.lora")
+    inner = {f"model.lora.{key}": v for key, v in lora.items()} if isinstance(lora, dict) else {}
+    return {key: v for key, v in settings.items() if key != "model.lora" or not inner} | inner
 
 
 def default_settings(runs: Sequence[LoadedRun]) -> dict[str, Any]:
@@ -68,7 +76,8 @@ def _meanings() -> dict[str, str]:
         if isinstance(model, type) and issubclass(model, Section):
             fields: Mapping[str, Any] = model.model_fields
             found |= {f"{name}.{key}": field.description or "" for key, field in fields.items()}
-    return found
+    lora = LoraConfig.model_fields.items()
+    return found | {f"model.lora.{key}": field.description or "" for key, field in lora}
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sapo_vl.errors import DataError, printable
 from sapo_vl.pages.viewer import formulas, selection
-from sapo_vl.pages.viewer.files import Group, Loaded, Response, RolloutFiles
+from sapo_vl.pages.viewer.files import Loaded, RolloutFiles, StoredGroup, StoredResponse
 from sapo_vl.pages.viewer.pictures import Picture, picture
 
 LIST_TEXT = 4_000
@@ -23,7 +23,7 @@ TITLES = {"correct": "right", "wrong": "wrong", "no_verdict": "no verdict"}
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class ShownTerm:
     """A reward term's verdict."""
 
     name: str
@@ -45,7 +45,7 @@ class ShownResponse:
     finish_reason: str
     confidence: str  # geometric mean of its tokens' probabilities
     confident: bool  # at least selection.CONFIDENT
-    terms: tuple[Term, ...]
+    terms: tuple[ShownTerm, ...]
     text: Markup
     hidden: int  # characters that are left out
 
@@ -87,10 +87,10 @@ class Card:
 class Links:
     """How a page leads to others: addresses of the server, or places in a single file."""
 
-    group: Callable[[int, Group], str]
+    group: Callable[[int, StoredGroup], str]
     problem: Callable[[str], str]
-    tokens: Callable[[int, Group], str]
-    picture: Callable[[int, Group, int, Picture], str]
+    tokens: Callable[[int, StoredGroup], str]
+    picture: Callable[[int, StoredGroup, int, Picture], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class CardMaker:
     text_limit: int = LIST_TEXT
     tokens_json: Callable[[int, Loaded], Markup] | None = None  # None: tokens are asked for
 
-    def card(self, group: Group, run: int = 0, *, compare: bool = True) -> Card:
+    def card(self, group: StoredGroup, run: int = 0, *, compare: bool = True) -> Card:
         """Return a group's card, with the other run's group of the same problem beside it."""
         card = self._summary(group, run)
         try:
@@ -129,7 +129,7 @@ class CardMaker:
             changes |= self._other(group)
         return _changed(card, **changes)
 
-    def _summary(self, group: Group, run: int) -> Card:
+    def _summary(self, group: StoredGroup, run: int) -> Card:
         limit = selection.drift_limit(self.runs[run].groups(group.step))
         responses = group.responses
         return Card(
@@ -150,7 +150,7 @@ class CardMaker:
             order=tuple((name, key(group)) for name, (_, key) in selection.SORTS.items()),
         )
 
-    def _other(self, group: Group) -> dict[str, object]:
+    def _other(self, group: StoredGroup) -> dict[str, object]:
         """Return the second run's group of the problem: the same step's, else the nearest's."""
         files = self.runs[1]
         steps = sorted(files.steps_of(group.id), key=lambda s: (abs(s - group.step), s))
@@ -161,7 +161,7 @@ class CardMaker:
                 return {"other": self.card(found, 1), "other_note": note}
         return {"other_note": "its rollout files don't have this problem"}
 
-    def _response(self, response: Response) -> ShownResponse:
+    def _response(self, response: StoredResponse) -> ShownResponse:
         summary = response.summary
         outcome = _outcome(summary.valid, summary.correct)
         sure = math.exp(summary.mean_logprob) if summary.mean_logprob is not None else None
@@ -177,7 +177,7 @@ class CardMaker:
             confidence="" if sure is None else f"{sure:.2f}",
             confident=sure is not None and sure >= selection.CONFIDENT,
             terms=tuple(
-                Term(printable(n)[:60], TITLES.get(o, printable(o)[:40]), f"{s:.3g}", r[:2000])
+                ShownTerm(printable(n)[:60], TITLES.get(o, printable(o)[:40]), f"{s:.3g}", r[:2000])
                 for n, o, s, r in response.terms
             ),
             text=formulas.rich(text[: self.text_limit]),
@@ -195,6 +195,6 @@ def _outcome(valid: bool, correct: bool) -> str:
     return "no_verdict" if not valid else "correct" if correct else "wrong"
 
 
-def _largest(group: Group, name: str) -> str:
+def _largest(group: StoredGroup, name: str) -> str:
     values = group.values(name)
     return f"{max(values):.3g}" if values else ""

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sapo_vl.errors import DataError, printable
@@ -105,7 +106,7 @@ class ResponseSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class StoredGroup:
     """The responses to a problem in a step, and where they are."""
 
     step: int
@@ -135,7 +136,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class StoredResponse:
     """A response with its text."""
 
     summary: ResponseSummary
@@ -148,11 +149,11 @@ class Response:
 class Loaded:
     """A group with its texts."""
 
-    group: Group
+    group: StoredGroup
     problem: str
     answer: str
     images: tuple[bytes, ...]
-    responses: tuple[Response, ...]  # by falling reward
+    responses: tuple[StoredResponse, ...]  # by falling reward
 
 
 class RolloutFiles:
@@ -203,15 +204,15 @@ class RolloutFiles:
             return None
         return RolloutFile(path, int(match[2] or 0), footer)
 
-    def groups(self, step: int) -> list[Group]:
+    def groups(self, step: int) -> list[StoredGroup]:
         """Return the groups of a step, in the ranks' order; the last few steps' are kept.
 
         A file that turns out to be damaged is left out and named in `faults`.
         """
         raise NotImplementedError  # replaced by __init__: the cache belongs to this object
 
-    def _groups(self, step: int) -> list[Group]:
-        found: list[Group] = []
+    def _groups(self, step: int) -> list[StoredGroup]:
+        found: list[StoredGroup] = []
         for file in self.steps.get(step, ()):
             try:
                 found += _read_groups(step, file)
@@ -219,7 +220,7 @@ class RolloutFiles:
                 self.faults[file.path.name] = str(error).partition(": ")[2]
         return found
 
-    def group(self, key: str) -> Group | None:
+    def group(self, key: str) -> StoredGroup | None:
         """Return the group of this key, or None."""
         step = key.partition("-")[0]
         if not step.isdecimal():
@@ -237,7 +238,7 @@ class RolloutFiles:
             texts[group.key] = tables[path][group.start].as_py()
         return texts
 
-    def load(self, group: Group, *, tokens: bool = False) -> Loaded:
+    def load(self, group: StoredGroup, *, tokens: bool = False) -> Loaded:
         """Read a group's texts, with `tokens` its values by token too.
 
         Raises DataError when the file is damaged there.
@@ -245,7 +246,7 @@ class RolloutFiles:
         columns = TEXTS + (TOKENS if tokens else ())
         rows = group.file.read(columns, group.start, group.stop).to_pylist()
         responses = [
-            Response(
+            StoredResponse(
                 summary,
                 row["response"],
                 _terms(row["verdicts"]),
@@ -308,7 +309,7 @@ def _terms(text: str) -> tuple[tuple[str, str, float, str], ...]:
         return (("verdicts", "unreadable", 0.0, text[:200]),)
 
 
-def _read_groups(step: int, file: RolloutFile) -> list[Group]:
+def _read_groups(step: int, file: RolloutFile) -> list[StoredGroup]:
     table = file.read(("group", *LIGHT, *SCALARS))
     if not set(SCALARS) <= file.columns:
         table = _with_scalars(table, file)
@@ -316,7 +317,7 @@ def _read_groups(step: int, file: RolloutFile) -> list[Group]:
     mark = "group" if "group" in file.columns else "id"
     bounds = [i for i in range(len(rows)) if i == 0 or rows[i][mark] != rows[i - 1][mark]]
     return [
-        Group(
+        StoredGroup(
             step,
             file,
             start,
@@ -346,7 +347,7 @@ def _with_scalars(table: pa.Table, file: RolloutFile) -> pa.Table:
 
     mu, old = lists("generator_logprobs"), lists("old_logprobs")
     columns: dict[str, list[Any]] = {
-        "tokens": pa.compute.list_value_length(values["token_ids"]).to_pylist(),
+        "tokens": pc.list_value_length(values["token_ids"]).to_pylist(),
         "mean_logprob": [None if m is None or not len(m) else float(m.mean()) for m in mu],
         "largest_mismatch": [
             None if m is None or o is None or len(m) != len(o) else float(np.abs(m - o).max())

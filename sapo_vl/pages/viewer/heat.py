@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sapo_vl.errors import printable_lines
-from sapo_vl.pages.viewer.files import Loaded, Response, RolloutFiles
+from sapo_vl.pages.viewer.files import Loaded, RolloutFiles, StoredResponse
 from sapo_vl.pages.viewer.token_text import TokenText
 
 
@@ -65,40 +65,51 @@ def missing(heat: Heat, files: RolloutFiles, step: int, text: TokenText) -> str:
     return ""
 
 
-def token_data(loaded: Loaded, text: TokenText) -> list[dict[str, Any]]:
-    """Return what the script needs of each response's tokens, as JSON values.
+LIST_TOKENS = 2_000
+"""Tokens of a response that pages with several groups show."""
 
-    `text` is each token's text, `ids` their ids; `gate`, `ratio`, `mu`, `old`, `mismatch` and
-    `entropy` are numbers, null where they are not known, or a text where they are not finite. A
-    list is null when the response has no such values, as without an update.
+PAGE_TOKENS = 100_000
+"""Tokens of a response that the page of its own group shows."""
+
+
+def token_data(loaded: Loaded, text: TokenText, limit: int) -> list[dict[str, Any]]:
+    """Return what the script needs of each response's first `limit` tokens, as JSON values.
+
+    `count` is the number of all tokens, `text` each token's text, `ids` their ids; `gate`,
+    `ratio`, `mu`, `old`, `mismatch` and `entropy` are numbers, null where they are not known, or
+    a text where they are not finite. A list is null when the response has no such values, as
+    without an update.
     """
-    return [_response(response, text) for response in loaded.responses]
+    return [_response(response, text, limit) for response in loaded.responses]
 
 
-def _response(response: Response, text: TokenText) -> dict[str, Any]:
-    values = response.tokens
+def _response(response: StoredResponse, text: TokenText, limit: int) -> dict[str, Any]:
+    count = len(response.tokens["token_ids"] or [])
+    values = {
+        name: None if own is None or len(own) != count else own[:limit]
+        for name, own in response.tokens.items()
+    }
     ids = values["token_ids"] or []
     mu, old = values["generator_logprobs"], values["old_logprobs"]
     difference = None
-    if mu is not None and old is not None and len(mu) == len(old):
+    if mu is not None and old is not None:
         difference = [m - o for m, o in zip(mu, old, strict=True)]
     return {
+        "count": count,
         "text": [printable_lines(piece) for piece in text.pieces(ids)],
         "ids": ids,
-        "gate": numbers(values["gate_weights"], len(ids)),
-        "ratio": numbers(values["log_ratios"], len(ids)),
-        "mu": numbers(mu, len(ids)),
-        "old": numbers(old, len(ids)),
-        "mismatch": numbers(difference, len(ids)),
-        "entropy": numbers(values["entropies"], len(ids)),
+        "gate": numbers(values["gate_weights"]),
+        "ratio": numbers(values["log_ratios"]),
+        "mu": numbers(mu),
+        "old": numbers(old),
+        "mismatch": numbers(difference),
+        "entropy": numbers(values["entropies"]),
     }
 
 
-def numbers(values: Sequence[float] | None, count: int) -> list[float | str | None] | None:
-    """Return values with 4 digits; None when there are none, or not `count` of them."""
-    if values is None or len(values) != count:
-        return None
-    return [_number(value) for value in values]
+def numbers(values: Sequence[float] | None) -> list[float | str | None] | None:
+    """Return values with 4 digits, those that are not finite as text; None when there are none."""
+    return None if values is None else [_number(value) for value in values]
 
 
 def _number(value: float | None) -> float | str | None:

@@ -15,8 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sapo_vl.errors import printable_lines
-from sapo_vl.pages.viewer.cards import Card
-from sapo_vl.pages.viewer.files import Group, RolloutFiles
+from sapo_vl.pages.viewer.files import RolloutFiles, StoredGroup
 from sapo_vl.pages.viewer.heat import HEATS, missing
 from sapo_vl.pages.viewer.token_text import TokenText
 
@@ -67,7 +66,7 @@ def heat_options(opened: Opened, steps: Sequence[int]) -> list[dict[str, Any]]:
     return options
 
 
-def scales(groups: Sequence[Group]) -> dict[str, float]:
+def scales(groups: Sequence[StoredGroup]) -> dict[str, float]:
     """Return the value with the strongest colour of each heat, of the groups on a page."""
 
     def largest(name: str) -> float:
@@ -125,12 +124,12 @@ def page(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def tasks(groups: Sequence[Group]) -> list[str]:
+def tasks(groups: Sequence[StoredGroup]) -> list[str]:
     """Return the tasks of some groups, sorted."""
     return sorted({group.task for group in groups})
 
 
-def summary(groups: Sequence[Group]) -> dict[str, str]:
+def summary(groups: Sequence[StoredGroup]) -> dict[str, str]:
     """Return a step's figures for its heading."""
     responses = [r for group in groups for r in group.responses]
     valid = [r for r in responses if r.valid]
@@ -143,8 +142,3 @@ def summary(groups: Sequence[Group]) -> dict[str, str]:
         "cut": f"{sum(r.finish_reason == 'length' for r in responses):,}",
         "no_verdict": f"{len(responses) - len(valid):,}",
     }
-
-
-def pairs(cards: Sequence[Card]) -> bool:
-    """Whether a page shows two runs."""
-    return any(card.other is not None or card.other_note for card in cards)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapo_vl.pages.viewer.files import Group, RolloutFiles
+from sapo_vl.pages.viewer.files import RolloutFiles, StoredGroup
 
 CONFIDENT = 0.9
 """Geometric mean of a response's token probabilities from which on the policy was sure of it."""
@@ -17,7 +17,7 @@ DRIFT_SHARE = 0.1
 """Share of a step's groups that "largest drift" shows."""
 
 
-def confident_and_wrong(group: Group) -> bool:
+def confident_and_wrong(group: StoredGroup) -> bool:
     """Whether a wrong response's tokens had a mean probability of CONFIDENT."""
     limit = math.log(CONFIDENT)
     return any(
@@ -25,11 +25,11 @@ def confident_and_wrong(group: Group) -> bool:
     )
 
 
-def _verdicts(group: Group) -> list[bool]:
+def _verdicts(group: StoredGroup) -> list[bool]:
     return [r.correct for r in group.responses if r.valid]
 
 
-FILTERS: dict[str, tuple[str, Callable[[Group], bool]]] = {
+FILTERS: dict[str, tuple[str, Callable[[StoredGroup], bool]]] = {
     "confident": ("wrong but confident", confident_and_wrong),
     "cut": ("truncated", lambda g: any(r.finish_reason == "length" for r in g.responses)),
     "no_verdict": ("no verdict", lambda g: not all(r.valid for r in g.responses)),
@@ -45,24 +45,24 @@ LABELS = {"": "all groups", **{name: label for name, (label, _) in FILTERS.items
 LABELS[DRIFT] = "largest drift"
 
 
-def mean_reward(group: Group) -> float:
+def mean_reward(group: StoredGroup) -> float:
     """Return the mean reward of the responses that have a verdict; 0 without any."""
     rewards = [r.reward for r in group.responses if r.valid]
     return sum(rewards) / len(rewards) if rewards else 0.0
 
 
-def drift(group: Group) -> float:
+def drift(group: StoredGroup) -> float:
     """Return the largest |log ratio| of a group's tokens, without any the largest mismatch."""
     found = group.largest("largest_log_ratio")
     return found if found >= 0 else group.largest("largest_mismatch")
 
 
-def spread(group: Group) -> float:
+def spread(group: StoredGroup) -> float:
     """Return the standard deviation of a group's rewards."""
     return float(np.std([r.reward for r in group.responses]))
 
 
-SORTS: dict[str, tuple[str, Callable[[Group], float]]] = {
+SORTS: dict[str, tuple[str, Callable[[StoredGroup], float]]] = {
     "": ("as sampled", lambda g: 0.0),
     "lowest": ("lowest reward", mean_reward),
     "highest": ("highest reward", lambda g: -mean_reward(g)),
@@ -83,7 +83,7 @@ class Query:
     sort: str = ""
     search: str = ""
 
-    def apply(self, files: RolloutFiles, step: int) -> list[Group]:
+    def apply(self, files: RolloutFiles, step: int) -> list[StoredGroup]:
         """Return the groups of the step to show, in order."""
         everything = files.groups(step)
         kept = [g for g in everything if self.task in ("", g.task)]
@@ -103,13 +103,13 @@ def _matches(words: Sequence[str], text: str) -> bool:
     return all(word in text for word in words)
 
 
-def drift_limit(groups: Sequence[Group]) -> float:
+def drift_limit(groups: Sequence[StoredGroup]) -> float:
     """Return the drift from which on a group belongs to the step's DRIFT_SHARE with the largest."""
     found = sorted((drift(group) for group in groups), reverse=True)
     return found[max(0, math.ceil(DRIFT_SHARE * len(found)) - 1)] if found else 0.0
 
 
-def flags(group: Group, limit: float) -> list[str]:
+def flags(group: StoredGroup, limit: float) -> list[str]:
     """Return the names of the filters that show a group; `limit` is its step's `drift_limit`."""
     names = [name for name, (_, rule) in FILTERS.items() if rule(group)]
     return names + [DRIFT] * (drift(group) >= limit)

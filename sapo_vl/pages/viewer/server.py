@@ -13,6 +13,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -23,8 +24,8 @@ from sapo_vl.errors import DataError, SetupError, printable
 from sapo_vl.pages.viewer import render, selection
 from sapo_vl.pages.viewer.cards import PAGE_TEXT, CardMaker, Links
 from sapo_vl.pages.viewer.curve import curve
-from sapo_vl.pages.viewer.files import Group
-from sapo_vl.pages.viewer.heat import token_data
+from sapo_vl.pages.viewer.files import StoredGroup
+from sapo_vl.pages.viewer.heat import LIST_TOKENS, PAGE_TOKENS, token_data
 from sapo_vl.pages.viewer.pictures import PAGE_SIDE, picture
 from sapo_vl.pages.viewer.render import Opened
 from sapo_vl.pages.viewer.selection import Query
@@ -139,7 +140,8 @@ class Pages:
             ),
         )
         self._cards = CardMaker(opened.runs, links, PAGE_SIDE)
-        self._whole = CardMaker(opened.runs, links, PAGE_SIDE, text_limit=PAGE_TEXT)
+        whole = replace(links, tokens=lambda run, g: links.tokens(run, g) + "&whole=1")
+        self._whole = CardMaker(opened.runs, whole, PAGE_SIDE, text_limit=PAGE_TEXT)
 
     def step(
         self,
@@ -232,8 +234,8 @@ class Pages:
             cards=cards,
         )
 
-    def tokens(self, key: str, run: int = 0) -> Response:
-        """The numbers of a group's tokens, as JSON."""
+    def tokens(self, key: str, run: int = 0, whole: bool = False) -> Response:
+        """The numbers of a group's tokens as JSON; of `whole` responses or of their beginnings."""
         group = self._group(run, key)
         if group is None:
             return _missing(f"there is no group {key}")
@@ -241,7 +243,7 @@ class Pages:
         if not text.available:
             return PlainTextResponse(text.reason, status_code=404)
         loaded = self._opened.runs[run].load(group, tokens=True)
-        return JSONResponse(token_data(loaded, text))
+        return JSONResponse(token_data(loaded, text, PAGE_TOKENS if whole else LIST_TOKENS))
 
     def picture(self, key: str, number: int, run: int = 0) -> Response:
         """A picture of a group's problem."""
@@ -254,10 +256,10 @@ class Pages:
             return _missing(shown.fault)
         return Response(shown.data, media_type=f"image/{shown.kind}")
 
-    def _group(self, run: int, key: str) -> Group | None:
+    def _group(self, run: int, key: str) -> StoredGroup | None:
         return self._opened.runs[run].group(key) if 0 <= run < len(self._opened.runs) else None
 
-    def _page(self, template: str, groups: list[Group], **values: Any) -> Response:
+    def _page(self, template: str, groups: list[StoredGroup], **values: Any) -> Response:
         steps = values.pop("steps")
         return HTMLResponse(
             render.page(

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from sapo_vl.pages.viewer import render, selection
 from sapo_vl.pages.viewer.cards import CardMaker, Links
 from sapo_vl.pages.viewer.curve import curve
-from sapo_vl.pages.viewer.files import Group, Loaded, RolloutFiles
-from sapo_vl.pages.viewer.heat import token_data
+from sapo_vl.pages.viewer.files import Loaded, RolloutFiles, StoredGroup
+from sapo_vl.pages.viewer.heat import LIST_TOKENS, token_data
 from sapo_vl.pages.viewer.pictures import FILE_SIDE
 from sapo_vl.pages.viewer.render import Opened
 from sapo_vl.runs.files import write_text
@@ -53,7 +53,11 @@ def write(
 
     def tokens_json(run: int, loaded: Loaded) -> Markup:
         text = opened.texts[run]
-        return render.script_json(token_data(loaded, text)) if text.available else Markup()
+        return (
+            render.script_json(token_data(loaded, text, LIST_TOKENS))
+            if text.available
+            else Markup()
+        )
 
     maker = CardMaker(opened.runs, links, FILE_SIDE, tokens_json=tokens_json)
     sections = [
@@ -99,7 +103,7 @@ def evenly(items: list[int], count: int) -> list[int]:
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
-def pick(files: RolloutFiles, step: int, count: int | None) -> list[Group]:
+def pick(files: RolloutFiles, step: int, count: int | None) -> list[StoredGroup]:
     """Return `count` groups of a step in order: a quarter with most drift, others evenly."""
     groups = files.groups(step)
     if count is None or len(groups) <= count:

@@ -18,6 +18,7 @@ from sapo_vl.evaluation.benchmark import chosen_sets
 from sapo_vl.generator.base import check_backend, check_tensor_parallel
 from sapo_vl.learner.deepspeed_config import deepspeed_settings
 from sapo_vl.system import machine
+from sapo_vl.training.best import check_metric
 from sapo_vl.training.doctor.findings import Finding, doubtful, fine, wrong
 from sapo_vl.training.doctor.subject import Subject
 from sapo_vl.training.plan import hardware
@@ -139,6 +140,7 @@ def check_settings(subject: Subject) -> Iterator[Finding]:
     check_backend(config.generator.backend)
     deepspeed_settings(config)
     sets = chosen_sets(config)
+    check_metric(config, sets)
     options = ", ".join(f"{key} {value}" for key, value in config.objective_options.items())
     yield fine(
         f"{config.objective} ({options or 'no options'}), {config.rollout.prompts} prompts x "

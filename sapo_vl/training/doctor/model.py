@@ -13,8 +13,8 @@ from sapo_vl.schema import IMAGE_MARK, Prompt
 from sapo_vl.training.doctor.findings import Finding, doubtful, fine, wrong
 from sapo_vl.training.doctor.subject import Subject
 
-SHOWN = 40
-"""Characters of a prompt's end that are shown."""
+PROBE = "How many?"
+"""A problem whose prompt is shown in part."""
 
 
 def check_folder(subject: Subject) -> Iterator[Finding]:
@@ -33,8 +33,9 @@ def check_folder(subject: Subject) -> Iterator[Finding]:
 
 def check_template(subject: Subject) -> Iterator[Finding]:
     """Check that the template writes problem and picture once. Raises DataError otherwise."""
-    text = subject.renderer.template.render([{"type": "image"}, {"type": "text", "text": "?"}])
-    yield fine(f"writes problem and picture once; a response follows {printable(text[-SHOWN:])}")
+    text = subject.renderer.template.render([{"type": "image"}, {"type": "text", "text": PROBE}])
+    behind = printable(text.rpartition(PROBE)[2])
+    yield fine(f"writes problem and picture once; behind them comes {behind}")
 
 
 def check_end_tokens(subject: Subject) -> Iterator[Finding]:
@@ -100,8 +101,8 @@ def check_prompts(subject: Subject) -> Iterator[Finding]:
             )
         else:
             yield fine(
-                f"record {name}: {len(ours)} ids, {count} of {len(grids)} pictures, as the "
-                "processor makes them"
+                f"record {name}: {len(ours)} ids as the processor makes them, with {count} image "
+                f"tokens of {len(grids)} picture(s)"
             )
 
 

@@ -98,7 +98,7 @@ def check_parity(subject: Subject) -> Iterator[Finding]:
         for kind, words in KINDS.items()
         if f"mismatch/mean_abs_{kind}" in mismatch
     ]
-    yield fine(f"{count} tokens of {len(prompts)} prompts differ by {', '.join(gaps)} on average")
+    yield fine(f"{count} tokens of {len(prompts)} prompts, mean difference {', '.join(gaps)}")
 
 
 def check_update(subject: Subject) -> Iterator[Finding]:

@@ -142,7 +142,7 @@ def test_several_runs_share_a_chart_with_a_line_each(tmp_path):
     second = with_rows(tmp_path / "b", train_row(1, entropy=2.0))
     charts = {chart.title: chart for chart in curves.charts([first, second])}
     assert len(charts["Entropy"].lines) == 2
-    assert [line.label for line in charts["Gate weight of a token"].lines] == ["a"]
+    assert [line.label for line in charts["Gate weight of a token: mean"].lines] == ["a"]
 
 
 def test_the_gate_in_words(tmp_path):
@@ -275,3 +275,28 @@ def test_an_unfinished_run_is_compared_with_its_newest_evaluation(tmp_path):
     run = loaded(folder)
     assert not run.is_complete
     assert change.of_run(run).overall.columns[3] == "after step 1"
+
+
+def test_runs_keep_their_colours_in_all_charts(tmp_path):
+    first, second = (loaded(write_run(tmp_path / name), name) for name in "ab")
+    charts = {chart.title: chart for chart in curves.charts([first, second])}
+    assert [line.color for line in charts["Reward"].lines] == [0, 1]
+    assert [(line.label.split(",")[0], line.color) for line in charts["Accuracy"].lines] == [
+        ("a", 0),
+        ("a", 0),
+        ("b", 1),
+        ("b", 1),
+    ]
+    assert "Seconds of a step: rollouts" in charts
+
+
+def test_shares_on_an_axis_differ_from_tick_to_tick():
+    assert [curves.number(v, "percent") for v in (0, 0.0005, 0.001, 0.083, 1)] == [
+        *("0 %", "0.05 %", "0.1 %", "8.3 %", "100 %"),
+    ]
+
+
+def test_keys_of_adapters_are_shown_one_by_one(tmp_path):
+    write_config(tmp_path, model={"lora": {"rank": 8}})
+    (row,) = settings.differing([loaded(tmp_path)]).rows
+    assert row == ["model.lora.rank", "0", "8", "rank of the adapters; 0: all weights are trained"]

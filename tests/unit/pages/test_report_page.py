@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import re
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from helpers import picture
 from html_pages import HOSTILE, ParsedPage
 from run_folders import (
-    AFTER,
-    BEFORE,
     train_row,
     write_config,
-    write_evaluation,
+    write_hostile_run,
+    write_rollouts,
     write_rows,
     write_run,
 )
@@ -28,22 +25,6 @@ from sapo_vl.runs import warning_log
 from sapo_vl.runs.folder import Run
 from sapo_vl.schema import Sample
 from sapo_vl.training.report import write_page
-
-
-def write_rollouts(folder, name="step_000002.parquet", problem="Sum?", images=(), **fields):
-    """Write a group of three responses: right, wrong, and one without a verdict."""
-    folder.mkdir(exist_ok=True)
-    rows = [
-        {
-            "id": "r1", "task": "sum", "problem": f"<image>{problem}", "answer": "7",
-            "images": list(images) if i == 0 else [], "response": f"response {i}",
-            "finish_reason": "stop" if i else "length", "reward": float(i == 0),
-            "correct": i == 0, "valid": i < 2, "advantage": advantage,
-            "verdicts": json.dumps({"boxed": ["correct", 1.0, f"reason {i}"]}), **fields,
-        }
-        for i, advantage in enumerate((1.25, -1.25, 0.0))
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), folder / name)
 
 
 def parsed(path):
@@ -79,34 +60,8 @@ def test_a_page_of_a_whole_run(tmp_path):
     assert any(label.startswith("Reward, mean per response. reward: 0.25 at") for label in labels)
 
 
-def hostile_run(folder):
-    """Write a run in which every foreign text is hostile."""
-    write_config(folder, model={"path": HOSTILE}, data={"path": HOSTILE}, rollout={"steps": 2})
-    write_rows(
-        folder,
-        train_row(1, gate__mean=1.0, no_verdict={HOSTILE: 3}, **{f"reward/term/{HOSTILE}": 1.0}),
-        train_row(2, **{f"reward/term/{HOSTILE}": 1.0, "reward/term/b": 0.0}),
-        {"phase": "eval", "step": 2, "name": HOSTILE, f"benchmark/{HOSTILE}": 0.5},
-    )
-    texts = {"task": HOSTILE, "answer": HOSTILE, "response": HOSTILE, "reason": HOSTILE}
-    ids = {f"{HOSTILE}{i}": samples for i, samples in enumerate(BEFORE.values())}
-    write_evaluation(folder, "before", ids, **texts)
-    write_evaluation(folder, "after", dict(zip(ids, AFTER.values(), strict=True)), step=2, **texts)
-    warning_log.record(folder, 1, HOSTILE)
-    alarm = {"rule": "gate", "step": 2, "message": HOSTILE, "checkpoint": HOSTILE}
-    (folder / "collapse.json").write_text(json.dumps([alarm]))
-    (folder / "versions.json").write_text(json.dumps({HOSTILE: HOSTILE}))
-    (folder / "seconds.json").write_text(json.dumps({HOSTILE: 1.0}))
-    svg = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
-    fields = {"task": HOSTILE, "answer": HOSTILE, "response": HOSTILE + "\x1b[2J\u202e"}
-    verdicts = json.dumps({HOSTILE: ["wrong", 0.0, HOSTILE]})
-    rows = {"id": HOSTILE, "verdicts": verdicts, "finish_reason": HOSTILE, **fields}
-    write_rollouts(folder / "rollouts", problem=HOSTILE, images=[svg, b"\x89PNG", b""], **rows)
-    return folder
-
-
 def test_hostile_content_stays_text(tmp_path):
-    folder = hostile_run(tmp_path / "a")
+    folder = write_hostile_run(tmp_path / "a")
     found = parsed(page.write([folder]))
     assert found.text.count(HOSTILE) > 30
     assert not {"script", "a", "iframe", "object", "link", "form"} & set(found.tags)

@@ -108,9 +108,7 @@ def started(build, monkeypatch):
         made = build(lambda i: 1, *keys, name=name, signal_at=signal_at)
         for writer in writers:
             writer.close()
-        made.writer = MetricsWriter(
-            made.run.dir, tensorboard=False, wandb=False, wandb_project=None, config={}
-        )
+        made.writer = MetricsWriter(made.run.dir)
         writers.append(made.writer)
         made.evaluated = []
 

@@ -6,15 +6,12 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from helpers import bare_prompt
 
 from sapo_vl.algorithm import collapse
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
 from sapo_vl.runs.files import write_json
-from sapo_vl.runs.folder import Run
-from sapo_vl.schema import Rollout
-from sapo_vl.training import checkpoint
+from sapo_vl.training import autopsy, checkpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.monitor import (
     CollapseError,
@@ -26,24 +23,29 @@ from sapo_vl.training.monitor import (
 )
 
 
-def report(*names: str, skipped: bool = True) -> UpdateReport:
-    rollouts = [Rollout(bare_prompt(name=name), [1]) for name in names]
-    return UpdateReport(rollouts=rollouts, skipped=skipped)
+def report(*, skipped: bool = True) -> UpdateReport:
+    return UpdateReport(skipped=skipped)
 
 
-def test_non_finite_gradients_are_counted_and_name_their_records(tmp_path, capsys):
-    run = Run(load(None, [f"run.dir={tmp_path / 'run'}", "learner.max_bad_steps=3"]), resume=False)
-    path = run.dir / "bad_batch_rank_0.json"
-    assert check_finite(run, report("a", skipped=False), 0) == 0
-    assert not path.exists()
-    assert check_finite(run, report("b", "a", "b"), 0) == 1
-    assert json.loads(path.read_text()) == ["a", "b"]
-    assert str(path) in capsys.readouterr().out
-    assert check_finite(run, report("c"), 1) == 2
-    assert json.loads(path.read_text()) == ["c"]
-    assert check_finite(run, report("d", skipped=False), 2) == 0  # in a row
-    with pytest.raises(NonFiniteGradientError, match=r"3 optimizer steps.*bad_batch_rank_0\.json"):
-        check_finite(run, report("e"), 2)
+def test_non_finite_gradients_in_a_row_are_counted_until_the_run_stops(monkeypatch):
+    lines: list[str] = []
+    made = SimpleNamespace(
+        config=load(None, ["learner.max_bad_steps=3"]),
+        state=SimpleNamespace(bad_steps=0),
+        log=lines.append,
+    )
+    step = SimpleNamespace(number=6, position=1)
+    monkeypatch.setattr(autopsy, "at_bad_gradient", lambda *_: "first: record b; autopsy in X")
+    assert check_finite(made, step, report(skipped=False)) == 0
+    assert lines == []
+    assert check_finite(made, step, report()) == 1
+    assert lines == [
+        "step 7, mini-batch 2: gradient not finite, update skipped; first: record b; autopsy in X"
+    ]
+    made.state.bad_steps = 2
+    assert check_finite(made, step, report(skipped=False)) == 0  # in a row
+    with pytest.raises(NonFiniteGradientError, match=r"3 optimizer steps.*record b; autopsy in X"):
+        check_finite(made, step, report())
 
 
 def shares(*values: float) -> list[dict]:
@@ -83,6 +85,16 @@ def test_a_row_lacks_its_summary_unless_one_of_its_step_is_there(tmp_path):
     assert not _lacks_summary(run, {"phase": "train", "step": 2})
 
 
+@pytest.fixture(autouse=True)
+def autopsies(monkeypatch) -> list[tuple[int, str]]:
+    """Return the steps and messages of the alarms' autopsies, which test_autopsy.py writes."""
+    written: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        autopsy, "at_alarm", lambda made, step, message: written.append((step, message))
+    )
+    return written
+
+
 class NoLearner:
     """Nothing to save."""
 
@@ -108,10 +120,14 @@ def rows(count, start=1, **values):
     return [{"phase": "train", "step": start + i, **healthy, **values} for i in range(count)]
 
 
-def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(tmp_path, capsys):
+def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(
+    tmp_path, capsys, autopsies
+):
     made = trainer(tmp_path)
     for row in [*rows(4), *rows(3, 5, entropy=0.001)]:
-        detect_collapse(made, row)
+        detect_collapse(made, row["step"], row)
+    assert [step for step, _ in autopsies] == [7]
+    assert "entropy" in autopsies[0][1]
     (entry,) = json.loads((tmp_path / "collapse.json").read_text())
     assert (entry["rule"], entry["step"], entry["since"]) == ("entropy_low", 7, 5)
     assert entry["checkpoint"] == "step_000004"
@@ -127,17 +143,18 @@ def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(tmp_path
 def test_it_can_stop_the_run(tmp_path):
     made = trainer(tmp_path, "collapse.action=stop", "collapse.patience=1")
     with pytest.raises(CollapseError, match=r"step 1: stopped by the collapse detector"):
-        detect_collapse(made, rows(1, entropy=0.001)[0])
+        detect_collapse(made, 1, rows(1, entropy=0.001)[0])
 
 
 def test_without_an_earlier_checkpoint_nothing_is_pinned(tmp_path, capsys):
     made = trainer(tmp_path, "collapse.patience=1")
-    detect_collapse(made, rows(1, entropy=0.001)[0])
+    detect_collapse(made, 1, rows(1, entropy=0.001)[0])
     assert "no checkpoint before it" in capsys.readouterr().out
 
 
-def test_it_can_be_ignored(tmp_path):
+def test_it_can_be_ignored(tmp_path, autopsies):
     made = trainer(tmp_path, "collapse.action=ignore")
     for row in rows(9, entropy=0.0):
-        detect_collapse(made, row)
+        detect_collapse(made, row["step"], row)
+    assert autopsies == []
     assert not (tmp_path / "collapse.json").exists()

@@ -7,8 +7,6 @@ const page = JSON.parse(document.getElementById("heats").textContent);
 const heatMenu = document.getElementById("heat");
 const legend = document.getElementById("legend");
 const readout = document.getElementById("readout");
-const LIST_TOKENS = 2000; // of a response, on a page with several groups
-const ALL_TOKENS = 100000;
 
 // ---- token heat
 
@@ -43,9 +41,7 @@ function colour(span, heat, value) {
 function fill(box, data, heat) {
   const values = data[heat.name];
   if (box.childElementCount === 0) {
-    const limit = document.body.classList.contains("own-page") ? ALL_TOKENS : LIST_TOKENS;
-    const shown = Math.min(limit, data.ids.length);
-    for (let i = 0; i < shown; i++) {
+    for (let i = 0; i < data.ids.length; i++) {
       const span = document.createElement("span");
       span.className = "t";
       const text = data.text[i];
@@ -56,10 +52,10 @@ function fill(box, data, heat) {
       span.dataset.i = i;
       box.append(span);
     }
-    if (shown < data.ids.length) {
+    if (data.ids.length < data.count) {
       const note = document.createElement("p");
       note.className = "note";
-      note.textContent = `${data.ids.length - shown} more tokens on the group's own page.`;
+      note.textContent = `${data.count - data.ids.length} more tokens${single ? "" : " on the group's own page"}.`;
       box.append(note);
     }
     box.data = data;
@@ -167,7 +163,7 @@ function readToken(span) {
   const i = Number(span.dataset.i);
   const at = (name) => (data[name] === null ? null : data[name][i]);
   const parts = [
-    ["token", `${i + 1} of ${data.ids.length}`],
+    ["token", `${i + 1} of ${data.count}`],
     ["id", data.ids[i]],
     ["gate", number(at("gate"))],
     ["log ratio", number(at("ratio"))],
