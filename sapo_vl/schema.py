@@ -7,8 +7,8 @@ mini-batches of Rollouts. The same Rollout object is filled in along the way, ne
     generator      token_ids, text, finish_reason, generator_logprobs
     rewards        reward
     advantages     advantage
-    learner        old_logprobs and reference_logprobs, then gate_weights, log_ratios and entropies of
-                   its update
+    learner        old_logprobs and reference_logprobs, then gate_weights, log_ratios and
+                   entropies of its update
 
 Worked example, a group of two:
 

@@ -20,6 +20,7 @@ from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
 from sapo_vl.training import autopsy
 from sapo_vl.training.checkpoint import set_aside_damaged
+from sapo_vl.training.hub import push_result
 from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
 from sapo_vl.training.report import write_page, write_report
@@ -83,6 +84,7 @@ def main(config: Config, *, resume: bool) -> None:
                 train_loop(trainer)
             write_report(trainer)
     stop_watchdog()
+    push_result(run)
 
 
 def warm_up_only(config: Config, *, resume: bool) -> None:

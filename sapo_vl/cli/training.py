@@ -1,4 +1,4 @@
-"""`sapo-vl train`, `plan`, `sft`, `export`, `init-tiny`, `gate` and `lab`."""
+"""`sapo-vl train`, `plan`, `sft`, `export`, `push`, `init-tiny`, `gate` and `lab`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--adapter-only", action="store_true", help="write the adapter alone, in PEFT's form"
     )
     export.set_defaults(run=_export, parser=export)
+
+    push = commands.add_parser("push", help="push a finished run's model to the Hugging Face Hub")
+    push.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    push.add_argument("--repo", metavar="OWNER/NAME", help="repository (default: run.hub_repo)")
+    push.set_defaults(run=_push, parser=push)
 
     tiny = commands.add_parser("init-tiny", help="build a tiny random model as a model folder")
     tiny.add_argument("out", type=Path, help="folder to write")
@@ -156,6 +161,13 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.checkpoint,
         adapter_only=arguments.adapter_only,
     )
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    from sapo_vl.training import hub
+
+    hub.main(arguments.run_dir, arguments.repo)
 
 
 def _init_tiny(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sapo_vl.algorithm import staleness, telemetry
 from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_rates
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import dump
+from sapo_vl.config import Config, dump
 from sapo_vl.errors import RunError, printable
 from sapo_vl.runs import metrics, trackers
 from sapo_vl.runs.files import read_json, write_json

@@ -46,8 +46,7 @@ def write_report(trainer: Trainer) -> None:
         distributed.barrier()  # rank 0 may take long to export
         return
     best = best_so_far(trainer.config, trainer.state.step)
-    if best is not None:
-        _export_best(trainer, best)
+    has_best = best is not None and _export_best(trainer, best)
     distributed.barrier()
     before, after = (read_json(run.dir / "eval" / f"{name}.json") for name in ("before", "after"))
     seconds = {name: round(value, 1) for name, value in run.seconds().items()}
@@ -91,7 +90,7 @@ def write_report(trainer: Trainer) -> None:
         f"{run.dir / 'curves.png'}"
     )
     if best is not None:
-        _print_best(trainer, best)
+        _print_best(trainer, best, has_best)
     write_page(run)
 
 
@@ -119,17 +118,19 @@ def _stopped_early(trainer: Trainer, best: Best | None) -> dict[str, int] | None
     return {"step": step, "steps": steps, "patience": trainer.config.evaluation.patience}
 
 
-def _print_best(trainer: Trainer, best: Best) -> None:
+def _print_best(trainer: Trainer, best: Best, exported: bool) -> None:
     """Say where the best model is, how it was chosen, and why the run ended before its last step.
 
     `after` and the best figure stand beside each other: the second is the highest of several.
     """
     config = trainer.config
-    distributed.print0(
-        f"the best model by {best.metric}, of step {best.step}, is in {config.run.dir / 'best'}: "
-        f"{100 * best.value:.1f} %, the highest of {best.evaluations} evaluations and so too high "
-        "on average; measure it on problems that had no part in the choice"
-    )
+    if exported:
+        distributed.print0(
+            f"the best model by {best.metric}, of step {best.step}, is in "
+            f"{config.run.dir / 'best'}: {100 * best.value:.1f} %, the highest of "
+            f"{best.evaluations} evaluations and so too high on average; measure it on problems "
+            "that had no part in the choice"
+        )
     if trainer.state.step < config.rollout.steps:
         distributed.print0(
             f"stopped early at step {trainer.state.step} of {config.rollout.steps}: {best.later} "
@@ -139,26 +140,32 @@ def _print_best(trainer: Trainer, best: Best) -> None:
         )
 
 
-def _export_best(trainer: Trainer, best: Best) -> None:
+def _export_best(trainer: Trainer, best: Best) -> bool:
     """Export the best checkpoint to RUN/best, unless that has been done; for rank 0.
 
-    A damaged or missing checkpoint costs the folder and not the run: the reason is printed.
+    Returns whether the folder is there: a damaged or missing checkpoint costs the folder and not
+    the run, and the reason is printed.
     """
     folder = trainer.run.dir / "best"
     stamp = folder.with_name("best.json")
     found = (read_json(stamp) or {}).get("step")
     if folder.exists() and found == best.step:
-        return
+        return True
     partial = folder.with_name("best.partial")
+    path = trainer.checkpoints / checkpoint.TrainState(best.step).name
     try:
-        path = trainer.checkpoints / checkpoint.TrainState(best.step).name
+        if not path.is_dir():
+            raise DataError(
+                f"{path} does not exist; checkpoint.best keeps checkpoints from when it is set"
+            )
         write_model(trainer.config, path, partial)
     except DataError as error:
         distributed.print0(f"warning: RUN/best can't be written: {printable(error)}")
-        return
+        return False
     _set_aside(folder, found)
     write_json(stamp, {"step": best.step})
     partial.rename(folder)
+    return True
 
 
 def _evaluate_once(trainer: Trainer) -> None:

@@ -34,6 +34,7 @@ from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 from sapo_vl.system.machine import gpu_count
 from sapo_vl.training.best import check_metric
+from sapo_vl.training.hub import check_hub
 from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.prompt_sampler import PromptSampler
@@ -72,6 +73,7 @@ def preflight(config: Config) -> Config:
         module_on_meta(config)  # refuses what can't have adapters
     deepspeed_settings(config)
     check_metric(config, chosen_sets(config))
+    check_hub(config)
     check_capacity(config)
     return config
 

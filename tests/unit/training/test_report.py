@@ -25,6 +25,8 @@ def _no_drawing(monkeypatch):
 class FakeTrainer:
     """As much of a trainer as a report needs; its model is a file that holds the step."""
 
+    saves = False  # whether an evaluation has a checkpoint
+
     def __init__(self, folder, step: int, *overrides: str) -> None:
         config = load(None, [f"run.dir={folder}", "evaluation.samples=2", *overrides])
         self.run = Run(config, resume=folder.exists())
@@ -35,9 +37,9 @@ class FakeTrainer:
         self.learner = SimpleNamespace(
             export=self.export, frozen=frozen, check_frozen=lambda: frozen
         )
+        self.checkpoints = self.run.dir / "checkpoints"
         self.evaluated: list[str] = []
         self.settled = False
-        self.checkpoints = self.run.dir / "checkpoints"
         if not (self.run.dir / "eval" / "before.json").exists():
             self.state.step = 0
             self.evaluate("before")
@@ -70,6 +72,8 @@ class FakeTrainer:
             row = {"phase": "eval", "step": self.state.step, "name": name, "avg": share}
             file.write(json.dumps(row) + "\n")
         write_json(folder / f"{name}.json", figures | self.evaluation_stamp())
+        if self.saves:
+            (self.checkpoints / f"step_{self.state.step:06d}").mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture
@@ -158,6 +162,8 @@ def written(monkeypatch):
     """Return the checkpoints that were exported; a model is a file with its checkpoint's name."""
     names: list[str] = []
 
+    monkeypatch.setattr(FakeTrainer, "saves", True)
+
     def write_model(config, path, out) -> None:
         names.append(path.name)
         out.mkdir()
@@ -204,10 +210,17 @@ def test_a_run_that_stopped_early_says_so(tmp_path, written, capsys):
     assert "stopped early at step 2 of 9" in capsys.readouterr().out
 
 
-def test_a_damaged_best_checkpoint_costs_its_folder_and_not_the_run(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("saved", "reason"), [(True, "manifest.json is missing"), (False, "step_000002 does not exist")]
+)
+def test_a_damaged_best_checkpoint_costs_its_folder_and_not_the_run(
+    tmp_path, capsys, saved, reason
+):
     made = FakeTrainer(tmp_path / "run", 2, *BEST)
-    (made.checkpoints / "step_000002").mkdir(parents=True)
+    made.saves = saved
     write_report(made)
-    assert "manifest.json is missing" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert reason in printed
+    assert "best model" not in printed
     assert not (made.run.dir / "best").exists()
     assert read_json(made.run.dir / "summary.json")["best"]["step"] == 2
