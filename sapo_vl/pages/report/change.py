@@ -74,8 +74,8 @@ def _change(first: HeldOut, second: HeldOut, labels: tuple[str, str]) -> Accurac
     low, high = whole.paired.ci95
     if whole.paired.p_value >= ALPHA and not low <= 0 <= high:
         notes.append(
-            f"The interval excludes 0, yet p is not below {ALPHA}: with so few problems a bootstrap "
-            "interval is too narrow, and p is the one to trust."
+            f"The interval excludes 0, yet p is not below {ALPHA}: with so few problems a "
+            "bootstrap interval is too narrow, and p is the one to trust."
         )
     rows = [["all problems, sampled", *_cells(whole)]]
     greedy = _paired(first, second, "greedy")
