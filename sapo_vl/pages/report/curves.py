@@ -346,6 +346,8 @@ def number(value: float, kind: str = "plain") -> str:
         return f"{float(f'{100 * value:.3g}'):g} %"
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    if 0.99 < abs(value) < 1:  # a gate's weight
+        return f"{value:.6g}"
     return f"{value:.4g}" if abs(value) >= 0.9 else f"{value:.3g}"
 
 

@@ -55,7 +55,7 @@ def _what(run: LoadedRun) -> str:
     else:
         text += "With SAPO's gate, w = sech²(τ/2 · (r − 1)), which falls to 1/2"
     places = [
-        f"at r = {1 + HALF / tau:.2f} for tokens of {'better' if sign == 'pos' else 'worse'} than "
+        f"at r = {1 + HALF / tau:.2f} for tokens of {'better' if sign == 'pos' else 'worse'}-than-"
         f"average responses (τ = {tau:g})"
         for sign, tau in known
     ]

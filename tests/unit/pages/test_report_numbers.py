@@ -186,8 +186,8 @@ def test_the_gate_halves_where_its_temperature_says(tmp_path):
     options = {"tau_pos": 1.0, "tau_neg": 4.0, "gate": "sigmoid"}
     run = with_rows(tmp_path, train_row(1, gate__mean=1.0), objective_options=options)
     what = gate.explained(run)[0]
-    assert "at r = 2.76 for tokens of better than average responses (τ = 1)" in what
-    assert "at r = 1.44 for tokens of worse than average responses (τ = 4)" in what
+    assert "at r = 2.76 for tokens of better-than-average responses (τ = 1)" in what
+    assert "at r = 1.44 for tokens of worse-than-average responses (τ = 4)" in what
 
 
 def test_an_objective_that_clips_has_no_gate(tmp_path):
@@ -305,6 +305,9 @@ def test_runs_keep_their_colours_in_all_charts(tmp_path):
 def test_shares_on_an_axis_differ_from_tick_to_tick():
     assert [curves.number(v, "percent") for v in (0, 0.0005, 0.001, 0.083, 1)] == [
         *("0 %", "0.05 %", "0.1 %", "8.3 %", "100 %"),
+    ]
+    assert [curves.number(v) for v in (0.999951, 0.995, 1.0, 0.75, 1234.5, 2e-7)] == [
+        *("0.999951", "0.995", "1", "0.75", "1234", "2e-7"),
     ]
 
 
