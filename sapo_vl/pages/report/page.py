@@ -108,11 +108,9 @@ def _state(run: LoadedRun) -> str:
         )
     warm = run.of_phase("sft")
     if warm:
-        steps = run.settings.get("sft.steps", "?")
-        return (
-            f"Supervised warm-up only: {warm[-1]['step']} of {steps} steps, no SAPO step. The "
-            f"model is in {run.dir / 'warmup' / 'final'} when they are done."
-        )
+        steps, final = run.settings.get("sft.steps", "?"), run.dir / "warmup" / "final"
+        place = f" The model is in {final}." if final.exists() else ""
+        return f"Supervised warm-up only: {warm[-1]['step']} of {steps} steps, no SAPO step.{place}"
     return "The run has taken no step yet."
 
 
@@ -126,7 +124,7 @@ def _facts(run: LoadedRun) -> list[str]:
     facts.append(f"data {get('data.path') or 'procedural problems'}")
     facts.append(f"{get('rollout.prompts', '?')} prompts x {get('rollout.group_size', '?')} a step")
     if get("rollout.ahead"):
-        facts.append(f"sampled {get('rollout.ahead')} steps ahead (rollout.ahead)")
+        facts.append(f"rollouts sampled ahead (rollout.ahead={get('rollout.ahead')})")
     if get("sft.steps"):
         facts.append(f"after {get('sft.steps')} steps of supervised warm-up")
     best = run.summary.get("best")

@@ -142,7 +142,7 @@ def test_adapters_and_rollouts_ahead_are_among_the_facts(tmp_path):
     (tmp_path / "config-step_000004.yaml").write_text("x")
     text = parsed(page.write([tmp_path])).text
     assert "adapters of rank 16 (LoRA); the base is frozen" in text
-    assert "sampled 2 steps ahead (rollout.ahead)" in text
+    assert "rollouts sampled ahead (rollout.ahead=2)" in text
     assert "settings changed while it ran, see config-step_000004.yaml" in text
 
 
