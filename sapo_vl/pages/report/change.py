@@ -71,6 +71,12 @@ def _change(first: HeldOut, second: HeldOut, labels: tuple[str, str]) -> Accurac
         f"The two were evaluated with other settings, {difference}."
         for difference in graded.differences(first, second)
     ]
+    low, high = whole.paired.ci95
+    if whole.paired.p_value >= ALPHA and not low <= 0 <= high:
+        notes.append(
+            f"The interval excludes 0, yet p is not below {ALPHA}: with so few problems a "
+            "bootstrap interval is too narrow, and p is the one to trust."
+        )
     rows = [["all problems, sampled", *_cells(whole)]]
     greedy = _paired(first, second, "greedy")
     if greedy is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pyarrow.parquet as pq
 import pytest
 from helpers import picture
 from html_pages import HOSTILE, ParsedPage
@@ -154,6 +155,19 @@ def test_files_that_are_damaged_are_named_on_the_page(tmp_path):
     assert "step_000002-rank1.parquet can't be read" in text
     assert "response 0" in text  # the other rank's
     assert re.search(r"this report lacks a part: \S+config.yaml is damaged", text)
+
+
+def test_pictures_that_cannot_be_read_cost_the_pictures_alone(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "a")
+    write_rollouts(folder / "rollouts", images=[picture(8, 8)])
+
+    def fail(*arguments, **options):
+        raise OSError("corrupt page")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    text = parsed(page.write([folder])).text
+    assert "the pictures in step_000002.parquet can't be read: corrupt page" in text
+    assert "response 0" in text
 
 
 def test_the_command_writes_where_it_is_told_and_refuses_in_one_line(tmp_path, capsys):
