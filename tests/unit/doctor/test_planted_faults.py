@@ -249,3 +249,11 @@ def test_a_broken_picture_is_named(set_up, tmp_path):
     table = diagnose(set_up(samples=samples), tmp_path / "scratch", "prompt lengths", "pictures")
     assert states(table)["pictures"] == "doubtful"
     assert "1 of 12 records have a broken picture: record r2:" in told(table, "pictures")
+
+
+def test_records_that_all_have_one_answer(set_up, tmp_path):
+    """Nothing is known of what would be another answer: five kinds of responses are left."""
+    same = [replace(sample, answer="7") for sample in records()]
+    table = diagnose(set_up(samples=same), tmp_path / "s", "verifiers")
+    assert faults(table) == {}
+    assert "0 of 20 hostile responses accepted" in told(table, "verifiers")
