@@ -18,11 +18,12 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import ProgressDisplay
 from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
+from sapo_vl.training import autopsy
 from sapo_vl.training.checkpoint import set_aside_damaged
 from sapo_vl.training.hub import push_result
 from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
-from sapo_vl.training.report import write_report
+from sapo_vl.training.report import write_page, write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
 from sapo_vl.training.trainer import Step, Trainer
 
@@ -48,7 +49,7 @@ def train_step(trainer: Trainer, step: Step) -> None:
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
-    trainer.queue.wait()  # with rollout.ahead the sampler may still be at work
+    trainer.queue.wait_before_sync()  # with rollout.ahead the sampler may still be at work
     step.timer.lap("rollout")
     trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
@@ -89,6 +90,7 @@ def warm_up_only(config: Config, *, resume: bool) -> None:
     with open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
     distributed.print0(f"the warmed-up model is in {run.dir / 'warmup' / 'final'}")
+    write_page(run)
 
 
 def _open_run(config: Config, *, resume: bool) -> Run:
@@ -99,4 +101,5 @@ def _open_run(config: Config, *, resume: bool) -> Run:
     if resume:
         set_aside_damaged(run.dir)
     run.stop.install()
+    autopsy.watch(run)
     return run

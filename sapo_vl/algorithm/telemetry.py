@@ -72,6 +72,17 @@ class UpdateReport:
     logprobs_T: np.ndarray = field(default_factory=_empty)
 
 
+def keep_token_values(report: UpdateReport) -> None:
+    """Give each rollout of an update its tokens' gate weights, log ratios and entropies."""
+    start = 0
+    for rollout in report.rollouts:
+        own = slice(start, start + len(rollout.token_ids))
+        rollout.gate_weights = report.gate_weight_T[own]
+        rollout.log_ratios = report.log_ratio_T[own]
+        rollout.entropies = report.entropy_T[own]
+        start = own.stop
+
+
 class Tokens(NamedTuple):
     """An optimizer step's tokens, with means and variances per response."""
 

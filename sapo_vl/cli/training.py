@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sapo_vl.cli.doctor import named_after_failure
 from sapo_vl.cli.options import (
     add_config,
     check_objective,
@@ -117,14 +118,15 @@ def _train(arguments: argparse.Namespace) -> None:
     prepare_environment()
     config = _load_run(arguments)
     check_objective(config)
-    if arguments.dry_run:
-        from sapo_vl.training.plan.show import show
+    with named_after_failure():
+        if arguments.dry_run:
+            from sapo_vl.training.plan.show import show
 
-        show(config)
-        return
-    from sapo_vl import train
+            show(config)
+            return
+        from sapo_vl import train
 
-    interruptible(lambda: train.main(config, resume=arguments.resume))
+        interruptible(lambda: train.main(config, resume=arguments.resume))
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -147,6 +147,10 @@ def _check_sampler(config: Config) -> None:
             "generator.servers names running servers and generator.local_servers starts some: "
             "set one of them"
         )
+    if config.rollout.in_flight and not (options.backend == "server" and config.rollout.ahead):
+        raise ValueError(
+            "rollout.in_flight needs generator.backend=server and rollout.ahead of 1 or more"
+        )
 
 
 def _check_best(config: Config) -> None:

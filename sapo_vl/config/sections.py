@@ -169,6 +169,11 @@ class RolloutConfig(Section):
         description="sample each batch by the weights of this many steps before, while the learner "
         "trains on earlier ones",
     )
+    in_flight: bool = Field(
+        False,
+        description="servers get new weights in the middle of responses; needs rollout.ahead; such "
+        "a run can't be reproduced",
+    )
 
 
 class RewardTerm(Section):
@@ -185,6 +190,9 @@ class JudgeOptions(Section):
     model: str = Field(description="model name on that server")
     timeout_seconds: float = Field(
         60.0, gt=0, le=3600, description="time of one call, with its retries"
+    )
+    pictures: bool = Field(
+        False, description="show the problem's pictures to the judge, a model that takes pictures"
     )
 
     @field_validator("url")

@@ -138,6 +138,11 @@ class Learner:
         """
         return self._policy.model
 
+    @property
+    def policy(self) -> Policy:
+        """The module whose forward makes log-probs and loss of a micro-batch."""
+        return self._policy
+
     @torch.no_grad()
     def fill_old_logprobs(self, rollouts: Sequence[Rollout]) -> None:
         """Set `old_logprobs` of each rollout to the current policy's; every rank must call it."""
@@ -146,15 +151,21 @@ class Learner:
             beat()
             _set_old_logprobs(batch, self._engine(batch).out.logprobs_N)
 
-    def update(self, rollouts: Sequence[Rollout], objective: Objective, lr: float) -> UpdateReport:
+    def update(
+        self,
+        rollouts: Sequence[Rollout],
+        objective: Objective,
+        lr: float,
+        denominator: float | None = None,
+    ) -> UpdateReport:
         """Take one optimizer step on `rollouts`, this rank's share of a mini-batch.
 
-        Tokens are weighted by the objective's aggregation with one denominator over all ranks.
+        Tokens are weighted by the objective's aggregation with one denominator over all ranks, or
+        `denominator` where one rank's share is looked at alone.
         Rollouts without `old_logprobs` are on policy: they get this forward's, detached.
         """
-        aggregation = objective.aggregation
-        counted = [aggregation.response(r) for r in rollouts if not r.is_filler]
-        denominator = distributed.all_reduce_sum({"weight": float(sum(counted))})["weight"]
+        if denominator is None:
+            denominator = total_weight(rollouts, objective)
         report = UpdateReport()
         if denominator == 0:
             return report
@@ -338,6 +349,12 @@ class Learner:
         """Drop the engine."""
         self._engine.destroy()
         del self._engine, self._optimizer, self._policy
+
+
+def total_weight(rollouts: Sequence[Rollout], objective: Objective) -> float:
+    """Return the sum of a mini-batch's aggregation weights over all ranks. Collective."""
+    counted = [objective.aggregation.response(r) for r in rollouts if not r.is_filler]
+    return distributed.all_reduce_sum({"weight": float(sum(counted))})["weight"]
 
 
 def _adapters_only(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:

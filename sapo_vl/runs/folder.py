@@ -1,6 +1,7 @@
 """A run's folder: its config and versions, heartbeat, and seconds per phase.
 
-    RUN/config.yaml inputs.json versions.json metrics.jsonl tensorboard/ curves.png summary.json
+    RUN/config.yaml inputs.json versions.json metrics.jsonl warnings.jsonl tensorboard/ curves.png
+    RUN/summary.json report.html
     RUN/model-seed0/ data-seed0-10000-480/ warmup/ rollouts/ checkpoints/ eval/ final/
 
 Only old checkpoints are ever deleted; folders generated from a seed have the seed in their name.
@@ -14,9 +15,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, UserError, printable
+from sapo_vl.runs import warning_log
 from sapo_vl.runs.files import read_json, user_path, write_json
 from sapo_vl.runs.lock import FolderLock
 from sapo_vl.runs.record import record_config, steps_done
@@ -53,6 +56,7 @@ class Run:
                 for line in record_config(config, resume=resume):
                     print(f"changed from step {steps_done(self.dir)}: {printable(line)}")
             if not resume:
+                (self.dir / warning_log.FILE).unlink(missing_ok=True)  # of a start that failed
                 write_json(self.dir / "versions.json", _versions())
         distributed.barrier()
 
@@ -88,12 +92,16 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
+    @property
+    def last_batch(self) -> Path:
+        """File with the record ids that this rank worked on last: it survives a kill."""
+        return self.dir / f"last_batch_rank_{distributed.rank()}.json"
+
     def heartbeat(self, ids: Sequence[str] = ()) -> None:
         """Restart the watchdog (run.stall_minutes) and note the record ids being worked on."""
         beat()
         if ids:
-            path = self.dir / f"last_batch_rank_{distributed.rank()}.json"
-            path.write_text(json.dumps(list(ids)), encoding="utf-8")
+            self.last_batch.write_text(json.dumps(list(ids)), encoding="utf-8")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -6,7 +6,9 @@ import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -106,7 +108,61 @@ class StopSignal:
             raise self.error()
 
 
-_minutes: float | None = None  # of the started watchdog
+WRITING_SECONDS = 120.0
+"""Time that an autopsy has after the watchdog's timeout, before the process ends without it."""
+
+
+class Watchdog(threading.Thread):
+    """Ends the process with code 1, after an autopsy, unless `beat` is called often enough.
+
+    Where this thread can't run, because another holds the interpreter's lock or the disk hangs,
+    faulthandler's timer in C dumps the stacks and ends the process WRITING_SECONDS later.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        """`minutes` without a beat are a stall."""
+        super().__init__(name="watchdog", daemon=True)
+        self._minutes = minutes
+        self._ended = threading.Event()
+        self._deadline = 0.0
+        self.autopsy: Callable[[float], None] | None = None
+
+    def beat(self) -> None:
+        """Start the time again."""
+        self._deadline = time.monotonic() + self._minutes * 60
+        late = self._minutes * 60 + WRITING_SECONDS
+        faulthandler.dump_traceback_later(late, exit=True, file=error_stream())
+
+    def run(self) -> None:
+        """Wait for a stall or for the end of the run."""
+        while not self._ended.wait(max(0.0, self._deadline - time.monotonic())):
+            if time.monotonic() >= self._deadline:
+                self._stalled()
+
+    def end(self) -> None:
+        """The run is over."""
+        self._ended.set()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _stalled(self) -> None:
+        try:
+            faulthandler.dump_traceback(error_stream(), all_threads=True)
+            if self.autopsy is not None:
+                self.autopsy(self._minutes)
+        except BaseException as error:  # nothing may keep a hung process alive
+            print(f"sapo-vl: no autopsy: {error!r}", file=error_stream(), flush=True)
+        finally:
+            os._exit(1)
+
+
+_watchdog: Watchdog | None = None
+
+
+def error_stream() -> TextIO:
+    """Return the process's own stderr: a replaced one may have no file descriptor."""
+    stream = sys.__stderr__ or sys.stderr
+    assert stream is not None, "a process without stderr"
+    return stream
 
 
 def start_watchdog(minutes: float) -> None:
@@ -114,9 +170,17 @@ def start_watchdog(minutes: float) -> None:
 
     A hung collective must not block machines overnight (ms-swift #9144).
     """
-    global _minutes
-    _minutes = minutes
-    beat()
+    global _watchdog
+    stop_watchdog()
+    _watchdog = Watchdog(minutes)
+    _watchdog.beat()
+    _watchdog.start()
+
+
+def on_stall(autopsy: Callable[[float], None]) -> None:
+    """Have the watchdog call `autopsy` with its minutes, in its own thread, before it exits."""
+    if _watchdog is not None:
+        _watchdog.autopsy = autopsy
 
 
 def beat() -> None:
@@ -125,14 +189,13 @@ def beat() -> None:
     Called wherever a piece of work ends that may be long: a chunk of an evaluation, a finished
     request of the sampler, a micro-batch.
     """
-    if _minutes is not None:
-        # The process's own stream: a replaced sys.stderr may have no file descriptor.
-        stream = sys.__stderr__ or sys.stderr
-        faulthandler.dump_traceback_later(_minutes * 60, exit=True, file=stream)
+    if _watchdog is not None:
+        _watchdog.beat()
 
 
 def stop_watchdog() -> None:
     """End the watchdog: the run is over."""
-    global _minutes
-    _minutes = None
-    faulthandler.cancel_dump_traceback_later()
+    global _watchdog
+    if _watchdog is not None:
+        _watchdog.end()
+        _watchdog = None

@@ -102,7 +102,7 @@ def save(root: Path, learner: Learner, state: TrainState, keep: int) -> Path:
 
 def pin_last_before(root: Path, step: int) -> Path | None:
     """Pin the newest checkpoint from before `step` and return it; None if there is none."""
-    older = [path for path in _listed(root) if int(path.name.split("_")[1].split("+")[0]) < step]
+    older = [path for path in _listed(root) if step_of(path) < step]
     if not older:
         return None
     (older[-1] / KEEP).touch()
@@ -122,6 +122,11 @@ def mark_best(root: Path, step: int) -> None:
     for path in _listed(root):
         if path != best:
             (path / BEST).unlink(missing_ok=True)
+
+
+def step_of(path: Path) -> int:
+    """Return the whole steps that a checkpoint's folder, named step_000020+2, covers."""
+    return int(path.name.removeprefix("step_").split("+")[0])
 
 
 def latest(root: Path) -> Path | None:

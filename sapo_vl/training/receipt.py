@@ -29,7 +29,7 @@ from sapo_vl.learner.engine import Learner
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import Prompt, Rollout, Sample
 from sapo_vl.system import distributed
-from sapo_vl.training.monitor import KINDS, parity_limits
+from sapo_vl.training.parity import KINDS, parity_limits
 
 TOKENS = 4
 """Tokens sampled for each prompt of the probe; the first alone needs the whole model."""

@@ -1,8 +1,9 @@
-"""The end of a run: the last evaluation, the exported model, the summary."""
+"""The end of a run: the last evaluation, the exported model, the summary, the report."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 from sapo_vl.algorithm.explain import explain
 from sapo_vl.errors import DataError, printable
 from sapo_vl.evaluation.heldout import columns, shown
-from sapo_vl.runs import metrics, plots
+from sapo_vl.pages.report import page
+from sapo_vl.runs import metrics, plots, warning_log
 from sapo_vl.runs.files import read_json, write_json
+from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import table
 from sapo_vl.system import distributed
 from sapo_vl.training import checkpoint
@@ -88,6 +91,23 @@ def write_report(trainer: Trainer) -> None:
     )
     if best is not None:
         _print_best(trainer, best, has_best)
+    write_page(run)
+
+
+def write_page(run: Run) -> None:
+    """Write RUN/report.html on rank 0, when all else of the run is saved.
+
+    Whatever goes wrong with the page is said in a line and kept as a warning: the run is complete.
+    """
+    if distributed.rank() != 0:
+        return
+    try:
+        distributed.print0(f"the report is in {page.write([run.dir])}")
+    except Exception as error:
+        line = f"report.html could not be written: {type(error).__name__}: {printable(error)}"
+        distributed.print0(f"{line}; the run is complete, `sapo-vl report {run.dir}` tries again")
+        with suppress(OSError):  # the disk may be full
+            warning_log.record(run.dir, 0, line)
 
 
 def _stopped_early(trainer: Trainer, best: Best | None) -> dict[str, int] | None:

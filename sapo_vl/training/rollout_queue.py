@@ -8,6 +8,10 @@ that configuration and seed determine a run, whatever the speed of its parts.
 A generator on devices of its own (`remote`) samples in a thread while the learner trains; one that
 shares the learner's devices samples before it trains, which gives the same rollouts. Batches that
 wait are part of a checkpoint: the weights that sampled them are gone.
+
+With rollout.in_flight new weights don't wait for the sampler, so that a response may be begun by
+one version and ended by another. How far it had got is a matter of time: such a run can't be
+reproduced.
 """
 
 from __future__ import annotations
@@ -66,6 +70,11 @@ class RolloutQueue:
         """Wait until nothing is being sampled. Raises whatever sampling raised."""
         for batch in self._batches.values():
             batch.result()
+
+    def wait_before_sync(self) -> None:
+        """Wait until the generator may get new weights: with rollout.in_flight, at any time."""
+        if not self._options.in_flight:
+            self.wait()
 
     def state_dict(self, first: int) -> list[dict[str, Any]]:
         """Return the batches of the steps from `first` on, once they are sampled."""

@@ -52,11 +52,11 @@ class StepSampler:
         inputs: RunInputs,
         engine: SampleEngine,
         objective: Objective,
-        log: Callable[[str], None],
+        warn: Callable[[int, str], None],
     ) -> None:
-        """`log` prints a line about a record that is left out."""
+        """`warn` is given a step and a line about a record that is left out of it."""
         self._run, self._config, self._inputs = run, run.config, inputs
-        self._engine, self._objective, self._log = engine, objective, log
+        self._engine, self._objective, self._warn = engine, objective, warn
         self.pools = DifficultyPools(run.config, inputs.prompt_sampler)
         self._unusable = set[str]()  # ids of records that have been printed as left out
         self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
@@ -191,4 +191,4 @@ class StepSampler:
         name = self._inputs.train_set.id_at(draw.index)
         if name not in self._unusable:
             self._unusable.add(name)
-            self._log(f"step {step + 1}: left out and replaced: {printable(fault)}")
+            self._warn(step + 1, f"step {step + 1}: left out and replaced: {printable(fault)}")

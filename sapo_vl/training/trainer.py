@@ -23,7 +23,7 @@ from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.weights import trainable_rows
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, warning_log
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -31,12 +31,12 @@ from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
-from sapo_vl.training import checkpoint, monitor
+from sapo_vl.training import autopsy, checkpoint, monitor, parity
 from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
-from sapo_vl.training.rollouts import RolloutBatch
+from sapo_vl.training.rollouts import RolloutBatch, is_written
 from sapo_vl.training.setup import RunInputs, sapo_config
 from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
@@ -85,7 +85,7 @@ class Trainer:
             inputs.rubric,
             tensor_parallel=engine_ranks(self.config),
         )
-        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.log)
+        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.warn)
         self.queue = RolloutQueue(
             self.config,
             self.sampler,
@@ -97,6 +97,8 @@ class Trainer:
                 f"rollout.ahead={self.config.rollout.ahead}: this generator shares the learner's "
                 "devices, so that batches are sampled ahead, but not while the learner trains"
             )
+        if self.config.rollout.in_flight:
+            distributed.print0("rollout.in_flight=true: this run can't be reproduced")
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -104,7 +106,7 @@ class Trainer:
             self.config.verifier.max_no_verdict, self.config.rollout.steps
         )
         dtype = sampler_dtype(self.config, assets)
-        self.parity = monitor.ParityCheck(self.config, dtype)
+        self.parity = parity.ParityCheck(self.config, dtype)
         probe = probe_prompts(inputs.train_set, inputs.renderer)
         self.delivery = DeliveryCheck(self.config, probe, dtype)
         self.receipt: Receipt | None = None
@@ -113,6 +115,8 @@ class Trainer:
         self.best = BestCheckpoint(self.config, self.checkpoints, self.log)
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
+        self.open_step: Step | None = None  # while it is in progress, for the watchdog
+        autopsy.watch(run, self)
 
     def restore(self) -> None:
         """Load the newest checkpoint, if any, sync weights, and evaluate a new run's policy."""
@@ -138,11 +142,12 @@ class Trainer:
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
 
-        What is being sampled is finished first, by the weights that it was begun with.
+        What is being sampled is finished first, by the weights that it was begun with, unless
+        rollout.in_flight is on.
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        self.queue.wait()
+        self.queue.wait_before_sync()
         version = self.state.step + (self.state.mini_batch > 0)
         if self.config.model.lora.rank:
             self.generator.update_adapter(self.learner.adapter(), version)
@@ -189,15 +194,17 @@ class Trainer:
         A signal during the step leads to a checkpoint of the exact position, after which
         RunInterrupted is re-raised.
         """
-        step = Step(self)
-        with self._checkpoint_on_interrupt():
+        self.open_step = step = Step(self)
+        with self._checkpoint_on_interrupt(), autopsy.on_error(self, step):
             yield step
         state, config = self.state, self.config
         self.queue.release(state.step)
         state.step, state.mini_batch, state.batch = state.step + 1, 0, None
         state.cursor += config.rollout.prompts
         assert step.batch is not None, "a step without rollouts"
-        row = monitor.record_step(self, step)
+        with autopsy.on_error(self, step):
+            row = monitor.record_step(self, step)
+        self.open_step = None
         state.totals, state.stats = {}, []
         monitor.check_verdicts(self, row)
         with self._checkpoint_on_interrupt():
@@ -235,6 +242,11 @@ class Trainer:
         else:
             distributed.print0(line)
 
+    def warn(self, step: int, line: str) -> None:
+        """Print a line as `log` does, and keep it for the run's report."""
+        self.log(line)
+        warning_log.record(self.run.dir, step, line)
+
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
 
@@ -245,7 +257,7 @@ class Trainer:
         probe = batch.groups[0]
         if batch.age(self.state.step) == 0:
             self.learner.fill_old_logprobs(probe.rollouts)
-            monitor.check_parity(self, monitor.mismatch_of([probe]), self.state.step + 1)
+            parity.check_parity(self, parity.mismatch_of([probe]), self.state.step + 1)
         if self.config.algorithm.staleness == "gate":
             for group in batch.groups:
                 for rollout in group.rollouts:
@@ -259,7 +271,7 @@ class Trainer:
 
     def check_weights(self) -> None:
         """Raise WeightsError when the step's updates have ruined the weights."""
-        monitor.check_weights(self.config, self.learner.model, self.state.step + 1)
+        parity.check_weights(self.config, self.learner.model, self.state.step + 1)
 
     def evaluate(self, name: str) -> Accuracy:
         """Evaluate the current policy on the held-out problems and record it as `name`."""
@@ -308,6 +320,8 @@ class Step:
         self.lr = learning_rate(self._state.step, config.rollout.steps, config.learner)
         self.number = self._state.step  # counted from 0
         self.timer = StepTimer()
+        self.mini_batch: list[Rollout] | None = None  # in progress, and the last one after it
+        self.position = 0  # of that mini-batch in the step
         self.batch: RolloutBatch | None = None
         if self._state.batch is not None:
             renderer = trainer.inputs.renderer
@@ -323,7 +337,9 @@ class Step:
         state, stop = self._state, self._trainer.run.stop
         mini_batches = self.batch.mini_batches()
         while state.mini_batch < len(mini_batches):
-            yield mini_batches[state.mini_batch]
+            self.position = state.mini_batch
+            self.mini_batch = mini_batches[self.position]
+            yield self.mini_batch
             state.mini_batch += 1
             if state.mini_batch < len(mini_batches) and stop.requested():
                 state.batch = self.batch.state_dict()
@@ -335,9 +351,12 @@ class Step:
         if self._trainer.config.rollout.ahead:
             stats |= staleness.gate_by_age(report, self.number)
         self._state.stats.append(stats)
-        self._state.bad_steps = monitor.check_finite(
-            self._trainer.run, report, self._state.bad_steps
-        )
+        if is_written(self._trainer.config, self.number + 1):
+            telemetry.keep_token_values(report)
+        if report.skipped:
+            text = f"step {self.number + 1}: gradient not finite, an update was skipped"
+            warning_log.record(self._trainer.run.dir, self.number + 1, text)
+        self._state.bad_steps = monitor.check_finite(self._trainer, self, report)
 
 
 class StepTimer:

@@ -10,7 +10,7 @@ from sapo_vl.algorithm import objectives
 from sapo_vl.learner import engine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.optimizer import state_tensors
-from sapo_vl.training.monitor import check_weights
+from sapo_vl.training.parity import check_weights
 
 pytestmark = pytest.mark.slow
 

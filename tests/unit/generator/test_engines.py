@@ -131,7 +131,7 @@ def test_another_error_of_the_engine_stays_as_it_is():
 
 
 def test_without_a_watchdog_there_is_no_heartbeat(monkeypatch):
-    monkeypatch.setattr(signals, "_minutes", None)
+    monkeypatch.setattr(signals, "_watchdog", None)
     monkeypatch.setattr(
         signals.faulthandler, "dump_traceback_later", lambda *a, **k: pytest.fail("started")
     )

@@ -16,7 +16,7 @@ from rich.console import Console
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs import progress as progress_module
 from sapo_vl.runs.metrics import MetricsWriter, read, truncate
-from sapo_vl.runs.plots import _held_out, _smooth, curves
+from sapo_vl.runs.plots import _held_out, curves, smooth
 from sapo_vl.runs.progress import ProgressDisplay, table
 from sapo_vl.runs.trackers import TensorBoard, WandB
 
@@ -220,7 +220,7 @@ def test_a_table_on_a_terminal_loses_nothing():
 
 
 def test_the_moving_mean_by_hand():
-    got = _smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3)
+    got = smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3)
     np.testing.assert_allclose(got, [1.5, 3.0, 3.0, 3.0])
 
 

@@ -1,162 +1,51 @@
-"""What stops or warns a run: non-finite gradients, parity, and the collapse detector's alarms."""
+"""What stops or warns a run: non-finite gradients, no verdicts, the collapse detector's alarms."""
 
 from __future__ import annotations
 
 import json
-import math
 from types import SimpleNamespace
 
 import pytest
-import torch
-from helpers import bare_prompt
 
 from sapo_vl.algorithm import collapse
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
 from sapo_vl.runs.files import write_json
-from sapo_vl.runs.folder import Run
-from sapo_vl.schema import Rollout
-from sapo_vl.training import checkpoint
+from sapo_vl.training import autopsy, checkpoint
 from sapo_vl.training.checkpoint import TrainState
 from sapo_vl.training.monitor import (
     CollapseError,
     NonFiniteGradientError,
-    ParityCheck,
-    ParityError,
     VerdictBudget,
-    WeightsError,
     _lacks_summary,
     check_finite,
-    check_weights,
     detect_collapse,
-    parity_limits,
 )
 
 
-def report(*names: str, skipped: bool = True) -> UpdateReport:
-    rollouts = [Rollout(bare_prompt(name=name), [1]) for name in names]
-    return UpdateReport(rollouts=rollouts, skipped=skipped)
+def report(*, skipped: bool = True) -> UpdateReport:
+    return UpdateReport(skipped=skipped)
 
 
-def test_non_finite_gradients_are_counted_and_name_their_records(tmp_path, capsys):
-    run = Run(load(None, [f"run.dir={tmp_path / 'run'}", "learner.max_bad_steps=3"]), resume=False)
-    path = run.dir / "bad_batch_rank_0.json"
-    assert check_finite(run, report("a", skipped=False), 0) == 0
-    assert not path.exists()
-    assert check_finite(run, report("b", "a", "b"), 0) == 1
-    assert json.loads(path.read_text()) == ["a", "b"]
-    assert str(path) in capsys.readouterr().out
-    assert check_finite(run, report("c"), 1) == 2
-    assert json.loads(path.read_text()) == ["c"]
-    assert check_finite(run, report("d", skipped=False), 2) == 0  # in a row
-    with pytest.raises(NonFiniteGradientError, match=r"3 optimizer steps.*bad_batch_rank_0\.json"):
-        check_finite(run, report("e"), 2)
-
-
-def figures(kind: str, mean: float, largest: float) -> dict[str, float]:
-    return {f"mismatch/mean_abs_{kind}": mean, f"mismatch/max_abs_{kind}": largest}
-
-
-STRICT = ("model.dtype=float32", "generator.parity_stop=0.01")
-
-
-@pytest.mark.parametrize(
-    ("kind", "mean", "largest", "words"),
-    [
-        ("text", 0.011, 0.05, r"step 7: .* by 0\.011 nats .* text-only prompts, at most 0\.05"),
-        (
-            "image",
-            0.011,
-            0.05,
-            r"pictures, .*above generator\.parity_stop=0\.01 \(1 on one token\)",
-        ),
-        ("text", 0.01, 1.1, r"at most 1\.1 .*none seen on prompts with pictures"),
-        ("text", math.nan, math.nan, r"generator\.parity_stop=0\.01"),
-    ],
-)
-def test_a_sampler_that_disagrees_stops_the_run(kind, mean, largest, words):
-    check = ParityCheck(load(None, [*STRICT]))
-    with pytest.raises(ParityError, match=words):
-        check.observe(figures(kind, mean, largest), 7)
-
-
-def test_parity_at_its_limits_is_fine_and_so_is_nothing_to_compare():
-    check = ParityCheck(load(None, [*STRICT, "generator.parity_warn=0.01"]))
-    assert check.observe(figures("text", 0.01, 1.0), 7) == []
-    assert check.observe({}, 7) == []
-
-
-def test_a_warning_names_the_kind_of_prompt_once():
-    check = ParityCheck(load(None, ["model.dtype=bfloat16"]))
-    assert check.observe(figures("text", 0.1, 9.0) | figures("image", 0.5, 9.0), 1) == []
-    (line,) = check.observe(figures("text", 0.06, 9.0) | figures("image", 0.51, 9.5), 2)
-    assert line.startswith(
-        "warning: step 2: log-probs of sampler and learner differ by 0.51 nats on average on "
-        "prompts with pictures, at most 9.5 (0.06 on text-only prompts), above "
-        "generator.parity_warn=0.5;"
+def test_non_finite_gradients_in_a_row_are_counted_until_the_run_stops(monkeypatch):
+    lines: list[str] = []
+    made = SimpleNamespace(
+        config=load(None, ["learner.max_bad_steps=3"]),
+        state=SimpleNamespace(bad_steps=0),
+        log=lines.append,
     )
-    (line,) = check.observe(figures("text", 0.2, 9.0) | figures("image", 0.51, 9.5), 3)
-    assert "0.2 nats on average on text-only prompts" in line
-    assert check.observe(figures("text", 0.9, 9.0) | figures("image", 0.9, 9.5), 4) == []
-    with pytest.raises(ParityError, match=r"generator\.parity_stop=1:"):
-        check.observe(figures("text", 0.06, 1.0) | figures("image", 1.01, 9.0), 5)
-
-
-@pytest.mark.parametrize(
-    ("keys", "limits"),
-    [
-        (["model.dtype=float32"], ({"text": 1e-5, "image": 1e-5}, 1e-3, 0.1)),
-        (["model.dtype=bfloat16"], ({"text": 0.1, "image": 0.5}, 1.0, math.inf)),
-        ([*STRICT, "generator.parity_warn=0.002"], ({"text": 2e-3, "image": 2e-3}, 0.01, 1.0)),
-        (
-            ["model.dtype=bfloat16", "generator.parity_stop=3"],
-            ({"text": 0.1, "image": 0.5}, 3.0, math.inf),
-        ),
-    ],
-)
-def test_limits_follow_the_type_of_the_weights(keys, limits):
-    assert parity_limits(load(None, keys)) == limits
-
-
-@pytest.mark.parametrize(
-    ("keys", "sampler", "limits"),
-    [
-        (["model.dtype=float32"], "float32", ({"text": 1e-5, "image": 1e-5}, 1e-3, 0.1)),
-        (["model.dtype=float32"], "bfloat16", ({"text": 0.03, "image": 0.03}, 0.3, math.inf)),
-        (
-            ["model.dtype=float32", "generator.parity_warn=0.1", "generator.parity_stop=0.2"],
-            "bfloat16",
-            ({"text": 0.1, "image": 0.1}, 0.2, math.inf),
-        ),
-    ],
-)
-def test_a_sampler_of_another_type_has_limits_of_its_own(keys, sampler, limits):
-    assert parity_limits(load(None, keys), sampler) == limits
-
-
-def test_a_bfloat16_sampler_of_float32_weights_may_round():
-    check = ParityCheck(load(None, ["model.dtype=float32"]), "bfloat16")
-    assert check.observe(figures("image", 0.02, 2.0), 1) == []
-    assert len(check.observe(figures("image", 0.04, 2.0), 2)) == 1
-    with pytest.raises(ParityError, match=r"generator\.parity_stop=0\.3:"):
-        check.observe(figures("image", 0.31, 2.0), 3)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1e30])
-def test_ruined_weights_are_named_with_the_learning_rate(value):
-    model = torch.nn.Linear(3, 2)
-    config = load(None, ["learner.lr=0.5"])
-    check_weights(config, model, 7)
-    check_weights(config, None, 7)
-    with torch.no_grad():
-        model.bias[1] = value
-    with pytest.raises(WeightsError, match=r"step 7: bias .*learner\.lr=0\.5"):
-        check_weights(config, model, 7)
-    check = ParityCheck(config)
-    for mean in (math.nan, 0.2):  # the cause of a difference that stops, or that is warned of
-        with pytest.raises(WeightsError):
-            check.observe(figures("text", mean, 0.5), 7, model)
-    assert check.observe(figures("text", 0.05, 0.5), 7, model) == []
+    step = SimpleNamespace(number=6, position=1)
+    monkeypatch.setattr(autopsy, "at_bad_gradient", lambda *_: "first: record b; autopsy in X")
+    assert check_finite(made, step, report(skipped=False)) == 0
+    assert lines == []
+    assert check_finite(made, step, report()) == 1
+    assert lines == [
+        "step 7, mini-batch 2: gradient not finite, update skipped; first: record b; autopsy in X"
+    ]
+    made.state.bad_steps = 2
+    assert check_finite(made, step, report(skipped=False)) == 0  # in a row
+    with pytest.raises(NonFiniteGradientError, match=r"3 optimizer steps.*record b; autopsy in X"):
+        check_finite(made, step, report())
 
 
 def shares(*values: float) -> list[dict]:
@@ -196,6 +85,16 @@ def test_a_row_lacks_its_summary_unless_one_of_its_step_is_there(tmp_path):
     assert not _lacks_summary(run, {"phase": "train", "step": 2})
 
 
+@pytest.fixture(autouse=True)
+def autopsies(monkeypatch) -> list[tuple[int, str]]:
+    """Return the steps and messages of the alarms' autopsies, which test_autopsy.py writes."""
+    written: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        autopsy, "at_alarm", lambda made, step, message: written.append((step, message))
+    )
+    return written
+
+
 class NoLearner:
     """Nothing to save."""
 
@@ -221,10 +120,14 @@ def rows(count, start=1, **values):
     return [{"phase": "train", "step": start + i, **healthy, **values} for i in range(count)]
 
 
-def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(tmp_path, capsys):
+def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(
+    tmp_path, capsys, autopsies
+):
     made = trainer(tmp_path)
     for row in [*rows(4), *rows(3, 5, entropy=0.001)]:
-        detect_collapse(made, row)
+        detect_collapse(made, row["step"], row)
+    assert [step for step, _ in autopsies] == [7]
+    assert "entropy" in autopsies[0][1]
     (entry,) = json.loads((tmp_path / "collapse.json").read_text())
     assert (entry["rule"], entry["step"], entry["since"]) == ("entropy_low", 7, 5)
     assert entry["checkpoint"] == "step_000004"
@@ -240,17 +143,18 @@ def test_an_alarm_pins_the_last_good_checkpoint_and_records_what_it_saw(tmp_path
 def test_it_can_stop_the_run(tmp_path):
     made = trainer(tmp_path, "collapse.action=stop", "collapse.patience=1")
     with pytest.raises(CollapseError, match=r"step 1: stopped by the collapse detector"):
-        detect_collapse(made, rows(1, entropy=0.001)[0])
+        detect_collapse(made, 1, rows(1, entropy=0.001)[0])
 
 
 def test_without_an_earlier_checkpoint_nothing_is_pinned(tmp_path, capsys):
     made = trainer(tmp_path, "collapse.patience=1")
-    detect_collapse(made, rows(1, entropy=0.001)[0])
+    detect_collapse(made, 1, rows(1, entropy=0.001)[0])
     assert "no checkpoint before it" in capsys.readouterr().out
 
 
-def test_it_can_be_ignored(tmp_path):
+def test_it_can_be_ignored(tmp_path, autopsies):
     made = trainer(tmp_path, "collapse.action=ignore")
     for row in rows(9, entropy=0.0):
-        detect_collapse(made, row)
+        detect_collapse(made, row["step"], row)
+    assert autopsies == []
     assert not (tmp_path / "collapse.json").exists()

@@ -100,7 +100,7 @@ def test_old_logprobs_are_of_the_policy_that_starts_the_step(build):
 def test_a_sampler_that_disagrees_is_noticed_before_anything_is_trained_on(build):
     made = build(lambda i: 0, "generator.parity_stop=0.0009")  # not even a gradient is needed
     batch, _ = sampled(made)
-    with pytest.raises(trainer.monitor.ParityError, match=r"step 1: .*generator\.parity_stop"):
+    with pytest.raises(trainer.parity.ParityError, match=r"step 1: .*generator\.parity_stop"):
         made.fill_old_logprobs(batch)
     assert made.learner.updates == []
 
@@ -139,6 +139,26 @@ def test_a_step_interrupted_between_mini_batches_goes_on_as_if_nothing_had_been(
         name = Path("rollouts") / f"step_{step:06d}.parquet"
         cut, reference = (store_rows(tmp_path / run / name) for run in ("cut", "whole"))
         assert cut == reference
+
+
+def test_a_file_holds_the_tokens_of_the_updates_it_saw_and_no_others(build, tmp_path):
+    made = build(lambda i: i % 3 and 1, *OPTIONS, "run.rollouts_every=2", name="run")
+    steps(made, 2)
+    files = sorted(path.name for path in (tmp_path / "run" / "rollouts").iterdir())
+    assert files == ["step_000002.parquet"]
+    rows = store_rows(tmp_path / "run" / "rollouts" / files[0])
+    trained = {name for update in made.learner.updates[4:] for name, _, _ in update}
+    assert 0 < len(trained) < len({row["id"] for row in rows})
+    seen = []
+    for row in rows:
+        if row["id"] in trained:
+            assert row["gate_weights"] == [1, 1]
+            assert row["log_ratios"] == [0, 0]
+            seen += row["entropies"]
+        else:  # all of its group's responses got the same reward
+            assert row["gate_weights"] is row["log_ratios"] is row["entropies"] is None
+    numbers = [sum(2 for _ in update) for update in made.learner.updates[4:]]  # tokens by update
+    assert sorted(seen) == [1000 * (5 + i) + j for i, n in enumerate(numbers) for j in range(n)]
 
 
 def store_rows(path: Path) -> list[dict]:
