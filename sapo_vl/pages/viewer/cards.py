@@ -112,7 +112,7 @@ class CardMaker:
             return _changed(card, fault=str(error))
         shown = [picture(data, self.picture_side) for data in loaded.images]
         links = self.links
-        changes = {
+        changes: dict[str, object] = {
             "problem": formulas.problem(loaded.problem[:PAGE_TEXT]),
             "search": printable(f"{group.id} {loaded.problem[:LIST_TEXT]}").casefold(),
             "answer": formulas.rich(loaded.answer[:LIST_TEXT]),

@@ -44,8 +44,10 @@ NEEDED = {
 LIGHT = ("id", "task", "finish_reason", "reward", "correct", "valid", "advantage")
 SCALARS = ("tokens", "mean_logprob", "largest_mismatch", "largest_log_ratio")
 TEXTS = ("problem", "answer", "response", "verdicts", "images")
-TOKENS = ("token_ids", "generator_logprobs", "old_logprobs", "gate_weights", "log_ratios")
-TOKENS += ("entropies",)
+TOKENS = (
+    *("token_ids", "generator_logprobs", "old_logprobs"),
+    *("gate_weights", "log_ratios", "entropies"),
+)
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """Raised by pyarrow for a file that is cut off, damaged or of another kind."""
