@@ -129,7 +129,7 @@ class Learner:
             log_ratio_T=0 * ones,
             gate_weight_T=ones,
             grad_coefficient_T=ones,
-            entropy_T=np.arange(tokens, dtype=np.float32) + 1000 * len(self.updates),
+            entropy_T=np.arange(tokens, dtype=np.float32) / 1024 + 128 + len(self.updates),
             logprobs_T=-ones,
         )
 

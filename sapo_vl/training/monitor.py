@@ -57,7 +57,7 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         metrics.truncate(run.dir, _covered_steps(run))
         metrics.drop(run.dir, lambda row: _lacks_summary(run, row))
     options = run.config.run
-    chosen = {
+    chosen: dict[metrics.OpenTracker, bool] = {
         trackers.TensorBoard: options.tensorboard,
         trackers.WandB: options.wandb,
         trackers.Trackio: options.trackio,

@@ -174,7 +174,7 @@ def _overview_row(run: LoadedRun) -> list[str]:
     planned = run.steps_planned
     steps = str(run.steps_done) if planned is None else f"{run.steps_done} of {planned}"
     before, after = run.before, run.after
-    greedy = after and after.summary.get("greedy")
+    greedy = after.summary.get("greedy") if after else None
     return [
         run.name,
         str(run.settings.get("objective", "?")),

@@ -84,7 +84,7 @@ def load(run_dir: Path, name: str) -> LoadedRun:
     after = part(lambda: graded.of_run(run_dir, "after"), None)
     if after is None:
         after = part(lambda: _newest_evaluation(run_dir, rows), None)
-    stamp = part(lambda: _mapping(run_dir / "final.json"), {})
+    stamp: dict[str, Any] = part(lambda: _mapping(run_dir / "final.json"), {})
     step = stamp.get("step")
     return LoadedRun(
         dir=run_dir,

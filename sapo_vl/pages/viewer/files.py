@@ -12,6 +12,7 @@ file that can't be read is named in `faults`, and the others are read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -43,11 +44,16 @@ NEEDED = {
 LIGHT = ("id", "task", "finish_reason", "reward", "correct", "valid", "advantage")
 SCALARS = ("tokens", "mean_logprob", "largest_mismatch", "largest_log_ratio")
 TEXTS = ("problem", "answer", "response", "verdicts", "images")
-TOKENS = ("token_ids", "generator_logprobs", "old_logprobs", "gate_weights", "log_ratios")
-TOKENS += ("entropies",)
+TOKENS = (
+    *("token_ids", "generator_logprobs", "old_logprobs"),
+    *("gate_weights", "log_ratios", "entropies"),
+)
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """Raised by pyarrow for a file that is cut off, damaged or of another kind."""
+
+MOST_DIGITS = 12
+"""Of a step in an address."""
 
 KEPT_STEPS = 4
 """Steps whose groups stay in memory."""
@@ -84,6 +90,13 @@ class RolloutFile:
             raise DataError(f"{self.path.name}: {_reason(error)}") from error
         first = int(starts[wanted[0]]) if wanted else 0
         return table.slice(start - first, stop - start)
+
+    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
+        """Return a table of this file by rows. Raises DataError for text that is not UTF-8."""
+        try:
+            return table.to_pylist()
+        except UNREADABLE as error:
+            raise DataError(f"{self.path.name}: {_reason(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +145,9 @@ class StoredGroup:
         return [v for v in (getattr(r, name) for r in self.responses) if v is not None]
 
     def largest(self, name: str) -> float:
-        """Return the largest of `values`; -1 without any."""
-        return max(self.values(name), default=-1.0)
+        """Return the largest of `values`, inf if one is not a number; -1 without any."""
+        values = self.values(name)
+        return math.inf if any(map(math.isnan, values)) else max(values, default=-1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +257,7 @@ class RolloutFiles:
     def group(self, key: str) -> StoredGroup | None:
         """Return the group of this key, or None."""
         step = key.partition("-")[0]
-        if not step.isdecimal():
+        if not step.isdecimal() or len(step) > MOST_DIGITS:
             return None
         return next((g for g in self.groups(int(step)) if g.key == key), None)
 
@@ -264,19 +278,20 @@ class RolloutFiles:
         Raises DataError when the file is damaged there.
         """
         columns = TEXTS + (TOKENS if tokens else ())
-        rows = group.file.read(columns, group.start, group.stop).to_pylist()
+        rows = group.file.rows(group.file.read(columns, group.start, group.stop))
         responses = [
             StoredResponse(
                 summary,
-                row["response"],
-                _terms(row["verdicts"]),
+                row["response"] or "",
+                _terms(row["verdicts"] or "{}"),
                 {name: row.get(name) for name in TOKENS} if tokens else {},
             )
             for summary, row in zip(group.responses, rows, strict=True)
         ]
         responses.sort(key=lambda r: (not r.summary.valid, -r.summary.reward, r.summary.tokens))
         images = tuple(data for row in rows for data in row["images"] or ())
-        return Loaded(group, rows[0]["problem"], rows[0]["answer"], images, tuple(responses))
+        problem, answer = rows[0]["problem"] or "", rows[0]["answer"] or ""
+        return Loaded(group, problem, answer, images, tuple(responses))
 
     def steps_of(self, problem_id: str) -> list[int]:
         """Return the steps that sampled this problem."""
@@ -344,7 +359,7 @@ def _read_groups(step: int, file: RolloutFile) -> list[StoredGroup]:
     table = file.read(("group", *LIGHT, *SCALARS))
     if not set(SCALARS) <= file.columns:
         table = _with_scalars(table, file)
-    rows = table.to_pylist()
+    rows = file.rows(table)
     mark = "group" if "group" in file.columns else "id"
     bounds = [i for i in range(len(rows)) if i == 0 or rows[i][mark] != rows[i - 1][mark]]
     return [

@@ -89,8 +89,8 @@ def _refusal(request: Request, token: str, host: str) -> Response | None:
     named = request.headers.get("host", "")
     if not is_own_name(named, host):
         return PlainTextResponse(
-            "refused: this is not a name of the viewer's machine; use its address, or start it "
-            "with `sapo-vl view --host NAME`",
+            "refused: this is not a name of the viewer's machine; use its address, or start "
+            "`sapo-vl view` with --host NAME",
             status_code=403,
         )
     name = f"sapo_vl_{named.rpartition(':')[2] if ':' in named else '80'}"  # cookies know no ports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 
@@ -200,6 +201,26 @@ def test_a_long_response_is_cut_in_the_list_alone(tmp_path):
     assert "own-page" in whole
 
 
+def test_values_that_are_no_numbers_are_shown_as_they_are(tmp_path):
+    groups = [
+        make_group("inf", [reply("a", log_ratio=math.inf), reply("b", False)]),
+        make_group("nan", [reply("a", log_ratio=math.nan, logprob=math.nan), reply("b", False)]),
+        make_group("fine", [reply("a", log_ratio=0.5), reply("b", False)]),
+    ]
+    made = client(write_run(tmp_path / "run", {1: [groups]}))
+    made.get("/", params={"token": TOKEN})
+    text = made.get("/?sort=log_ratio").text
+    assert re.findall(r'data-id="(\w+)"', text) == ["inf", "nan", "fine"]
+    assert '"ratio":0.5' in text  # the scale is that of the finite ones
+    assert made.get("/tokens?key=1-0-0").json()[0]["ratio"][-1] == "inf"
+    assert made.get("/tokens?key=1-0-2").json()[0]["mu"][0] == "nan"
+
+
+@pytest.mark.parametrize("key", ["", "1", "1-0-99", "9" * 5000, "١-0-0", "-1-0-0", "1-0-0-0"])
+def test_a_wrong_key_has_no_page(page, key):
+    assert page.get("/group", params={"key": key}).status_code == 404
+
+
 def test_page_numbers_leave_gaps():
     assert page_numbers(1, 1) == [1]
     assert page_numbers(5, 20) == [1, None, 3, 4, 5, 6, 7, None, 20]
@@ -269,6 +290,16 @@ def test_the_whole_file_leaves_nothing_out(run, tmp_path):
     assert written == single_file.Written(3, 18, "")
 
 
+def test_two_runs_fit_into_a_file(run, tmp_path):
+    other = write_run(tmp_path / "other", {2: [some_groups(2, count=1)]})
+    single_file.write(tmp_path / "page.html", opened(run, other), [2], None)
+    text = (tmp_path / "page.html").read_text()
+    assert len(re.findall('<article class="card"', text)) == 6
+    assert len(re.findall('class="token-data"', text)) == 7
+    assert text.count("other, step 2<") == 1
+    assert text.count("other, its rollout files") == 5
+
+
 def test_the_file_takes_groups_with_drift_and_others_evenly(tmp_path):
     drifts = [0.0] * 12 + [3.0, 2.0, 0.0, 0.0]
     groups = [make_group(f"g{i}", [reply("a", log_ratio=d)]) for i, d in enumerate(drifts)]
@@ -289,6 +320,7 @@ def test_the_file_takes_groups_with_drift_and_others_evenly(tmp_path):
         (["--port", "70000"], "--port 70000: 0 (a free one) to 65535"),
         (["--out", "x.html", "--all", "--groups", "2"], "--all and --groups exclude each other"),
         (["--out", "x.html", "--steps", "1,b"], "--steps 1,b: b is not a step"),
+        (["--out", "/proc/none/x.html"], "--out"),
         (["--out", "x.html", "--steps", "9-12"], "none of them has rollouts; 3 steps from 1 to 3"),
     ],
 )

@@ -17,8 +17,6 @@ from sapo_vl.pages.viewer.pictures import picture
 from sapo_vl.pages.viewer.render import script_json
 from sapo_vl.pages.viewer.token_text import TokenText
 
-pytest.importorskip("latex2mathml")
-
 
 @pytest.mark.parametrize(
     ("text", "drawn"),

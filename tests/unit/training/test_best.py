@@ -17,7 +17,7 @@ from sapo_vl.training import trainer as trainer_module
 from sapo_vl.training.best import Best, best_so_far, check_metric
 from sapo_vl.training.checkpoint import TrainState
 
-EVERY = ("evaluation.every=2", "checkpoint.best=avg")
+EVERY = ("evaluation.every=2", "checkpoint.best=avg", "collapse.action=ignore")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,24 @@ def test_without_a_better_figure_the_run_ends_and_can_go_on(started):
     train_loop(longer)
     assert (longer.state.step, longer.evaluated) == (12, [10])
     assert checkpoints(longer) == ["step_000010", "step_000012"]
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_run_that_stopped_early_goes_on_as_if_it_had_not(started, ahead):
+    """Batches sampled ahead of the end are in its last checkpoint."""
+    keys = (f"rollout.ahead={ahead}", "data.rest_after=1")
+    whole = started(*keys, name="whole")
+    whole.restore()
+    train_loop(whole)
+    first = started(*keys, "evaluation.patience=2", name="cut")
+    first.restore()
+    train_loop(first)
+    assert first.state.step == 8
+    second = started(*keys, name="cut")
+    second.restore()
+    train_loop(second)
+    assert second.learner.updates == whole.learner.updates
+    assert first.generator.calls + second.generator.calls == whole.generator.calls
 
 
 @pytest.mark.parametrize("signal_at", [3, 17, 22])  # of 4 updates a step: in steps 1, 5 and 6

@@ -16,7 +16,13 @@ from sapo_vl.training import checkpoint, monitor
 from sapo_vl.training.pools import DifficultyPools, PassCount
 from sapo_vl.training.prompt_sampler import DrawStart, PromptSampler, Shuffle, shuffled_indices
 
-POOLS = ("data.rest_after=1", "rollout.steps=24", "checkpoint.every=100", "run.rollouts_every=0")
+POOLS = (
+    "data.rest_after=1",
+    "rollout.steps=24",
+    "checkpoint.every=100",
+    "run.rollouts_every=0",
+    "collapse.action=ignore",
+)
 
 
 def by_thirds(i: int) -> int:
