@@ -226,8 +226,8 @@ def _data(spec: ChartSpec, runs: Sequence[LoadedRun]) -> list[LineData]:
         curves = spec.curves[:1] if several else spec.curves
         for place, curve in enumerate(curves):
             x_N, y_N = series(rows, curve.key)
-            if spec.kind == "log":
-                x_N, y_N = x_N[y_N > 0], y_N[y_N > 0]
+            shown_N = np.isfinite(y_N) & ((y_N > 0) | (spec.kind != "log"))
+            x_N, y_N = x_N[shown_N], y_N[shown_N]
             if x_N.size:
                 label, color = (run.name, index) if several else (curve.label, place)
                 data.append(LineData(label, x_N, y_N, color % COLORS))
@@ -255,61 +255,74 @@ def _or(value: object, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
+@dataclass(frozen=True)
+class AxisScale:
+    """Maps the values from `low` to `high` to the pixels from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        """Return a value's place, to a tenth of a pixel; the middle where all values are equal."""
+        if self.high <= self.low:
+            share = 0.5
+        elif self.is_log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
 def _chart(spec: ChartSpec, title: str, data: Sequence[LineData]) -> LineChart:
     """Lay out the lines: both axes span all values; that of percentages begins at 0."""
     left = min(float(one.x_N.min()) for one in data)
     right = max(float(one.x_N.max()) for one in data)
     values = [float(value) for one in data for value in one.y_N]
     values += [end for one in data for ends in one.ends for end in ends]
-    if spec.kind == "log":
+    is_log = spec.kind == "log"
+    if is_log:
         ticks = log_ticks(min(values), max(values))
     else:
-        is_share = spec.kind == "percent"
-        ticks = linear_ticks(0.0 if is_share else min(values), max(values))
+        ticks = linear_ticks(0.0 if spec.kind == "percent" else min(values), max(values))
+    x = AxisScale(left, right, LEFT, WIDTH - RIGHT)
     bottom, top = min(ticks[0], *values), max(ticks[-1], *values)
-
-    def x_of(x: float) -> float:
-        share = (x - left) / (right - left) if right > left else 0.5
-        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
-
-    def y_of(y: float) -> float:
-        if spec.kind == "log":
-            share = math.log(y / bottom) / math.log(top / bottom)
-        else:
-            share = (y - bottom) / (top - bottom)
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
-
-    def points(x_N: np.ndarray, y_N: np.ndarray) -> str:
-        pairs = zip(x_N.tolist(), y_N.tolist(), strict=True)
-        return " ".join(f"{x_of(x):g},{y_of(y):g}" for x, y in pairs)
-
-    lines = []
-    for one in data:
-        x_N, y_N = _thinned(one.x_N, one.y_N)
-        markers, faint = [], ""
-        if one.ends:
-            markers = [
-                (x_of(x), y_of(y), y_of(low), y_of(high))
-                for x, y, (low, high) in zip(
-                    one.x_N.tolist(), one.y_N.tolist(), one.ends, strict=True
-                )
-            ]
-            drawn = ""
-        elif one.x_N.size >= SMOOTH_FROM:
-            faint = points(x_N, y_N)
-            width = max(1, one.x_N.size // 20) * 2 + 1
-            drawn = points(*_every(one.x_N, smooth(one.y_N, width)))
-        else:
-            drawn = points(x_N, y_N)
-            markers = [(x_of(x), y_of(y), y_of(y), y_of(y)) for x, y in zip(x_N, y_N, strict=True)]
-        lines.append(ChartLine(one.label, one.color, drawn, faint, _words(spec, one), markers))
+    y = AxisScale(bottom, top, HEIGHT - BOTTOM, TOP, is_log)
+    steps = [step for step in linear_ticks(left, right) if left <= step <= right]
     return LineChart(
         title,
         spec.unit,
-        lines,
-        [AxisTick(x_of(x), f"{x:g}") for x in linear_ticks(left, right) if left <= x <= right],
-        [AxisTick(y_of(y), number(y, spec.kind)) for y in ticks],
+        [_line(spec, one, x, y) for one in data],
+        [AxisTick(x.at(step), f"{step:g}") for step in steps if step.is_integer()],
+        [AxisTick(y.at(value), number(value, spec.kind)) for value in ticks],
     )
+
+
+def _line(spec: ChartSpec, one: LineData, x: AxisScale, y: AxisScale) -> ChartLine:
+    """Place a line: intervals as markers alone, few points as they are, many smoothed."""
+
+    def points(x_N: np.ndarray, y_N: np.ndarray) -> str:
+        pairs = zip(x_N.tolist(), y_N.tolist(), strict=True)
+        return " ".join(f"{x.at(step):g},{y.at(value):g}" for step, value in pairs)
+
+    drawn, faint = "", ""
+    markers: list[tuple[float, float, float, float]] = []
+    pairs = list(zip(one.x_N.tolist(), one.y_N.tolist(), strict=True))
+    if one.ends:
+        markers = [
+            (x.at(step), y.at(value), y.at(low), y.at(high))
+            for (step, value), (low, high) in zip(pairs, one.ends, strict=True)
+        ]
+    elif len(pairs) < SMOOTH_FROM:
+        drawn = points(one.x_N, one.y_N)
+        markers = [(x.at(step), y.at(value), y.at(value), y.at(value)) for step, value in pairs]
+    else:
+        faint = points(*_thinned(one.x_N, one.y_N))
+        width = max(1, len(pairs) // 20) * 2 + 1
+        drawn = points(*_every(one.x_N, smooth(one.y_N, width)))
+    return ChartLine(one.label, one.color, drawn, faint, _words(spec, one), markers)
 
 
 def _thinned(x_N: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

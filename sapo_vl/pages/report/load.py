@@ -81,6 +81,10 @@ def load(run_dir: Path, name: str) -> LoadedRun:
             return otherwise
 
     rows: list[MetricsRow] = part(lambda: metrics.read(run_dir), [])
+    whole = [row for row in rows if isinstance(row.get("step"), int)]
+    if len(whole) < len(rows):
+        faults.append(f"{run_dir / metrics.FILE}: {len(rows) - len(whole)} rows without a step")
+        rows = whole
     after = part(lambda: graded.of_run(run_dir, "after"), None)
     if after is None:
         after = part(lambda: _newest_evaluation(run_dir, rows), None)

@@ -262,6 +262,20 @@ def test_a_part_that_is_damaged_is_named_and_the_rest_is_read(tmp_path):
     assert any("versions.json is damaged" in fault for fault in run.faults)
 
 
+def test_rows_that_are_none_of_ours_are_left_out(tmp_path):
+    run = with_rows(
+        tmp_path,
+        {"phase": "train", "entropy": 1.0},
+        train_row(1, entropy=float("nan")),
+        train_row(2, entropy=0.5, ratio__kl=0.0),
+        train_row(3, ratio__kl=0.1),
+    )
+    assert run.faults == [f"{tmp_path / 'metrics.jsonl'}: 1 rows without a step"]
+    entropy, distance = curves.charts([run])
+    assert entropy.lines[0].words == "0.5 at step 2"
+    assert distance.lines[0].words == "0.1 at step 3"  # 0 has no place on a logarithmic axis
+
+
 def test_a_folder_without_config_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a run's folder: config.yaml is missing"):
         loaded(tmp_path)
