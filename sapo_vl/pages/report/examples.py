@@ -236,7 +236,8 @@ def _rollouts(run: LoadedRun) -> list[ExampleGroup]:
         ),
         ExampleGroup(
             f"Rewarded least in step {step}",
-            "The smallest advantages: wrong where the group's other responses were right.",
+            "The smallest advantages: wrong where the group's other responses were right. All "
+            f"rollouts: sapo-vl view {run.dir}",
             [_trained(rows, row) for row in worst if _advantage(row[2]) < 0],
         ),
     ]
