@@ -52,6 +52,20 @@ def test_links_lead_somewhere_in_the_checkout(page):
             assert anchor in slugs(file), target
 
 
+def test_every_page_has_its_place():
+    config = settings()
+
+    def files(entry) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry if isinstance(entry, list) else list(entry.values())
+        return [file for part in parts for file in files(part)]
+
+    listed = files(config.nav)
+    assert len(set(listed)) == len(listed)
+    assert sorted(listed) == sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md"))
+
+
 def rendered(text: str, source: str = "page.md") -> str:
     """Return a page's Markdown as the hook changes it."""
     file = SimpleNamespace(abs_src_path=str(DOCS / source), src_uri=source)
