@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import docs_hooks
 import pytest
 from helpers import ROOT
+from launchers import launch, make_checkout
 
 mkdocs = pytest.importorskip("mkdocs", reason="the extra dev has mkdocs-material")
 
@@ -115,3 +116,12 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path):
     assert "<code>gate/mean{,_pos,_neg,_text,_image}</code>" in html["metrics.html"]
     assert LOADED.search('<script src="https://example.org/x.js">')
     assert LOADED.search('<link rel="stylesheet" href="//example.org/x.css">')
+
+
+def test_the_script_builds_or_serves(tmp_path):
+    checkout = make_checkout(tmp_path / "checkout")
+    shutil.copy(ROOT / "scripts" / "docs.sh", checkout / "scripts")
+    assert launch(checkout, "docs.sh") == ["-m mkdocs build"]
+    assert launch(checkout, "docs.sh", "--site-dir", "x") == ["-m mkdocs build --site-dir x"]
+    serve = "-m mkdocs serve --dev-addr 127.0.0.1:8000"
+    assert launch(checkout, "docs.sh", "--serve") == [serve]
