@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, bare_prompt, cli
+from helpers import ROOT, bare_prompt, cli, make_sample
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.config import load
 from sapo_vl.data import store
-from sapo_vl.rewards.rubric import build_rubric
+from sapo_vl.rewards.rubric import Rubric, build_rubric
 from sapo_vl.schema import Outcome, Reward, Rollout, RolloutGroup, Sample, Verdict
 from sapo_vl.training.rollouts import write_parquet
 
@@ -144,3 +144,14 @@ def test_the_first_runs_script_reads_rollouts(write, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["my/read_rollouts.py", "step.parquet"])
     run("python my/read_rollouts.py")
     assert capsys.readouterr().out == "0.25  gold 7: It is 8.\n"
+
+
+def test_the_readmes_verifier_scores(write):
+    assert write("README.md") == ["my/verifier.py"]
+    rubric = Rubric.from_terms([("my/verifier.py:score", 1.0)])
+    sample = make_sample()  # its answer is 7
+    try:
+        rewards = rubric.grade([(sample, "It is 7"), (sample, "It is 7."), (sample, "")])
+    finally:
+        rubric.close()
+    assert [(r.value, r.correct) for r in rewards] == [(1.0, True), (0.0, False), (0.0, False)]

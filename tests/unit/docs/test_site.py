@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import docs_hooks
 import pytest
 from helpers import ROOT
+from launchers import launch, make_checkout
 
 mkdocs = pytest.importorskip("mkdocs", reason="the extra dev has mkdocs-material")
 
@@ -50,6 +51,20 @@ def test_links_lead_somewhere_in_the_checkout(page):
         assert file.exists(), target
         if anchor:
             assert anchor in slugs(file), target
+
+
+def test_every_page_has_its_place():
+    config = settings()
+
+    def files(entry) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        parts = entry if isinstance(entry, list) else list(entry.values())
+        return [file for part in parts for file in files(part)]
+
+    listed = files(config.nav)
+    assert len(set(listed)) == len(listed)
+    assert sorted(listed) == sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md"))
 
 
 def rendered(text: str, source: str = "page.md") -> str:
@@ -101,3 +116,12 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path):
     assert "<code>gate/mean{,_pos,_neg,_text,_image}</code>" in html["metrics.html"]
     assert LOADED.search('<script src="https://example.org/x.js">')
     assert LOADED.search('<link rel="stylesheet" href="//example.org/x.css">')
+
+
+def test_the_script_builds_or_serves(tmp_path):
+    checkout = make_checkout(tmp_path / "checkout")
+    shutil.copy(ROOT / "scripts" / "docs.sh", checkout / "scripts")
+    assert launch(checkout, "docs.sh") == ["-m mkdocs build"]
+    assert launch(checkout, "docs.sh", "--site-dir", "x") == ["-m mkdocs build --site-dir x"]
+    serve = "-m mkdocs serve --dev-addr 127.0.0.1:8000"
+    assert launch(checkout, "docs.sh", "--serve") == [serve]
