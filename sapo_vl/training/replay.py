@@ -53,13 +53,14 @@ class Agreement(StrEnum):
     CLOSE = "reproduced within rounding"
     AGAIN = "reproduced: not finite again, with other figures"
     NOT = "not reproduced: this pass is finite"
+    DIFFERENT = "not reproduced: finite as in the run, with other figures"
     OTHER = "not reproduced: this pass is not finite, the run's second pass was"
     NOTHING = "the run recorded no pass to compare with"
 
     @property
     def is_reproduced(self) -> bool:
         """Whether the command ends with code 0."""
-        return self not in (Agreement.NOT, Agreement.OTHER)
+        return self not in (Agreement.NOT, Agreement.DIFFERENT, Agreement.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def main(folder: Path, model: str | None, overrides: list[str]) -> Agreement:
 
 def _config(folder: Path, manifest: Manifest, overrides: list[str]) -> Config:
     """Return the run's config, with its folder where the bundle is now, and the overrides."""
-    run_dir = folder.resolve().parents[1]
+    run_dir = folder.resolve().parent.parent
     moved = [f"run.dir={run_dir}"] if (run_dir / "config.yaml").exists() else []
     path = folder / "config.yaml"
     if not path.is_file():
@@ -120,11 +121,12 @@ def _start(folder: Path, manifest: Manifest, config: Config, model: str | None) 
     """
     adapters = bool(config.model.lora.rank)
     kept = folder / manifest.weights if manifest.weights else None
-    if kept is not None and not kept.is_dir():
-        raise ConfigError(f"{kept} is missing: name a folder with the weights by --model")
     if model is not None and not adapters:
         yield Start(open_assets(model), None, f"of --model {model}")
         return
+    if kept is not None and not kept.is_dir():
+        advice = "put it back" if adapters else "name a folder with the weights by --model"
+        raise ConfigError(f"{kept} is missing: {advice}")
     if kept is not None and not adapters:
         yield Start(open_assets(kept), None, "of the bundle: those of that moment")
         return
@@ -178,7 +180,7 @@ def compare(recorded: Mapping[str, Any] | None, found: Examination) -> Agreement
     old, new = recorded["parameter_gradient_norms"], found.norms
     if old.keys() == new.keys() and all(_is_close(float(old[n]), new[n]) for n in new):
         return Agreement.CLOSE
-    return Agreement.AGAIN if not found.finite else Agreement.CLOSE
+    return Agreement.DIFFERENT if found.finite else Agreement.AGAIN
 
 
 def _is_close(old: float, new: float) -> bool:
