@@ -30,6 +30,7 @@ VERIFIERS: dict[str, str] = {
     "answer_or_judge": "sapo_vl.rewards.verifiers.judge:Judge",  # rules first, then a judge
     "format": "sapo_vl.rewards.verifiers.format:score",  # think closed, one box
     "overlong": "sapo_vl.rewards.verifiers.overlong:score",  # near the limit (weight < 0)
+    "shortness": "sapo_vl.rewards.verifiers.shortness:score",  # of correct responses
     "repetition": "sapo_vl.rewards.verifiers.repetition:score",  # 4-grams (weight < 0)
     "language": "sapo_vl.rewards.verifiers.language:score",  # script (weight < 0)
     "random": "sapo_vl.rewards.verifiers.random_control:score",  # a control
@@ -47,6 +48,9 @@ JUDGED = ("judge", "answer_or_judge")
 
 PENALTIES = ("overlong", "repetition", "language")
 """Verifiers whose score measures a fault, so their weight has to be negative."""
+
+IF_CORRECT = ("shortness",)
+"""Verifiers whose score counts only where the first term is correct; a bonus, with weight > 0."""
 
 CHECK_GOLD = ("answer", "math", "choice", "count", "boxes", "point", "text", "boxed")
 """Verifiers under which each gold answer, put into a box, has to be correct."""

@@ -20,10 +20,10 @@ from sapo_vl import plugins
 from sapo_vl.config import Config
 from sapo_vl.config.sections import JudgeOptions
 from sapo_vl.errors import ConfigError, DataError
-from sapo_vl.rewards import CHECK_GOLD, DECIDE_FAST, JUDGED, PENALTIES, VERIFIERS
+from sapo_vl.rewards import CHECK_GOLD, DECIDE_FAST, IF_CORRECT, JUDGED, PENALTIES, VERIFIERS
 from sapo_vl.rewards.pool.client import PoolClient
 from sapo_vl.rewards.pool.jobs import NeedsWorker
-from sapo_vl.rewards.verifiers import answer, overlong
+from sapo_vl.rewards.verifiers import answer, overlong, shortness
 from sapo_vl.rewards.verifiers.judge import Judge, JudgeConfig, judged_answer
 from sapo_vl.schema import Outcome, Reward, Sample, Verdict
 
@@ -31,6 +31,9 @@ Pairs = Sequence[tuple[Sample, str]]
 """(sample, response) in the order of the rewards."""
 
 DecideFast = Callable[[Sample, str], Verdict | NeedsWorker]
+
+BY_LENGTH = {"overlong": overlong.score, "shortness": shortness.score}
+"""Verifiers that are given a response's number of tokens and the limit on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ def build_rubric(config: Config) -> Rubric:
 
 
 def _judge_config(options: JudgeOptions) -> JudgeConfig:
-    return JudgeConfig(options.url, options.model, deadline=options.timeout_seconds)
+    return JudgeConfig(
+        options.url, options.model, deadline=options.timeout_seconds, pictures=options.pictures
+    )
 
 
 class Rubric:
@@ -89,7 +94,7 @@ class Rubric:
             workers: processes of the pool; up to 4 by default.
             deadline: seconds a worker has for one response (`verifier.timeout_seconds`).
             judge: required by the terms in JUDGED.
-            max_tokens: the response limit that `overlong` measures against.
+            max_tokens: the response limit that the terms in BY_LENGTH measure against.
 
         Raises:
             ConfigError: a term can't be used; names the key (`rewards[i].fn`).
@@ -106,11 +111,7 @@ class Rubric:
             for i, term in enumerate(rubric.terms):
                 if term.name in [earlier.name for earlier in rubric.terms[:i]]:
                     raise ConfigError(f"rewards[{i}].fn: {term.name!r} is listed twice")
-                if term.name in PENALTIES and term.weight > 0:
-                    raise ConfigError(
-                        f"rewards[{i}].weight: {term.name!r} measures a fault: its weight is at "
-                        f"most 0, not {term.weight:g}"
-                    )
+                _check_weight(term, i)
                 rubric.check_verifier(term.name, f"rewards[{i}].fn")
         except ConfigError:
             rubric.close()
@@ -129,8 +130,11 @@ class Rubric:
             self.pool_client.check_user(name, key)
 
     def grade(self, pairs: Pairs, lengths: Sequence[int] | None = None) -> list[Reward]:
-        """Return one Reward per (sample, response), in order; `lengths` in tokens, for overlong."""
+        """Return one Reward per (sample, response), in order; `lengths` in tokens."""
         columns = {term.name: self.verdicts(term.name, pairs, lengths) for term in self.terms}
+        for name in columns.keys() & set(IF_CORRECT):
+            decided = zip(columns[name], columns[self.terms[0].name], strict=True)
+            columns[name] = [shortness.if_correct(verdict, first) for verdict, first in decided]
         return [
             self._combine({name: column[i] for name, column in columns.items()})
             for i in range(len(pairs))
@@ -169,10 +173,10 @@ class Rubric:
             return self._ask_judge(pairs)
         if name == "answer_or_judge":
             return self.judge_unless_correct(self.decide(answer.decide_fast, pairs), pairs)
-        if name == "overlong":
+        if name in BY_LENGTH:
             tokens = lengths if lengths is not None else [None] * len(pairs)
             results = [
-                _timed(partial(overlong.score, tokens=count, max_tokens=self.max_tokens), pair)
+                _timed(partial(BY_LENGTH[name], tokens=count, max_tokens=self.max_tokens), pair)
                 for count, pair in zip(tokens, pairs, strict=True)
             ]
             return self.pool_client.resolve_all(results)
@@ -199,6 +203,25 @@ class Rubric:
     def _ask_judge(self, pairs: Pairs) -> list[Verdict]:
         assert self.judge is not None, self.terms
         return self.judge.verdicts([(sample, judged_answer(r)) for sample, r in pairs])
+
+
+def _check_weight(term: Term, i: int) -> None:
+    """Raise ConfigError for a weight or place of rewards[i] that turns its meaning around."""
+    if term.name in PENALTIES and term.weight > 0:
+        raise ConfigError(
+            f"rewards[{i}].weight: {term.name!r} measures a fault: its weight is at most 0, not "
+            f"{term.weight:g}"
+        )
+    if term.name in IF_CORRECT and i == 0:
+        raise ConfigError(
+            f"rewards[0].fn: {term.name!r} counts where the first term is correct: put a verifier "
+            "of answers in front of it"
+        )
+    if term.name in IF_CORRECT and term.weight < 0:
+        raise ConfigError(
+            f"rewards[{i}].weight: {term.name!r} is a bonus: its weight is at least 0, not "
+            f"{term.weight:g}"
+        )
 
 
 def _import(target: str) -> Any:

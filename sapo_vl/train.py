@@ -20,9 +20,10 @@ from sapo_vl.runs.signals import stop_watchdog
 from sapo_vl.system import distributed
 from sapo_vl.training import autopsy
 from sapo_vl.training.checkpoint import set_aside_damaged
+from sapo_vl.training.hub import push_result
 from sapo_vl.training.inputs import check_inputs, input_fingerprints
 from sapo_vl.training.monitor import open_metrics
-from sapo_vl.training.report import write_report
+from sapo_vl.training.report import write_page, write_report
 from sapo_vl.training.setup import load_inputs, policy_assets, preflight
 from sapo_vl.training.trainer import Step, Trainer
 
@@ -44,11 +45,14 @@ def train_step(trainer: Trainer, step: Step) -> None:
     if state.mini_batch == 0:  # otherwise the checkpoint holds pi_old
         trainer.fill_old_logprobs(step.batch)  # pi_old, and its distance from mu
         step.timer.lap("old_logprobs")
+    if trainer.config.algorithm.kl_coef:
+        trainer.fill_reference_logprobs(step.batch)  # pi_ref, the start of the run
+        step.timer.lap("reference")
     for mini_batch in step.remaining_mini_batches():
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them
     step.timer.lap("update")
-    trainer.queue.wait()  # with rollout.ahead the sampler may still be at work
+    trainer.queue.wait_before_sync()  # with rollout.ahead the sampler may still be at work
     step.timer.lap("rollout")
     trainer.sync()  # mu = pi_theta
     step.timer.lap("sync")
@@ -59,7 +63,7 @@ def train_loop(trainer: Trainer) -> None:
     steps = trainer.config.rollout.steps
     enabled = None if distributed.rank() == 0 else False
     with ProgressDisplay(enabled, steps, "SAPO") as trainer.display:
-        while trainer.state.step < steps:
+        while trainer.state.step < steps and not trainer.best.patience_lost:
             with trainer.step() as step:
                 train_step(trainer, step)
 
@@ -80,6 +84,7 @@ def main(config: Config, *, resume: bool) -> None:
                 train_loop(trainer)
             write_report(trainer)
     stop_watchdog()
+    push_result(run)
 
 
 def warm_up_only(config: Config, *, resume: bool) -> None:
@@ -88,6 +93,7 @@ def warm_up_only(config: Config, *, resume: bool) -> None:
     with open_metrics(run, resume=resume) as writer:
         sft.warm_up(run, policy_assets(run), writer)
     distributed.print0(f"the warmed-up model is in {run.dir / 'warmup' / 'final'}")
+    write_page(run)
 
 
 def _open_run(config: Config, *, resume: bool) -> Run:

@@ -38,6 +38,7 @@ default_ranks() {
   fi
 }
 
+export SAPO_LAUNCHER=train_vl.sh # a failure then ends with the `sapo-vl doctor` command to run
 ranks="${SAPO_RANKS:-$(default_ranks)}"
 if ! [[ "$ranks" =~ ^[0-9]+$ ]]; then
   echo "train_vl.sh: SAPO_RANKS=$ranks is not a number of processes" >&2

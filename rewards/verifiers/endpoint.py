@@ -12,7 +12,7 @@ body. When most calls of a session fail, the rest is not made (`MIN_FAILED`).
 The API key is that of the environment variable JUDGE_API_KEY. Without it, OPENAI_API_KEY is sent to
 https://api.openai.com and nothing to any other address. Redirects are not followed.
 
-Left out: streaming, tools and pictures. Not the openai package: it has a timeout per read, none for
+Left out: streaming and tools. Not the openai package: it has a timeout per read, none for
 the call, and no limit on a reply's size.
 """
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
+
+Content = str | list[dict[str, Any]]
+"""A message's text, or its parts: texts and pictures, as OpenAI's API has them."""
 
 MAX_REPLY_BYTES = 1 << 20
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 20.0  # seconds, doubled from attempt to attempt
@@ -164,7 +167,7 @@ class ChatSession:
         except NoUsableReplyError as error:
             return error
 
-    async def ask(self, prompt: str, max_tokens: int) -> str:
+    async def ask(self, prompt: Content, max_tokens: int) -> str:
         """Return the reply to one prompt, at temperature 0. Raises NoUsableReplyError."""
         body = {
             "model": self.endpoint.model,

@@ -6,7 +6,8 @@
 The judge sees the extracted answer and the gold answer as JSON strings inside a fence with a random
 nonce, once in each order; both replies must agree. Only the exact last line counts as its verdict.
 An answer that is empty, overlong, an instruction or a known opening phrase ("Thought process:") is
-wrong without a call. endpoint.py makes the calls and bounds them. The prompt is judge.txt.
+wrong without a call. endpoint.py makes the calls and bounds them. The prompt is judge.txt; with
+`pictures` a problem's pictures go before it, and it is judge_pictures.txt.
 """
 
 from __future__ import annotations
@@ -18,17 +19,25 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sapo_vl.errors import SetupError
 from sapo_vl.rewards.parsing.latex import fold
 from sapo_vl.rewards.verifiers import text
-from sapo_vl.rewards.verifiers.endpoint import ChatEndpoint, ChatSession, NoUsableReplyError
+from sapo_vl.rewards.verifiers.endpoint import (
+    ChatEndpoint,
+    ChatSession,
+    Content,
+    NoUsableReplyError,
+)
+from sapo_vl.rewards.verifiers.judge_pictures import image_parts
 from sapo_vl.schema import Outcome, Sample, Verdict
 
 PROMPT = (Path(__file__).parent / "judge.txt").read_text(encoding="utf-8")
+PICTURES_PROMPT = (Path(__file__).parent / "judge_pictures.txt").read_text(encoding="utf-8")
 PROMPT_HASH = hashlib.sha256(PROMPT.encode()).hexdigest()[:16]
 MAX_ANSWER_CHARS = 600
 MAX_REPLY_TOKENS = 256
@@ -73,6 +82,7 @@ class JudgeConfig:
     deadline: float = 60.0  # seconds of one call, with its retries
     retries: int = 4  # of status 429 and 5xx, a failed connection and an unreadable reply
     both_orders: bool = True  # ask (gold, answer) and (answer, gold)
+    pictures: bool = False  # show the problem's pictures to the judge
 
     @property
     def endpoint(self) -> ChatEndpoint:
@@ -87,6 +97,15 @@ class JudgeConfig:
         )
 
 
+class JudgeQuestion(NamedTuple):
+    """What a judge is asked, and the key of its answer."""
+
+    problem: str
+    gold: str
+    answer: str
+    pictures: str  # digest of the pictures that are shown; empty for none
+
+
 class Judge:
     """Client of a judge with a cache. `calls` counts requests from the start."""
 
@@ -96,23 +115,33 @@ class Judge:
         self.endpoint = config.endpoint
         self.endpoint.check_url("judge.url")
         self.calls = 0
-        self._cache: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
+        self._cache: OrderedDict[JudgeQuestion, Verdict] = OrderedDict()
 
     def verdicts(self, items: Sequence[tuple[Sample, str]]) -> list[Verdict]:
         """Return one Verdict per (sample, extracted answer), in order."""
-        questions = [(sample.problem, sample.answer, answer.strip()) for sample, answer in items]
-        found: dict[tuple[str, str, str], Verdict] = {}
+        shown: dict[str, tuple[bytes, ...]] = {"": ()}  # pictures by digest
+        questions = [self._question(sample, answer.strip(), shown) for sample, answer in items]
+        found: dict[JudgeQuestion, Verdict] = {}
         for question in dict.fromkeys(questions):
-            answer = question[2]
+            answer = question.answer
             if reason := refusal(answer):
                 found[question] = Verdict(Outcome.WRONG, 0.0, reason, answer or None, tier="judge")
             elif question in self._cache:
                 found[question] = self._cache[question]
         asked = [question for question in dict.fromkeys(questions) if question not in found]
         if asked:
-            verdicts = self.endpoint.run(lambda session: self._judge_all(session, asked))
+            verdicts = self.endpoint.run(lambda session: self._judge_all(session, asked, shown))
             found.update(zip(asked, verdicts, strict=True))
         return [found[question] for question in questions]
+
+    def _question(
+        self, sample: Sample, answer: str, shown: dict[str, tuple[bytes, ...]]
+    ) -> JudgeQuestion:
+        """Return the question about one answer, and add its pictures to `shown`."""
+        images = sample.images if self.config.pictures else ()
+        digest = pictures_digest(images)
+        shown[digest] = images
+        return JudgeQuestion(sample.problem, sample.answer, answer, digest)
 
     def check(self) -> None:
         """Raise SetupError when the endpoint doesn't respond or doesn't serve the model."""
@@ -127,20 +156,29 @@ class Judge:
             )
 
     async def _judge_all(
-        self, session: ChatSession, questions: Sequence[tuple[str, str, str]]
+        self,
+        session: ChatSession,
+        questions: Sequence[JudgeQuestion],
+        shown: Mapping[str, Sequence[bytes]],
     ) -> list[Verdict]:
         try:
-            return await asyncio.gather(*(self._judge(session, *item) for item in questions))
+            return await asyncio.gather(
+                *(self._judge(session, item, shown[item.pictures]) for item in questions)
+            )
         finally:
             self.calls += session.calls
 
-    async def _judge(self, session: ChatSession, problem: str, gold: str, answer: str) -> Verdict:
+    async def _judge(
+        self, session: ChatSession, question: JudgeQuestion, images: Sequence[bytes]
+    ) -> Verdict:
         start = time.perf_counter()
+        problem, gold, answer, _ = question
         orders = [(gold, answer), (answer, gold)] if self.config.both_orders else [(gold, answer)]
         replies = []
         for first, second in orders:
             try:
-                reply = await session.ask(render(problem, first, second), MAX_REPLY_TOKENS)
+                content = message(problem, first, second, images)
+                reply = await session.ask(content, MAX_REPLY_TOKENS)
             except NoUsableReplyError as error:
                 return _verdict(Outcome.NO_VERDICT, f"judge: {error.reason}", answer, start)
             same = parse(reply)
@@ -153,7 +191,7 @@ class Judge:
         outcome = Outcome.CORRECT if replies[0] else Outcome.WRONG
         relation = "the same as" if replies[0] else "different from"
         verdict = _verdict(outcome, f"judged {relation} {gold[:80]}", answer, start)
-        self._cache[problem, gold, answer] = verdict
+        self._cache[question] = verdict
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
         return verdict
@@ -179,12 +217,27 @@ def refusal(answer: str) -> str:
     return ""
 
 
-def render(problem: str, first: str, second: str) -> str:
+def pictures_digest(images: Sequence[bytes]) -> str:
+    """Return what identifies pictures in their order; empty for none."""
+    if not images:
+        return ""
+    return hashlib.sha256(b"".join(hashlib.sha256(i).digest() for i in images)).hexdigest()
+
+
+def message(problem: str, first: str, second: str, images: Sequence[bytes]) -> Content:
+    """Return the prompt, behind its pictures if there are any. Raises NoUsableReplyError."""
+    if not images:
+        return render(problem, first, second)
+    text = render(problem, first, second, PICTURES_PROMPT)
+    return [*image_parts(images), {"type": "text", "text": text}]
+
+
+def render(problem: str, first: str, second: str, prompt: str = PROMPT) -> str:
     """Return the prompt: both answers as JSON strings between two lines with a random nonce."""
     data = json.dumps(
         {"question": problem[-4000:], "answer 1": first, "answer 2": second}, ensure_ascii=False
     ).replace("<|", "<\u200b|")
-    return PROMPT.replace("{nonce}", f"=== {secrets.token_hex(8)} ===").replace("{data}", data)
+    return prompt.replace("{nonce}", f"=== {secrets.token_hex(8)} ===").replace("{data}", data)
 
 
 def parse(reply: str) -> bool | None:

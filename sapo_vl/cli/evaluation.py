@@ -65,11 +65,22 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_judge(score)
     score.set_defaults(run=_score, parser=score)
 
-    compare = commands.add_parser("compare", help="paired comparison of two models")
-    compare.add_argument(
-        "first", type=Path, metavar="A", help="scored.jsonl, or the folder `benchmark` wrote"
+    compare = commands.add_parser(
+        "compare", help="paired comparison of two models, or of a run's before and after"
     )
-    compare.add_argument("second", type=Path, metavar="B", help="the same of the other model")
+    compare.add_argument(
+        "first",
+        type=Path,
+        metavar="A",
+        help="a run, a folder that `evaluate` or `benchmark` wrote, or scored.jsonl",
+    )
+    compare.add_argument(
+        "second",
+        type=Path,
+        nargs="?",
+        metavar="B",
+        help="the same of the other model (default: A is a run, compared before and after)",
+    )
     compare.set_defaults(run=_compare, parser=compare)
 
     _add_verify(commands)

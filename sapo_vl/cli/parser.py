@@ -15,7 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from sapo_vl.cli import config_reference, data, evaluation, replay, serving, training
+from sapo_vl.cli import (
+    config_reference,
+    data,
+    doctor,
+    evaluation,
+    pages,
+    replay,
+    serving,
+    training,
+)
 from sapo_vl.cli.options import add_config
 from sapo_vl.errors import RunError, UserError, nearest, printable
 from sapo_vl.system.launch import first_to_say
@@ -108,9 +117,11 @@ class CommandParser(argparse.ArgumentParser):
 
 GROUPS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     training.add,
+    doctor.add,
     replay.add,
     serving.add,
     evaluation.add,
+    pages.add,
     partial(data.add, overrides=partial(add_config, default=None)),
     config_reference.add,
 )

@@ -1,10 +1,11 @@
-"""`sapo-vl train`, `plan`, `sft`, `export`, `init-tiny`, `gate` and `lab`."""
+"""`sapo-vl train`, `plan`, `sft`, `export`, `push`, `init-tiny`, `gate` and `lab`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from sapo_vl.cli.doctor import named_after_failure
 from sapo_vl.cli.options import (
     add_config,
     check_objective,
@@ -60,6 +61,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     export.set_defaults(run=_export, parser=export)
 
+    push = commands.add_parser("push", help="push a finished run's model to the Hugging Face Hub")
+    push.add_argument("run_dir", type=Path, metavar="RUN", help="the run's folder")
+    push.add_argument("--repo", metavar="OWNER/NAME", help="repository (default: run.hub_repo)")
+    push.set_defaults(run=_push, parser=push)
+
     tiny = commands.add_parser("init-tiny", help="build a tiny random model as a model folder")
     tiny.add_argument("out", type=Path, help="folder to write")
     tiny.add_argument("--seed", type=int, default=0, help="of the weights and the tokenizer")
@@ -112,14 +118,15 @@ def _train(arguments: argparse.Namespace) -> None:
     prepare_environment()
     config = _load_run(arguments)
     check_objective(config)
-    if arguments.dry_run:
-        from sapo_vl.training.plan.show import show
+    with named_after_failure():
+        if arguments.dry_run:
+            from sapo_vl.training.plan.show import show
 
-        show(config)
-        return
-    from sapo_vl import train
+            show(config)
+            return
+        from sapo_vl import train
 
-    interruptible(lambda: train.main(config, resume=arguments.resume))
+        interruptible(lambda: train.main(config, resume=arguments.resume))
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -154,6 +161,13 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.checkpoint,
         adapter_only=arguments.adapter_only,
     )
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    prepare_environment()
+    from sapo_vl.training import hub
+
+    hub.main(arguments.run_dir, arguments.repo)
 
 
 def _init_tiny(arguments: argparse.Namespace) -> None:

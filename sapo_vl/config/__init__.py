@@ -105,6 +105,7 @@ class Config(Section):
                 f"prompt in generator.max_model_len={self.generator.max_model_len}"
             )
         _check_sampler(self)
+        _check_best(self)
         if self.data.ratio and self.rollout.prompts % count:
             raise ValueError(
                 "data.ratio needs mini-batches of one size: rollout.prompts="
@@ -145,6 +146,34 @@ def _check_sampler(config: Config) -> None:
         raise ValueError(
             "generator.servers names running servers and generator.local_servers starts some: "
             "set one of them"
+        )
+    if config.rollout.in_flight and not (options.backend == "server" and config.rollout.ahead):
+        raise ValueError(
+            "rollout.in_flight needs generator.backend=server and rollout.ahead of 1 or more"
+        )
+
+
+def _check_best(config: Config) -> None:
+    """Raise ValueError where checkpoint.best names a figure that no evaluation gives."""
+    metric, evaluation = config.checkpoint.best, config.evaluation
+    if metric is None:
+        if evaluation.patience:
+            raise ValueError(
+                "evaluation.patience needs checkpoint.best, the held-out figure that it watches, "
+                "e.g. checkpoint.best=avg"
+            )
+        return
+    if evaluation.every == 0:
+        raise ValueError(
+            f"checkpoint.best={metric} needs evaluation.every above 0: with 0 the last checkpoint "
+            "is the only one that is evaluated"
+        )
+    if metric == "greedy" and not evaluation.greedy:
+        raise ValueError("checkpoint.best=greedy needs evaluation.greedy=true")
+    if metric not in ("avg", "greedy") and not evaluation.benchmarks:
+        raise ValueError(
+            f"checkpoint.best={metric} is neither avg nor greedy, and evaluation.benchmarks names "
+            "no benchmark"
         )
 
 

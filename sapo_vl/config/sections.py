@@ -28,6 +28,13 @@ class RunConfig(Section):
     )
     tensorboard: bool = Field(True, description="write RUN/tensorboard")
     wandb: bool = Field(False, description="log to Weights & Biases; WANDB_* variables apply")
+    trackio: bool = Field(False, description="log to trackio; TRACKIO_* variables apply")
+    hub_repo: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="OWNER/NAME: at the end push RUN/final with a model card to this repository of "
+        "the Hugging Face Hub, which is created private if it is new; null: nothing is pushed",
+    )
     rollouts_every: int = Field(10, ge=0, description="write every n-th step's rollouts; 0: none")
     stall_minutes: float = Field(
         60.0, gt=0, le=100_000, description="watchdog timeout: dump stacks and exit"
@@ -108,6 +115,15 @@ class DataConfig(Section):
     ratio_by: Literal["task", "dataset"] = Field(
         "task", description="column that holds the names in data.ratio"
     )
+    rest_after: int = Field(
+        0,
+        ge=0,
+        description="difficulty pools: a record whose last n groups of responses were all right, "
+        "or all wrong, rests; 0: none does",
+    )
+    rest_epochs: int = Field(
+        1, ge=1, le=1000, description="epochs in which it is passed over; then one group decides"
+    )
     synthetic_train: int = Field(10_000, ge=1, description="number of procedural training records")
     synthetic_test: int = Field(480, ge=1, description="number of procedural held-out records")
 
@@ -153,6 +169,11 @@ class RolloutConfig(Section):
         description="sample each batch by the weights of this many steps before, while the learner "
         "trains on earlier ones",
     )
+    in_flight: bool = Field(
+        False,
+        description="servers get new weights in the middle of responses; needs rollout.ahead; such "
+        "a run can't be reproduced",
+    )
 
 
 class RewardTerm(Section):
@@ -169,6 +190,9 @@ class JudgeOptions(Section):
     model: str = Field(description="model name on that server")
     timeout_seconds: float = Field(
         60.0, gt=0, le=3600, description="time of one call, with its retries"
+    )
+    pictures: bool = Field(
+        False, description="show the problem's pictures to the judge, a model that takes pictures"
     )
 
     @field_validator("url")
@@ -210,6 +234,11 @@ class AlgorithmConfig(Section):
         "recompute",
         description="denominator of the importance ratio: recompute: the learner's own log-probs "
         "at the start of the step; gate: the sampler's, so that the gate sees the rollouts' age",
+    )
+    kl_coef: float = Field(
+        0.0,
+        ge=0,
+        description="factor of the KL penalty to the policy that SAPO started from; 0: none",
     )
 
 
@@ -304,6 +333,12 @@ class EvaluationConfig(Section):
     )
     greedy: bool = Field(True, description="also one greedy response per problem")
     every: int = Field(0, ge=0, description="also every n steps; 0: before and after only")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="early stop: end the run after n evaluations in a row without a new best of "
+        "checkpoint.best; 0: never",
+    )
     blank: bool = Field(False, description="control: replace every image by a blank one")
     benchmarks: list[str] = Field([], description="names, or my/bench.py:BENCHMARK")
     source: UserPath | None = Field(None, description="folder of the benchmarks' files")
@@ -336,3 +371,8 @@ class CheckpointConfig(Section):
     every: int = Field(20, ge=1, description="training steps between checkpoints")
     sft_every: int = Field(500, ge=1, description="warm-up steps between checkpoints")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
+    best: str | None = Field(
+        None,
+        description="avg, greedy or a benchmark's name: keep the checkpoint with the highest value "
+        "of this held-out figure as well, and export it to RUN/best; null: no such checkpoint",
+    )

@@ -1,22 +1,29 @@
 """`sapo-vl compare A B`: two models on the same problems, with a paired test.
 
-A and B are scored files (`sapo-vl score --out`) or output folders of `sapo-vl benchmark`; each file
-holds one model. The table shows the accuracy of both, the difference with its bootstrap interval,
-the problems gained and lost, and the p-value (exact McNemar with one sample per problem, sign flips
-with several, per problem or per family of variants). The last line on stdout is one JSON object.
+A and B are scored files (`sapo-vl score --out`), output folders of `sapo-vl benchmark`, output
+folders of `sapo-vl evaluate`, or runs. Of a run its evaluation after training is taken; with A
+alone, a run, before is compared with after. Each file holds one model.
+
+The table shows the accuracy of both, the difference with its bootstrap interval, the problems
+gained and lost, and the p-value (exact McNemar with one sample per problem, sign flips with
+several, per problem or per family of variants). Held-out problems come as a whole, greedy, and by
+task. Problems that only one side has a verdict on are left out and counted. The last line on stdout
+is one JSON object.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sapo_vl.data.readers.tables import read_jsonl
-from sapo_vl.errors import DataError
+from sapo_vl.errors import DataError, printable
+from sapo_vl.evaluation import graded
 from sapo_vl.evaluation.benchmarks.protocol import problem_key
+from sapo_vl.evaluation.graded import HeldOut
 from sapo_vl.evaluation.stats import Paired, paired
 from sapo_vl.runs.progress import table
 
@@ -28,32 +35,60 @@ class Verdicts:
     """One model on one benchmark, by problem."""
 
     samples: dict[str, list[bool]]  # verdicts of the problem's samples
-    families: dict[str, str]  # a problem -> the family it is resampled with; see stats.py
+    families: dict[str, str] = field(default_factory=dict)  # problem -> family; see stats.py
 
 
-def main(first: Path, second: Path) -> dict[str, Any]:
-    """Print the paired table and return the JSON object of the last line."""
-    left, right = _load(first), _load(second)
-    names = [name for name in left if name in right]
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison: its name, and its verdicts by benchmark."""
+
+    name: str
+    verdicts: Mapping[str, Verdicts]
+    held_out: HeldOut | None = None  # where the verdicts are those of held-out problems
+
+
+def main(first: Path, second: Path | None = None) -> dict[str, Any]:
+    """Print the paired table and return the JSON object of the last line.
+
+    Raises DataError when an argument is nothing that can be compared, or the problems differ.
+    """
+    if second is None and not _is_run(first):
+        raise DataError(f"{first} is not a run: name a second folder or file to compare it with")
+    a = _side(first, "after" if second else "before")
+    b = _side(second or first, "after")
+    names = [name for name in a.verdicts if name in b.verdicts]
     if not names:
         raise DataError(
-            f"{first} and {second} have no benchmark in common: {sorted(left)} and {sorted(right)}"
+            f"{a.name} and {b.name} have no benchmark in common: {sorted(a.verdicts)} and "
+            f"{sorted(b.verdicts)}"
         )
+    notes: list[str] = []
+    if a.held_out and b.held_out:
+        graded.check_same_problems(a.held_out, b.held_out)
+        notes = [
+            f"evaluated with other settings, {difference}"
+            for difference in graded.differences(a.held_out, b.held_out)
+        ]
     rows: list[list[str]] = []
-    result: dict[str, Any] = {"first": str(first), "second": str(second), "benchmarks": {}}
+    result: dict[str, Any] = {"first": a.name, "second": b.name, "benchmarks": {}, "notes": notes}
     for name in names:
+        left, right = a.verdicts[name].samples, b.verdicts[name].samples
         try:
-            a, b = left[name], right[name]
-            comparison = paired(a.samples, b.samples, a.families)
+            comparison = paired(left, right, a.verdicts[name].families)
         except ValueError as error:
-            raise DataError(f"{first} and {second}, {name}: {error}") from error
+            raise DataError(f"{a.name} and {b.name}, {name}: {error}") from error
+        only = len(left.keys() - right.keys()), len(right.keys() - left.keys())
+        if any(only):
+            notes.append(f"{name}: problems left out: {only[0]} of A alone, {only[1]} of B alone")
         rows.append(_row(name, comparison))
         result["benchmarks"][name] = asdict(comparison) | {
-            "only_first": len(a.samples.keys() - b.samples.keys()),
-            "only_second": len(b.samples.keys() - a.samples.keys()),
+            "only_first": only[0],
+            "only_second": only[1],
         }
     columns = ["benchmark", "problems", "A", "B", "B - A", "95 % interval", "gained", "lost", "p"]
-    table(f"A = {first}, B = {second}", columns, rows)
+    table(f"A = {a.name}, B = {b.name}", columns, rows)
+    for note in notes:
+        print(f"note: {printable(note)}")
     return result
 
 
@@ -72,14 +107,43 @@ def _row(name: str, comparison: Paired) -> list[str]:
     ]
 
 
-def _load(path: Path) -> Mapping[str, Verdicts]:
-    """Return the verdicts by benchmark; a lone file is the benchmark "all"."""
+def _side(path: Path, name: str) -> Side:
+    """Return the verdicts of a file or folder; `name` is the evaluation taken of a run."""
     if path.is_file():
-        return {"all": _verdicts(path)}
+        return Side(str(path), {"all": _verdicts(path)})
+    if _is_run(path):
+        held_out = graded.of_run(path, name)
+        if held_out is None:
+            raise DataError(
+                f"{path} is a run without a finished evaluation eval/{name}.json: continue it with "
+                "--resume, or evaluate its model with `sapo-vl evaluate`"
+            )
+        return Side(f"{path} {name} training", _held_out(held_out), held_out)
     files = sorted(path.glob(f"*/{SCORED}")) if path.is_dir() else []
-    if not files:
-        raise DataError(f"{path} is neither a scored file nor a folder with */{SCORED}")
-    return {file.parent.name: _verdicts(file) for file in files}
+    if files:
+        return Side(str(path), {file.parent.name: _verdicts(file) for file in files})
+    held_out = graded.of_folder(path)
+    if held_out is None:
+        raise DataError(
+            f"{path} is neither a scored file, nor a run, nor a folder with */{SCORED} of "
+            "`sapo-vl benchmark` or a finished responses.jsonl of `sapo-vl evaluate`"
+        )
+    return Side(str(path), _held_out(held_out), held_out)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").is_file()
+
+
+def _held_out(found: HeldOut) -> dict[str, Verdicts]:
+    """Return the verdicts on all problems, sampled and greedy, and by task."""
+    wanted: dict[str, tuple[str, str | None]] = {
+        "held-out": ("sampled", None),
+        "held-out greedy": ("greedy", None),
+    }
+    wanted |= {f"task {task}": ("sampled", task) for task in found.tasks()}
+    verdicts = {name: Verdicts(found.verdicts(mode, task)) for name, (mode, task) in wanted.items()}
+    return {name: values for name, values in verdicts.items() if values.samples}
 
 
 def _verdicts(path: Path) -> Verdicts:

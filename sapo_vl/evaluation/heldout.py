@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from sapo_vl.config import Config
 from sapo_vl.data.prepare import PrepareOptions, prepare
 from sapo_vl.data.synthetic import SyntheticOptions
 from sapo_vl.errors import printable
+from sapo_vl.evaluation.graded import GradedResponse
 from sapo_vl.evaluation.stats import interval
 from sapo_vl.generator.base import SamplingParams, SamplingRequest, build, engine_ranks
 from sapo_vl.generator.sampling import SampleEngine, problem_seed, rendered_chunks
@@ -36,18 +37,6 @@ from sapo_vl.runs.files import write_json
 from sapo_vl.runs.progress import table
 from sapo_vl.schema import Outcome, Prompt, Rollout, Sample
 from sapo_vl.system import distributed
-
-
-class GradedResponse(TypedDict):
-    """One line of the responses file."""
-
-    id: str  # the sample's
-    task: str
-    mode: str  # "sampled" or "greedy"
-    correct: bool | None  # None: no verdict
-    cause: str | None  # of a missing verdict
-    answer: str
-    response: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +175,7 @@ def _graded(rollout: Rollout, mode: str) -> GradedResponse:
         "mode": mode,
         "correct": reward.correct if reward.valid else None,
         "cause": causes[0] if causes else None,
+        "reason": next(iter(reward.terms.values())).reason if reward.terms else "",
         "answer": sample.answer,
         "response": rollout.text,
     }

@@ -171,15 +171,15 @@ def _example(problem: Sample, response: str, verdict: dict[str, Any]) -> ReportE
         key=problem.id,
         correct=verdict["correct"],
         images=[_thumbnail(data) for data in problem.images],
-        prompt=_clipped(problem.problem.replace(IMAGE_MARK, "")),
-        response=_clipped(response),
+        prompt=clipped(problem.problem.replace(IMAGE_MARK, "")),
+        response=clipped(response),
         extraction=json.dumps(verdict["extraction"], ensure_ascii=False)[:300],
         answer=str(problem.metadata["published"]["answer"])[:300],
         reason=str(verdict["reason"])[:500],
     )
 
 
-def _clipped(text: str) -> str:
+def clipped(text: str) -> str:
     """Cut the middle out of a long text: the answer is at its end."""
     if len(text) <= MAX_TEXT:
         return text

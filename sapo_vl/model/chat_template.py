@@ -63,15 +63,20 @@ class ChatTemplate:
         It is one of those that end a response in sampling; the first of them where the template
         has none.
         """
+        return next(
+            (i for i in self.after_response() if i in self._assets.eos_ids), self._assets.eos_ids[0]
+        )
+
+    def after_response(self) -> list[int]:
+        """Return the ids that the template puts behind a response; empty where it refuses one."""
         message = {"role": "assistant", "content": _PROBE}
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         try:
             text = self._apply([question, message], prompt=False)
         except DataError:
-            text = ""
+            return []
         after = text.rpartition(_PROBE)[2]
-        ids = self._assets.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
-        return next((i for i in ids if i in self._assets.eos_ids), self._assets.eos_ids[0])
+        return self._assets.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
 
     def _apply(self, messages: list[dict[str, Any]], *, prompt: bool) -> str:
         try:

@@ -25,9 +25,13 @@ CHECKED_AT_ONCE = 256
 class UsableSamples(Sequence[Sample]):
     """A lazy view of a split: records are read from parquet when they are indexed."""
 
-    def __init__(self, samples: store.Samples, indices: Sequence[int]) -> None:
+    def __init__(
+        self, samples: store.Samples, indices: Sequence[int], left_out: Sequence[str] = ()
+    ) -> None:
+        """`left_out` says in lines which of the split's records are not here, and why."""
         self._samples = samples
         self._indices = indices
+        self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -89,12 +93,13 @@ def usable_samples(
             too_large[reason].append(samples.ids[i])
         else:
             indices.append(i)
-    total = len(samples)
+    total, left_out = len(samples), []
     for reason, ids in (too_large | faulty).items():
         reason = printable(examples.get(reason, reason))
-        distributed.print0(
+        left_out.append(
             f"{key}: {len(ids)} of {total} records left out, {reason} ({printable(ids[0])}, ..)"
         )
+        distributed.print0(left_out[-1])
     commonest = max(faulty, key=lambda reason: len(faulty[reason]), default="")
     if sum(map(len, faulty.values())) > total / 2:
         raise DataError(
@@ -106,7 +111,7 @@ def usable_samples(
             f"{key}: none of the {total} records in {path} fits; raise data.max_prompt_tokens and "
             "generator.max_model_len, or lower data.max_pixels"
         )
-    return UsableSamples(samples, indices)
+    return UsableSamples(samples, indices, left_out)
 
 
 def _records(samples: store.Samples, renderer: PromptRenderer) -> list[tuple[int, int, str]]:

@@ -1,6 +1,7 @@
 """A run's folder: its config and versions, heartbeat, and seconds per phase.
 
-    RUN/config.yaml inputs.json versions.json metrics.jsonl tensorboard/ curves.png summary.json
+    RUN/config.yaml inputs.json versions.json metrics.jsonl warnings.jsonl tensorboard/ curves.png
+    RUN/summary.json report.html
     RUN/model-seed0/ data-seed0-10000-480/ warmup/ rollouts/ checkpoints/ eval/ final/
 
 Only old checkpoints are ever deleted; folders generated from a seed have the seed in their name.
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from sapo_vl.config import Config
 from sapo_vl.errors import ConfigError, UserError, printable
+from sapo_vl.runs import warning_log
 from sapo_vl.runs.files import read_json, user_path, write_json
 from sapo_vl.runs.lock import FolderLock
 from sapo_vl.runs.record import record_config, steps_done
@@ -54,6 +56,7 @@ class Run:
                 for line in record_config(config, resume=resume):
                     print(f"changed from step {steps_done(self.dir)}: {printable(line)}")
             if not resume:
+                (self.dir / warning_log.FILE).unlink(missing_ok=True)  # of a start that failed
                 write_json(self.dir / "versions.json", _versions())
         distributed.barrier()
 

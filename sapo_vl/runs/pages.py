@@ -28,9 +28,9 @@ class PageTable:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column is right-aligned: all its non-empty cells start like a number."""
+        """Whether each column is right-aligned: its non-empty cells start like 7, -7 or < 7."""
         return [
-            bool(self.rows) and all(row[i][:1] in "+-–0123456789" for row in self.rows)
+            bool(self.rows) and all(row[i][:1] in "+-–<0123456789" for row in self.rows)
             for i in range(len(self.columns))
         ]
 

@@ -46,7 +46,7 @@ def curves(run_dir: Path) -> Path:
     """Draw RUN/curves.png and return its path. Raises DataError if there is no row to draw."""
     rows = read(run_dir)
     train = [row for row in rows if row.get("phase") == "train"]
-    held_out = [row for row in rows if row.get("phase") == "eval" and _is_number(row.get("avg"))]
+    held_out = [row for row in rows if row.get("phase") == "eval" and is_number(row.get("avg"))]
     if not train and not held_out:
         raise DataError(f"{run_dir}/metrics.jsonl holds no training step and no evaluation yet")
 
@@ -107,7 +107,7 @@ def _held_out(axis: Axes, rows: list[MetricsRow]) -> None:
     greedy = [
         (step, row["greedy"])
         for step, row in zip(steps, rows, strict=True)
-        if _is_number(row.get("greedy"))
+        if is_number(row.get("greedy"))
     ]
     if greedy:
         (line,) = axis.plot(*zip(*greedy, strict=True), "D", color=GREEN, label="held-out, greedy")
@@ -130,7 +130,7 @@ def _held_out(axis: Axes, rows: list[MetricsRow]) -> None:
 def _reward(axis: Axes, train: list[MetricsRow]) -> None:
     axis.set_title("Reward")
     _line(axis, train, "reward/mean", BLUE, "reward")
-    terms = _terms(train)
+    terms = term_names(train)
     colors = itertools.cycle([ORANGE, GREEN, GREY])
     for term, color in zip(terms if len(terms) > 1 else [], colors, strict=False):
         _line(axis, train, f"{TERM}{term}", color, f"score of {term}")
@@ -138,7 +138,7 @@ def _reward(axis: Axes, train: list[MetricsRow]) -> None:
     _legend(axis)
 
 
-def _terms(rows: list[MetricsRow]) -> list[str]:
+def term_names(rows: list[MetricsRow]) -> list[str]:
     """Return the reward's terms; a name with a slash is a term's mean over one task."""
     names = {key.removeprefix(TERM) for row in rows for key in row if key.startswith(TERM)}
     return sorted(name for name in names if "/" not in name)
@@ -159,7 +159,7 @@ def _distance(axis: Axes, train: list[MetricsRow]) -> None:
     axis.set_title("Entropy and mismatch")
     _line(axis, train, "entropy", BLUE, "entropy")
     axis.set_ylabel("entropy (nats per token)", color=BLUE)
-    if _series(train, "mismatch/kl")[0].size:
+    if series(train, "mismatch/kl")[0].size:
         right = axis.twinx()
         right.grid(visible=False)
         _line(right, train, "mismatch/kl", ORANGE, "KL")
@@ -169,7 +169,7 @@ def _distance(axis: Axes, train: list[MetricsRow]) -> None:
 
 def _line(axis: Axes, rows: list[MetricsRow], key: str, color: str, label: str) -> None:
     """Draw a quantity faintly with its moving mean on top; nothing if it was not recorded."""
-    steps_N, values_N = _series(rows, key)
+    steps_N, values_N = series(rows, key)
     if steps_N.size == 0:
         return
     width = max(1, steps_N.size // 20) * 2 + 1
@@ -177,28 +177,30 @@ def _line(axis: Axes, rows: list[MetricsRow], key: str, color: str, label: str) 
         axis.plot(steps_N, values_N, "o-", color=color, markersize=3, label=label)
         return
     axis.plot(steps_N, values_N, color=color, alpha=0.25, linewidth=1)
-    axis.plot(steps_N, _smooth(values_N, width), color=color, linewidth=2, label=label)
+    axis.plot(steps_N, smooth(values_N, width), color=color, linewidth=2, label=label)
 
 
-def _series(rows: list[MetricsRow], key: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+def series(rows: list[MetricsRow], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and values [N] of the rows in which the quantity is a number."""
+    pairs = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
     array_N2 = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return array_N2[:, 0], array_N2[:, 1]
 
 
-def _smooth(values_N: np.ndarray, width: int) -> np.ndarray:
+def smooth(values_N: np.ndarray, width: int) -> np.ndarray:
     """Return the centred moving mean, over fewer values at the ends."""
     ones = np.ones(width)
     weights_N = np.convolve(np.ones_like(values_N), ones, mode="same")
     return np.convolve(values_N, ones, mode="same") / weights_N
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a row's value is a finite number; null, which stands for others, is none."""
     return isinstance(value, int | float)
 
 
 def _number_or(value: Any, default: float) -> float:
-    return float(value) if _is_number(value) else default
+    return float(value) if is_number(value) else default
 
 
 def _legend(axis: Axes, where: Literal["best", "lower right"] = "best") -> None:

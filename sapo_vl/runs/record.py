@@ -37,6 +37,7 @@ FIXED: Mapping[str, str] = {
     "learner.offload_optimizer": OPTIMIZER,
     "learner.offload_parameters": OPTIMIZER,
     "data.train_split": ORDER,
+    "data.rest_after": ORDER,
     "data.synthetic_train": ORDER,
     "data.synthetic_test": FIGURES,
     "data.eval_split": FIGURES,
@@ -93,19 +94,20 @@ def _refusal(key: str, old: Any, new: Any) -> ConfigError:
 
 def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Return {dotted key: (old, new)} of all keys that differ, places compared as absolute."""
-    before, after = (_flat(dump(absolute(config))) for config in (old, new))
+    before, after = (flat(dump(absolute(config))) for config in (old, new))
     keys = [key for key in dict.fromkeys([*before, *after]) if key not in LOCATIONS]
     return {
         key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
     }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration's tree as {dotted key: value}, two levels deep."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         is_section = isinstance(value, dict) and prefix == "" and key != "judge"
-        flat |= _flat(value, f"{key}.") if is_section else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{key}.") if is_section else {f"{prefix}{key}": value}
+    return found
 
 
 def record_config(config: Config, *, resume: bool) -> list[str]:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 KEEP = "keep"
 """A file of this name pins the checkpoint whose folder it is in: it is never deleted."""
 
+BEST = "best"
+"""Another pin, of the best checkpoint so far (best.py): `mark_best` moves it."""
+
 DAMAGED = "damaged-"
 """Put before the name of a checkpoint that is set aside."""
 
@@ -51,6 +54,7 @@ class TrainState:
     bad_steps: int = 0  # consecutive non-finite optimizer steps
     batch: dict[str, Any] | None = None  # mid-step: the rollout batch's state_dict
     ahead: list[dict[str, Any]] = field(default_factory=list)  # RolloutQueue's state_dict
+    pools: dict[str, Any] | None = None  # DifficultyPools' state_dict
     totals: dict[str, float] = field(default_factory=dict)  # mid-step: telemetry.group_sums
     stats: list[dict[str, float]] = field(default_factory=list)  # mid-step: per mini-batch
 
@@ -88,7 +92,7 @@ def save(root: Path, learner: Learner, state: TrainState, keep: int) -> Path:
         partial.rename(final)
         sync_to_disk(root)
         for old in _listed(root)[:-keep]:
-            if not (old / KEEP).exists():
+            if not (old / KEEP).exists() and not (old / BEST).exists():
                 _discard(old)
         for torn in root.glob(".step_*"):  # left by processes killed while writing or deleting
             shutil.rmtree(torn, ignore_errors=True)
@@ -103,6 +107,21 @@ def pin_last_before(root: Path, step: int) -> Path | None:
         return None
     (older[-1] / KEEP).touch()
     return older[-1]
+
+
+def mark_best(root: Path, step: int) -> None:
+    """Pin the checkpoint after `step` whole steps as the best one, in place of an earlier best.
+
+    The earlier one is deleted by the next `save` unless it is among the newest or pinned by KEEP.
+    Without a checkpoint of that step nothing changes.
+    """
+    best = root / TrainState(step).name
+    if not best.is_dir():
+        return
+    (best / BEST).touch()
+    for path in _listed(root):
+        if path != best:
+            (path / BEST).unlink(missing_ok=True)
 
 
 def step_of(path: Path) -> int:

@@ -56,6 +56,23 @@ def main(run_dir: Path, out: Path, name: str | None, *, adapter_only: bool = Fal
     print(f"wrote {path.name} to {out}")
 
 
+def write_model(config: Config, path: Path, out: Path) -> None:
+    """Write the model of the checkpoint `path` to `out`, as the learner exports its own.
+
+    With adapters it is merged, and `out`/adapter holds them in PEFT's form. For rank 0. Raises
+    DataError for a damaged checkpoint, SetupError when the disk is full.
+    """
+    if reason := damage(path):
+        raise DataError(f"checkpoint {path} is damaged: {reason}")
+    assets = open_assets(sapo_start(config).model)
+    saved = whole_weights(path / "learner", assets.family, DTYPES[config.model.dtype])
+    weights, adapter = _merged(saved, config, assets) if config.model.lora.rank else (saved, None)
+    with disk_full_guard("the model", out.parent):
+        save_model(out, assets.folder, weights)
+        if adapter is not None:
+            lora.write_adapter(out / "adapter", *adapter)
+
+
 def _merged(
     saved: Iterable[tuple[str, Tensor]], config: Config, assets: ModelAssets
 ) -> tuple[Iterator[tuple[str, Tensor]], tuple[Iterator[tuple[str, Tensor]], Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 from sapo_vl.algorithm import staleness, telemetry
 from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_rates
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import dump
+from sapo_vl.config import Config, dump
 from sapo_vl.errors import RunError, printable
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, trackers
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
 from sapo_vl.system import distributed
 from sapo_vl.training import autopsy, checkpoint
+from sapo_vl.training.best import evaluation_file
 from sapo_vl.training.parity import check_parity, mismatch_of
-from sapo_vl.training.rollouts import write_parquet
+from sapo_vl.training.rollouts import is_written, write_parquet
 
 if TYPE_CHECKING:
     from sapo_vl.training.trainer import Step, Trainer
@@ -57,12 +57,13 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         metrics.truncate(run.dir, _covered_steps(run))
         metrics.drop(run.dir, lambda row: _lacks_summary(run, row))
     options = run.config.run
+    chosen: dict[metrics.OpenTracker, bool] = {
+        trackers.TensorBoard: options.tensorboard,
+        trackers.WandB: options.wandb,
+        trackers.Trackio: options.trackio,
+    }
     writer = MetricsWriter(
-        run.dir,
-        tensorboard=options.tensorboard,
-        wandb=options.wandb,
-        wandb_project=os.environ.get("WANDB_PROJECT", "sapo_vl"),
-        config=dump(run.config),
+        run.dir, dump(run.config), [tracker for tracker, wanted in chosen.items() if wanted]
     )
     try:
         yield writer
@@ -71,15 +72,8 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
 
 
 def _lacks_summary(run: Run, row: metrics.MetricsRow) -> bool:
-    """Whether this is the row of an evaluation whose summary file, written next, is missing.
-
-    An evaluation that was made again later has left its file beside the new one (report.py).
-    """
-    if row.get("phase") != "eval":
-        return False
-    name, folder = row.get("name"), run.dir / "eval"
-    files = [folder / f"{name}.json", *folder.glob(f"{name}-step_*.json")]
-    return not any((read_json(file) or {}).get("step") == row.get("step") for file in files)
+    """Whether this is the row of an evaluation whose summary file, written next, is missing."""
+    return row.get("phase") == "eval" and evaluation_file(run.dir, row) is None
 
 
 def _covered_steps(run: Run) -> dict[str, int]:
@@ -105,7 +99,7 @@ def check_finite(trainer: Trainer, step: Step, report: UpdateReport) -> int:
     bad_steps = trainer.state.bad_steps + 1
     found = autopsy.at_bad_gradient(trainer, step)
     where = f"step {step.number + 1}, mini-batch {step.position + 1}"
-    trainer.log(f"{where}: gradient not finite, update skipped; {found}")
+    trainer.warn(step.number + 1, f"{where}: gradient not finite, update skipped; {found}")
     if bad_steps >= trainer.config.learner.max_bad_steps:
         raise NonFiniteGradientError(
             f"{bad_steps} optimizer steps in a row had no finite gradient "
@@ -161,7 +155,7 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     assert step.batch is not None, "a step without rollouts"
     groups = step.batch.groups
     totals = sum_by_name(distributed.all_gather([state.totals]))
-    stats = [_sum_losses(values) for values in state.stats]
+    stats = [_sum_losses(values, config) for values in state.stats]
     row: dict[str, Any] = {"phase": "train", "step": state.step, "lr": step.lr}
     row |= telemetry.group_rates(totals) | term_rates(totals)
     mismatch = mismatch_of(groups) if config.algorithm.staleness == "recompute" else {}
@@ -171,13 +165,15 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
         row |= staleness.by_age(distributed.all_gather([sums]))
     if trainer.receipt is not None:
         row |= trainer.receipt.row()
+    if trainer.sampler.pools.on:
+        counts = distributed.all_gather(step.batch.pass_counts)
+        row |= trainer.sampler.pools.record(step.number, counts)
     row["mini_batches"] = telemetry.by_mini_batch(stats)
     seconds = step.timer.seconds | trainer.sampler.prompts.laps()
     row |= {f"seconds/{name}": value for name, value in seconds.items()}
     if "sampling" in step.timer.seconds:
         row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["sampling"]
-    every = config.run.rollouts_every
-    if every and state.step % every == 0:
+    if is_written(config, state.step):
         suffix = f"-rank{distributed.rank()}" if distributed.world_size() > 1 else ""
         name = f"step_{state.step:06d}{suffix}.parquet"
         write_parquet(trainer.run.dir / "rollouts" / name, groups)
@@ -212,9 +208,10 @@ def _show(trainer: Trainer, row: metrics.MetricsRow) -> None:
     trainer.display.update(row["step"], {name: row.get(key, "-") for name, key in shown.items()})
 
 
-def _sum_losses(stats: dict[str, float]) -> dict[str, float]:
-    """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
-    shares = {name: stats.get(name, 0.0) for name in ("loss", "surrogate")}
+def _sum_losses(stats: dict[str, float], config: Config) -> dict[str, float]:
+    """Return a mini-batch's statistics with loss, surrogate and KL penalty summed over ranks."""
+    names = ["loss", "surrogate", *(["kl/penalty"] if config.algorithm.kl_coef else [])]
+    shares = {name: stats.get(name, 0.0) for name in names}
     return stats | distributed.all_reduce_sum(shares)
 
 

@@ -138,9 +138,9 @@ def mismatch_of(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def check_parity(trainer: Trainer, mismatch: Mapping[str, float], step: int) -> None:
-    """Print what the trainer's ParityCheck warns of. Raises as it does, on all ranks alike."""
+    """Warn of what the trainer's ParityCheck warns of. Raises as it does, on all ranks alike."""
     for line in trainer.parity.observe(mismatch, step, trainer.learner.model):
-        trainer.log(line)
+        trainer.warn(step, line)
 
 
 def check_weights(config: Config, model: Any, step: int) -> float:

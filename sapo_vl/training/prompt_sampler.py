@@ -9,12 +9,15 @@ its share without communication.
 With `data.ratio` every mini-batch holds a fixed share of each task, and a task's records are
 reshuffled after each pass over them. The SAPO paper trains the same way: a fixed ratio of tasks, in
 mini-batches large enough to hold every task.
+
+With data.rest_after a shuffle passes over the records that rest (pools.py), so that its position is
+not a function of the step: a `DrawStart` holds it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +40,45 @@ class Draw:
     copy: int = 0  # 0 for the record's first draw in the step; further ones get seeds of their own
 
 
+@dataclass(frozen=True, slots=True)
+class DrawStart:
+    """Where a step's draws begin, and what they pass over."""
+
+    positions: Mapping[str, int]  # by task: records that its shuffle has drawn or passed over
+    resting: Mapping[int, int]  # record -> last epoch of its task's shuffle in which it rests
+
+
+class Shuffle:
+    """A task's records, in an order of its own in every epoch."""
+
+    def __init__(self, members: Sequence[int], seed: Sequence[int]) -> None:
+        """Epoch e has the order of numpy's generator with the seed (*seed, e)."""
+        self.members, self._seed = members, seed
+        self._cached: tuple[int, np.ndarray] | None = None  # epoch, order
+
+    def walk(self, start: int, count: int, resting: Mapping[int, int]) -> tuple[list[int], int]:
+        """Return `count` records from position `start` on that don't rest, and where they end.
+
+        Where all records rest, epochs go by until their rest is over.
+        """
+        indices: list[int] = []
+        position, members = start, self.members
+        while len(indices) < count:
+            epoch, place = divmod(position, len(members))
+            index = members[int(self._order(epoch)[place])]
+            if resting.get(index, -1) < epoch:
+                indices.append(index)
+            position += 1
+        return indices, position
+
+    def _order(self, epoch: int) -> np.ndarray:
+        cached = self._cached  # threads share it
+        if cached is None or cached[0] != epoch:
+            random = np.random.default_rng([*self._seed, epoch])
+            self._cached = cached = (epoch, random.permutation(len(self.members)))
+        return cached[1]
+
+
 class PromptSampler:
     """Draws a run's records; see the module's docstring."""
 
@@ -51,24 +93,51 @@ class PromptSampler:
             self._members = _members_by_task(config, samples)
             size = config.rollout.prompts // self._mini_batches
             self._mixture = TaskMixture(self._members, config.data.ratio, size, config.run.seed)
+        self._shuffle = Shuffle(range(len(samples)), [self._seed])  # without data.ratio
 
-    def step(self, step: int, cursor: int, rank: int, ranks: int) -> list[Draw]:
+    def step(
+        self, step: int, cursor: int, rank: int, ranks: int, start: DrawStart | None = None
+    ) -> list[Draw]:
         """Return a rank's records of a training step; `cursor` counts the records drawn before it.
 
-        With data.ratio each mini-batch holds its shares, dealt to the ranks round-robin.
+        With data.ratio each mini-batch holds its shares, dealt to the ranks round-robin. Without
+        `start` no record rests.
         """
         copies = Counter[int]()  # record -> draws so far, over all ranks
+        start = start or self.start(step, cursor)
         if self._mixture is None:
-            indices = shuffled_indices(len(self._members[""]), self._seed, cursor, self._prompts)
+            indices, _ = self._shuffle.walk(start.positions[""], self._prompts, start.resting)
             return [Draw(i, "", None, _count(copies, i)) for i in indices][rank::ranks]
         draws = []
+        positions = start.positions
         for number in range(step * self._mini_batches, (step + 1) * self._mini_batches):
+            pairs, positions = self._mixture.walk(positions, start.resting)
             mini_batch = [
                 Draw(index, task, number % self._mini_batches, _count(copies, index))
-                for task, index in self._mixture.batch(number)
+                for task, index in pairs
             ]
             draws += self._mixture.deal(mini_batch, number, rank, ranks)
         return draws
+
+    def start(self, step: int, cursor: int) -> DrawStart:
+        """Return where a step's draws begin if no record has rested so far."""
+        if self._mixture is None:
+            return DrawStart({"": cursor}, {})
+        return DrawStart(self._mixture.positions(step * self._mini_batches), {})
+
+    def end(self, step: int, start: DrawStart) -> Mapping[str, int]:
+        """Return the positions after the draws of a step that begins at `start`."""
+        if self._mixture is None:
+            _, end = self._shuffle.walk(start.positions[""], self._prompts, start.resting)
+            return {"": end}
+        positions = start.positions
+        for _ in range(self._mini_batches):
+            _, positions = self._mixture.walk(positions, start.resting)
+        return positions
+
+    def epoch(self, task: str, position: int) -> int:
+        """Return the epoch of a position in the shuffle of a task (Draw.task)."""
+        return position // len(self._members[task])
 
     def resample(
         self,
@@ -77,8 +146,9 @@ class PromptSampler:
         ranks: int,
         taken: Sequence[Draw],
         dropped: Sequence[Draw],
+        resting: Container[int] = (),
     ) -> list[Draw]:
-        """Return a replacement for each of `dropped`, of the same task and not in `taken`.
+        """Return a replacement for each of `dropped`, of the same task, not `taken` nor resting.
 
         `place` is (step, round): a round's replacements are drawn at random from the whole task; a
         task with no records left gives none. Ranks draw independently, so two of them may draw the
@@ -87,7 +157,11 @@ class PromptSampler:
         random = np.random.default_rng([self._seed, *place, rank])
         used = {draw.index for draw in taken}
         unused = {
-            task: (i for i in random.permutation(self._members[task]).tolist() if i not in used)
+            task: (
+                i
+                for i in random.permutation(self._members[task]).tolist()
+                if i not in used and i not in resting
+            )
             for task in dict.fromkeys(draw.task for draw in dropped)
         }
         indices = [next(unused[draw.task], None) for draw in dropped]
@@ -129,8 +203,10 @@ class TaskMixture:
                     f"data.ratio: {task} has {len(indices)} records and ratio {ratios[task]}; both "
                     "must be over 0"
                 )
-        self._members, self._seed = dict(members), seed
-        self._orders: dict[str, tuple[int, np.ndarray]] = {}  # task -> (epoch, permutation)
+        self._seed = seed
+        self._shuffles = {
+            task: Shuffle(members[task], [seed, number]) for number, task in enumerate(ratios)
+        }
         self.places = _places(ratios, size)  # task -> records of it in each mini-batch
         empty = [task for task, places in self.places.items() if places == 0]
         if empty:
@@ -141,11 +217,25 @@ class TaskMixture:
 
     def batch(self, number: int) -> list[tuple[str, int]]:
         """Return the (task, record index) pairs of mini-batch `number`, task by task."""
-        return [
-            (task, self._record(position, task, number * places + place))
-            for position, (task, places) in enumerate(self.places.items())
-            for place in range(places)
-        ]
+        return self.walk(self.positions(number), {})[0]
+
+    def positions(self, number: int) -> dict[str, int]:
+        """Return each task's position before mini-batch `number` if no record has rested."""
+        return {task: number * places for task, places in self.places.items()}
+
+    def walk(
+        self, positions: Mapping[str, int], resting: Mapping[int, int]
+    ) -> tuple[list[tuple[str, int]], dict[str, int]]:
+        """Return the pairs of a mini-batch that begins at `positions`, and the positions after it.
+
+        `resting` is DrawStart's.
+        """
+        pairs: list[tuple[str, int]] = []
+        after: dict[str, int] = {}
+        for task, places in self.places.items():
+            indices, after[task] = self._shuffles[task].walk(positions[task], places, resting)
+            pairs += [(task, index) for index in indices]
+        return pairs, after
 
     def deal(self, items: Sequence[T], number: int, rank: int, ranks: int) -> list[T]:
         """Return a rank's share of mini-batch `number`, shuffled.
@@ -155,16 +245,6 @@ class TaskMixture:
         own = list(items[rank::ranks])
         order = np.random.default_rng([self._seed, number, rank]).permutation(len(own))
         return [own[i] for i in order]
-
-    def _record(self, position: int, task: str, count: int) -> int:
-        """Return the record that is the task's `count`-th draw of the run."""
-        epoch, place = divmod(count, len(self._members[task]))
-        cached_epoch, order = self._orders.get(task, (None, np.empty(0)))
-        if cached_epoch != epoch:
-            random = np.random.default_rng([self._seed, position, epoch])
-            order = random.permutation(len(self._members[task]))
-            self._orders[task] = (epoch, order)
-        return self._members[task][int(order[place])]
 
 
 def shuffled_indices(length: int, seed: int, cursor: int, count: int) -> list[int]:

@@ -8,6 +8,10 @@ that configuration and seed determine a run, whatever the speed of its parts.
 A generator on devices of its own (`remote`) samples in a thread while the learner trains; one that
 shares the learner's devices samples before it trains, which gives the same rollouts. Batches that
 wait are part of a checkpoint: the weights that sampled them are gone.
+
+With rollout.in_flight new weights don't wait for the sampler, so that a response may be begun by
+one version and ended by another. How far it had got is a matter of time: such a run can't be
+reproduced.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 from sapo_vl.config import Config
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.system import distributed
+from sapo_vl.training.prompt_sampler import DrawStart
 from sapo_vl.training.rollouts import RolloutBatch
 from sapo_vl.training.step_sampler import Guard, SampledStep, StepSampler
 
@@ -66,6 +71,11 @@ class RolloutQueue:
         for batch in self._batches.values():
             batch.result()
 
+    def wait_before_sync(self) -> None:
+        """Wait until the generator may get new weights: with rollout.in_flight, at any time."""
+        if not self._options.in_flight:
+            self.wait()
+
     def state_dict(self, first: int) -> list[dict[str, Any]]:
         """Return the batches of the steps from `first` on, once they are sampled."""
         kept = {step: batch.result() for step, batch in self._batches.items() if step >= first}
@@ -93,16 +103,19 @@ class RolloutQueue:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, step: int, cursor: int, version: int) -> None:
+        start = self._sampler.pools.begin(step, cursor)  # here: a thread would see later results
         if self._pool is None:
-            sampled = self._sampler.sample(step, cursor, version, self._guard)
+            sampled = self._sampler.sample(step, cursor, version, self._guard, start)
             self._batches[step] = _done(sampled)
         else:
-            self._batches[step] = self._pool.submit(self._in_thread, step, cursor, version)
+            self._batches[step] = self._pool.submit(self._in_thread, step, cursor, version, start)
 
-    def _in_thread(self, step: int, cursor: int, version: int) -> SampledStep:
+    def _in_thread(
+        self, step: int, cursor: int, version: int, start: DrawStart | None
+    ) -> SampledStep:
         """Sample a step; signals are the main thread's."""
         with distributed.using(self._group):
-            return self._sampler.sample(step, cursor, version, nullcontext)
+            return self._sampler.sample(step, cursor, version, nullcontext, start)
 
 
 def _done(sampled: SampledStep) -> Future[SampledStep]:

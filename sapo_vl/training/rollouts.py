@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sapo_vl.algorithm.advantages import group_advantages
+from sapo_vl.config import Config
 from sapo_vl.generator.base import SamplingParams, requests_of
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.schema import Prompt, Rollout, RolloutGroup, VersionSpan
+from sapo_vl.training.pools import PassCount
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 KEPT_FIELDS = tuple(f.name for f in fields(Rollout) if f.name not in ("prompt", "is_filler"))
 """Fields of a rollout that a checkpoint keeps; prompts are rendered again."""
@@ -26,6 +31,7 @@ class RolloutBatch:
 
     groups: list[RolloutGroup]
     num_mini_batches: int
+    pass_counts: list[PassCount] = field(default_factory=list)  # for the difficulty pools
 
     def age(self, step: int) -> int:
         """Return the training steps between the oldest weights that sampled and those of `step`.
@@ -65,6 +71,7 @@ class RolloutBatch:
                 }
                 for group in self.groups
             ],
+            "pass_counts": [list(count) for count in self.pass_counts],
         }
 
     @classmethod
@@ -80,7 +87,8 @@ class RolloutBatch:
             )
             for prompt, group in zip(prompts, saved, strict=True)
         ]
-        return cls(groups, state["num_mini_batches"])
+        counts = [PassCount(*count) for count in state.get("pass_counts", ())]
+        return cls(groups, state["num_mini_batches"], counts)
 
 
 def _restored(prompt: Prompt, saved: dict[str, Any]) -> Rollout:
@@ -146,22 +154,114 @@ def replace_groups(
         groups[index] = group
 
 
+def is_written(config: Config, step: int) -> bool:
+    """Whether the rollouts of `step`, counted from 1, go into a file."""
+    every = config.run.rollouts_every
+    return bool(every) and step % every == 0
+
+
 def write_parquet(path: Path, groups: Sequence[RolloutGroup]) -> None:
-    """Write a row per response; a group's images are in its first row only."""
-    import pyarrow as pa
+    """Write a row per response; a group's images are in its first row only.
+
+    Rows of one group are neighbours with the same number in `group`. A group is never split between
+    row groups, so that a reader gets it by reading one. Per-token values of responses that no
+    update was made with are null, as are those of an update that was made before a resume from a
+    checkpoint without them.
+    """
     import pyarrow.parquet as pq
 
-    rows = [_row(group, i, rollout) for group in groups for i, rollout in enumerate(group.rollouts)]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist(rows), partial)
+    schema = _schema()
+    floats = [name for name in schema.names if name in TOKEN_FLOATS]
+    writer = pq.ParquetWriter(
+        partial,
+        schema,
+        compression="zstd",
+        use_dictionary=[name for name in schema.names if name in REPEATED],
+        use_byte_stream_split=[f"{name}.list.element" for name in floats],
+        write_statistics=False,
+    )
+    with writer:
+        for numbers in _row_groups(groups):
+            rows = [
+                _row(number, groups[number], i, rollout)
+                for number in numbers
+                for i, rollout in enumerate(groups[number].rollouts)
+            ]
+            writer.write_table(_table(rows, schema), row_group_size=len(rows))
     partial.rename(path)
 
 
-def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
+TOKEN_FLOATS = (
+    *("generator_logprobs", "old_logprobs", "reference_logprobs"),
+    *("gate_weights", "log_ratios", "entropies"),
+)
+"""A rollout's values by token, which a file holds as float32."""
+
+REPEATED = ("id", "task", "problem", "answer", "finish_reason", "verdicts")
+"""Columns with few different values."""
+
+ROW_GROUP_TOKENS = 1 << 17
+"""Tokens from which on a row group takes no further group: about 3 MB to read for one of them."""
+
+
+def _row_groups(groups: Sequence[RolloutGroup]) -> Iterator[list[int]]:
+    """Yield the numbers of the groups in each row group of a file."""
+    numbers: list[int] = []
+    tokens = 0
+    for number, group in enumerate(groups):
+        numbers.append(number)
+        tokens += sum(len(rollout.token_ids) for rollout in group.rollouts)
+        if tokens >= ROW_GROUP_TOKENS:
+            yield numbers
+            numbers, tokens = [], 0
+    if numbers:
+        yield numbers
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text, number, floats = pa.string(), pa.float32(), pa.list_(pa.float32())
+    return pa.schema(
+        [
+            ("group", pa.int32()),  # the response's group in this file, from 0
+            ("id", text),
+            ("task", text),
+            ("problem", text),
+            ("images", pa.list_(pa.binary())),
+            ("answer", text),
+            ("response", text),
+            ("finish_reason", text),
+            ("tokens", pa.int32()),  # of the response
+            ("reward", pa.float64()),
+            ("correct", pa.bool_()),
+            ("valid", pa.bool_()),
+            ("verdicts", text),  # JSON: {term: [outcome, score, reason]}
+            ("advantage", pa.float64()),
+            ("mean_logprob", number),  # of generator_logprobs, nats
+            ("largest_mismatch", number),  # the largest |generator_logprobs - old_logprobs|
+            ("largest_log_ratio", number),  # the largest |log_ratios|
+            ("token_ids", pa.list_(pa.int32())),
+            ("versions", pa.list_(pa.list_(pa.int32()))),  # [version, start, end] of each span
+            *((name, floats) for name in TOKEN_FLOATS),
+        ]
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    columns = {field.name: pa.array([r[field.name] for r in rows], field.type) for field in schema}
+    return pa.table(columns, schema=schema)
+
+
+def _row(number: int, group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
     sample, reward = group.prompt.sample, rollout.verdict
-    mu, old = rollout.generator_logprobs, rollout.old_logprobs
+    mu, old, log_ratios = rollout.generator_logprobs, rollout.old_logprobs, rollout.log_ratios
     return {
+        "group": number,
         "id": sample.id,
         "task": sample.task,
         "problem": sample.problem,
@@ -169,6 +269,7 @@ def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
         "answer": sample.answer,
         "response": rollout.text,
         "finish_reason": rollout.finish_reason,
+        "tokens": len(rollout.token_ids),
         "reward": reward.value,
         "correct": reward.correct,
         "valid": reward.valid,
@@ -176,8 +277,14 @@ def _row(group: RolloutGroup, index: int, rollout: Rollout) -> dict[str, Any]:
             {name: [v.outcome, v.score, v.reason] for name, v in reward.terms.items()}
         ),
         "advantage": rollout.advantage,
+        "mean_logprob": None if mu is None else float(mu.sum() / max(1, len(mu))),
+        "largest_mismatch": None if mu is None or old is None else _largest(mu - old),
+        "largest_log_ratio": None if log_ratios is None else _largest(log_ratios),
         "token_ids": rollout.token_ids,
         "versions": [list(span) for span in rollout.versions],
-        "generator_logprobs": None if mu is None else mu.tolist(),
-        "old_logprobs": None if old is None else old.tolist(),
+        **{name: getattr(rollout, name) for name in TOKEN_FLOATS},
     }
+
+
+def _largest(values_T: np.ndarray) -> float:
+    return float(np.abs(values_T).max(initial=0.0))

@@ -27,11 +27,14 @@ from sapo_vl.model.usable_samples import UsableSamples, usable_samples
 from sapo_vl.model.weights import check_model
 from sapo_vl.rewards.probe import probe
 from sapo_vl.rewards.rubric import Rubric, build_rubric
+from sapo_vl.runs import warning_log
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.progress import table
 from sapo_vl.schema import Sample
 from sapo_vl.system import distributed
 from sapo_vl.system.machine import gpu_count
+from sapo_vl.training.best import check_metric
+from sapo_vl.training.hub import check_hub
 from sapo_vl.training.plan.limits import check_capacity
 from sapo_vl.training.plan.meta import module_on_meta
 from sapo_vl.training.prompt_sampler import PromptSampler
@@ -69,7 +72,8 @@ def preflight(config: Config) -> Config:
     if config.model.lora.rank:
         module_on_meta(config)  # refuses what can't have adapters
     deepspeed_settings(config)
-    chosen_sets(config)
+    check_metric(config, chosen_sets(config))
+    check_hub(config)
     check_capacity(config)
     return config
 
@@ -131,23 +135,27 @@ def load_inputs(run: Run) -> RunInputs:
     if all(checked):
         total = len(train_set) + len(test_set)
         distributed.print0(f"gold answers: all {total} pass the verifier")
-    try_verifiers(rubric, train_set)
+    warnings = [*train_set.left_out, *held_out.left_out, *try_verifiers(rubric, train_set)]
     if len(train_set) < config.rollout.prompts:
-        distributed.print0(
+        warnings.append(
             f"data.path: {len(train_set)} records are fewer than rollout.prompts="
             f"{config.rollout.prompts}: a step draws some of them several times"
         )
+        distributed.print0(warnings[-1])
+    for line in warnings:
+        warning_log.record(run.dir, 0, line)
     return RunInputs(assets, renderer, rubric, train_set, test_set, sampler, benchmarks)
 
 
-def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> None:
+def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> list[str]:
     """Try every reward term on gold answers and on junk; print the confusion and warnings.
 
-    Raises ConfigError for a term that never answers, SetupError for a judge out of reach.
+    Returns the warnings; none on other ranks than 0, which print nothing either. Raises ConfigError
+    for a term that never answers, SetupError for a judge out of reach.
     """
     results = probe(rubric, samples)
     if distributed.rank() != 0:
-        return
+        return []
     golds, junk = (
         counts.right + counts.wrong + counts.none for counts in (results[0].golds, results[0].junk)
     )
@@ -163,8 +171,10 @@ def try_verifiers(rubric: Rubric, samples: Sequence[Sample]) -> None:
             for result in results
         ],
     )
-    for line in (line for result in results for line in result.warnings):
+    warnings = [line for result in results for line in result.warnings]
+    for line in warnings:
         distributed.print0(f"warning: {printable(line)}")
+    return warnings
 
 
 def check_records(config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ from sapo_vl.model.render_ahead import RenderAhead
 from sapo_vl.runs.folder import Run
 from sapo_vl.schema import Prompt, RolloutGroup
 from sapo_vl.system import distributed
-from sapo_vl.training.prompt_sampler import Draw
+from sapo_vl.training.pools import DifficultyPools, pass_counts
+from sapo_vl.training.prompt_sampler import Draw, DrawStart
 from sapo_vl.training.rollouts import (
     RolloutBatch,
     replace_groups,
@@ -51,19 +52,28 @@ class StepSampler:
         inputs: RunInputs,
         engine: SampleEngine,
         objective: Objective,
-        log: Callable[[str], None],
+        warn: Callable[[int, str], None],
     ) -> None:
-        """`log` prints a line about a record that is left out."""
+        """`warn` is given a step and a line about a record that is left out of it."""
         self._run, self._config, self._inputs = run, run.config, inputs
-        self._engine, self._objective, self._log = engine, objective, log
+        self._engine, self._objective, self._warn = engine, objective, warn
+        self.pools = DifficultyPools(run.config, inputs.prompt_sampler)
         self._unusable = set[str]()  # ids of records that have been printed as left out
         self.prompts = RenderAhead(inputs.renderer, inputs.train_set)
 
-    def sample(self, step: int, cursor: int, version: int, guard: Guard) -> SampledStep:
+    def sample(
+        self,
+        step: int,
+        cursor: int,
+        version: int,
+        guard: Guard,
+        start: DrawStart | None = None,
+    ) -> SampledStep:
         """Sample and grade this rank's groups of `step`, counted from 0.
 
         `cursor` counts the records drawn before it, `version` the training steps that the
         generator's weights have seen. Each call of the generator is inside a context of `guard`.
+        `start` is `pools.begin` of the step.
 
         The totals are those of the first sampling only, so that accuracy and reward describe the
         data. Dynamic sampling resamples groups without a gradient, for max_resample_rounds at most.
@@ -72,8 +82,10 @@ class StepSampler:
         config = self._config
         rank, ranks = distributed.rank(), distributed.world_size()
         sampler = self._inputs.prompt_sampler
-        taken = sampler.step(step, cursor, rank, ranks)
-        draws, groups = self._sample(step, taken, guard, round_=0)
+        resting = start.resting if start else {}
+        taken = sampler.step(step, cursor, rank, ranks, start)
+        draws, groups = self._sample(step, taken, guard, resting, round_=0)
+        counts = pass_counts(draws, groups) if start else []
         totals = telemetry.group_sums(groups, config.rollout.max_new_tokens) | term_sums(groups)
         rounds = self._objective.max_resample_rounds
         if rounds:
@@ -81,30 +93,37 @@ class StepSampler:
         for round_ in range(1, rounds + 1):
             dropped = [i for i, group in enumerate(groups) if not group.has_gradient]
             redraws = sampler.resample(
-                (step, round_), rank, ranks, taken, [draws[i] for i in dropped]
+                (step, round_), rank, ranks, taken, [draws[i] for i in dropped], resting
             )
             if distributed.all_reduce_max(len(redraws)) == 0:
                 break
             taken += redraws
-            _, sampled = self._sample(step, redraws, guard, round_=round_)
+            redrawn, sampled = self._sample(step, redraws, guard, resting, round_=round_)
+            counts += pass_counts(redrawn, sampled) if start else []
             resampled = [group for group in sampled if group.has_gradient]
             replace_groups(groups, dropped, resampled)
             totals["resample_drawn"] += len(redraws)
             totals["resample_kept"] += len(resampled)
-        self._render_step(step + 1, cursor + config.rollout.prompts)
+        self._render_step(step, cursor, start)
         set_versions(groups, version)
-        batch = RolloutBatch(groups, config.algorithm.num_mini_batches)
+        batch = RolloutBatch(groups, config.algorithm.num_mini_batches, counts)
         return SampledStep(batch, totals, time.perf_counter() - begun)
 
     def _sample(
-        self, step: int, draws: list[Draw], guard: Guard, *, round_: int
+        self,
+        step: int,
+        draws: list[Draw],
+        guard: Guard,
+        resting: Container[int],
+        *,
+        round_: int,
     ) -> tuple[list[Draw], list[RolloutGroup]]:
         """Sample and grade a group per draw; return them with the draws that they are of.
 
         A record that can't be rendered is replaced in the first round, and left out in later ones.
         """
         self._run.heartbeat([self._inputs.train_set.id_at(draw.index) for draw in draws])
-        kept, prompts = self._render(step, draws, replace=round_ == 0)
+        kept, prompts = self._render(step, draws, resting, replace=round_ == 0)
         options, seed = self._config.rollout, self._config.run.seed
         with guard():
             groups = sample_groups(
@@ -122,7 +141,7 @@ class StepSampler:
         return kept, groups
 
     def _render(
-        self, step: int, draws: list[Draw], *, replace: bool
+        self, step: int, draws: list[Draw], resting: Container[int], *, replace: bool
     ) -> tuple[list[Draw], list[Prompt]]:
         """Render the records that can be, and replace the others by records of the same task.
 
@@ -145,7 +164,7 @@ class StepSampler:
             pending, attempt = [], attempt + 1
             if faulty and replace:
                 place = (step, REPLACEMENTS + attempt)
-                pending = sampler.resample(place, distributed.rank(), ranks, draws, faulty)
+                pending = sampler.resample(place, distributed.rank(), ranks, draws, faulty, resting)
                 draws += pending
         if replace and not kept:
             raise DataError(
@@ -154,12 +173,17 @@ class StepSampler:
             )
         return kept, prompts
 
-    def _render_step(self, step: int, cursor: int) -> None:
-        """Start rendering the prompts of a step, in the background."""
-        if step < self._config.rollout.steps:
-            draws = self._inputs.prompt_sampler.step(
-                step, cursor, distributed.rank(), distributed.world_size()
-            )
+    def _render_step(self, step: int, cursor: int, start: DrawStart | None) -> None:
+        """Start rendering the prompts of the step after `step`, in the background.
+
+        With pools they are a guess: what `step` itself sends to rest is not known yet.
+        """
+        sampler = self._inputs.prompt_sampler
+        if step + 1 < self._config.rollout.steps:
+            following = start and DrawStart(sampler.end(step, start), start.resting)
+            cursor += self._config.rollout.prompts
+            rank, ranks = distributed.rank(), distributed.world_size()
+            draws = sampler.step(step + 1, cursor, rank, ranks, following)
             self.prompts.start([draw.index for draw in draws])
 
     def _leave_out(self, step: int, draw: Draw, fault: DataError) -> None:
@@ -167,4 +191,4 @@ class StepSampler:
         name = self._inputs.train_set.id_at(draw.index)
         if name not in self._unusable:
             self._unusable.add(name)
-            self._log(f"step {step + 1}: left out and replaced: {printable(fault)}")
+            self._warn(step + 1, f"step {step + 1}: left out and replaced: {printable(fault)}")

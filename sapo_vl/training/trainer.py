@@ -23,7 +23,7 @@ from sapo_vl.generator.sampling import SampleEngine
 from sapo_vl.learner.engine import Learner
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.weights import trainable_rows
-from sapo_vl.runs import metrics
+from sapo_vl.runs import metrics, warning_log
 from sapo_vl.runs.files import write_json
 from sapo_vl.runs.folder import Run
 from sapo_vl.runs.metrics import MetricsWriter
@@ -32,10 +32,12 @@ from sapo_vl.runs.signals import RunInterrupted
 from sapo_vl.schema import Rollout
 from sapo_vl.system import distributed
 from sapo_vl.training import autopsy, checkpoint, monitor, parity
+from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
+from sapo_vl.training.inputs import REFERENCE, check_inputs
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
-from sapo_vl.training.rollouts import RolloutBatch
+from sapo_vl.training.rollouts import RolloutBatch, is_written
 from sapo_vl.training.setup import RunInputs, sapo_config
 from sapo_vl.training.step_sampler import SampledStep, StepSampler
 
@@ -61,6 +63,9 @@ class Trainer:
         with run.phase("start"):
             started = sapo_config(self.config)
             self.learner = Learner(started, assets)
+            if self.config.algorithm.kl_coef:
+                digest = self.learner.keep_reference()  # before a checkpoint replaces the weights
+                check_inputs(run.dir, {REFERENCE: digest}, resume=True)
             rows = trainable_rows(self.learner.model)
             if distributed.rank() == 0:
                 table(
@@ -84,7 +89,7 @@ class Trainer:
             inputs.rubric,
             tensor_parallel=engine_ranks(self.config),
         )
-        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.log)
+        self.sampler = StepSampler(run, inputs, self.engine, self.objective, self.warn)
         self.queue = RolloutQueue(
             self.config,
             self.sampler,
@@ -96,6 +101,8 @@ class Trainer:
                 f"rollout.ahead={self.config.rollout.ahead}: this generator shares the learner's "
                 "devices, so that batches are sampled ahead, but not while the learner trains"
             )
+        if self.config.rollout.in_flight:
+            distributed.print0("rollout.in_flight=true: this run can't be reproduced")
         self.checkpoints = run.dir / "checkpoints"
         self.detector = collapse.Detector(self.config.collapse, gated=self.objective.is_gated)
         self.detector.replay(metrics.read(run.dir))
@@ -109,6 +116,7 @@ class Trainer:
         self.receipt: Receipt | None = None
         self.version = 0  # of the generator's weights: the training steps that they have seen
         self.causes = set[str]()  # of missing verdicts, that have been printed
+        self.best = BestCheckpoint(self.config, self.checkpoints, self.log)
         self.state = TrainState()
         self.display: ProgressDisplay | None = None
         self.open_step: Step | None = None  # while it is in progress, for the watchdog
@@ -121,6 +129,7 @@ class Trainer:
             self._make_room()
             self.state = checkpoint.load(newest, self.learner)
             self.queue.load_state_dict(self.state.ahead, self.inputs.renderer)
+            self.sampler.pools.load_state_dict(self.state.pools)
             self.state.ahead = []
         self.sync()
         if newest is not None:
@@ -132,15 +141,17 @@ class Trainer:
             name = f"step_{self.state.step:06d}"
             if not (self.run.dir / "eval" / f"{name}.json").exists():
                 self.evaluate(name)  # a signal or a kill cut it off
+        self.best.update(self.state.step)
 
     def sync(self) -> None:
         """Give the generator the learner's weights, and the GPU's memory with them.
 
-        What is being sampled is finished first, by the weights that it was begun with.
+        What is being sampled is finished first, by the weights that it was begun with, unless
+        rollout.in_flight is on.
         Raises DeliveryError when the generator answers a probe as if it had other weights.
         """
         self.learner.sleep()
-        self.queue.wait()
+        self.queue.wait_before_sync()
         version = self.state.step + (self.state.mini_batch > 0)
         if self.config.model.lora.rank:
             self.generator.update_adapter(self.learner.adapter(), version)
@@ -169,6 +180,7 @@ class Trainer:
         self.queue.wait()
         self._make_room()
         state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
+        state.pools = self.sampler.pools.state_dict()
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
         self.settle_receipt()
@@ -203,7 +215,8 @@ class Trainer:
             if self.run.stop.requested():
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
-            if state.step % config.checkpoint.every == 0 or last:
+            wanted = config.checkpoint.best is not None and self._evaluation_due()
+            if state.step % config.checkpoint.every == 0 or last or wanted:
                 self.save()
                 if config.learner.offload_while_sampling:
                     self.sync()
@@ -233,6 +246,11 @@ class Trainer:
         else:
             distributed.print0(line)
 
+    def warn(self, step: int, line: str) -> None:
+        """Print a line as `log` does, and keep it for the run's report."""
+        self.log(line)
+        warning_log.record(self.run.dir, step, line)
+
     def fill_old_logprobs(self, batch: RolloutBatch) -> None:
         """Set pi_old of every mini-batch but the first, whose own forward is on policy.
 
@@ -254,6 +272,17 @@ class Trainer:
             rollout.old_logprobs = None
         for mini_batch in later:
             self.learner.fill_old_logprobs(mini_batch)
+
+    def fill_reference_logprobs(self, batch: RolloutBatch) -> None:
+        """Set the reference's log-probs of all rollouts that are trained on, in one pass.
+
+        A batch from a checkpoint has them, unless algorithm.kl_coef was 0 then.
+        """
+        mini_batches = batch.mini_batches()
+        trained = [rollout for mini_batch in mini_batches for rollout in mini_batch]
+        missing = any(r.reference_logprobs is None for r in trained if not r.is_filler)
+        if any(distributed.all_gather([missing])):
+            self.learner.fill_reference_logprobs(mini_batches)
 
     def check_weights(self) -> None:
         """Raise WeightsError when the step's updates have ruined the weights."""
@@ -287,6 +316,7 @@ class Trainer:
             write_json(
                 self.run.dir / "eval" / f"{name}.json", result.summary() | self.evaluation_stamp()
             )
+        self.best.update(self.state.step)
         return result
 
     def evaluation_stamp(self) -> dict[str, Any]:
@@ -336,6 +366,8 @@ class Step:
         if self._trainer.config.rollout.ahead:
             stats |= staleness.gate_by_age(report, self.number)
         self._state.stats.append(stats)
+        if is_written(self._trainer.config, self.number + 1):
+            telemetry.keep_token_values(report)
         self._state.bad_steps = monitor.check_finite(self._trainer, self, report)
 
 

@@ -20,7 +20,7 @@ from sapo_vl.runs.folder import Run
 from sapo_vl.schema import Reward, Sample
 from sapo_vl.system import distributed
 from sapo_vl.train import train_step
-from sapo_vl.training.prompt_sampler import Draw
+from sapo_vl.training.prompt_sampler import Draw, DrawStart
 from sapo_vl.training.setup import RunInputs
 from sapo_vl.training.trainer import Trainer
 
@@ -32,7 +32,9 @@ class SequentialSampler:
         """`prompts` is the number of problems per step over all ranks."""
         self._prompts = prompts
 
-    def step(self, step: int, cursor: int, rank: int, ranks: int) -> list[Draw]:
+    def step(
+        self, step: int, cursor: int, rank: int, ranks: int, start: DrawStart | None = None
+    ) -> list[Draw]:
         """Return a rank's problems of a training step; see PromptSampler."""
         indices = range(cursor, cursor + self._prompts)
         return [Draw(index, "", None) for index in indices[rank::ranks]]

@@ -1,4 +1,7 @@
-"""Whole runs with batches sampled ahead: no kill changes a bit, of the learner or of a server."""
+"""Whole runs with batches sampled ahead: no kill changes a bit, of the learner or of a server.
+
+With difficulty pools, over several epochs of few records, and the best checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ pytestmark = pytest.mark.slow
 EVERY_KILL = os.environ.get("SAPO_TEST_KILLS") == "all"
 STEPS = 4
 OVERRIDES = (
-    "data.synthetic_train=60",
+    "data.synthetic_train=16",
+    "data.rest_after=1",
     "data.synthetic_test=12",
     "sft.steps=0",
     f"rollout.steps={STEPS}",
@@ -26,6 +30,8 @@ OVERRIDES = (
     "evaluation.problems=4",
     "evaluation.samples=1",
     "evaluation.greedy=false",
+    "evaluation.every=2",
+    "checkpoint.best=avg",
     "generator.max_model_len=512",
     f"rewards=[{{fn: '{SABOTEUR}:score'}}]",
 )
@@ -69,8 +75,12 @@ def test_kills_change_no_bit_of_a_run_with_a_lag(lag, tmp_path):
     finished(train(run, lag, resume=True))
     for phase in ("train", "eval"):
         assert [exact(r) for r in rows(run, phase)] == [exact(r) for r in rows(reference, phase)]
-    for file in sorted((reference / "final").iterdir()):
-        assert digest(run / "final" / file.name) == digest(file), file
+    for folder in ("final", "best"):
+        for file in sorted((reference / folder).iterdir()):
+            assert digest(run / folder / file.name) == digest(file), file
+    resting = [row["pool/resting"] for row in rows(run, "train")]
+    assert resting[0] > 0
+    assert max(resting) <= 16
     ages = [row.get("staleness/age", 0.0) for row in rows(run, "train")]
     assert ages == [min(step, lag) for step in range(STEPS)]
     both = (json.loads((folder / "summary.json").read_text()) for folder in (run, reference))

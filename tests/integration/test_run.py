@@ -17,6 +17,9 @@ import yaml
 from helpers import DUAL_CLIP, ROOT, cli, environment
 from killed_runs import SABOTEUR, SMOKE, digest, exact, finished, rows, sabotaged
 
+from sapo_vl.runs.record import saved_config
+from sapo_vl.training.export import write_model
+
 pytestmark = pytest.mark.slow
 
 MATHVISION = ROOT.parent / "shared" / "raw" / "mathvision"
@@ -236,6 +239,10 @@ def test_export_gives_the_final_model(reference, tmp_path):
     finished(done)
     for file in sorted((reference / "final").iterdir()):
         assert digest(out / file.name) == digest(file), file.name
+    newest = reference / "checkpoints" / f"step_{STEPS:06d}"
+    write_model(saved_config(reference), newest, tmp_path / "best")  # as RUN/best is written
+    for file in sorted((reference / "final").iterdir()):
+        assert digest(tmp_path / "best" / file.name) == digest(file), file.name
     older = tmp_path / "older"
     finished(cli("export", reference, "--out", older, "--checkpoint", "step_000003"))
     assert digest(older / "model.safetensors") != digest(out / "model.safetensors")

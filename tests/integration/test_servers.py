@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,35 @@ def test_new_weights_and_their_version(served, engine, assets, prompts, other_we
             assert rollout.versions == ((7, 0, len(rollout.token_ids)),)
 
 
+def test_weights_that_arrive_in_the_middle_of_responses(
+    served, engine, assets, prompts, monkeypatch
+):
+    """rollout.in_flight: versions 7, then 8; afterwards no cache holds old values."""
+    monkeypatch.setattr(served, "_in_flight", True)
+    monkeypatch.setattr(served._sender, "in_flight", True)
+    requests = requests_of(prompts, replace(SAMPLING, max_new_tokens=150), SEEDS)
+    wholly = [r for group in served.generate(requests) for r in group]  # by version 7
+    folder = dict(load_weights(assets, "float32").named_parameters())
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(served.generate, requests)
+        time.sleep(0.3)
+        served.update_weights(folder.items(), 8)
+        mixed = [r for group in under_way.result() for r in group]
+    switched = 0
+    for found, old in zip(mixed, wholly, strict=True):
+        first, *later = found.versions
+        assert (first.version, first.start) == (7, 0)
+        assert found.token_ids[: first.end] == old.token_ids[: first.end]
+        begun = found.generator_logprobs[: first.end]
+        assert np.abs(begun - old.generator_logprobs[: first.end]).max() < 1e-5
+        for span in later:
+            assert span == (8, first.end, len(found.token_ids))
+            switched += found.prompt.images != ()
+    assert switched, [rollout.versions for rollout in mixed]
+    again = requests_of(prompts, SAMPLING, SEEDS)
+    assert told(served.generate(again)) == told(engine.generate(again))
+
+
 def sample_for_ever(served, requests) -> None:
     while True:
         served.generate(requests)
@@ -204,11 +234,11 @@ def test_a_server_that_is_killed_comes_back_with_the_weights(
         sample_for_ever(served, requests)
     assert f"no server is left to sample: {address_of(served)}" in str(caught.value)
     assert time.monotonic() - start < SERVER_ENDS
-    served.update_weights(other_weights.items(), 8)
+    served.update_weights(other_weights.items(), 9)
     engine.update_weights(other_weights.items())
     wanted = told(engine.generate(requests_of(prompts, SAMPLING, SEEDS)))
     engine.update_weights(load_weights(assets, "float32").named_parameters())
     found = served.generate(requests_of(prompts, SAMPLING, SEEDS))
     assert told(found) == wanted
-    assert {r.versions[0].version for group in found for r in group} == {8}
+    assert {r.versions[0].version for group in found for r in group} == {9}
     assert np.isfinite(found[0][0].generator_logprobs).all()

@@ -375,6 +375,8 @@ SERVED = ("generator.backend=server", "generator.local_servers=1")
         (SERVED[1:], "no other backend uses them"),
         (("generator.servers=[http://h:1]",), "no other backend uses them"),
         ((*SERVED, "generator.servers=[http://h:1]"), "set one of them"),
+        (("rollout.in_flight=true", "rollout.ahead=1"), "needs generator.backend=server and"),
+        ((*SERVED, "rollout.in_flight=true"), "and rollout.ahead of 1 or more"),
     ],
 )
 def test_keys_of_servers_that_contradict_each_other(overrides, told):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sapo_vl.model.assets import ModelAssets
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # the engine beside the process that talks HTTP
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "0",  # no request may hold a pickle
 }
@@ -93,6 +92,9 @@ def serve_command(options: Mapping[str, Any], host: str, port: int) -> list[str]
 def serve_environment(key: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment of a server with this key, made from this process's."""
     own = {KEY_VARIABLE: key, OPTIONS_VARIABLE: json.dumps(options)}
+    # The engine has a process beside HTTP's in any case. With 1 vLLM gives a CPU's worker a third,
+    # which doubles what a batch costs (docs/performance.md).
+    own["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if gpu_count() else "0"
     environment = os.environ | ENVIRONMENT | SERVER_ENVIRONMENT | own
     for name in OF_RANKS:
         environment.pop(name, None)

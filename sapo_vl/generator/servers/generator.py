@@ -12,7 +12,8 @@ What can go wrong:
 - `update_weights` starts anew the local servers that have failed, and asks the others whether they
   are back. Whoever answers gets the weights with the rest and takes prompts again.
 - Between two updates nobody may have other weights: each response tells the version that sampled
-  it, and has to tell the one last sent.
+  it, and has to tell the one last sent. With rollout.in_flight an update may come in the middle of
+  responses: they tell several, each at least as new as the one before.
 - A picture lost or altered on the way raises DataError: each answer tells to what the server
   expanded the prompt, and each server's patches are compared once with the processor's.
 """
@@ -79,7 +80,9 @@ class ServerGenerator:
         self._sequences = config.generator.max_num_seqs
         self._sender = sender
         self._model = ADAPTER if config.model.lora.rank else wire.SERVED_NAME
-        self._label = ownership.UNOWNED  # of the weights sent last
+        self._in_flight = config.rollout.in_flight
+        self._label = ownership.UNOWNED  # of the weights that all servers have
+        self._newest = self._label  # of those that some have already
         self._local: LocalServers | None = None
         self._threads = LoopThreads()
 
@@ -115,7 +118,7 @@ class ServerGenerator:
         answered = self._threads.run(lambda: self._sample(requests))
         for responses in answered:
             for response in responses:
-                self._check_versions(response, label)
+                self._check_versions(response, label, self._newest)
         ids = [response.token_ids for responses in answered for response in responses]
         texts = iter(response_texts(self._assets, ids))
         return [
@@ -175,6 +178,7 @@ class ServerGenerator:
             self._faults |= faults
         addresses, self._faults = self._on_rank_0(self._revive)
         self._move_to(addresses)
+        self._newest = self._sender.label(version)
         try:
             send(self.alive, weights, version)
         except TransferError as error:
@@ -182,7 +186,7 @@ class ServerGenerator:
             if not self.alive:
                 raise self._lost() from error
             distributed.print0(f"warning: {error}; the other servers go on")
-        self._label = self._sender.label(version)
+        self._label = self._newest
 
     def _revive(self) -> tuple[list[str], dict[str, str]]:
         """Start dead local servers anew and ask dead others whether they are back.
@@ -230,9 +234,15 @@ class ServerGenerator:
         if self._other_folder:
             raise ConfigError(self._other_folder)
 
-    def _check_versions(self, response: wire.ServerResponse, label: str) -> None:
-        """Check that the weights sent last sampled a response, all of it."""
+    def _check_versions(self, response: wire.ServerResponse, label: str, newest: str) -> None:
+        """Check that the weights sent last, `label`, sampled a response, all of it.
+
+        With rollout.in_flight versions up to `newest` may follow each other.
+        """
         if response.labels == (label,):
+            return
+        told = [label, *response.labels, newest]
+        if self._in_flight and response.labels and ownership.in_order(told):
             return
         found = ", ".join(response.labels) or "(none)"
         if label == ownership.UNOWNED:
@@ -265,7 +275,8 @@ class ServerGenerator:
             if request.prompt.images and client.address not in self._compared:
                 self._compared.add(client.address)
                 await compare_patches(client, session, request.prompt, self._seconds)
-            body = wire.request_body(request, self._assets, self._model)
+            salt = self._label if self._in_flight else ""
+            body = wire.request_body(request, self._assets, self._model, salt)
             answer = await client.generate(session, body, self._seconds)
             found = wire.responses(answer, request, client.address)
             wire.check_answer(answer, request.prompt, self._assets.image_token_id, client.address)

@@ -9,6 +9,7 @@ well sets them free. A server of another run is refused.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from sapo_vl.errors import SetupError
@@ -34,6 +35,17 @@ def owner_token(run_dir: Path) -> str:
 def label(owner: str, version: int | str) -> str:
     """Return the version that a server shows."""
     return f"{owner}.{version}"
+
+
+def in_order(labels: Sequence[str]) -> bool:
+    """Whether all labels are of one owner, each version at least the one before it."""
+    parts = [label.rpartition(".") for label in labels]
+    if len({owner for owner, _, _ in parts}) > 1:
+        return False
+    if not all(version.isdecimal() for _, _, version in parts):
+        return False
+    versions = [int(version) for _, _, version in parts]
+    return versions == sorted(versions)
 
 
 def is_owned(address: str, shown: str, owner: str) -> bool:

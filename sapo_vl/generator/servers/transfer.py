@@ -5,6 +5,12 @@ prefix cache and the encoder cache, resume, and read the version back. What goes
 finish is in routes.py. A server that an update failed on stays paused, so that it can't answer
 with a part of the new weights; the next successful update wakes it.
 
+With rollout.in_flight requests under way stay where they are: they go on by the new weights, on the
+keys and values that the old ones left. Both caches stay too, since vLLM 0.32 could not go on
+without: dropping the prefix cache makes it compute the prompts under way anew, and it no longer has
+the pictures of those that began with a cached prefix. What the caches hold is told apart by version
+instead: it is part of each request's keys (wire.request_body).
+
     sender = choose(config)
     sender.send(clients, learner.weights(), version)
 """
@@ -82,17 +88,28 @@ def choose(config: Config, assets: ModelAssets) -> WeightSender:
     if gpu_count():
         from sapo_vl.generator.servers.nccl_route import NcclRoute
 
-        return WeightSender(NcclRoute(), owner, folder)
-    return WeightSender(ChunkRoute(), owner, folder)
+        return WeightSender(NcclRoute(), owner, folder, in_flight=config.rollout.in_flight)
+    return WeightSender(ChunkRoute(), owner, folder, in_flight=config.rollout.in_flight)
 
 
 class WeightSender:
     """Sends models, or adapters alone, to servers. All ranks call it; rank 0 does the talking."""
 
-    def __init__(self, route: Route, owner: str, adapter: AdapterFolder | None = None) -> None:
-        """`owner` is the run's token (ownership.py), `adapter` where its adapter is written."""
+    def __init__(
+        self,
+        route: Route,
+        owner: str,
+        adapter: AdapterFolder | None = None,
+        *,
+        in_flight: bool = False,
+    ) -> None:
+        """Take how weights travel, the run's token (ownership.py), where its adapter is written.
+
+        `in_flight`: requests under way go on after an update; otherwise it waits for their end.
+        """
         self._route = route
         self.owner = owner
+        self.in_flight = in_flight
         self._adapter = adapter
         self._owned: set[str] = set()  # addresses
         self._connected: set[str] = set()  # those whose workers have been met
@@ -122,13 +139,13 @@ class WeightSender:
 
         def transfer(left: list[Control], stream: Iterator[tuple[str, Tensor]]) -> Failures:
             failures = self._connect(left, self._claim_all(left))
-            failures |= self._step(left, _pause)
+            failures |= self._step(left, self._pause)
             failures |= self._step(left, lambda server: server.post("/start_weight_update"))
             failures |= self._route.deliver(stream, left)
             self._connected -= failures.keys()
             name = self.label(version)
             failures |= self._step(left, lambda server: _finish(server, name))
-            return failures | self._step(left, lambda server: _wake(server, name))
+            return failures | self._step(left, lambda server: self._wake(server, name))
 
         self._collectively(servers, weights, version, transfer)
 
@@ -147,11 +164,13 @@ class WeightSender:
             assert self._adapter is not None, "send_adapter() without model.lora"
             folder = self._adapter.write(stream)
             failures, _ = self._claim_all(left)
-            failures |= self._step(left, _pause)
+            failures |= self._step(left, self._pause)
             failures |= self._step(left, lambda server: load_adapter(server, folder))
             body = {"new_version": self.label(version)}
             failures |= self._step(left, lambda s: s.post("/update_weight_version", body))
-            return failures | self._step(left, lambda server: _wake(server, self.label(version)))
+            return failures | self._step(
+                left, lambda server: self._wake(server, self.label(version))
+            )
 
         self._collectively(servers, weights, version, transfer)
 
@@ -231,6 +250,26 @@ class WeightSender:
             failures |= failed
         return failures
 
+    def _pause(self, server: Control) -> None:
+        """Stop the scheduler: at once, or when the requests under way have ended."""
+        mode = "keep" if self.in_flight else "wait"
+        server.post(f"/pause?mode={mode}&clear_cache=false", timeout=PAUSE_SECONDS)
+
+    def _wake(self, server: Control, label: str) -> None:
+        """Drop what was computed by old weights, resume, and check the version.
+
+        Either cache alone would keep stale values.
+        """
+        if not self.in_flight:
+            answer = server.post("/reset_prefix_cache?reset_running_requests=true")
+            if not answer["success"]:
+                raise RunError("the prefix cache could not be dropped")
+            server.post("/reset_encoder_cache")
+        server.post("/resume")
+        shown = server.get("/weight_info")["weight_version"]
+        if shown != label:
+            raise RunError(f"its weights are {shown} after an update to {label}")
+
     def _step(self, servers: list[Control], call: Callable[[Control], object]) -> Failures:
         """Make a call on each server that is left; take those that fail off the list."""
         failures = each(servers, call)
@@ -245,32 +284,8 @@ def _end_open_update(server: Control) -> None:
         server.post("/finish_weight_update")
 
 
-def _pause(server: Control) -> None:
-    """Stop the scheduler once the requests under way have ended.
-
-    vLLM 0.32 can also keep them (mode=keep), but it loses their pictures: when the encoder cache is
-    dropped, their prompts are computed anew without features, and the engine dies.
-    """
-    server.post("/pause?mode=wait&clear_cache=false", timeout=PAUSE_SECONDS)
-
-
 def _finish(server: Control, label: str) -> None:
     server.post("/finish_weight_update", {"weight_version": label})
-
-
-def _wake(server: Control, label: str) -> None:
-    """Drop what was computed by old weights, resume, and check the version.
-
-    Either cache alone would keep stale values.
-    """
-    answer = server.post("/reset_prefix_cache?reset_running_requests=true")
-    if not answer["success"]:
-        raise RunError("the prefix cache could not be dropped")
-    server.post("/reset_encoder_cache")
-    server.post("/resume")
-    shown = server.get("/weight_info")["weight_version"]
-    if shown != label:
-        raise RunError(f"its weights are {shown} after an update to {label}")
 
 
 def _portable(error: Exception | None) -> Exception | None:

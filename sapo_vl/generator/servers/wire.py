@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,14 @@ class ServerResponse:
     labels: tuple[str, ...]  # of these versions, as the server calls them
 
 
-def request_body(request: SamplingRequest, assets: ModelAssets, model: str) -> dict[str, Any]:
-    """Return the JSON of a request. `model` is SERVED_NAME, or the adapter's."""
+def request_body(
+    request: SamplingRequest, assets: ModelAssets, model: str, salt: str = ""
+) -> dict[str, Any]:
+    """Return the JSON of a request. `model` is SERVED_NAME, or the adapter's.
+
+    With a `salt` the server's prefix cache and encoder cache keep what they hold of this request
+    for requests with the same salt alone.
+    """
     options = sampling_options(request.params, request.seed, assets)
     options["logit_bias"] = {str(token): bias for token, bias in options["logit_bias"].items()}
     body: dict[str, Any] = {
@@ -70,6 +77,10 @@ def request_body(request: SamplingRequest, assets: ModelAssets, model: str) -> d
         body["content_parts"] = [
             {"type": "image_url", "url": data_url(image)} for image in request.prompt.images
         ]
+    if salt:
+        body["cache_salt"] = salt
+        for part in body.get("content_parts", ()):
+            part["uuid"] = sha256(f"{salt} {part['url']}".encode()).hexdigest()
     return body
 
 

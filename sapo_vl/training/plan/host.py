@@ -91,9 +91,9 @@ class Disk:
     """Bytes below run.dir."""
 
     checkpoint: float
-    final: float  # one model folder; a second one after a warm-up
+    final: float  # one model folder; others after a warm-up and of the best checkpoint
     models: int
-    kept: int  # checkpoints, with the one being written and what the warm-up leaves
+    kept: int  # checkpoints, with the best, the one being written and what the warm-up leaves
 
     @property
     def total(self) -> float:
@@ -120,6 +120,6 @@ def disk(shape: ModelShape, config: Config, ranks: int) -> Disk:
     return Disk(
         checkpoint=weights + optimizer + files * OVERHEAD,
         final=b * shape.parameters,
-        models=2 if config.sft.steps else 1,
-        kept=checkpoints.keep + 1 + warm_up,
+        models=1 + bool(config.sft.steps) + (checkpoints.best is not None),
+        kept=checkpoints.keep + 1 + warm_up + (checkpoints.best is not None),
     )

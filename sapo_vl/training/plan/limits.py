@@ -37,10 +37,11 @@ def check_capacity(config: Config) -> None:
 
 def shortages(plan: Plan) -> list[str]:
     """Return, in words, what this machine lacks in host memory and on the disk of run.dir."""
-    return [text for text in (_memory_shortage(plan), _disk_shortage(plan)) if text]
+    return [text for text in (memory_shortage(plan), disk_shortage(plan)) if text]
 
 
-def _memory_shortage(plan: Plan) -> str:
+def memory_shortage(plan: Plan) -> str:
+    """Return, in words, what this machine lacks in host memory; empty where it has enough."""
     free, need = hardware.free_memory(), plan.host.states + plan.host.engine
     if free is None or need <= free:
         return ""
@@ -63,7 +64,11 @@ def _memory_shortage(plan: Plan) -> str:
     )
 
 
-def _disk_shortage(plan: Plan) -> str:
+def disk_shortage(plan: Plan) -> str:
+    """Return, in words, what the disk of run.dir lacks; empty where it has enough.
+
+    Raises SetupError where run.dir can't be looked at.
+    """
     config, space = plan.config, plan.disk
     with user_path("run.dir", config.run.dir):
         written, free = _written(config.run.dir), hardware.free_disk(config.run.dir)

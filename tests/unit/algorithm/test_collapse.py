@@ -219,8 +219,7 @@ def test_replay_after_a_resume_changes_nothing(tmp_path, cut):
     run = rows(entropy=after(30, math.nan), gate=after(40, 0.1), reward=after(50, 0.0))
     whole = Detector(OPTIONS).replay(run)
     assert {alarm.rule for alarm in whole} == {"entropy_low", "entropy_rise", "gate", "reward_drop"}
-    none = {"tensorboard": False, "wandb": False, "wandb_project": None, "config": {}}
-    writer = metrics.MetricsWriter(tmp_path, **none)
+    writer = metrics.MetricsWriter(tmp_path)
     for row in run[:cut]:
         writer.write(row)
     writer.close()

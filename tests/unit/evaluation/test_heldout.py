@@ -120,7 +120,7 @@ def test_evaluate_samples_grades_and_writes(tmp_path):
     assert sum(line["correct"] for line in lines) == 5 + 2
     assert lines[0] == {
         "id": "0", "task": "sum", "mode": "sampled", "correct": False, "cause": None,
-        "answer": "7", "response": "no",
+        "reason": "no \\boxed{} after thinking", "answer": "7", "response": "no",
     }  # fmt: skip
 
 

@@ -328,7 +328,7 @@ def test_compare(tmp_path, capsys):
     two = write(tmp_path / "two.jsonl", [line("1", True), line("1", True) | {"model": "n"}])
     with pytest.raises(DataError, match="2 models or runs"):
         compare.main(first, two)
-    with pytest.raises(DataError, match="neither a scored file nor a folder"):
+    with pytest.raises(DataError, match="neither a scored file, nor a run"):
         compare.main(first, tmp_path / "none")
     with pytest.raises(DataError, match="score it first"):
         compare.main(first, write(tmp_path / "raw.jsonl", ROWS))

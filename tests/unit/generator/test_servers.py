@@ -227,6 +227,42 @@ def test_a_picture_that_is_lost_on_the_way_is_refused(servers, build, assets, mo
         generator.generate([picture_request()])
 
 
+def test_a_salt_tells_both_caches_apart(assets):
+    one, other = (
+        wire.request_body(picture_request(), assets, "m", salt) for salt in ("a.1", "a.2")
+    )
+    assert (one["cache_salt"], other["cache_salt"]) == ("a.1", "a.2")
+    (first,), (second,) = one["content_parts"], other["content_parts"]
+    assert first["url"] == second["url"]
+    assert first["uuid"] != second["uuid"]
+    assert (
+        one["content_parts"]
+        == wire.request_body(picture_request(), assets, "m", "a.1")["content_parts"]
+    )
+    plain = wire.request_body(picture_request(), assets, "m")
+    assert "cache_salt" not in plain
+    assert "uuid" not in plain["content_parts"][0]
+
+
+def test_versions_of_a_response_under_way(servers, build):
+    """With rollout.in_flight the versions that follow each other are ours and in order."""
+    generator = build(servers[:1])
+    generator._in_flight = True
+    generator._label, generator._newest = "run.3", "run.4"
+
+    def response(*labels):
+        return wire.ServerResponse([1], np.zeros(1, np.float32), "stop", (), labels)
+
+    for labels in (("run.3",), ("run.3", "run.4"), ("run.4",)):
+        generator._check_versions(response(*labels), "run.3", "run.4")
+    for labels in ((), ("run.2", "run.3"), ("run.4", "run.3"), ("run.5",), ("you.3",)):
+        with pytest.raises(RunError, match="someone else changes the servers' weights"):
+            generator._check_versions(response(*labels), "run.3", "run.4")
+    generator._in_flight = False
+    with pytest.raises(RunError, match="someone else changes"):
+        generator._check_versions(response("run.3", "run.4"), "run.3", "run.4")
+
+
 def test_a_refusal_is_not_passed_on(servers, build):
     servers[0].status = 400
     servers[0].body = b'{"error": {"message": "max_tokens is too large"}}'

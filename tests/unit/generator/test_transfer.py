@@ -181,6 +181,33 @@ def test_an_update_is_these_calls_in_this_order():
         assert torch.equal(server.sent[name], tensor)
 
 
+def test_requests_under_way_may_go_on_by_new_weights():
+    """The caches stay: the requests' own keys tell versions apart."""
+    server, mine = (
+        RecordingServer(),
+        transfer.WeightSender(routes.ChunkRoute(), "me", in_flight=True),
+    )
+    mine.send([server], WEIGHTS.items(), 12)
+    calls = server.calls[server.calls.index("/pause?mode=keep&clear_cache=false") :]
+    assert calls == [
+        "/pause?mode=keep&clear_cache=false",
+        "/start_weight_update",
+        "/update_weights",
+        "/update_weights",  # the end
+        "/finish_weight_update",
+        "/resume",
+        "/weight_info",
+    ]
+
+
+def test_versions_of_one_owner_in_order():
+    assert ownership.in_order(["me.7"])
+    assert ownership.in_order(["me.7", "me.7", "me.9", "me.10"])
+    assert not ownership.in_order(["me.7", "me.6"])
+    assert not ownership.in_order(["me.7", "you.8"])
+    assert not ownership.in_order(["me.7", "me.claimed"])
+
+
 def test_a_connected_server_is_only_asked_for_its_owner():
     server, mine = RecordingServer(), sender()
     mine.send([server], WEIGHTS.items(), 1)

@@ -16,13 +16,13 @@ from rich.console import Console
 from sapo_vl.errors import DataError, SetupError
 from sapo_vl.runs import progress as progress_module
 from sapo_vl.runs.metrics import MetricsWriter, read, truncate
-from sapo_vl.runs.plots import _held_out, _smooth, curves
+from sapo_vl.runs.plots import _held_out, curves, smooth
 from sapo_vl.runs.progress import ProgressDisplay, table
+from sapo_vl.runs.trackers import TensorBoard, WandB
 
 
-def open_writer(run_dir: Path, **changes) -> MetricsWriter:
-    options = {"tensorboard": False, "wandb": False, "wandb_project": None, "config": {"a": 1}}
-    return MetricsWriter(run_dir, **(options | changes))
+def open_writer(run_dir: Path, *trackers) -> MetricsWriter:
+    return MetricsWriter(run_dir, {"a": 1}, trackers)
 
 
 def write_rows(run_dir: Path, *rows: dict) -> None:
@@ -104,12 +104,12 @@ def test_truncate_without_a_file_makes_an_empty_one(tmp_path):
 def test_tensorboard_agrees_with_the_file_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    writer = open_writer(tmp_path, tensorboard=True)
+    writer = open_writer(tmp_path, TensorBoard)
     for step in (1, 2, 3):
         writer.write(train_row(step, accuracy=step / 10, note="text", bad=math.nan))
     writer.close()
     truncate(tmp_path, {"train": 1})
-    writer = open_writer(tmp_path, tensorboard=True)
+    writer = open_writer(tmp_path, TensorBoard)
     writer.write(train_row(2, accuracy=0.9))
     writer.close()
 
@@ -122,7 +122,7 @@ def test_tensorboard_agrees_with_the_file_after_a_resume(tmp_path):
 def test_a_missing_wandb_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(SetupError, match=r"run\.wandb needs the package wandb"):
-        open_writer(tmp_path, wandb=True)
+        open_writer(tmp_path, WandB)
 
 
 def plain_console() -> Console:
@@ -220,7 +220,7 @@ def test_a_table_on_a_terminal_loses_nothing():
 
 
 def test_the_moving_mean_by_hand():
-    got = _smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3)
+    got = smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3)
     np.testing.assert_allclose(got, [1.5, 3.0, 3.0, 3.0])
 
 

@@ -9,7 +9,7 @@ from sapo_vl.runs import plots
 
 def test_terms_are_told_from_tasks():
     rows = [{"reward/term/boxed": 0.5, "reward/term/boxed/sum": 0.1, "reward/task/sum": 1.0}]
-    assert plots._terms([*rows, {"reward/term/format": 1.0}]) == ["boxed", "format"]
+    assert plots.term_names([*rows, {"reward/term/format": 1.0}]) == ["boxed", "format"]
 
 
 def test_a_run_without_any_verdict_can_be_drawn(tmp_path):

@@ -24,6 +24,7 @@ OTHER = {
     "learner.offload_optimizer": "true",
     "learner.offload_parameters": "true",
     "data.train_split": "other",
+    "data.rest_after": "2",
     "data.synthetic_train": "5",
     "data.synthetic_test": "5",
     "data.eval_split": "other",

@@ -17,6 +17,8 @@ import pytest
 from helpers import ROOT
 from launchers import launch
 
+from sapo_vl.cli.doctor import LAUNCHER
+
 SCRIPTS = ROOT / "scripts"
 TORCH = metadata.version("torch")
 EXTRA = "cpu" if "+cpu" in TORCH else "gpu"
@@ -56,6 +58,13 @@ def test_one_process_where_there_is_one_device(checkout):
     assert launch(checkout, "train_vl.sh", "a.b=1", CUDA_VISIBLE_DEVICES="3") == call
     visible = {"CUDA_VISIBLE_DEVICES": "0,1", "SAPO_RANKS": "1"}
     assert launch(checkout, "train_vl.sh", "a.b=1", **visible) == call
+
+
+def test_a_failure_of_training_can_name_the_doctor(checkout):
+    python = checkout / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "${LAUNCHER}" >> "$CALLS"\n')
+    assert launch(checkout, "train_vl.sh", SAPO_RANKS="1") == ["train_vl.sh"]
+    assert launch(checkout, "eval_vl.sh") == [""]
 
 
 @pytest.mark.parametrize("devices", ["", "-1"])

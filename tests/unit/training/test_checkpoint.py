@@ -245,3 +245,17 @@ def test_a_pinned_checkpoint_outlives_the_newest(tmp_path):
     for step in (8, 10):
         save(tmp_path, step, keep=1)
     assert names(tmp_path) == ["step_000004+1", "step_000010"]
+
+
+def test_the_best_is_pinned_in_place_of_an_earlier_best(tmp_path):
+    checkpoint.mark_best(tmp_path, 1)  # has no checkpoint: nothing happens
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=1)
+        if step < 3:
+            checkpoint.mark_best(tmp_path, step)
+    assert names(tmp_path) == ["step_000002", "step_000003"]
+    assert checkpoint.latest(tmp_path).name == "step_000003"
+    checkpoint.pin_last_before(tmp_path, 3)  # the same one, for another reason
+    checkpoint.mark_best(tmp_path, 3)
+    save(tmp_path, 4, keep=1)
+    assert names(tmp_path) == ["step_000002", "step_000003", "step_000004"]

@@ -13,6 +13,7 @@ from sapo_vl.model.weights import FrozenWeights
 from sapo_vl.runs import plots
 from sapo_vl.runs.files import read_json, write_json
 from sapo_vl.runs.folder import Run
+from sapo_vl.training import report
 from sapo_vl.training.report import write_report
 
 
@@ -24,6 +25,8 @@ def _no_drawing(monkeypatch):
 class FakeTrainer:
     """As much of a trainer as a report needs; its model is a file that holds the step."""
 
+    saves = False  # whether an evaluation has a checkpoint
+
     def __init__(self, folder, step: int, *overrides: str) -> None:
         config = load(None, [f"run.dir={folder}", "evaluation.samples=2", *overrides])
         self.run = Run(config, resume=folder.exists())
@@ -34,6 +37,7 @@ class FakeTrainer:
         self.learner = SimpleNamespace(
             export=self.export, frozen=frozen, check_frozen=lambda: frozen
         )
+        self.checkpoints = self.run.dir / "checkpoints"
         self.evaluated: list[str] = []
         self.settled = False
         if not (self.run.dir / "eval" / "before.json").exists():
@@ -68,6 +72,8 @@ class FakeTrainer:
             row = {"phase": "eval", "step": self.state.step, "name": name, "avg": share}
             file.write(json.dumps(row) + "\n")
         write_json(folder / f"{name}.json", figures | self.evaluation_stamp())
+        if self.saves:
+            (self.checkpoints / f"step_{self.state.step:06d}").mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture
@@ -146,3 +152,75 @@ def test_an_evaluation_without_any_verdict_is_unknown(tmp_path, capsys):
     write_report(made)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.strip().startswith("after")]
     assert line.split() == ["after", "-", "-", "-"]
+
+
+BEST = ("evaluation.every=1", "checkpoint.best=avg")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Return the checkpoints that were exported; a model is a file with its checkpoint's name."""
+    names: list[str] = []
+
+    monkeypatch.setattr(FakeTrainer, "saves", True)
+
+    def write_model(config, path, out) -> None:
+        names.append(path.name)
+        out.mkdir()
+        (out / "weights").write_text(path.name)
+
+    monkeypatch.setattr(report, "write_model", write_model)
+    return names
+
+
+def past_evaluation(made: FakeTrainer, step: int) -> None:
+    made.state.step, end = step, made.state.step
+    made.evaluate(f"step_{step:06d}")
+    made.state.step = end
+
+
+def test_the_best_model_is_exported_beside_the_last(tmp_path, written, capsys):
+    made = FakeTrainer(tmp_path / "run", 2, *BEST, "rollout.steps=2")
+    past_evaluation(made, 7)  # of a later step than the end: left by a killed process
+    past_evaluation(made, 1)
+    write_report(made)
+    assert written == ["step_000002"]
+    summary = read_json(made.run.dir / "summary.json")
+    figures = {"metric": "avg", "step": 2, "value": 0.2, "evaluations": 2, "later": 0}
+    assert summary["best"] == figures
+    assert summary["stopped_early"] is None
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "best model" in x]
+    assert "20.0 %, the highest of 2 evaluations and so too high on average" in line
+    write_report(FakeTrainer(made.run.dir, 2, *BEST))
+    assert written == ["step_000002"]  # once
+
+    made = FakeTrainer(made.run.dir, 4, *BEST)
+    write_report(made)
+    assert (made.run.dir / "best" / "weights").read_text() == "step_000004"
+    assert (made.run.dir / "best-step_000002" / "weights").read_text() == "step_000002"
+    assert read_json(made.run.dir / "best.json") == {"step": 4}
+
+
+def test_a_run_that_stopped_early_says_so(tmp_path, written, capsys):
+    keys = (*BEST, "rollout.steps=9", "evaluation.patience=3")
+    made = FakeTrainer(tmp_path / "run", 2, *keys)
+    write_report(made)
+    summary = read_json(made.run.dir / "summary.json")
+    assert summary["stopped_early"] == {"step": 2, "steps": 9, "patience": 3}
+    assert "stopped early at step 2 of 9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("saved", "reason"), [(True, "manifest.json is missing"), (False, "step_000002 does not exist")]
+)
+def test_a_damaged_best_checkpoint_costs_its_folder_and_not_the_run(
+    tmp_path, capsys, saved, reason
+):
+    made = FakeTrainer(tmp_path / "run", 2, *BEST)
+    made.saves = saved
+    write_report(made)
+    printed = capsys.readouterr().out
+    assert reason in printed
+    assert "best model" not in printed
+    assert not (made.run.dir / "best").exists()
+    assert read_json(made.run.dir / "summary.json")["best"]["step"] == 2

@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import bare_prompt, make_sample, tiny_config
 
+from sapo_vl.algorithm.telemetry import UpdateReport, keep_token_values
 from sapo_vl.generator.base import SamplingParams
 from sapo_vl.generator.sampling import SampleEngine, problem_seed
 from sapo_vl.rewards.rubric import Rubric, build_rubric
 from sapo_vl.schema import Outcome, Prompt, Reward, Rollout, RolloutGroup, Verdict
+from sapo_vl.training import rollouts
 from sapo_vl.training.rollouts import (
     RolloutBatch,
     replace_groups,
@@ -223,6 +225,12 @@ def test_parquet_holds_what_was_sampled(prompts, tmp_path):
     assert rows[2]["old_logprobs"] is None
     assert rows[1]["token_ids"] == [2, 2]
     assert json.loads(rows[0]["verdicts"]) == {"boxed": ["correct", 1.0, "by hand"]}
+    assert [row["group"] for row in rows] == [0, 0, 1, 1]
+    assert [row["tokens"] for row in rows] == [2, 2, 2, 2]
+    assert [row["mean_logprob"] for row in rows] == [-1.5] * 4
+    assert [row["largest_mismatch"] for row in rows] == [0.5, 2.0, None, None]
+    assert [row["largest_log_ratio"] for row in rows] == [None] * 4
+    assert rows[0]["gate_weights"] is None
     assert [p.name for p in path.parent.iterdir()] == ["step_000001.parquet"]
 
 
@@ -231,3 +239,33 @@ def test_a_record_drawn_again_in_a_step_has_another_seed():
     assert rollout_seed(3, 11, "a") == problem_seed(3, "11:a")
     seeds = {rollout_seed(3, 11, "a", copy) for copy in range(50)}
     assert len(seeds) == 50
+
+
+def test_parquet_holds_the_updates_values_by_token(prompts, tmp_path):
+    one = group(prompts[0], [1, -1], ids=[[1, 2, 3], [4, 2]])
+    keep_token_values(
+        UpdateReport(
+            list(reversed(one.rollouts)),  # the order of micro-batches is the layout's
+            gate_weight_T=np.array([1, 0.5, 0.25, 0.75, 1], np.float32),
+            log_ratio_T=np.array([0, 1, -3, 2, np.nan], np.float32),
+            entropy_T=np.array([5, 4, 3, 2, 1], np.float32),
+        )
+    )
+    path = tmp_path / "step_000001.parquet"
+    write_parquet(path, [one])
+    first, second = pq.read_table(path).to_pylist()
+    assert first["gate_weights"] == [0.25, 0.75, 1]
+    assert first["log_ratios"][:2] == [-3, 2]
+    assert np.isnan(first["log_ratios"][2])
+    assert first["entropies"] == [3, 2, 1]
+    assert (second["gate_weights"], second["log_ratios"]) == ([1, 0.5], [0, 1])
+    assert second["largest_log_ratio"] == 1
+
+
+def test_a_group_lies_in_one_row_group_of_the_file(prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "ROW_GROUP_TOKENS", 5)  # groups of 4 tokens: two, then one
+    groups = [group(prompt, [1, -1]) for prompt in prompts[:3]]
+    write_parquet(tmp_path / "step_000001.parquet", groups)
+    file = pq.ParquetFile(tmp_path / "step_000001.parquet")
+    parts = [file.read_row_group(i)["group"].to_pylist() for i in range(file.num_row_groups)]
+    assert parts == [[0, 0, 1, 1], [2, 2]]

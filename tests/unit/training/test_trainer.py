@@ -141,6 +141,26 @@ def test_a_step_interrupted_between_mini_batches_goes_on_as_if_nothing_had_been(
         assert cut == reference
 
 
+def test_a_file_holds_the_tokens_of_the_updates_it_saw_and_no_others(build, tmp_path):
+    made = build(lambda i: i % 3 and 1, *OPTIONS, "run.rollouts_every=2", name="run")
+    steps(made, 2)
+    files = sorted(path.name for path in (tmp_path / "run" / "rollouts").iterdir())
+    assert files == ["step_000002.parquet"]
+    rows = store_rows(tmp_path / "run" / "rollouts" / files[0])
+    trained = {name for update in made.learner.updates[4:] for name, _, _ in update}
+    assert 0 < len(trained) < len({row["id"] for row in rows})
+    seen = []
+    for row in rows:
+        if row["id"] in trained:
+            assert row["gate_weights"] == [1, 1]
+            assert row["log_ratios"] == [0, 0]
+            seen += row["entropies"]
+        else:  # all of its group's responses got the same reward
+            assert row["gate_weights"] is row["log_ratios"] is row["entropies"] is None
+    numbers = [sum(2 for _ in update) for update in made.learner.updates[4:]]  # tokens by update
+    assert sorted(seen) == [133 + i + j / 1024 for i, n in enumerate(numbers) for j in range(n)]
+
+
 def store_rows(path: Path) -> list[dict]:
     import pyarrow.parquet as pq
 

@@ -1,15 +1,22 @@
 """The judge against a server on loopback that says what the test wants."""
 
+import base64
 import json
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 
+import numpy as np
 import pytest
+from helpers import picture
+from PIL import Image
 
 pytest.importorskip("httpx")
+from sapo_vl.config import load
 from sapo_vl.errors import ConfigError, SetupError
-from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.rewards.rubric import Rubric, build_rubric
 from sapo_vl.rewards.verifiers.judge import (
     Judge,
     JudgeConfig,
@@ -18,6 +25,7 @@ from sapo_vl.rewards.verifiers.judge import (
     refusal,
     render,
 )
+from sapo_vl.rewards.verifiers.judge_pictures import data_uri, image_parts
 from sapo_vl.schema import Outcome, Sample
 
 ONE = Sample("t-1", "test", "t", "What colour?", (), "dark red", answer_type="text")
@@ -244,3 +252,110 @@ def test_the_judge_sees_the_answer_and_not_the_working():
     assert judged_answer("<think>dark red?</think> So \\boxed{crimson}") == "crimson"
     assert judged_answer("<think>dark red") == ""
     assert judged_answer("The answer is crimson. I am sure.") == "crimson"
+
+
+def sent_pictures(body):
+    """Return the decoded pictures and the text of a request's one message, in order."""
+    *pictures, text = body["messages"][0]["content"]
+    assert text["type"] == "text"
+    decoded = []
+    for part in pictures:
+        assert part["type"] == "image_url"
+        head, _, data = part["image_url"]["url"].partition(",")
+        assert head in ("data:image/png;base64", "data:image/jpeg;base64")
+        decoded.append(Image.open(BytesIO(base64.b64decode(data))))
+    return decoded, text["text"]
+
+
+def encoded(image, kind="PNG", **options):
+    out = BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_a_judge_that_sees_gets_the_same_pixels_in_the_problems_order(serve):
+    """Two noise pictures, before the text, in both orders of the answers; the fence as ever."""
+    server = serve(lambda body: (200, SAME))
+    images = (picture(40, 30, 1), picture(30, 50, 2))
+    one = replace(ONE, problem="<image><image>Which is red?", images=images)
+    judge = Judge(JudgeConfig(server.url, "m", pictures=True))
+    (verdict,) = judge.verdicts([(one, "the left one")])
+    assert (verdict.outcome, verdict.score, judge.calls) == (Outcome.CORRECT, 1.0, 2)
+    asked = set()
+    for body in server.requests:
+        found, text = sent_pictures(body)
+        assert len(found) == 2
+        for image, data in zip(found, images, strict=True):
+            pixels = np.asarray(Image.open(BytesIO(data)))
+            assert np.array_equal(np.asarray(image.convert("RGB")), pixels)
+        data = json.loads(next(x for x in text.split("\n") if x.startswith('{"question"')))
+        assert data["question"] == one.problem
+        asked.add((data["answer 1"], data["answer 2"]))
+        assert "pictures above" in text
+    assert asked == {("dark red", "the left one"), ("the left one", "dark red")}
+
+
+def test_other_pictures_are_another_question(serve):
+    """Of equal problems, golds and answers; without pictures it is one question, with text only."""
+    server = serve(lambda body: (200, SAME))
+    samples = [replace(ONE, images=(picture(8, 8, seed),)) for seed in (1, 2, 1)]
+    seeing, blind = (
+        Judge(JudgeConfig(server.url, "m", pictures=on, both_orders=False)) for on in (True, False)
+    )
+    items = [(sample, "crimson") for sample in samples]
+    assert [v.score for v in seeing.verdicts(items)] == [1, 1, 1]
+    assert seeing.calls == 2
+    seeing.verdicts(items)
+    assert seeing.calls == 2  # cached
+    blind.verdicts(items)
+    assert blind.calls == 1
+    assert isinstance(server.requests[-1]["messages"][0]["content"], str)
+    seeing.verdicts([(ONE, "crimson")])  # a problem without pictures
+    assert isinstance(server.requests[-1]["messages"][0]["content"], str)
+
+
+def test_what_a_judge_is_shown_is_upright_on_white_and_not_too_large():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.putpixel((1, 2), (0, 0, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    turned = Image.new("RGB", (4, 2), "red")
+    cases = [
+        encoded(clear),
+        encoded(turned, "PNG", exif=exif),
+        encoded(Image.new("RGB", (3000, 1000), "green"), "BMP"),
+        encoded(Image.new("P", (3, 3)), "GIF"),
+    ]
+    shown = [
+        Image.open(BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2])))
+        for part in image_parts(cases)
+    ]
+    assert {image.format for image in shown} == {"PNG"}
+    assert {image.mode for image in shown} == {"RGB"}
+    assert shown[0].getpixel((0, 0)) == (255, 255, 255)
+    assert shown[0].getpixel((1, 2)) == (0, 0, 255)
+    assert shown[1].size == (2, 4)
+    assert shown[2].size == (1773, 591)  # 3000 x 1000 times sqrt(2^20 / 3 000 000) = 0.5912
+    photo = encoded(Image.new("RGB", (64, 64), "red"), "JPEG")
+    assert data_uri(photo) == "data:image/jpeg;base64," + base64.b64encode(photo).decode()
+
+
+def test_a_picture_that_cannot_be_read_is_no_verdict_without_a_call(serve):
+    server = serve(lambda body: (200, SAME))
+    whole = picture(64, 64)
+    for data in (b"no picture", whole[: len(whole) // 2]):
+        judge = Judge(JudgeConfig(server.url, "m", pictures=True))
+        (verdict,) = judge.verdicts([(replace(ONE, images=(data,)), "crimson")])
+        assert verdict.outcome is Outcome.NO_VERDICT
+        assert verdict.reason == "judge: a picture can't be decoded"
+    assert server.requests == []
+
+
+def test_the_config_turns_the_pictures_on(serve):
+    server = serve(lambda body: (200, SAME))
+    options = f"judge={{url: {server.url}, model: m, pictures: true}}"
+    rubric = build_rubric(load(None, ["rewards=[{fn: judge}]", options]))
+    one = replace(ONE, images=(picture(8, 8),))
+    assert [r.value for r in rubric.grade([(one, r"\boxed{crimson}")])] == [1.0]
+    assert len(sent_pictures(server.requests[0])[0]) == 1
+    rubric.close()

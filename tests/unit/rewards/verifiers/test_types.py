@@ -16,6 +16,7 @@ from sapo_vl.rewards.verifiers import (
     overlong,
     point,
     repetition,
+    shortness,
     text,
 )
 from sapo_vl.schema import ANSWER_TYPES, Outcome, Sample
@@ -232,6 +233,32 @@ def test_overlong_takes_the_token_counts_of_the_batch():
     rubric.close()
 
 
+def test_only_correct_responses_are_rewarded_for_being_short():
+    """Right and short, right and long, wrong and short, wrong and long; then without a verdict."""
+    rubric = Rubric.from_terms([("boxed", 1.0), ("shortness", 0.2)], max_tokens=1000)
+    texts = [r"\boxed{1}", r"\boxed{1}", r"\boxed{2}", r"\boxed{2}"]
+    rewards = rubric.grade([(sample("1"), text) for text in texts], lengths=[250, 1000, 10, 900])
+    assert [r.value for r in rewards] == pytest.approx([1 + 0.2 * 0.75, 1.0, 0.0, 0.0])
+    scores = [r.terms["shortness"].score for r in rewards]
+    assert scores == [0.75, 0.0, 0.0, 0.0]
+    assert [r.correct for r in rewards] == [True, True, False, False]
+    (masked,) = rubric.grade([(sample(""), r"\boxed{1}")], lengths=[10])  # no gold answer
+    assert not masked.valid
+    rubric.close()
+
+
+@pytest.mark.parametrize(
+    ("terms", "key"),
+    [
+        ([("boxed", 1.0), ("shortness", -0.2)], r"rewards\[1\]\.weight.*'shortness'"),
+        ([("shortness", 1.0), ("boxed", 1.0)], r"rewards\[0\]\.fn.*'shortness'"),
+    ],
+)
+def test_a_bonus_for_shortness_that_would_turn_around_is_refused(terms, key):
+    with pytest.raises(ConfigError, match=key):
+        Rubric.from_terms(terms)
+
+
 def test_a_fault_needs_a_negative_weight():
     with pytest.raises(ConfigError, match=r"rewards\[1\].weight"):
         Rubric.from_terms([("answer", 1.0), ("repetition", 0.5)])
@@ -265,5 +292,5 @@ def test_nothing_a_model_writes_raises(response):
         for written in (response, f"\\boxed{{{response}}}", f"the answer is {response}"):
             verdict = answer.ROUTES[kind](sample(GOLDS[kind], kind, choices), written)
             assert 0 <= verdict.score <= 1
-    for shaping in (overlong, repetition, language):
+    for shaping in (overlong, repetition, language, shortness):
         assert 0 <= shaping.score(sample("1"), response).score <= 1

@@ -1,0 +1,1 @@
+"""report.html: what a run was told to do, what it did, and what came out, on one page."""

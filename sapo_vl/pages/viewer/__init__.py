@@ -1,0 +1,1 @@
+"""The rollout viewer: `sapo-vl view RUN`."""
