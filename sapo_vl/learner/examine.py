@@ -42,6 +42,7 @@ INPUTS = {
     "old_logprobs_T": "the old log-prob",
     "advantages_T": "the advantage",
     "weights_T": "the weight",
+    "reference_logprobs_T": "the reference's log-prob",
 }
 """What a token brings into the loss: a field of LossInputs and its name in a message."""
 
@@ -206,7 +207,9 @@ class _Probe:
         start = self._tokens
         self._tokens += len(inputs.logprobs_T)
         for name, words in INPUTS.items():
-            self._note(start, getattr(inputs, name), words)
+            values_C = getattr(inputs, name)
+            if values_C is not None:
+                self._note(start, values_C, words)
         if self.forward is None and not _is_finite(inputs.logprobs_T):
             self.forward = "lm_head"
         inputs.logprobs_T.register_hook(lambda gradient: self._note(start, gradient, GRADIENT))

@@ -33,7 +33,7 @@ from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs import signals
 from sapo_vl.runs.files import read_json
 from sapo_vl.runs.progress import table
-from sapo_vl.schema import RolloutGroup
+from sapo_vl.schema import Rollout, RolloutGroup
 from sapo_vl.system import distributed
 from sapo_vl.training import bundle, export
 from sapo_vl.training.bundle import Manifest
@@ -89,6 +89,7 @@ def main(folder: Path, model: str | None, overrides: list[str]) -> Agreement:
         config.model = config.model.model_copy(update={"lora": adapters})
         renderer = PromptRenderer(start.assets, config.data)
         rollouts = bundle.read_rollouts(folder, renderer, on_policy=manifest.on_policy)
+        rollouts = _with_reference(rollouts, config)
         objective = objectives.build(config)
         began = time.perf_counter()
         with closing(Learner(config, start.assets)) as learner:
@@ -111,6 +112,22 @@ def _config(folder: Path, manifest: Manifest, overrides: list[str]) -> Config:
         raise ConfigError(f"{folder} is not a whole autopsy: config.yaml is missing")
     config = load(path, ["learner.offload_while_sampling=false", *moved, *overrides])
     return objectives.resolve(config)
+
+
+def _with_reference(rollouts: list[Rollout], config: Config) -> list[Rollout]:
+    """Return the rollouts that a KL penalty can be computed on; without any, switch it off.
+
+    Of a whole step only those that were trained on have the reference's log-probs.
+    """
+    if not config.algorithm.kl_coef:
+        return rollouts
+    kept = [rollout for rollout in rollouts if rollout.reference_logprobs is not None]
+    if not kept:
+        config.algorithm.kl_coef = 0.0
+        print("no rollout has the reference's log-probs: algorithm.kl_coef=0 here")
+    elif len(kept) < len(rollouts):
+        print(f"{len(rollouts) - len(kept)} responses that were not trained on are left out")
+    return kept or rollouts
 
 
 @contextmanager
