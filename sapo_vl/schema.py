@@ -7,7 +7,8 @@ mini-batches of Rollouts. The same Rollout object is filled in along the way, ne
     generator      token_ids, text, finish_reason, generator_logprobs
     rewards        reward
     advantages     advantage
-    learner        old_logprobs, then gate_weights, log_ratios and entropies of its update
+    learner        old_logprobs and reference_logprobs, then gate_weights, log_ratios and
+                   entropies of its update
 
 Worked example, a group of two:
 
@@ -162,6 +163,7 @@ class Rollout:
     reward: Reward | None = None  # None until it is graded
     advantage: float = 0.0  # of the whole response; 0 gives no gradient
     old_logprobs: np.ndarray | None = None  # [T] float32, log pi_old; None: set by the next forward
+    reference_logprobs: np.ndarray | None = None  # [T] float32, log pi_ref; None: no KL penalty
     is_filler: bool = False  # weight 0: only keeps this rank's collectives in step with the others'
     versions: tuple[VersionSpan, ...] = ()  # who sampled which tokens, where the sampler tells
     # Of the update that trained on it, before its weights moved; None unless a file will hold them:

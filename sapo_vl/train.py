@@ -45,6 +45,9 @@ def train_step(trainer: Trainer, step: Step) -> None:
     if state.mini_batch == 0:  # otherwise the checkpoint holds pi_old
         trainer.fill_old_logprobs(step.batch)  # pi_old, and its distance from mu
         step.timer.lap("old_logprobs")
+    if trainer.config.algorithm.kl_coef:
+        trainer.fill_reference_logprobs(step.batch)  # pi_ref, the start of the run
+        step.timer.lap("reference")
     for mini_batch in step.remaining_mini_batches():
         step.add(learner.update(mini_batch, trainer.objective, step.lr))  # pi_theta
     trainer.check_weights()  # before the sampler gets them

@@ -61,6 +61,10 @@ def main() -> None:
             shoot(page, arguments.out / f"report-examples-{width}.webp")
             page.goto(address)
             page.wait_for_load_state("networkidle")
+            offered = page.locator("#heat option:not([disabled])")
+            names = [option.get_attribute("value") for option in offered.all()]
+            page.locator("#heat").select_option(names[-1])  # none where no heat can be shown
+            page.wait_for_load_state("networkidle")
             shoot(page, arguments.out / f"viewer-{width}.webp")
             page.close()
         browser.close()

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import torch
 from helpers import bare_prompt
 
 from sapo_vl import train
@@ -76,17 +77,33 @@ class Generator:
 class Learner:
     """Counts its updates; `signal_at` sends a stop signal inside of that update."""
 
-    model = None
+    model = torch.nn.Linear(1, 1)
     weights_away = False
+    digest = "start"
 
     def __init__(self, stop=None, signal_at: int = 0) -> None:
         self.updates: list[list[tuple[str, float, list[float]]]] = []
         self._stop, self._signal_at = stop, signal_at
+        self.reference_passes = 0
 
     def fill_old_logprobs(self, rollouts) -> None:
         """Disagree with the sampler by 0.001 per update so far."""
         for rollout in rollouts:
             rollout.old_logprobs = rollout.generator_logprobs + 0.001 * (1 + len(self.updates))
+
+    def export(self, out: Path) -> None:
+        """Write a folder without weights."""
+        out.mkdir(parents=True)
+
+    def keep_reference(self) -> str:
+        """Return the digest of what it starts from."""
+        return self.digest
+
+    def fill_reference_logprobs(self, mini_batches) -> None:
+        """Be half a nat above the sampler."""
+        self.reference_passes += 1
+        for rollout in (rollout for mini_batch in mini_batches for rollout in mini_batch):
+            rollout.reference_logprobs = rollout.generator_logprobs + 0.5
 
     def update(self, rollouts, objective, lr) -> UpdateReport:
         """Keep what was trained on."""
@@ -112,7 +129,7 @@ class Learner:
             log_ratio_T=0 * ones,
             gate_weight_T=ones,
             grad_coefficient_T=ones,
-            entropy_T=np.arange(tokens, dtype=np.float32) + 1000 * len(self.updates),
+            entropy_T=np.arange(tokens, dtype=np.float32) / 1024 + 128 + len(self.updates),
             logprobs_T=-ones,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def png(colour: str = "red", size: tuple[int, int] = (12, 8)) -> bytes:
     return file.getvalue()
 
 
+@cache
 def byte_tokenizer():
     """Return a tokenizer with one token per byte, and an end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -33,7 +33,7 @@ def image_parts(images: Sequence[bytes]) -> list[dict[str, Any]]:
     return [{"type": "image_url", "image_url": {"url": data_uri(image)}} for image in images]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def data_uri(data: bytes) -> str:
     """Return a picture's `data:` address. Raises NoUsableReplyError for one that can't be read."""
     from PIL import Image, ImageOps

@@ -13,7 +13,7 @@ All arithmetic is float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ class LossInputs(NamedTuple):
     advantages_T: Tensor  # A of the token's response
     weights_T: Tensor  # aggregation weight with one global denominator, times the mismatch weight
     lengths_R: Tensor  # tokens of each whole response, even if the T are only a chunk
+    reference_logprobs_T: Tensor | None = None  # log pi_ref, detached, for the KL penalty (kl.py)
 
 
 class Surrogate(NamedTuple):
@@ -43,6 +44,8 @@ class Surrogate(NamedTuple):
     gate_weight_T: Tensor  # w; for a clipping objective 1 inside its bounds, 0 outside
     grad_coefficient_T: Tensor  # the factor of weight * A * grad log pi; w * r for SAPO
     clamped: Tensor  # scalar count of tokens beyond LOG_RATIO_LIMIT
+    penalty: Tensor | None = None  # scalar, the KL penalty's part of `loss`; None: there is none
+    reference_kl_T: Tensor | None = None  # the penalty's estimate of the KL to the reference
 
 
 class Ratio(NamedTuple):
@@ -71,6 +74,8 @@ def mismatch_weight(old_logprobs_T: Tensor, generator_logprobs_T: Tensor, cap: f
 
 def concatenate(chunks: Sequence[Surrogate]) -> Surrogate:
     """Join the surrogates of consecutive chunks of tokens into that of all of them."""
+    penalties = _present(c.penalty for c in chunks)
+    kl = _present(c.reference_kl_T for c in chunks)
     return Surrogate(
         torch.stack([c.loss for c in chunks]).sum(),
         torch.stack([c.loss_centered for c in chunks]).sum(),
@@ -78,4 +83,10 @@ def concatenate(chunks: Sequence[Surrogate]) -> Surrogate:
         torch.cat([c.gate_weight_T for c in chunks]),
         torch.cat([c.grad_coefficient_T for c in chunks]),
         torch.stack([c.clamped for c in chunks]).sum(),
+        torch.stack(penalties).sum() if penalties else None,
+        torch.cat(kl) if kl else None,
     )
+
+
+def _present(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return [tensor for tensor in tensors if tensor is not None]

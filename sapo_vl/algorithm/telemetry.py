@@ -63,6 +63,7 @@ class UpdateReport:
     loss: float = 0.0  # this rank's share of the global loss
     loss_centered: float = 0.0  # this rank's share of the centered objective
     clamped: float = 0.0  # this rank's tokens beyond the log-ratio limit
+    penalty: float = 0.0  # the KL penalty's part of `loss`
     grad_norm: float = 0.0  # over all ranks, before clipping
     skipped: bool = False  # the gradient was not finite and the weights are unchanged
     log_ratio_T: np.ndarray = field(default_factory=_empty)
@@ -70,6 +71,7 @@ class UpdateReport:
     grad_coefficient_T: np.ndarray = field(default_factory=_empty)
     entropy_T: np.ndarray = field(default_factory=_empty)
     logprobs_T: np.ndarray = field(default_factory=_empty)
+    reference_kl_T: np.ndarray = field(default_factory=_empty)  # empty without a KL penalty
 
 
 def keep_token_values(report: UpdateReport) -> None:
@@ -108,7 +110,8 @@ def mini_batch_stats(
     and bound. Statistics of a sign or kind that no response has are omitted. `gate/max_wr_*`
     is the largest factor of A * grad log pi (for SAPO w * r), `ratio/ess` the effective sample size
     (sum r)^2 / (T * sum r^2), in (0, 1], and `ratio/kl` the mean of r - 1 - log r, an estimate of
-    KL(pi_old || pi_theta) from samples of pi_old.
+    KL(pi_old || pi_theta) from samples of pi_old. `kl/reference` is the mean over tokens of r * k3
+    (kl.py), an estimate of KL(pi_theta || pi_ref), and `kl/penalty` the penalty's part of `loss`.
     """
     if not report.rollouts:
         return {"loss": 0.0}
@@ -128,6 +131,12 @@ def mini_batch_stats(
             index = tokens.token_index(selected_B)
             values[f"gate/mean_{kind}"] = float(tokens.weight_T[index].mean(dtype=np.float64))
             values[f"ratio/kl_{kind}"] = float(kl_T[index].mean())
+    if len(report.reference_kl_T):
+        values |= {
+            "kl/reference": float(report.reference_kl_T.mean(dtype=np.float64)),
+            "kl/reference_max": float(report.reference_kl_T.max()),
+            "kl/penalty": report.penalty,
+        }
     return values | {
         "gate/mean": float(tokens.weight_T.mean(dtype=np.float64)),
         "gate/p01": float(np.percentile(tokens.weight_T, 1)),

@@ -235,6 +235,11 @@ class AlgorithmConfig(Section):
         description="denominator of the importance ratio: recompute: the learner's own log-probs "
         "at the start of the step; gate: the sampler's, so that the gate sees the rollouts' age",
     )
+    kl_coef: float = Field(
+        0.0,
+        ge=0,
+        description="factor of the KL penalty to the policy that SAPO started from; 0: none",
+    )
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -41,6 +41,12 @@ NAME = "sapo_shared_prefix"
 FLASH_WIDTH = 256
 """Widest head of the flash kernels."""
 
+FLEX_KERNEL = {"BACKEND": "TRITON"}
+"""One kernel for rows of any length. Left to itself FlexAttention takes its decoding kernel for
+rows under 128 tokens without a gradient, which has no form for float32 heads of width 128 (torch
+2.11).
+"""
+
 
 @dataclass(slots=True)
 class SharedPrefix:
@@ -173,14 +179,17 @@ def flex(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The same as `cascade`, with FlexAttention; the first layer builds the block mask."""
-    compiled = query.device.type == "cuda"  # elsewhere only the uncompiled reference exists
+    compiled = _on_gpu(query)  # elsewhere only the uncompiled reference exists
     attend, create = _flex_functions(compiled)
     if layout.block_mask is None:
         length = query.shape[2]
         layout.block_mask = create(
             lambda b, h, q, k: _visible(layout, q, k), None, None, length, length, query.device
         )
-    out = attend(query, key, value, block_mask=layout.block_mask, scale=scaling, enable_gqa=True)
+    out = attend(
+        query, key, value, block_mask=layout.block_mask, scale=scaling, enable_gqa=True,
+        kernel_options=FLEX_KERNEL if compiled else None,
+    )  # fmt: skip
     return out.transpose(1, 2), None
 
 
@@ -213,6 +222,10 @@ def _visible(layout: SharedPrefix, query: Tensor, key: Tensor) -> Tensor:
         & (key <= query)
         & ((response == 0) | (response == layout.response_T[query]))
     )
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
 
 
 @cache

@@ -4,15 +4,15 @@ Every loss is summed with token weights that share one global denominator, and D
 over ranks is undone by the factor `world_size`: the gradient is the same for any number of ranks,
 micro-batches and layouts. A step whose gradient is not finite is skipped on all ranks.
 
-Legend: T response tokens of a micro-batch, R its responses.
+Legend: T response tokens of a micro-batch.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sapo_vl.algorithm.objectives import Objective
-from sapo_vl.algorithm.surrogate import LossInputs, Surrogate, mismatch_weight
+from sapo_vl.algorithm.surrogate import Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import Config
 from sapo_vl.errors import DataError
@@ -33,7 +33,9 @@ from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.optimizer import all_cores, build_optimizer, state_tensors, undo_first_step
 from sapo_vl.learner.patch_embedding import use_product
 from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.reference import ReferenceWeights
 from sapo_vl.learner.saved_weights import check_files
+from sapo_vl.learner.token_constants import token_constants
 from sapo_vl.model import lora
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.model.save import save_model
@@ -53,31 +55,6 @@ GATHER_GROUP = 16
 """ZeRO-3 parameters gathered at once when weights are streamed out: bounded memory, few calls."""
 
 
-@dataclass(slots=True)
-class TokenConstants:
-    """Per-token constants of a micro-batch's loss, on the learner's device."""
-
-    advantages_T: Tensor
-    weights_T: Tensor  # aggregation weight with the global denominator; 0 for fillers
-    old_logprobs_T: Tensor | None  # None: on policy, the forward's own
-    generator_logprobs_T: Tensor | None  # None in supervised training
-    lengths_R: Tensor  # tokens of each response
-
-    def inputs(self, logprobs_C: Tensor, chunk: slice, importance_cap: float | None) -> LossInputs:
-        """Return the loss inputs of a chunk of the tokens, given their log-probs.
-
-        With an `importance_cap` the weights include min(pi_old / mu, cap).
-        """
-        old_C, weights_C = logprobs_C.detach(), self.weights_T[chunk]
-        if self.old_logprobs_T is not None:
-            old_C = self.old_logprobs_T[chunk]
-        if importance_cap is not None:
-            assert self.generator_logprobs_T is not None, "rollouts without the sampler's log-probs"
-            mu_C = self.generator_logprobs_T[chunk]
-            weights_C = weights_C * mismatch_weight(old_C, mu_C, importance_cap)
-        return LossInputs(logprobs_C, old_C, self.advantages_T[chunk], weights_C, self.lengths_R)
-
-
 class Learner:
     """A policy under training: DeepSpeed engine, optimizer state and forward path."""
 
@@ -90,6 +67,7 @@ class Learner:
         self._options = config.learner
         self._state: HostCopy | None = None  # the optimizer's, while it is in host memory
         self._base: HostCopy | None = None  # of frozen weights: kept once it has been made
+        self._reference: ReferenceWeights | None = None  # of the KL penalty
         self.weights_away = False  # whether the frozen weights are in host memory alone
         settings = deepspeed_settings(config)
         check_weights(assets)
@@ -149,7 +127,33 @@ class Learner:
         self._wake_weights()
         for batch in self._micro_batches(rollouts):
             beat()
-            _set_old_logprobs(batch, self._engine(batch).out.logprobs_N)
+            _set_logprobs(batch, self._engine(batch).out.logprobs_N, "old_logprobs")
+
+    def keep_reference(self) -> str:
+        """Keep the present weights as the reference policy's; return a digest of the policy.
+
+        Call it on every rank before `load`. New adapters change nothing, and are left out of the
+        digest.
+        """
+        trained = [p for p in self._policy.parameters() if p.requires_grad]
+        self._reference = ReferenceWeights(trained, self._engine.empty_partition_cache)
+        starts_anew = self._lora is not None and self._lora.path is None
+        names = self._gathered(lambda name: not (starts_anew and lora.is_adapter(name)))
+        return frozen_weights(names).digest
+
+    @torch.no_grad()
+    def fill_reference_logprobs(self, mini_batches: Iterable[Sequence[Rollout]]) -> None:
+        """Set `reference_logprobs` of all rollouts; every rank must call it with as many batches.
+
+        `keep_reference` must have been called.
+        """
+        assert self._reference is not None, "no reference was kept"
+        self._wake_weights()
+        with self._reference.awake():
+            for rollouts in mini_batches:
+                for batch in self._micro_batches(rollouts):
+                    beat()
+                    _set_logprobs(batch, self._engine(batch).out.logprobs_N, "reference_logprobs")
 
     def update(
         self,
@@ -175,7 +179,7 @@ class Learner:
         tokens: dict[str, list[np.ndarray]] = defaultdict(list)
         for batch in self._micro_batches(rollouts):
             beat()
-            constants = _token_constants(batch, objective, denominator, distributed.device())
+            constants = token_constants(batch, objective, denominator, distributed.device())
             out, surrogate = self._engine(
                 batch,
                 lambda out, chunk, constants=constants: objective.loss(
@@ -185,7 +189,7 @@ class Learner:
             )
             self._engine.backward(surrogate.loss * distributed.world_size())
             if any(rollout.old_logprobs is None for rollout in batch):
-                _set_old_logprobs(batch, out.logprobs_N)
+                _set_logprobs(batch, out.logprobs_N, "old_logprobs")
             if not all(rollout.is_filler for rollout in batch):
                 _append(report, tokens, batch, out, surrogate)
         for name, arrays in tokens.items():
@@ -374,38 +378,12 @@ def _keep_whole(blocks: Sequence[torch.nn.Module]) -> None:
         set_z3_leaf_module(block, True)
 
 
-def _set_old_logprobs(batch: Sequence[Rollout], logprobs_N: Tensor) -> None:
+def _set_logprobs(batch: Sequence[Rollout], logprobs_N: Tensor, name: str) -> None:
     values = logprobs_N.detach().float().cpu().numpy()
     start = 0
     for rollout in batch:
-        rollout.old_logprobs = values[start : start + len(rollout.token_ids)]
+        setattr(rollout, name, values[start : start + len(rollout.token_ids)])
         start += len(rollout.token_ids)
-
-
-def _token_constants(
-    batch: Sequence[Rollout], objective: Objective, denominator: float, device: torch.device
-) -> TokenConstants:
-    lengths = [len(rollout.token_ids) for rollout in batch]
-    weight = objective.aggregation.token
-
-    def repeat(values: list[float]) -> Tensor:
-        return torch.repeat_interleave(
-            torch.tensor(values, dtype=torch.float32), torch.tensor(lengths)
-        ).to(device)
-
-    def concatenate(arrays: list[np.ndarray | None]) -> Tensor | None:
-        present = [a for a in arrays if a is not None]
-        if len(present) < len(arrays):
-            return None
-        return torch.from_numpy(np.concatenate(present)).to(device)
-
-    return TokenConstants(
-        advantages_T=repeat([r.advantage for r in batch]),
-        weights_T=repeat([0.0 if r.is_filler else weight(r) / denominator for r in batch]),
-        old_logprobs_T=concatenate([r.old_logprobs for r in batch]),
-        generator_logprobs_T=concatenate([r.generator_logprobs for r in batch]),
-        lengths_R=torch.tensor(lengths, device=device),
-    )
 
 
 def _append(
@@ -421,6 +399,9 @@ def _append(
     report.loss += float(surrogate.loss.detach())
     report.loss_centered += float(surrogate.loss_centered)
     report.clamped += float(surrogate.clamped)
+    if surrogate.penalty is not None and surrogate.reference_kl_T is not None:
+        report.penalty += float(surrogate.penalty)
+        tokens["reference_kl_T"].append(surrogate.reference_kl_T.cpu().numpy()[counted_T])
     for name, values_T in (
         ("log_ratio_T", surrogate.log_ratio_T),
         ("gate_weight_T", surrogate.gate_weight_T),

@@ -26,7 +26,6 @@ class HostCopy:
 
         Don't print an emptied tensor: PyTorch reads memory that is not there.
         """
-        pin = device.type == "cuda"
         self._device = device
         self._pieces: list[tuple[torch.UntypedStorage, list[Tensor]]] = []
         seen = set[int]()
@@ -36,11 +35,7 @@ class HostCopy:
             if not movable or not storage.nbytes() or storage.data_ptr() in seen:
                 continue
             seen.add(storage.data_ptr())
-            pieces = [
-                torch.empty_like(piece, device="cpu", pin_memory=pin).copy_(piece, non_blocking=pin)
-                for piece in _bytes(storage, device).split(_sizes(storage.nbytes()))
-            ]
-            self._pieces.append((storage, pieces))
+            self._pieces.append((storage, host_copies(_bytes(storage, device))))
         _wait(device)
         self.nbytes = sum(storage.nbytes() for storage, _ in self._pieces)
         self.release()
@@ -57,16 +52,27 @@ class HostCopy:
 
         With `keep` the copy stays, for tensors that never change: `release` then copies nothing.
         """
-        for storage, pieces in self._pieces:
-            storage.resize_(sum(len(piece) for piece in pieces))
-            start = 0
-            whole = _bytes(storage, storage.device)
-            for piece in pieces:
-                whole[start : start + len(piece)].copy_(piece, non_blocking=True)
-                start += len(piece)
+        for storage, copies in self._pieces:
+            storage.resize_(sum(len(copy) for copy in copies))
+            for piece, copy in zip(pieces(_bytes(storage, storage.device)), copies, strict=True):
+                piece.copy_(copy, non_blocking=True)
         _wait(self._device)
         if not keep:
             self._pieces = []
+
+
+def host_copies(source: Tensor) -> list[Tensor]:
+    """Return copies of the pieces of `source`, bytes; from a GPU they may not be filled yet."""
+    pin = source.is_cuda
+    return [
+        torch.empty_like(piece, device="cpu", pin_memory=pin).copy_(piece, non_blocking=pin)
+        for piece in pieces(source)
+    ]
+
+
+def pieces(source: Tensor) -> tuple[Tensor, ...]:
+    """Return views of bytes, each as large as a host buffer."""
+    return source.split(_sizes(source.numel()))
 
 
 def _sizes(nbytes: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sapo_vl.config import Config, tiny_family
-from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.errors import ConfigError, DataError, SetupError
 from sapo_vl.model.assets import ModelAssets, open_assets
 from sapo_vl.model.families import family_of
 from sapo_vl.model.rotary import restore_frequencies
@@ -21,6 +22,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 NAMED = 3
 """Names of weights that a message repeats."""
+
+OLDEST_TRANSFORMERS = (5, 18)
+"""The first release whose models take pictures that are encoded beforehand (`mm_encoder_outputs`).
+Older ones ignore that argument without a word: the model would be trained without its pictures."""
 
 
 def check_model(config: Config) -> None:
@@ -105,9 +110,11 @@ def load_weights(assets: ModelAssets, dtype: str) -> Any:
 
     Raises:
         DataError: the folder's weights are not those of its config, or not finite.
+        SetupError: the installed transformers is older than OLDEST_TRANSFORMERS.
     """
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, __version__
 
+    check_transformers(__version__)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             assets.path,
@@ -129,6 +136,16 @@ def load_weights(assets: ModelAssets, dtype: str) -> Any:
     model.config.use_cache = False
     restore_frequencies(model)
     return model.train()
+
+
+def check_transformers(installed: str) -> None:
+    """Raise SetupError for a release before OLDEST_TRANSFORMERS."""
+    if tuple(map(int, re.findall(r"\d+", installed)[:2])) < OLDEST_TRANSFORMERS:
+        wanted = ".".join(map(str, OLDEST_TRANSFORMERS))
+        raise SetupError(
+            f"transformers {installed} is too old: its models ignore encoded pictures; "
+            f"pip install 'transformers>={wanted}'"
+        )
 
 
 def _refuse_differences(path: str, info: Mapping[str, Any]) -> None:

@@ -16,6 +16,9 @@ from sapo_vl.system import distributed
 MADE = "made in the run"
 """In place of a fingerprint: procedural problems, the tiny model."""
 
+REFERENCE = "the policy that SAPO starts from (the reference of algorithm.kl_coef)"
+"""The name of its weights' digest."""
+
 
 def input_fingerprints(config: Config) -> dict[str, str]:
     """Return a fingerprint of the model folder and of each data set, by its config key."""

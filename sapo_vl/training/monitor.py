@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sapo_vl.algorithm import staleness, telemetry
 from sapo_vl.algorithm.reward_terms import commonest_cause, sum_by_name, term_rates
 from sapo_vl.algorithm.telemetry import UpdateReport
-from sapo_vl.config import dump
+from sapo_vl.config import Config, dump
 from sapo_vl.errors import RunError, printable
 from sapo_vl.runs import metrics, trackers
 from sapo_vl.runs.files import read_json, write_json
@@ -57,7 +57,7 @@ def open_metrics(run: Run, *, resume: bool) -> Iterator[MetricsWriter | None]:
         metrics.truncate(run.dir, _covered_steps(run))
         metrics.drop(run.dir, lambda row: _lacks_summary(run, row))
     options = run.config.run
-    chosen = {
+    chosen: dict[metrics.OpenTracker, bool] = {
         trackers.TensorBoard: options.tensorboard,
         trackers.WandB: options.wandb,
         trackers.Trackio: options.trackio,
@@ -99,7 +99,7 @@ def check_finite(trainer: Trainer, step: Step, report: UpdateReport) -> int:
     bad_steps = trainer.state.bad_steps + 1
     found = autopsy.at_bad_gradient(trainer, step)
     where = f"step {step.number + 1}, mini-batch {step.position + 1}"
-    trainer.log(f"{where}: gradient not finite, update skipped; {found}")
+    trainer.warn(step.number + 1, f"{where}: gradient not finite, update skipped; {found}")
     if bad_steps >= trainer.config.learner.max_bad_steps:
         raise NonFiniteGradientError(
             f"{bad_steps} optimizer steps in a row had no finite gradient "
@@ -155,7 +155,7 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
     assert step.batch is not None, "a step without rollouts"
     groups = step.batch.groups
     totals = sum_by_name(distributed.all_gather([state.totals]))
-    stats = [_sum_losses(values) for values in state.stats]
+    stats = [_sum_losses(values, config) for values in state.stats]
     row: dict[str, Any] = {"phase": "train", "step": state.step, "lr": step.lr}
     row |= telemetry.group_rates(totals) | term_rates(totals)
     mismatch = mismatch_of(groups) if config.algorithm.staleness == "recompute" else {}
@@ -208,9 +208,10 @@ def _show(trainer: Trainer, row: metrics.MetricsRow) -> None:
     trainer.display.update(row["step"], {name: row.get(key, "-") for name, key in shown.items()})
 
 
-def _sum_losses(stats: dict[str, float]) -> dict[str, float]:
-    """Return a mini-batch's statistics with loss and surrogate summed over ranks."""
-    shares = {name: stats.get(name, 0.0) for name in ("loss", "surrogate")}
+def _sum_losses(stats: dict[str, float], config: Config) -> dict[str, float]:
+    """Return a mini-batch's statistics with loss, surrogate and KL penalty summed over ranks."""
+    names = ["loss", "surrogate", *(["kl/penalty"] if config.algorithm.kl_coef else [])]
+    shares = {name: stats.get(name, 0.0) for name in names}
     return stats | distributed.all_reduce_sum(shares)
 
 

@@ -28,7 +28,7 @@ EASY, HARD = "easy", "hard"
 class PassCount(NamedTuple):
     """How often a record's group of responses was right."""
 
-    index: int  # of the record in the split
+    index: int  # type: ignore[assignment]  # of the record in the split
     task: str  # Draw.task
     right: int
     judged: int  # responses with a verdict

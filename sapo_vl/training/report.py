@@ -160,7 +160,9 @@ def _export_best(trainer: Trainer, best: Best) -> bool:
             )
         write_model(trainer.config, path, partial)
     except DataError as error:
-        distributed.print0(f"warning: RUN/best can't be written: {printable(error)}")
+        line = f"RUN/best can't be written: {printable(error)}"
+        distributed.print0(f"warning: {line}")
+        warning_log.record(trainer.run.dir, best.step, line)
         return False
     _set_aside(folder, found)
     write_json(stamp, {"step": best.step})

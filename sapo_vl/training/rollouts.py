@@ -193,7 +193,10 @@ def write_parquet(path: Path, groups: Sequence[RolloutGroup]) -> None:
     partial.rename(path)
 
 
-TOKEN_FLOATS = ("generator_logprobs", "old_logprobs", "gate_weights", "log_ratios", "entropies")
+TOKEN_FLOATS = (
+    *("generator_logprobs", "old_logprobs", "reference_logprobs"),
+    *("gate_weights", "log_ratios", "entropies"),
+)
 """A rollout's values by token, which a file holds as float32."""
 
 REPEATED = ("id", "task", "problem", "answer", "finish_reason", "verdicts")

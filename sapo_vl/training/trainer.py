@@ -34,6 +34,7 @@ from sapo_vl.system import distributed
 from sapo_vl.training import autopsy, checkpoint, monitor, parity
 from sapo_vl.training.best import BestCheckpoint
 from sapo_vl.training.checkpoint import TrainState
+from sapo_vl.training.inputs import REFERENCE, check_inputs
 from sapo_vl.training.receipt import DeliveryCheck, Receipt, probe_prompts
 from sapo_vl.training.rollout_queue import RolloutQueue
 from sapo_vl.training.rollouts import RolloutBatch, is_written
@@ -62,6 +63,9 @@ class Trainer:
         with run.phase("start"):
             started = sapo_config(self.config)
             self.learner = Learner(started, assets)
+            if self.config.algorithm.kl_coef:
+                digest = self.learner.keep_reference()  # before a checkpoint replaces the weights
+                check_inputs(run.dir, {REFERENCE: digest}, resume=True)
             rows = trainable_rows(self.learner.model)
             if distributed.rank() == 0:
                 table(
@@ -269,6 +273,17 @@ class Trainer:
         for mini_batch in later:
             self.learner.fill_old_logprobs(mini_batch)
 
+    def fill_reference_logprobs(self, batch: RolloutBatch) -> None:
+        """Set the reference's log-probs of all rollouts that are trained on, in one pass.
+
+        A batch from a checkpoint has them, unless algorithm.kl_coef was 0 then.
+        """
+        mini_batches = batch.mini_batches()
+        trained = [rollout for mini_batch in mini_batches for rollout in mini_batch]
+        missing = any(r.reference_logprobs is None for r in trained if not r.is_filler)
+        if any(distributed.all_gather([missing])):
+            self.learner.fill_reference_logprobs(mini_batches)
+
     def check_weights(self) -> None:
         """Raise WeightsError when the step's updates have ruined the weights."""
         parity.check_weights(self.config, self.learner.model, self.state.step + 1)
@@ -353,9 +368,6 @@ class Step:
         self._state.stats.append(stats)
         if is_written(self._trainer.config, self.number + 1):
             telemetry.keep_token_values(report)
-        if report.skipped:
-            text = f"step {self.number + 1}: gradient not finite, an update was skipped"
-            warning_log.record(self._trainer.run.dir, self.number + 1, text)
         self._state.bad_steps = monitor.check_finite(self._trainer, self, report)
 
 

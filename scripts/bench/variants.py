@@ -25,10 +25,10 @@ from torch import Tensor
 from bench.cases import Case
 from sapo_vl.algorithm import sapo
 from sapo_vl.algorithm.surrogate import Surrogate
-from sapo_vl.learner.engine import TokenConstants
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.patch_embedding import use_product
 from sapo_vl.learner.policy import Policy
+from sapo_vl.learner.token_constants import TokenConstants
 from sapo_vl.model.assets import ModelAssets
 from sapo_vl.schema import Rollout
 

@@ -131,7 +131,10 @@ class Trained(NamedTuple):
 
 
 def learn(setting: Setting, dtype: str, *overrides: str, updates: int = 1) -> Trained:
-    """Score the batch with a new learner, update it, and score it again."""
+    """Score the batch with a new learner, update it, and score it again.
+
+    After each update the learner sleeps, which moves nothing unless the configuration says so.
+    """
     from sapo_vl.learner.engine import Learner
 
     config = configuration(setting, dtype, *overrides)
@@ -147,6 +150,7 @@ def learn(setting: Setting, dtype: str, *overrides: str, updates: int = 1) -> Tr
         for _ in range(updates):
             report = learner.update(rollouts, objective, LR)
             norm = float("nan") if report.skipped else report.grad_norm
+            learner.sleep()
         seconds = time.perf_counter() - started
         peak = torch.cuda.max_memory_allocated() / 2**30 if setting.device == "cuda" else 0.0
         after = scores(learner, rollouts) if updates else before
@@ -196,7 +200,7 @@ def check_zero(setting: Setting) -> Iterator[Outcome]:
 
 
 def check_offload(setting: Setting) -> Iterator[Outcome]:
-    """Compare updates with optimizer and parameters on the host with one without."""
+    """Compare updates with optimizer and parameters on the host, always or between updates."""
     dtype = dtype_of(setting)
     reference = learn(setting, dtype, "learner.zero_stage=2")
     for stage, keys in (
@@ -210,3 +214,9 @@ def check_offload(setting: Setting) -> Iterator[Outcome]:
         trained = learn(setting, dtype, f"learner.zero_stage={stage}", *overrides)
         what = f"update of ZeRO-{stage}, {' and '.join(keys)} offloaded, {dtype}"
         yield same_update(what, setting, dtype, trained, reference)
+    twice = learn(setting, dtype, "learner.zero_stage=2", updates=2)
+    for stage in (2, 3) if setting.device == "cuda" else (3,):
+        overrides = [f"learner.zero_stage={stage}", "learner.offload_while_sampling=true"]
+        trained = learn(setting, dtype, *overrides, updates=2)
+        what = f"two updates of ZeRO-{stage}, optimizer on the host between them, {dtype}"
+        yield same_update(what, setting, dtype, trained, twice)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 WORKER = ROOT / "tests" / "integration" / "worker_ranks.py"
 CASES = ["padded-0", "shared_prefix-0", "shared_prefix-2", "shared_prefix-3", "padded-3"]
-FORMS = ["offload-2", "offload-3", "alternate-3", "moe-offload-3", "moe-alternate-3"]
+FORMS = ["offload-2", "offload-3", "alternate-3", "moe-offload-3", "moe-alternate-3", "kl-3"]
 LORA = ["lora-all-0", "lora-1", "lora-all-2", "lora-offload-2", "lora-3", "lora-offload-all-3"]
 HYBRID = {"hybrid-all-3": 1e-3, "hybrid-padded-3": 3e-3}
 """Bounds of the whole distance, relative to the update. transformers' chunked delta rule loses
@@ -79,6 +79,9 @@ def test_any_form_gives_the_plain_weights_after_three_steps(outputs, form, ranks
     model, plain = ("tiny_folder", "plain")
     if form.startswith("moe"):
         model, plain = ("tiny_moe_folder", "moe-plain")
+    if form.startswith("kl"):
+        plain = "kl-plain"
+        assert largest(*(exported(outputs[1] / name) for name in ("kl-plain", "plain"))) > 1e-4
     start = exported(request.getfixturevalue(model))
     plain, found = exported(outputs[1] / plain), exported(outputs[ranks] / form)
     assert distance(plain, start) > 1e-3

@@ -164,7 +164,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clean = [text.encode(errors="replace").decode() for text in ATTACKS]
     groups = [
         make_group(
-            text, [reply(text, reason=text, finish=text, log_ratio=1.0), reply(text * 3000, False)],
+            text, [reply(text, reason=text, finish=text, log_ratio=1.0), reply(text * 500, False)],
             problem=f"<image>{text}", answer=text, task=text, images=pictures,
         )
         for text in clean

@@ -63,6 +63,8 @@ FORMS = {
         "learner.layout=padded",
         "model.freeze=[vision]",
     ),
+    "kl-plain": (*PLAIN, "algorithm.kl_coef=0.5"),
+    "kl-3": ("learner.zero_stage=3", "algorithm.kl_coef=0.5"),
     "lora-plain": (*PLAIN, *ADAPTERS),
     "lora-all-0": (*PLAIN, "model.gradient_checkpointing=all", *ADAPTERS),
     "lora-1": ("learner.zero_stage=1", *ADAPTERS),
@@ -134,8 +136,13 @@ def train_form(assets: ModelAssets, out: Path, overrides: tuple[str, ...]) -> No
     prompts = PromptRenderer(assets, config.data).render(make_samples())
     objective = objectives.build(config)
     learner = Learner(config, assets)
+    if config.algorithm.kl_coef:
+        learner.keep_reference()
     for step in range(3):
-        assert not learner.update(own_share(prompts, step), objective, LR).skipped
+        share = own_share(prompts, step)
+        if config.algorithm.kl_coef:
+            learner.fill_reference_logprobs([share])
+        assert not learner.update(share, objective, LR).skipped
     learner.export(out)
     frozen = learner.check_frozen()
     if distributed.rank() == 0:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from sapo_vl import plugins
 from sapo_vl.algorithm import sapo
+from sapo_vl.algorithm.kl import penalized
 from sapo_vl.algorithm.objectives import cispo, dapo, dr_grpo, grpo, gspo
 from sapo_vl.algorithm.objectives.spec import (
     MEAN_OF_MEANS,
@@ -89,7 +90,7 @@ def build(config: Config) -> Objective:
     }
     normalize, rounds = algorithm.normalize_advantages, config.rollout.max_resample_rounds
     return Objective(
-        loss=lambda inputs: chosen.loss(inputs, options),
+        loss=penalized(lambda inputs: chosen.loss(inputs, options), algorithm.kl_coef),
         aggregation=aggregations[chosen.aggregation],
         by_token=chosen.by_token,
         importance_cap=None if algorithm.staleness == "gate" else algorithm.importance_cap,

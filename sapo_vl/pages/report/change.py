@@ -71,6 +71,12 @@ def _change(first: HeldOut, second: HeldOut, labels: tuple[str, str]) -> Accurac
         f"The two were evaluated with other settings, {difference}."
         for difference in graded.differences(first, second)
     ]
+    low, high = whole.paired.ci95
+    if whole.paired.p_value >= ALPHA and not low <= 0 <= high:
+        notes.append(
+            f"The interval excludes 0, yet p is not below {ALPHA}: with so few problems a "
+            "bootstrap interval is too narrow, and p is the one to trust."
+        )
     rows = [["all problems, sampled", *_cells(whole)]]
     greedy = _paired(first, second, "greedy")
     if greedy is not None:
@@ -168,7 +174,7 @@ def _overview_row(run: LoadedRun) -> list[str]:
     planned = run.steps_planned
     steps = str(run.steps_done) if planned is None else f"{run.steps_done} of {planned}"
     before, after = run.before, run.after
-    greedy = after and after.summary.get("greedy")
+    greedy = after.summary.get("greedy") if after else None
     return [
         run.name,
         str(run.settings.get("objective", "?")),

@@ -120,6 +120,15 @@ SPECS = (
         ),
     ),
     ChartSpec(
+        "Resting records",
+        "left out for a while by data.rest_after",
+        (
+            ChartCurve("pool/resting", "resting"),
+            ChartCurve("pool/easy", "always right"),
+            ChartCurve("pool/hard", "always wrong"),
+        ),
+    ),
+    ChartSpec(
         "Warm-up loss",
         "cross-entropy in nats per token",
         (ChartCurve("loss", "loss"),),

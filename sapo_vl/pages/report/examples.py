@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,44 +83,61 @@ def groups(run: LoadedRun) -> list[ExampleGroup]:
     return [*_held_out(run), *_rollouts(run)]
 
 
+class HeldOutPair(NamedTuple):
+    """Two evaluations, and the records of the problems to show."""
+
+    before: HeldOut
+    after: HeldOut
+    shares: Mapping[str, tuple[float, float]]  # right, by problem: before and after
+    samples: Mapping[str, Sample]
+    note: str  # why a record is missing
+
+
 def _held_out(run: LoadedRun) -> list[ExampleGroup]:
     if run.before is None or run.after is None:
         return [ExampleGroup("Held-out problems", "There are not two evaluations to compare.")]
-    before, after = (_shares(found) for found in (run.before, run.after))
-    gaps = {name: after[name] - before[name] for name in before if name in after}
+    before, after = _shares(run.before), _shares(run.after)
+    shares = {name: (before[name], after[name]) for name in before if name in after}
+    gaps = {name: end - start for name, (start, end) in shares.items()}
     gained = sorted((n for n in gaps if gaps[n] > 0), key=lambda n: -gaps[n])[:EXAMPLES]
     lost = sorted((n for n in gaps if gaps[n] < 0), key=lambda n: gaps[n])[:EXAMPLES]
-    never = [name for name in gaps if after[name] == before[name] == 0]
+    never = [name for name, pair in shares.items() if pair == (0, 0)]
     samples, note = _samples(run, [*gained, *lost, *never[:EXAMPLES]])
-
-    def examples(
-        names: Sequence[str], wanted: tuple[bool | None, bool | None]
-    ) -> list[ReportProblem]:
-        assert run.before is not None, "an evaluation went away"
-        assert run.after is not None, "an evaluation went away"
-        shown = []
-        for name in names:
-            answers = [
-                _answer(found, name, when, correct)
-                for found, when, correct in (
-                    (run.before, "before training", wanted[0]),
-                    (run.after, "after training", wanted[1]),
-                )
-            ]
-            row = next(row for row in run.after.rows if row["id"] == name)
-            headline = f"{100 * before[name]:.0f} % right before, {100 * after[name]:.0f} % after"
-            shown.append(_example(row, samples.get(name), headline, answers, note))
-        return shown
-
+    pair = HeldOutPair(run.before, run.after, shares, samples, note)
     return [
-        ExampleGroup("Gained most", _count(gaps, 1), examples(gained, (False, True))),
-        ExampleGroup("Lost most", _count(gaps, -1), examples(lost, (True, False))),
+        ExampleGroup(
+            "Gained most", _count(gaps, 1), [_changed(pair, n, (False, True)) for n in gained]
+        ),
+        ExampleGroup(
+            "Lost most", _count(gaps, -1), [_changed(pair, n, (True, False)) for n in lost]
+        ),
         ExampleGroup(
             "Never right",
             f"{len(never)} of {len(gaps)} problems had no right answer before or after.",
-            examples(never[:EXAMPLES], (None, None)),
+            [_changed(pair, n, (False, False)) for n in never[:EXAMPLES]],
         ),
     ]
+
+
+def _changed(pair: HeldOutPair, name: str, wanted: tuple[bool, bool]) -> ReportProblem:
+    """Return a problem with a response before and after, right or wrong as `wanted` says."""
+    start, end = (100 * share for share in pair.shares[name])
+    row = next(row for row in pair.after.rows if row["id"] == name)
+    sample = pair.samples.get(name)
+    pictures, fault = _pictures(sample.images if sample else ())
+    return ReportProblem(
+        id=name,
+        task=row["task"],
+        problem=_problem(sample.problem) if sample else "",
+        gold=clipped(row["answer"]),
+        pictures=pictures,
+        headline=f"{start:.0f} % right before, {end:.0f} % after",
+        answers=[
+            _answer(pair.before, name, "before training", wanted[0]),
+            _answer(pair.after, name, "after training", wanted[1]),
+        ],
+        note=fault or ("" if sample else pair.note),
+    )
 
 
 def _shares(found: HeldOut) -> dict[str, float]:
@@ -131,13 +149,13 @@ def _count(gaps: Mapping[str, float], sign: int) -> str:
     return f"{number} of {len(gaps)} held-out problems are answered right {how} often than before."
 
 
-def _answer(found: HeldOut, name: str, when: str, correct: bool | None) -> ReportResponse:
+def _answer(found: HeldOut, name: str, when: str, correct: bool) -> ReportResponse:
     """Return the commonest sampled response to a problem among those that are `correct`.
 
-    With None, or where there is none such, among all of them.
+    Where there is none such, among all of them.
     """
     rows = [row for row in found.rows if row["id"] == name and row["mode"] == "sampled"]
-    chosen = [row for row in rows if correct is not None and row["correct"] == correct] or rows
+    chosen = [row for row in rows if row["correct"] == correct] or rows
     commonest = Counter(row["response"] for row in chosen).most_common(1)[0][0]
     row = next(row for row in chosen if row["response"] == commonest)
     return ReportResponse(when, _verdict(row["correct"]), _reason(row), clipped(row["response"]))
@@ -149,26 +167,6 @@ def _reason(row: GradedResponse) -> str:
 
 def _verdict(correct: bool | None) -> str:
     return "no verdict" if correct is None else "right" if correct else "wrong"
-
-
-def _example(
-    row: GradedResponse,
-    sample: Sample | None,
-    headline: str,
-    answers: Sequence[ReportResponse],
-    note: str,
-) -> ReportProblem:
-    pictures, fault = _pictures(sample.images if sample else ())
-    return ReportProblem(
-        id=row["id"],
-        task=row["task"],
-        problem=_problem(sample.problem) if sample else "",
-        gold=clipped(row["answer"]),
-        pictures=pictures,
-        headline=headline,
-        answers=answers,
-        note=fault or ("" if sample else note),
-    )
 
 
 def _problem(text: str) -> str:
@@ -273,7 +271,10 @@ def _trained(rows: Sequence[StoredRow], chosen: StoredRow) -> ReportProblem:
     file, index, row = chosen
     group = [one for path, _, one in rows if path == file and one["id"] == row["id"]]
     right = sum(bool(one["correct"]) for one in group if one["valid"])
-    pictures, note = _pictures(_images(file, index, row["id"]))
+    try:
+        pictures, note = _pictures(_images(file, index, row["id"]))
+    except DataError as error:
+        pictures, note = [], str(error)
     cut = "; cut at the length limit" if row["finish_reason"] == "length" else ""
     return ReportProblem(
         id=str(row["id"]),
@@ -307,19 +308,20 @@ def _verdicts(text: str) -> str:
 
 
 def _images(file: Path, index: int, name: str) -> list[bytes]:
-    """Return the pictures of the group that row `index` belongs to: its first row holds them."""
-    found: list[bytes] = []
-    for number, (row_id, images) in enumerate(_pictures_by_row(file)):
-        if row_id == name and images:
-            found = images
-        if number == index:
-            break
-    return found
+    """Return the pictures of the group that row `index` belongs to: its first row holds them.
 
-
-def _pictures_by_row(file: Path) -> Iterator[tuple[str, list[bytes]]]:
+    Raises DataError where they can't be read.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(file).iter_batches(READ_AT_ONCE, columns=["id", "images"]):
-        for row in batch.to_pylist():
-            yield row["id"], row["images"]
+    found: list[bytes] = []
+    try:
+        batches = pq.ParquetFile(file).iter_batches(READ_AT_ONCE, columns=["id", "images"])
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for row in islice(rows, index + 1):
+            if row["id"] == name and row["images"]:
+                found = row["images"]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"the pictures in {file.name} can't be read: {error}") from error
+    return found

@@ -31,6 +31,7 @@ class LoadedRun:
     rows: Sequence[MetricsRow] = ()
     before: HeldOut | None = None
     after: HeldOut | None = None  # the newest evaluation, if the last one is still to come
+    summary: Mapping[str, Any] = field(default_factory=dict)  # summary.json
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)  # by phase, over all starts
     warnings: Sequence[RunWarning] = ()
@@ -83,7 +84,7 @@ def load(run_dir: Path, name: str) -> LoadedRun:
     after = part(lambda: graded.of_run(run_dir, "after"), None)
     if after is None:
         after = part(lambda: _newest_evaluation(run_dir, rows), None)
-    stamp = part(lambda: _mapping(run_dir / "final.json"), {})
+    stamp: dict[str, Any] = part(lambda: _mapping(run_dir / "final.json"), {})
     step = stamp.get("step")
     return LoadedRun(
         dir=run_dir,
@@ -92,6 +93,7 @@ def load(run_dir: Path, name: str) -> LoadedRun:
         rows=rows,
         before=part(lambda: graded.of_run(run_dir, "before"), None),
         after=after,
+        summary=part(lambda: _mapping(run_dir / "summary.json"), {}),
         versions=part(lambda: _mapping(run_dir / "versions.json"), {}),
         seconds=part(lambda: _numbers(_mapping(run_dir / "seconds.json")), {}),
         warnings=part(lambda: warning_log.read(run_dir), []),

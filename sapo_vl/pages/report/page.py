@@ -99,10 +99,8 @@ def _state(run: LoadedRun) -> str:
     of_planned = "" if planned is None else f" of {planned}"
     if run.is_complete:
         early = planned is not None and done < planned
-        return (
-            f"The run is complete: {done}{of_planned} training steps"
-            f"{', ended early' if early else ''}."
-        )
+        why = " It ended early (evaluation.patience)." if early else ""
+        return f"The run is complete: {done}{of_planned} training steps.{why}"
     if done:
         return (
             f"The run is not complete: {done}{of_planned} training steps are done. It is still at "
@@ -131,6 +129,13 @@ def _facts(run: LoadedRun) -> list[str]:
         facts.append(f"sampled {get('rollout.ahead')} steps ahead (rollout.ahead)")
     if get("sft.steps"):
         facts.append(f"after {get('sft.steps')} steps of supervised warm-up")
+    best = run.summary.get("best")
+    if isinstance(best, dict):
+        facts.append(
+            f"best by {best.get('metric')}: step {best.get('step')}, "
+            f"{100 * float(best.get('value') or 0):.1f} %, the highest of "
+            f"{best.get('evaluations')} evaluations and so too high on average"
+        )
     kept = sorted(path.name for path in run.dir.glob("config-step_*.yaml"))
     if kept:
         facts.append(f"settings changed while it ran, see {', '.join(kept)}")
@@ -144,6 +149,10 @@ def _warnings(run: LoadedRun) -> list[str]:
         good = alarm.get("checkpoint")
         kept = f"checkpoint {good} is kept" if good else "there was no checkpoint before it"
         found.append((_step(alarm), f"collapse: {alarm.get('message', '?')}; {kept}"))
+    for folder in sorted((run.dir / "autopsy").glob("step_*-*")):
+        text = f"an autopsy is in {folder}: sapo-vl replay {folder} runs its batch again"
+        if not any(folder.name in said for _, said in found):
+            found.append((_step_of_name(folder.name), text))
     train = run.of_phase("train")
     counts = sum_by_name([_causes(row) for row in train])
     for cause, number in sorted(counts.items(), key=lambda item: -item[1]):
@@ -154,7 +163,7 @@ def _warnings(run: LoadedRun) -> list[str]:
         if "grad_norm" in row and row["grad_norm"] is None and row["step"] not in said:
             found.append((row["step"], "the gradient of an update was not finite"))
     lines = [
-        text if text.startswith(f"step {step}:") or not step else f"step {step}: {text}"
+        text if text.startswith(f"step {step}") or not step else f"step {step}: {text}"
         for step, text in sorted(found, key=lambda pair: pair[0])
     ]
     if len(lines) > MOST_WARNINGS:
@@ -170,6 +179,12 @@ def _causes(row: dict[str, Any]) -> dict[str, float]:
 def _step(row: Any) -> int:
     step = row.get("step")
     return step if isinstance(step, int) else 0
+
+
+def _step_of_name(name: str) -> int:
+    """Return the step of a name such as step_000007-nonfinite."""
+    digits = name.removeprefix("step_").partition("-")[0]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _versions(run: LoadedRun) -> PageTable:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sapo_vl.config import Config, dump
+from sapo_vl.config.keys import section_of
 from sapo_vl.config.sections import LoraConfig, Section
 from sapo_vl.errors import UserError
 from sapo_vl.pages.report.load import LoadedRun
@@ -63,8 +64,8 @@ def _objective_defaults(name: str) -> dict[str, Any]:
         options = resolve(Config(objective=name)).objective_options
     except UserError:
         return {}
-    tree = dump(Config(objective=name, objective_options=options))
-    return {key: value for key, value in flat(tree).items() if key not in flat(dump(Config()))}
+    section = section_of(name)
+    return {f"{section}.{key}": value for key, value in options.items()}
 
 
 def _meanings() -> dict[str, str]:

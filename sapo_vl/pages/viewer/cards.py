@@ -112,7 +112,7 @@ class CardMaker:
             return _changed(card, fault=str(error))
         shown = [picture(data, self.picture_side) for data in loaded.images]
         links = self.links
-        changes = {
+        changes: dict[str, object] = {
             "problem": formulas.problem(loaded.problem[:PAGE_TEXT]),
             "search": printable(f"{group.id} {loaded.problem[:LIST_TEXT]}").casefold(),
             "answer": formulas.rich(loaded.answer[:LIST_TEXT]),
@@ -164,7 +164,8 @@ class CardMaker:
     def _response(self, response: StoredResponse) -> ShownResponse:
         summary = response.summary
         outcome = _outcome(summary.valid, summary.correct)
-        sure = math.exp(summary.mean_logprob) if summary.mean_logprob is not None else None
+        mean = summary.mean_logprob
+        sure = math.exp(min(mean, 0.0)) if mean is not None else None
         text = response.text
         return ShownResponse(
             outcome=outcome,

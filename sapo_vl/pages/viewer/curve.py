@@ -12,9 +12,8 @@ from sapo_vl.errors import DataError
 from sapo_vl.pages.viewer.files import RolloutFiles
 from sapo_vl.runs import metrics
 
-WIDTH, HEIGHT = 1000, 150
-LEFT, RIGHT, TOP, BOTTOM = 34, 8, 8, 20
-"""Pixels of the drawing and of its margins."""
+WIDTH, HEIGHT = 1000, 100
+"""Units of the drawing, which is stretched to the space that a page has."""
 
 SERIES = (("accuracy", "accuracy"), ("reward", "reward/mean"))
 """Name and key of metrics.jsonl of each line."""
@@ -46,7 +45,7 @@ class Curve:
 
     lines: tuple[Line, ...]
     marks: tuple[Mark, ...]
-    ticks: tuple[tuple[float, str], ...]  # height and label on the left
+    ticks: tuple[str, str, str]  # labels of the top, the middle and the bottom
     first: int
     last: int
     note: str  # why lines are missing
@@ -71,10 +70,10 @@ def curve(runs: Sequence[RolloutFiles], steps: Sequence[int]) -> Curve:
 
     def x(step: float) -> float:
         share = (step - first) / (last - first) if last > first else 0.5
-        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+        return round(share * WIDTH, 1)
 
     def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+        return round(HEIGHT * (high - value) / (high - low), 1)
 
     lines = tuple(
         Line(name, run, " ".join(f"{x(step)},{y(value)}" for step, value in series))
@@ -85,13 +84,13 @@ def curve(runs: Sequence[RolloutFiles], steps: Sequence[int]) -> Curve:
     edges = [(a + b) / 2 for a, b in pairwise(steps)]
     bounds = [x(first), *map(x, edges), x(last)]
     if first == last:
-        bounds = [LEFT, WIDTH - RIGHT]
+        bounds = [0, WIDTH]
     marks = tuple(
         Mark(step, x(step), a, round(b - a, 1), _title(step, points[0]))
         for step, (a, b) in zip(steps, pairwise(bounds), strict=True)
     )
-    ticks = tuple((y(value), f"{value:g}") for value in (low, (low + high) / 2, high))
-    return Curve(lines, marks, ticks, first, last, "; ".join(notes))
+    labels = (f"{high:g}", f"{(low + high) / 2:g}", f"{low:g}")
+    return Curve(lines, marks, labels, first, last, "; ".join(notes))
 
 
 def _points(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:

@@ -12,11 +12,13 @@ file that can't be read is named in `faults`, and the others are read.
 from __future__ import annotations
 
 import json
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -42,11 +44,16 @@ NEEDED = {
 LIGHT = ("id", "task", "finish_reason", "reward", "correct", "valid", "advantage")
 SCALARS = ("tokens", "mean_logprob", "largest_mismatch", "largest_log_ratio")
 TEXTS = ("problem", "answer", "response", "verdicts", "images")
-TOKENS = ("token_ids", "generator_logprobs", "old_logprobs", "gate_weights", "log_ratios")
-TOKENS += ("entropies",)
+TOKENS = (
+    *("token_ids", "generator_logprobs", "old_logprobs"),
+    *("gate_weights", "log_ratios", "entropies"),
+)
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
 """Raised by pyarrow for a file that is cut off, damaged or of another kind."""
+
+MOST_DIGITS = 12
+"""Of a step in an address."""
 
 KEPT_STEPS = 4
 """Steps whose groups stay in memory."""
@@ -83,6 +90,13 @@ class RolloutFile:
             raise DataError(f"{self.path.name}: {_reason(error)}") from error
         first = int(starts[wanted[0]]) if wanted else 0
         return table.slice(start - first, stop - start)
+
+    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
+        """Return a table of this file by rows. Raises DataError for text that is not UTF-8."""
+        try:
+            return table.to_pylist()
+        except UNREADABLE as error:
+            raise DataError(f"{self.path.name}: {_reason(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +145,9 @@ class StoredGroup:
         return [v for v in (getattr(r, name) for r in self.responses) if v is not None]
 
     def largest(self, name: str) -> float:
-        """Return the largest of `values`; -1 without any."""
-        return max(self.values(name), default=-1.0)
+        """Return the largest of `values`, inf if one is not a number; -1 without any."""
+        values = self.values(name)
+        return math.inf if any(map(math.isnan, values)) else max(values, default=-1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +183,35 @@ class RolloutFiles:
             )
         self.faults: dict[str, str] = {}  # file name: why it is not shown
         self.steps: dict[int, list[RolloutFile]] = {}
-        names = sorted((run_dir / FOLDER).glob("*")) if (run_dir / FOLDER).is_dir() else []
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(self._open, names))
-        for file in found:
-            if file is not None:
-                self.steps.setdefault(_number(file.path), []).append(file)
-        self.steps = dict(sorted(self.steps.items()))
+        self._known: dict[Path, tuple[int, int]] = {}  # each file's time of change and size
+        self._opened: dict[Path, RolloutFile] = {}
+        self._steps_by_id: dict[str, list[int]] | None = None
+        self._lock = Lock()
+        self._kept = lru_cache(KEPT_STEPS)(self._groups)
+        self.refresh()
         if not self.steps:
             raise DataError(f"{printable(run_dir / FOLDER)}: {self._nothing()}")
-        self.groups = lru_cache(KEPT_STEPS)(self._groups)  # type: ignore[method-assign]
+
+    def refresh(self) -> None:
+        """Find what a run that goes on has written since, and open that alone."""
+        with self._lock:
+            found = {path: _stamp(path) for path in sorted((self.run_dir / FOLDER).glob("*"))}
+            if found == self._known:
+                return
+            changed = [path for path, stamp in found.items() if self._known.get(path) != stamp]
+            for path in changed + [path for path in self._known if path not in found]:
+                self.faults.pop(path.name, None)
+                self._opened.pop(path, None)
+            with ThreadPoolExecutor(8) as pool:
+                files = [file for file in pool.map(self._open, changed) if file is not None]
+            self._opened |= {file.path: file for file in files}
+            steps: dict[int, list[RolloutFile]] = {}
+            for path in sorted(self._opened):
+                steps.setdefault(_number(path), []).append(self._opened[path])
+            if steps:
+                self.steps = dict(sorted(steps.items()))
+            self._known, self._steps_by_id = found, None
+            self._kept.cache_clear()
 
     def _nothing(self) -> str:
         if self.faults:
@@ -209,7 +243,7 @@ class RolloutFiles:
 
         A file that turns out to be damaged is left out and named in `faults`.
         """
-        raise NotImplementedError  # replaced by __init__: the cache belongs to this object
+        return self._kept(step)
 
     def _groups(self, step: int) -> list[StoredGroup]:
         found: list[StoredGroup] = []
@@ -223,7 +257,7 @@ class RolloutFiles:
     def group(self, key: str) -> StoredGroup | None:
         """Return the group of this key, or None."""
         step = key.partition("-")[0]
-        if not step.isdecimal():
+        if not step.isdecimal() or len(step) > MOST_DIGITS:
             return None
         return next((g for g in self.groups(int(step)) if g.key == key), None)
 
@@ -244,35 +278,38 @@ class RolloutFiles:
         Raises DataError when the file is damaged there.
         """
         columns = TEXTS + (TOKENS if tokens else ())
-        rows = group.file.read(columns, group.start, group.stop).to_pylist()
+        rows = group.file.rows(group.file.read(columns, group.start, group.stop))
         responses = [
             StoredResponse(
                 summary,
-                row["response"],
-                _terms(row["verdicts"]),
+                row["response"] or "",
+                _terms(row["verdicts"] or "{}"),
                 {name: row.get(name) for name in TOKENS} if tokens else {},
             )
             for summary, row in zip(group.responses, rows, strict=True)
         ]
         responses.sort(key=lambda r: (not r.summary.valid, -r.summary.reward, r.summary.tokens))
         images = tuple(data for row in rows for data in row["images"] or ())
-        return Loaded(group, rows[0]["problem"], rows[0]["answer"], images, tuple(responses))
+        problem, answer = rows[0]["problem"] or "", rows[0]["answer"] or ""
+        return Loaded(group, problem, answer, images, tuple(responses))
 
     def steps_of(self, problem_id: str) -> list[int]:
         """Return the steps that sampled this problem."""
-        return self._index.get(problem_id, [])
+        index = self._steps_by_id
+        if index is None:
+            self._steps_by_id = index = self._read_ids()
+        return index.get(problem_id, [])
 
-    @property
-    def _index(self) -> dict[str, list[int]]:
-        """The steps of each problem's id; reads one column of all files, once."""
-        if not hasattr(self, "_steps_by_id"):
-            with ThreadPoolExecutor(8) as pool:
-                ids = list(pool.map(self._ids, self.steps))
-            self._steps_by_id: dict[str, list[int]] = {}
-            for step, names in zip(self.steps, ids, strict=True):
-                for name in names:
-                    self._steps_by_id.setdefault(name, []).append(step)
-        return self._steps_by_id
+    def _read_ids(self) -> dict[str, list[int]]:
+        """Return the steps of each problem's id; reads one column of all files."""
+        steps = list(self.steps)
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(self._ids, steps))
+        index: dict[str, list[int]] = {}
+        for step, names in zip(steps, ids, strict=True):
+            for name in names:
+                index.setdefault(name, []).append(step)
+        return index
 
     def _ids(self, step: int) -> set[str]:
         found: set[str] = set()
@@ -286,6 +323,15 @@ class RolloutFiles:
     def lacks(self, step: int, column: str) -> bool:
         """Whether a file of the step has no such column."""
         return any(column not in file.columns for file in self.steps.get(step, ()))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what tells a rewritten file from the one before."""
+    try:
+        status = path.stat()
+    except OSError:  # removed since it was listed
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
 
 
 def _number(path: Path) -> int:
@@ -313,7 +359,7 @@ def _read_groups(step: int, file: RolloutFile) -> list[StoredGroup]:
     table = file.read(("group", *LIGHT, *SCALARS))
     if not set(SCALARS) <= file.columns:
         table = _with_scalars(table, file)
-    rows = table.to_pylist()
+    rows = file.rows(table)
     mark = "group" if "group" in file.columns else "id"
     bounds = [i for i in range(len(rows)) if i == 0 or rows[i][mark] != rows[i - 1][mark]]
     return [

@@ -114,9 +114,9 @@ def _closing(text: str, start: int) -> int:
 @lru_cache(4096)
 def mathml(source: str, *, block: bool = False) -> Markup | None:
     """Return a formula as MathML, or None when it can't be parsed."""
-    try:
-        from latex2mathml.converter import convert_to_element
+    from latex2mathml.converter import convert_to_element
 
+    try:
         tree = convert_to_element(source)
         content = Markup("").join(_written(child) for child in tree)
     except Exception:  # whatever a parser raises for a model's half a formula

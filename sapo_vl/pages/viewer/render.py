@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +43,7 @@ class Opened:
 
     def faults(self) -> list[tuple[str, str]]:
         """Return each file that can't be shown, with the reason."""
-        return [fault for files in self.runs for fault in sorted(files.faults.items())]
+        return [fault for files in self.runs for fault in sorted(dict(files.faults).items())]
 
 
 def heat_options(opened: Opened, steps: Sequence[int]) -> list[dict[str, Any]]:
@@ -70,7 +71,8 @@ def scales(groups: Sequence[StoredGroup]) -> dict[str, float]:
     """Return the value with the strongest colour of each heat, of the groups on a page."""
 
     def largest(name: str) -> float:
-        return max([SMALLEST_SCALE, *(group.largest(name) for group in groups)])
+        found = (group.largest(name) for group in groups)
+        return max([SMALLEST_SCALE, *(value for value in found if math.isfinite(value))])
 
     return {
         "gate": 1.0,
@@ -135,7 +137,7 @@ def summary(groups: Sequence[StoredGroup]) -> dict[str, str]:
     valid = [r for r in responses if r.valid]
     count = max(1, len(valid))
     return {
-        "groups": f"{len(groups):,}",
+        "groups": f"{len(groups):,} group{'s' if len(groups) != 1 else ''}",
         "responses": f"{len(responses):,}",
         "accuracy": f"{sum(r.correct for r in valid) / count:.3f}" if valid else "none",
         "reward": f"{sum(r.reward for r in valid) / count:.3f}" if valid else "none",

@@ -89,7 +89,9 @@ def _refusal(request: Request, token: str, host: str) -> Response | None:
     named = request.headers.get("host", "")
     if not is_own_name(named, host):
         return PlainTextResponse(
-            "refused: the viewer was asked under another machine's name", status_code=403
+            "refused: this is not a name of the viewer's machine; use its address, or start "
+            "`sapo-vl view` with --host NAME",
+            status_code=403,
         )
     name = f"sapo_vl_{named.rpartition(':')[2] if ':' in named else '80'}"  # cookies know no ports
     name = "".join(c for c in name if c.isalnum() or c == "_")
@@ -98,7 +100,7 @@ def _refusal(request: Request, token: str, host: str) -> Response | None:
         rest = [(k, v) for k, v in request.query_params.multi_items() if k != "token"]
         target = request.url.path + (f"?{urlencode(rest)}" if rest else "")
         response = RedirectResponse(target, status_code=303)
-        response.set_cookie(name, token, httponly=True, samesite="strict", path="/")
+        response.set_cookie(name, token, httponly=True, samesite="lax", path="/")
         return response
     if _same(request.cookies.get(name, ""), token):
         return None
@@ -153,6 +155,8 @@ class Pages:
         page: int = 1,
     ) -> Response:
         """A step's groups; without a number the last step's."""
+        for files in self._opened.runs:
+            files.refresh()
         steps = list(self._files.steps)
         if step is None:
             step = steps[-1]

@@ -15,7 +15,7 @@ from sapo_vl.pages.viewer.files import Loaded, RolloutFiles, StoredGroup
 from sapo_vl.pages.viewer.heat import LIST_TOKENS, token_data
 from sapo_vl.pages.viewer.pictures import FILE_SIDE
 from sapo_vl.pages.viewer.render import Opened
-from sapo_vl.runs.files import write_text
+from sapo_vl.runs.files import user_path, write_text
 from sapo_vl.runs.pages import data_uri
 
 STEPS = 5
@@ -92,7 +92,8 @@ def write(
         steps=sections,
         left_out=left_out,
     )
-    write_text(path, text)
+    with user_path("--out", path):
+        write_text(path, text)
     return Written(len(chosen), len(everything), left_out)
 
 

@@ -13,7 +13,10 @@ from sapo_vl.training.doctor.subject import Subject
 from sapo_vl.training.doctor.survey import PromptNote, Survey, prompt_limit
 
 FEW = 0.05
-"""Share of the records that may be left out, or lack a picture, without a word about it."""
+"""Share of the records that may be left out without a doubt."""
+
+LOST = 0.2
+"""Share of the records that may speak of a picture and have none: a text may describe a drawing."""
 
 SHRUNK = 0.25
 """Share of its pixels below which a picture that is scaled down may lose what it shows."""
@@ -79,7 +82,7 @@ def check_pictures(subject: Subject) -> Iterator[Finding]:
 
 def _missing_pictures(found: Survey) -> Iterator[Finding]:
     none = not found.with_pictures
-    if len(found.lost) > FEW * found.seen:
+    if len(found.lost) > LOST * found.seen:
         told = (
             f"{len(found.lost)} of {_of(found)} have no picture and speak of one (record "
             f"{printable(found.lost[0])})"

@@ -33,7 +33,8 @@ KEPT = 256
 """Usable training records that are kept for the checks of verifiers and model."""
 
 SPEAKS_OF_A_PICTURE = re.compile(
-    r"\b(?:image|picture|figure|diagram|photo|photograph|chart|drawing)s?\b|如图|图中|图片",
+    r"\b(?:image|picture|diagram|photo|photograph|chart|drawing)s?\b|\bfigure\b(?! out)"
+    r"|如图|图中|图片",
     re.IGNORECASE,
 )
 

@@ -36,7 +36,7 @@ class LearnerStates:
     bucket: float  # gradients on their way through a collective, during the backward pass
     step: float  # float32 gradients during the optimizer step
     gathered: float  # ZeRO-3: whole weights of the layers at work
-    host: float  # in host memory: what is offloaded, or moved there while the engine samples
+    host: float  # in host memory: offloaded, moved there while the engine samples, the reference
     bucket_stays: bool  # gradients and bucket stay allocated outside the update, too
     moved: float  # of `resting`, what lies in host memory while the engine samples
     base: float  # of `weights`, frozen ones that are moved, too: with adapters
@@ -51,6 +51,13 @@ class LearnerStates:
     def swapped(self) -> float:
         """Copied in a step between device and host; frozen weights are only copied back."""
         return 2 * self.moved + self.base
+
+
+def reference_bytes(shape: ModelShape, config: Config, ranks: int) -> float:
+    """Return the bytes per rank of the KL penalty's reference: the trained weights' start."""
+    if config.algorithm.kl_coef == 0:
+        return 0.0
+    return weight_bytes(config) * shape.trained / (ranks if config.learner.zero_stage == 3 else 1)
 
 
 def learner_states(
@@ -79,7 +86,7 @@ def learner_states(
     # A CPU's pages are only taken when written; the accelerator's whole buffer is.
     bucket = buffers * b * (min(size, shape.trained) if on_cpu else size) if stage else 0
     step = 4.0 * trained + (b * trained if stage in (1, 2) else 0) if copies else 0.0
-    host = 0.0
+    host = reference_bytes(shape, config, ranks)
     if options.offload_optimizer:
         host += optimizer + (4 + grad * (1 if stage == 3 else 2)) * trained
         optimizer = gradients = step = 0.0

@@ -15,7 +15,7 @@ from sapo_vl.training.plan.activations import RULE_CHUNK, largest_row, layer_sav
 from sapo_vl.training.plan.engine import EngineMemory
 from sapo_vl.training.plan.hardware import Gpu, Hardware
 from sapo_vl.training.plan.host import engine_base
-from sapo_vl.training.plan.learner import weight_bytes
+from sapo_vl.training.plan.learner import reference_bytes, weight_bytes
 from sapo_vl.training.plan.shape import DeltaNet, ModelShape
 from sapo_vl.training.plan.workload import Workload
 
@@ -60,6 +60,7 @@ class StepSeconds:
     prefill: float
     decode: float
     old_logprobs: float
+    reference: float  # the KL penalty's pass, and its weights from host memory and back
     products: float  # of the update's layers: forward, backward, recomputation
     head: float  # products, exponentials and gradients, chunk by chunk
     elementwise: float
@@ -77,7 +78,8 @@ class StepSeconds:
     @property
     def total(self) -> float:
         """The whole step."""
-        return self.prefill + self.decode + self.old_logprobs + self.update + self.sync
+        scoring = self.old_logprobs + self.reference
+        return self.prefill + self.decode + scoring + self.update + self.sync
 
     def utilisation(self, gpu: Gpu) -> float:
         """MFU of the update: useful operations over what the card could do in that time."""
@@ -149,13 +151,17 @@ def step_seconds(
         later = 0.0
     # Frozen weights have no gradient; those of adapters are a hundredth of their layers'.
     weights = 0.0 if config.model.lora.rank else text
-    scoring = scoring_seconds(shape, gpu, b, work, rows)
+    scoring = forward / rate + elementwise + scoring_seconds(shape, gpu, b, work, rows)
+    reference = 0.0
+    if config.algorithm.kl_coef:  # policy and reference change places twice
+        reference = scoring + 4 * reference_bytes(shape, config, hardware.ranks) / gpu.host_link
     prefill, decode = _rollout(shape, config, hardware, work, engine)
     learned = weights + 2 * text + (3 if shape.vision_trained else 1) * vision
     return StepSeconds(
         prefill=prefill,
         decode=decode,
-        old_logprobs=later * (forward / rate + elementwise + scoring),
+        old_logprobs=later * scoring,
+        reference=reference,
         products=(weights + (2 + share) * text + tower * vision) / rate,
         head=head_seconds(shape, gpu, b, work, rows),
         elementwise=(3 + share) * elementwise,
@@ -238,8 +244,8 @@ def _collectives(
     others = (hardware.ranks - 1) / hardware.ranks
     sums = work.rows * shape.trained * b if stage >= 2 else work.mini_batches * shape.trained * b
     gathers = 0.0
-    if stage == 3:  # forward, backward (recomputation shares it), and the old log-probs' pass
-        later = 1 - 1 / work.mini_batches
+    if stage == 3:  # forward, backward (recomputation shares it), old log-probs, the reference
+        later = 1 - 1 / work.mini_batches + (config.algorithm.kl_coef > 0)
         gathers = (2 + share + later) * work.rows * shape.parameters * b
     elif stage:
         gathers = work.mini_batches * shape.trained * b

@@ -127,6 +127,7 @@ def _seconds(plan: Plan) -> None:
     rows = [
         *(rollout if sampling else []),
         ["old log-probs", f"{seconds.old_logprobs:.1f}"],
+        *([["reference log-probs", f"{seconds.reference:.1f}"]] if seconds.reference else []),
         ["update: products of the layers", f"{seconds.products:.1f}"],
         ["update: elementwise", f"{seconds.elementwise:.1f}"],
         ["update: head", f"{seconds.head:.1f}"],

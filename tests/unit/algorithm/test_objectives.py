@@ -23,7 +23,7 @@ from sapo_vl.algorithm.objectives.spec import (
 from sapo_vl.algorithm.surrogate import LossInputs
 from sapo_vl.config import Config, load
 from sapo_vl.errors import ConfigError
-from sapo_vl.learner.engine import TokenConstants
+from sapo_vl.learner.token_constants import TokenConstants
 from sapo_vl.schema import Rollout
 
 RATIOS = (1.5, 1.0, 0.5, 1.1)  # of two responses with three tokens and one

@@ -112,11 +112,12 @@ def test_a_folder_of_the_users_keeps_what_is_in_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_port_in_use(tmp_path):
+    """Under a launcher the error is followed by the command that checks the set-up."""
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        text = one_line(
+        done = cli(
             *SMOKE,
             f"run.dir={tmp_path / 'run'}",
             RANK="0",
@@ -124,8 +125,14 @@ def test_a_port_in_use(tmp_path):
             LOCAL_RANK="0",
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
+            SAPO_LAUNCHER="train_vl.sh",
         )
-    assert f"port {port} is in use on this machine: set MASTER_PORT" in text
+    assert done.returncode == 2, done.stdout + done.stderr
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith(f"sapo-vl: port {port} is in use on this machine: set MASTER_PORT")
+    assert hint.startswith("to check the set-up: ")
+    assert hint.endswith(f"doctor --config {SMOKE[2]} run.dir={tmp_path / 'run'}")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -9,14 +9,16 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import ROOT, cli
+from helpers import ROOT, bare_prompt, cli
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.config import load
 from sapo_vl.data import store
 from sapo_vl.rewards.rubric import build_rubric
-from sapo_vl.schema import Sample
+from sapo_vl.schema import Outcome, Reward, Rollout, RolloutGroup, Sample, Verdict
+from sapo_vl.training.rollouts import write_parquet
 
 FILE = re.compile(r"```python\n# (my/\w+\.py)[^\n]*\n(.*?)```", re.S)
 
@@ -125,3 +127,20 @@ def test_the_objective_pages_spec_resamples_and_averages_over_tokens(write):
     assert config.objective_options == {"power": 0.5}
     assert objective.max_resample_rounds == 2
     assert objective.aggregation is objectives.TOKEN_MEAN
+
+
+def test_the_first_runs_script_reads_rollouts(write, monkeypatch, capsys):
+    assert write("docs/first-run.md") == ["my/read_rollouts.py"]
+    wrong = Verdict(Outcome.WRONG, 0.0, "another number")
+    rollout = Rollout(
+        bare_prompt(),
+        [1, 2],
+        "It is 8.",
+        generator_logprobs=np.zeros(2, np.float32),
+        old_logprobs=np.zeros(2, np.float32),
+        reward=Reward(0.25, False, True, {"boxed": wrong}),
+    )
+    write_parquet(Path("step.parquet"), [RolloutGroup(rollout.prompt, [rollout])])
+    monkeypatch.setattr(sys, "argv", ["my/read_rollouts.py", "step.parquet"])
+    run("python my/read_rollouts.py")
+    assert capsys.readouterr().out == "0.25  gold 7: It is 8.\n"

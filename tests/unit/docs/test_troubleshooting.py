@@ -15,9 +15,6 @@ FOLDERS = ("sapo_vl", "data", "rewards")
 SHORTEST = 12
 """Letters that a quoted message has besides what differs."""
 
-NOT_OURS = {"Timeout (..)!"}
-"""Python's faulthandler prints it."""
-
 
 @cache
 def sources() -> tuple[str, ...]:
@@ -41,7 +38,7 @@ def quoted() -> list[str]:
     """Return the messages in the first column of the page's tables; keys and values are none."""
     rows = re.findall(r"^\| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.M)
     found = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
-    return [text for text in found if " " in text and text not in NOT_OURS]
+    return [text for text in found if " " in text]
 
 
 def is_printed(message: str) -> bool:

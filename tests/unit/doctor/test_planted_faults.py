@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 from doctor_cases import ACCEPTS, diagnose, faults, states, told
 from helpers import make_sample, tiny_config
 
 from sapo_vl.data import store
+from sapo_vl.training.doctor import survey
 
 COUNT = 12
 GIB = 2**30
@@ -25,8 +28,6 @@ Usage = namedtuple("Usage", "total used free")
 
 def records(text: str = "What is the sum?", sizes=((64, 64),), **fields) -> list:
     """Return records in both splits with different golds."""
-    from dataclasses import replace
-
     found = []
     for i in range(COUNT):
         sample = make_sample(sizes, seed=10 * i, text=text, name=f"r{i}")
@@ -234,11 +235,25 @@ def test_a_shard_that_is_damaged_inside(set_up, tmp_path):
     assert str(shard) in told(table, "data shards")
 
 
+def test_a_large_set_is_read_in_part(set_up, tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "SECONDS", 0.0)
+    monkeypatch.setattr(survey, "CHUNK", 4)
+    table = diagnose(set_up(), tmp_path / "scratch", "data shards")
+    line = told(table, "data shards")
+    assert re.search(r"; [134] records \(of 12, as the time allowed\) read", line), line
+
+
 def test_a_broken_picture_is_named(set_up, tmp_path):
     samples = records()
-    from dataclasses import replace
-
     samples[2] = replace(samples[2], images=(samples[2].images[0][:200],))
     table = diagnose(set_up(samples=samples), tmp_path / "scratch", "prompt lengths", "pictures")
     assert states(table)["pictures"] == "doubtful"
     assert "1 of 12 records have a broken picture: record r2:" in told(table, "pictures")
+
+
+def test_records_that_all_have_one_answer(set_up, tmp_path):
+    """Nothing is known of what would be another answer: five kinds of responses are left."""
+    same = [replace(sample, answer="7") for sample in records()]
+    table = diagnose(set_up(samples=same), tmp_path / "s", "verifiers")
+    assert faults(table) == {}
+    assert "0 of 20 hostile responses accepted" in told(table, "verifiers")

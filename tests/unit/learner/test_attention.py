@@ -82,6 +82,20 @@ def test_flex_sees_the_same_tokens():
     torch.testing.assert_close(out, plain(q, k, v, GROUPS, 0.3), atol=2e-6, rtol=1e-5)
 
 
+def test_on_a_gpu_flex_has_one_kernel_for_rows_of_any_length(monkeypatch):
+    """Its decoding kernel, which it would take for rows under 128 tokens, has no float32 form."""
+    called = []
+
+    def attend(query, key, value, **options):
+        called.append(options)
+        return query
+
+    monkeypatch.setattr(attention, "_flex_functions", lambda on_gpu: (attend, lambda *_: "mask"))
+    monkeypatch.setattr(attention, "_on_gpu", lambda tensor: True)
+    call("flex", *(x.detach() for x in tensors(GROUPS)), SharedPrefix.build(GROUPS, CPU))
+    assert called[0]["kernel_options"] == {"BACKEND": "TRITON"}
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

@@ -14,9 +14,10 @@ from sapo_vl.algorithm import objectives
 from sapo_vl.algorithm.surrogate import Surrogate
 from sapo_vl.algorithm.telemetry import UpdateReport
 from sapo_vl.config import load
-from sapo_vl.learner.engine import Learner, _append, _token_constants
+from sapo_vl.learner.engine import Learner, _append
 from sapo_vl.learner.logprobs import ResponseLogprobs
 from sapo_vl.learner.padded import PaddedLayout
+from sapo_vl.learner.token_constants import token_constants
 from sapo_vl.schema import Rollout
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def test_token_constants_by_hand():
             is_filler=True,
         ),
     ]
-    constants = _token_constants(batch, objectives.build(load(None, [])), 4.0, CPU)
+    constants = token_constants(batch, objectives.build(load(None, [])), 4.0, CPU)
     assert constants.advantages_T.tolist() == [2.0, 2.0, 2.0, -1.0]
     assert constants.weights_T.tolist() == pytest.approx([1 / 12] * 3 + [0])  # 1 / (3 * 4)
     assert constants.generator_logprobs_T.tolist() == [-1, -2, -3, -4]
@@ -75,7 +76,7 @@ def test_token_constants_by_hand():
     assert constants.lengths_R.tolist() == [3, 1]
     batch[0].old_logprobs = None  # one without is enough: the forward's own are taken for all
     token_mean = objectives.build(load(None, ["objective=cispo"]))
-    constants = _token_constants(batch, token_mean, 4.0, CPU)
+    constants = token_constants(batch, token_mean, 4.0, CPU)
     assert constants.old_logprobs_T is None
     assert constants.weights_T.tolist() == [0.25, 0.25, 0.25, 0]
 

@@ -13,11 +13,11 @@ from helpers import tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from sapo_vl.errors import ConfigError, DataError
+from sapo_vl.errors import ConfigError, DataError, SetupError
 from sapo_vl.model.assets import open_assets
 from sapo_vl.model.families import FAMILIES
 from sapo_vl.model.save import save_model
-from sapo_vl.model.weights import check_model, check_weights, load_weights
+from sapo_vl.model.weights import check_model, check_transformers, check_weights, load_weights
 
 NORM = "model.language_model.layers.0.input_layernorm.weight"
 EMBEDDING = "model.language_model.embed_tokens.weight"
@@ -301,3 +301,11 @@ def test_code_in_a_folder_is_not_run(variant, tmp_path):
         (folder / name).write_text(json.dumps(tree))
     load_weights(open_assets(folder), "float32")
     assert not ran.exists()
+
+
+def test_a_transformers_whose_models_ignore_encoded_pictures_is_refused():
+    """5.17 takes `mm_encoder_outputs` for one more keyword, and sees no picture at all."""
+    for version in ("5.18.0", "5.19.2", "6.0.0.dev0"):
+        check_transformers(version)
+    with pytest.raises(SetupError, match=r"transformers 5\.17\.0 is too old.*transformers>=5\.18"):
+        check_transformers("5.17.0")

@@ -52,6 +52,18 @@ def test_before_and_after_are_paired_by_problem(tmp_path):
     assert found.tasks.rows[1][2].startswith("50.0 %")
 
 
+def test_an_interval_that_contradicts_p_is_explained(tmp_path):
+    folder = write_run(tmp_path / "a")
+    gaps = {f"p{i}": [i < 5, i < 5] for i in range(8)}  # five of eight: 5/8, p 2/32, low 1/4
+    write_evaluation(folder, "before", {name: [False, False] for name in gaps})
+    write_evaluation(folder, "after", gaps, step=2)
+    found = change.of_run(loaded(folder))
+    assert found.overall.rows[0][-1] == "0.0625"
+    assert found.sentence.startswith("No clear difference")
+    assert any("with so few problems" in note for note in found.notes)
+    assert change.of_run(loaded(write_run(tmp_path / "b"))).notes == []
+
+
 def test_problems_with_a_verdict_on_one_side_only_are_left_out_and_counted(tmp_path):
     folder = write_run(tmp_path / "a")
     write_evaluation(folder, "after", {**AFTER, "p1": [None, None]}, step=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pyarrow.parquet as pq
 import pytest
 from helpers import picture
 from html_pages import HOSTILE, ParsedPage
@@ -85,9 +86,13 @@ def test_warnings_of_all_sources_come_in_the_order_of_steps(tmp_path):
         train_row(3, grad_norm=None),
     )
     warning_log.record(folder, 0, "data.path: 3 records left out")
-    warning_log.record(folder, 3, "step 3: gradient not finite, an update was skipped")
+    said = "step 3: gradient not finite, update skipped; see autopsy/step_000003-parity"
+    warning_log.record(folder, 3, said)
     alarm = {"rule": "entropy_low", "step": 2, "message": "entropy_low: low", "checkpoint": None}
     (folder / "collapse.json").write_text(json.dumps([alarm]))
+    autopsy = folder / "autopsy" / "step_000003-nonfinite"
+    autopsy.mkdir(parents=True)
+    (folder / "autopsy" / "step_000003-parity").mkdir()  # one that a warning has named
     (folder / "seconds.json").write_text("[")
     *lines, fault = page._warnings(page.load(folder, "a"))
     assert lines == [
@@ -95,7 +100,8 @@ def test_warnings_of_all_sources_come_in_the_order_of_steps(tmp_path):
         "step 1: no verdict on 7 responses in all: timeout",
         "step 2: collapse: entropy_low: low; there was no checkpoint before it",
         "step 2: the gradient of an update was not finite",
-        "step 3: gradient not finite, an update was skipped",
+        said,
+        f"step 3: an autopsy is in {autopsy}: sapo-vl replay {autopsy} runs its batch again",
     ]
     assert fault.startswith(f"this report lacks a part: {folder / 'seconds.json'} is damaged")
 
@@ -121,6 +127,16 @@ def test_runs_that_are_not_whole_have_a_page_that_says_what_is_missing(tmp_path,
     assert "has seen no token" in text
 
 
+def test_an_early_stop_and_the_best_model_are_told(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_config(folder, rollout={"steps": 9})
+    best = {"metric": "avg", "step": 1, "value": 0.875, "evaluations": 2, "later": 1}
+    (folder / "summary.json").write_text(json.dumps({"best": best}))
+    text = " ".join(parsed(page.write([folder])).text.split())
+    assert "complete: 2 of 9 training steps. It ended early (evaluation.patience)." in text
+    assert "best by avg: step 1, 87.5 %, the highest of 2 evaluations" in text
+
+
 def test_adapters_and_rollouts_ahead_are_among_the_facts(tmp_path):
     write_config(tmp_path, model={"lora": {"rank": 16}}, rollout={"ahead": 2})
     (tmp_path / "config-step_000004.yaml").write_text("x")
@@ -139,6 +155,19 @@ def test_files_that_are_damaged_are_named_on_the_page(tmp_path):
     assert "step_000002-rank1.parquet can't be read" in text
     assert "response 0" in text  # the other rank's
     assert re.search(r"this report lacks a part: \S+config.yaml is damaged", text)
+
+
+def test_pictures_that_cannot_be_read_cost_the_pictures_alone(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "a")
+    write_rollouts(folder / "rollouts", images=[picture(8, 8)])
+
+    def fail(*arguments, **options):
+        raise OSError("corrupt page")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    text = parsed(page.write([folder])).text
+    assert "the pictures in step_000002.parquet can't be read: corrupt page" in text
+    assert "response 0" in text
 
 
 def test_the_command_writes_where_it_is_told_and_refuses_in_one_line(tmp_path, capsys):

@@ -137,6 +137,18 @@ def test_a_file_with_damaged_pages_is_named_when_it_is_read(run):
     assert list(files.faults) == [path.name]
 
 
+def test_text_that_is_not_utf8_is_named(run):
+    import pyarrow as pa
+
+    path = run / "rollouts" / "step_000001-rank1.parquet"
+    table = pq.read_table(path)
+    raw = pa.array([b"\xff\xfe"] * len(table)).cast(pa.string(), safe=False)
+    pq.write_table(table.set_column(table.column_names.index("id"), "id", raw), path)
+    files = RolloutFiles(run)
+    assert [g.id for g in files.groups(1)] == ["s0", "s1", "s2"]
+    assert list(files.faults) == [path.name]
+
+
 def test_a_folder_without_rollouts_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
         RolloutFiles(tmp_path / "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 
@@ -60,7 +61,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(run):
     cookie = first.headers["set-cookie"]
     assert cookie.startswith(f"sapo_vl_8000={TOKEN};")
     assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
+    assert "SameSite=lax" in cookie
     assert made.get("/").status_code == 200
     assert TOKEN not in made.get("/").text
 
@@ -129,7 +130,8 @@ def test_a_card_has_everything_that_was_graded(page):
     text = page.get("/?step=2").text
     card = text[text.index('id="group-2-0-3"') : text.index('id="group-2-0-6"')]
     for part in ("1 of 3 right", "mean reward</i> 0.333", "advantage</i> +1.00", "tokens</i> 30",
-                 "What is 1 plus 2?", "gold</i> <bdi>8", "by hand", "end</i> stop", "p</i> 0.37",
+                 "What is 1 plus 2?", "gold</i> <bdi>8", "by hand", "end</i> stop",
+                 "mean p</i> 0.37",
                  '/picture?run=0&amp;key=2-0-3&amp;number=0', "/problem?id=s1"):  # fmt: skip
         assert part in card, part
     assert page.get("/picture?key=2-0-3&number=0").headers["content-type"] == "image/png"
@@ -199,6 +201,26 @@ def test_a_long_response_is_cut_in_the_list_alone(tmp_path):
     assert "own-page" in whole
 
 
+def test_values_that_are_no_numbers_are_shown_as_they_are(tmp_path):
+    groups = [
+        make_group("inf", [reply("a", log_ratio=math.inf), reply("b", False)]),
+        make_group("nan", [reply("a", log_ratio=math.nan, logprob=math.nan), reply("b", False)]),
+        make_group("fine", [reply("a", log_ratio=0.5), reply("b", False)]),
+    ]
+    made = client(write_run(tmp_path / "run", {1: [groups]}))
+    made.get("/", params={"token": TOKEN})
+    text = made.get("/?sort=log_ratio").text
+    assert re.findall(r'data-id="(\w+)"', text) == ["inf", "nan", "fine"]
+    assert '"ratio":0.5' in text  # the scale is that of the finite ones
+    assert made.get("/tokens?key=1-0-0").json()[0]["ratio"][-1] == "inf"
+    assert made.get("/tokens?key=1-0-2").json()[0]["mu"][0] == "nan"
+
+
+@pytest.mark.parametrize("key", ["", "1", "1-0-99", "9" * 5000, "١-0-0", "-1-0-0", "1-0-0-0"])
+def test_a_wrong_key_has_no_page(page, key):
+    assert page.get("/group", params={"key": key}).status_code == 404
+
+
 def test_page_numbers_leave_gaps():
     assert page_numbers(1, 1) == [1]
     assert page_numbers(5, 20) == [1, None, 3, 4, 5, 6, 7, None, 20]
@@ -212,6 +234,37 @@ def test_a_taken_port_is_named():
             listen("127.0.0.1", port)
     with pytest.raises(SetupError, match="--host no-such-host"):
         listen("no-such-host.invalid", 0)
+
+
+def test_a_running_runs_new_steps_appear(page, run):
+    assert page.get("/?step=4").status_code == 404
+    some = write_run(run.parent / "later", {4: [some_groups(4)]}) / "rollouts"
+    partial = run / "rollouts" / ".step_000004.parquet.partial"
+    partial.write_bytes(b"PAR1")
+    assert "half written" in page.get("/?step=3").text
+    (some / "step_000004.parquet").rename(partial)
+    partial.rename(run / "rollouts" / "step_000004.parquet")
+    text = page.get("/").text
+    assert "Step 4: 3 groups" in text
+    assert "half written" not in text
+    assert 'data-nav="next" href="/?step=4"' in page.get("/?step=3").text
+    assert page.get("/problem?id=s1").text.count("<b>1/3</b>") == 4
+
+
+def test_the_address_is_one_line_with_a_new_token_each_time(run, monkeypatch, capsys):
+    import uvicorn
+
+    served = []
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda self, sockets: served.append(sockets[0].getsockname())
+    )
+    for _ in range(2):
+        main(["view", str(run)])
+    lines = capsys.readouterr().out.splitlines()
+    address = r"run: http://127\.0\.0\.1:(\d+)/\?token=([\w-]{32})"
+    found = [re.fullmatch(address, line) for line in lines]
+    assert [("127.0.0.1", int(match[1])) for match in found] == served
+    assert found[0][2] != found[1][2]
 
 
 # --- the single file
@@ -237,6 +290,16 @@ def test_the_whole_file_leaves_nothing_out(run, tmp_path):
     assert written == single_file.Written(3, 18, "")
 
 
+def test_two_runs_fit_into_a_file(run, tmp_path):
+    other = write_run(tmp_path / "other", {2: [some_groups(2, count=1)]})
+    single_file.write(tmp_path / "page.html", opened(run, other), [2], None)
+    text = (tmp_path / "page.html").read_text()
+    assert len(re.findall('<article class="card"', text)) == 6
+    assert len(re.findall('class="token-data"', text)) == 7
+    assert text.count("other, step 2<") == 1
+    assert text.count("other, its rollout files") == 5
+
+
 def test_the_file_takes_groups_with_drift_and_others_evenly(tmp_path):
     drifts = [0.0] * 12 + [3.0, 2.0, 0.0, 0.0]
     groups = [make_group(f"g{i}", [reply("a", log_ratio=d)]) for i, d in enumerate(drifts)]
@@ -257,6 +320,7 @@ def test_the_file_takes_groups_with_drift_and_others_evenly(tmp_path):
         (["--port", "70000"], "--port 70000: 0 (a free one) to 65535"),
         (["--out", "x.html", "--all", "--groups", "2"], "--all and --groups exclude each other"),
         (["--out", "x.html", "--steps", "1,b"], "--steps 1,b: b is not a step"),
+        (["--out", "/proc/none/x.html"], "--out"),
         (["--out", "x.html", "--steps", "9-12"], "none of them has rollouts; 3 steps from 1 to 3"),
     ],
 )

@@ -32,7 +32,7 @@ def test_non_finite_gradients_in_a_row_are_counted_until_the_run_stops(monkeypat
     made = SimpleNamespace(
         config=load(None, ["learner.max_bad_steps=3"]),
         state=SimpleNamespace(bad_steps=0),
-        log=lines.append,
+        warn=lambda step, line: lines.append(line),
     )
     step = SimpleNamespace(number=6, position=1)
     monkeypatch.setattr(autopsy, "at_bad_gradient", lambda *_: "first: record b; autopsy in X")

@@ -10,6 +10,7 @@ from fake_training import COUNT, sampled, steps
 from sapo_vl.errors import DataError
 from sapo_vl.generator.sampling import problem_seed
 from sapo_vl.rewards.rubric import Rubric
+from sapo_vl.runs import warning_log
 from sapo_vl.runs.files import write_json
 from sapo_vl.schema import Outcome, Reward, Verdict
 from sapo_vl.training import checkpoint, monitor
@@ -30,6 +31,9 @@ def test_a_record_that_cannot_be_rendered_is_replaced_and_said_once(build, capsy
     printed = capsys.readouterr().out
     assert printed.count("cut off") == 2
     assert f"record r{first[2]}" in printed
+    kept = warning_log.read(made.run.dir)  # for the report
+    assert [warning.step for warning in kept] == [1, 1]
+    assert all(warning.text in printed for warning in kept)
     sampled(made)
     assert capsys.readouterr().out == ""
     again = build(lambda i: 1, name="other")

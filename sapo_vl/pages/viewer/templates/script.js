@@ -63,7 +63,7 @@ function fill(box, data, heat) {
   for (const span of box.querySelectorAll(".t")) {
     const value = values === null ? null : values[span.dataset.i];
     colour(span, heat, value);
-    span.title = values === null ? `${heat.label}: no update trained on it` : `${heat.label} ${number(value)}`;
+    span.title = values === null ? `${heat.label}: no value (no update used the response, or its file has none)` : `${heat.label} ${number(value)}`;
   }
 }
 
