@@ -65,6 +65,8 @@ def test_the_default_job_has_no_fault(config, tmp_path, restored):
 
 
 def test_a_stale_engine(config, tmp_path, restored):
+    """With a KL penalty, whose reference the update needs."""
+    config.algorithm.kl_coef = 0.01
     table = diagnose(config, tmp_path / "s", "update", generator=Stale(restored))
     assert faults(table) == {"update": "wrong"}
     line = told(table, "update")
