@@ -65,6 +65,8 @@ def test_the_default_job_has_no_fault(config, tmp_path, restored):
 
 
 def test_a_stale_engine(config, tmp_path, restored):
+    """With a KL penalty, whose reference the update needs."""
+    config.algorithm.kl_coef = 0.01
     table = diagnose(config, tmp_path / "s", "update", generator=Stale(restored))
     assert faults(table) == {"update": "wrong"}
     line = told(table, "update")
@@ -76,3 +78,18 @@ def test_an_engine_with_other_weights(config, tmp_path, restored):
     table = diagnose(config, tmp_path / "s", "update", generator=Scaled(restored))
     assert faults(table) == {"engine and learner": "wrong", "update": "not checked"}
     assert "above generator.parity_stop=1e-05" in told(table, "engine and learner")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("model.lora.rank=8", "algorithm.kl_coef=0.01"),
+        ("model.dtype=bfloat16", "generator.parity_stop=null", "learner.zero_stage=2"),
+    ],
+)
+def test_adapters_and_bfloat16_give_no_false_alarm(tiny_folder, tmp_path, changes):
+    overrides = [f"model.path={tiny_folder}", f"run.dir={tmp_path / 'run'}", *changes]
+    config = load(find_config("train/main.yaml"), ["generator.backend=transformers", *overrides])
+    table = diagnose(config, tmp_path / "s", "update")
+    assert faults(table) == {}, told(table, "update")
+    assert "the engine follows" in told(table, "update")

@@ -21,6 +21,7 @@ from sapo_vl.system import machine
 from sapo_vl.training.best import check_metric
 from sapo_vl.training.doctor.findings import Finding, doubtful, fine, wrong
 from sapo_vl.training.doctor.subject import Subject
+from sapo_vl.training.hub import check_hub
 from sapo_vl.training.plan import hardware
 from sapo_vl.training.plan.fit import Plan, changes_that_fit
 from sapo_vl.training.plan.hardware import GIB
@@ -141,6 +142,7 @@ def check_settings(subject: Subject) -> Iterator[Finding]:
     deepspeed_settings(config)
     sets = chosen_sets(config)
     check_metric(config, sets)
+    check_hub(config)
     options = ", ".join(f"{key} {value}" for key, value in config.objective_options.items())
     yield fine(
         f"{config.objective} ({options or 'no options'}), {config.rollout.prompts} prompts x "

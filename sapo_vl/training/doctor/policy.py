@@ -116,6 +116,9 @@ def check_update(subject: Subject) -> Iterator[Finding]:
         rollout.advantage = 1.0 - 2.0 * (i % 2)
         rollout.old_logprobs = None
     old = _learners(learner, before)
+    if config.algorithm.kl_coef:
+        learner.keep_reference()
+        learner.fill_reference_logprobs([rollouts])
     lr = max(LEAST_LR, config.learner.lr)
     report = learner.update(rollouts, objectives.build(config), lr)
     if report.skipped:
