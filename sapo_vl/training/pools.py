@@ -28,7 +28,7 @@ EASY, HARD = "easy", "hard"
 class PassCount(NamedTuple):
     """How often a record's group of responses was right."""
 
-    index: int  # type: ignore[assignment]  # of the record in the split
+    record: int  # index in the split
     task: str  # Draw.task
     right: int
     judged: int  # responses with a verdict
@@ -105,7 +105,7 @@ class DifficultyPools:
         }
 
     def _count(self, count: PassCount, positions: Mapping[str, int]) -> None:
-        index, pool = count.index, count.pool
+        index, pool = count.record, count.pool
         if pool is None:
             self._streaks.pop(index, None)
             self._resting.pop(index, None)  # drawn twice in the step

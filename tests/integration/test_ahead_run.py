@@ -23,6 +23,7 @@ OVERRIDES = (
     "sft.steps=0",
     f"rollout.steps={STEPS}",
     "rollout.prompts=8",
+    "rollout.group_size=2",  # half of the saboteur's groups are all right or all wrong
     "rollout.max_new_tokens=8",
     "checkpoint.every=1",
     "run.rollouts_every=1",
@@ -79,8 +80,7 @@ def test_kills_change_no_bit_of_a_run_with_a_lag(lag, tmp_path):
         for file in sorted((reference / folder).iterdir()):
             assert digest(run / folder / file.name) == digest(file), file
     resting = [row["pool/resting"] for row in rows(run, "train")]
-    assert resting[0] > 0
-    assert max(resting) <= 16
+    assert 0 < max(resting) <= 16, "the test's own premise"
     ages = [row.get("staleness/age", 0.0) for row in rows(run, "train")]
     assert ages == [min(step, lag) for step in range(STEPS)]
     both = (json.loads((folder / "summary.json").read_text()) for folder in (run, reference))
