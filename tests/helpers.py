@@ -25,6 +25,9 @@ SHARED = ROOT.parent / "shared"
 DUAL_CLIP = f"{ROOT / 'tests' / 'plugins' / 'dual_clip.py'}:loss"
 """An objective by path, with the option `loss.delta`."""
 
+LOG_ADVANTAGE = f"{ROOT / 'tests' / 'plugins' / 'log_advantage.py'}:loss"
+"""An objective by path whose loss is not finite where an advantage is -1 or less."""
+
 SIZES: tuple[tuple[tuple[int, int], ...], ...] = (
     (),
     ((64, 64),),

@@ -110,8 +110,9 @@ def choose_form(choice: str, device: torch.device, dtype: torch.dtype, width: in
     """Return the form for a device and a model, given learner.attention.
 
     `width` is that of a head, D. On CUDA `auto` takes varlen where its kernels can run and flex
-    elsewhere: varlen needs no compiler and skips no less. No run has measured the two; gpu_check.sh
-    prints the times of both. Raises ConfigError for a choice that can't run.
+    elsewhere. On an H100 flex's forward is faster, its backward slower: both together take 1.3 to
+    1.5 times varlen's time (docs/gpu.md), and flex compiles first. Raises ConfigError for a choice
+    that can't run.
     """
     if device.type != "cuda":
         if choice != "auto":

@@ -42,6 +42,7 @@ INPUTS = {
     "old_logprobs_T": "the old log-prob",
     "advantages_T": "the advantage",
     "weights_T": "the weight",
+    "reference_logprobs_T": "the reference's log-prob",
 }
 """What a token brings into the loss: a field of LossInputs and its name in a message."""
 
@@ -65,7 +66,8 @@ class Examination:
     loss: float  # this rank's share of the global loss
     forward: str | None  # first module whose output is not finite
     tokens: list[TokenFault]  # at most MAX_FAULTS, in the order of micro-batches
-    backward: str | None  # first module in backward order with such a gradient of its output
+    backward: str | None  # first module in backward order with such a gradient at its output
+    after: str | None  # the module before it in that order, where the gradient is finite
     norms: dict[str, float]  # parameter -> its gradient's norm: root of squares over micro-batches
     report: UpdateReport = field(default_factory=UpdateReport)
 
@@ -86,7 +88,7 @@ class Examination:
         if self.tokens:
             return f"the objective's loss at {_place(self.tokens[0])}{self._others()}"
         if self.backward is not None:
-            return f"the backward pass of module {self.backward}"
+            return f"the backward pass between module {self.after} and module {self.backward}"
         broken = [name for name, norm in self.norms.items() if not math.isfinite(norm)]
         if broken:
             return f"the gradient of parameter {broken[0]}"
@@ -146,6 +148,7 @@ def examine(
         probe.forward,
         list(probe.faults(rollouts)),
         probe.backward,
+        probe.after,
         probe.norms(),
         report,
     )
@@ -163,6 +166,7 @@ class _Probe:
         self._squares: dict[str, float] = {}
         self.forward: str | None = None
         self.backward: str | None = None
+        self.after: str | None = None
 
     def attach(self) -> None:
         """Register all hooks."""
@@ -203,7 +207,9 @@ class _Probe:
         start = self._tokens
         self._tokens += len(inputs.logprobs_T)
         for name, words in INPUTS.items():
-            self._note(start, getattr(inputs, name), words)
+            values_C = getattr(inputs, name)
+            if values_C is not None:
+                self._note(start, values_C, words)
         if self.forward is None and not _is_finite(inputs.logprobs_T):
             self.forward = "lm_head"
         inputs.logprobs_T.register_hook(lambda gradient: self._note(start, gradient, GRADIENT))
@@ -222,11 +228,15 @@ class _Probe:
         for tensor in _tensors(output):
             if self.forward is None and not _is_finite(tensor):
                 self.forward = name
-            if tensor.requires_grad:
+            if tensor.requires_grad and not any(module.children()):  # innermost names only
                 tensor.register_hook(partial(self._flow, name))
 
     def _flow(self, name: str, gradient: Tensor) -> None:
-        if self.backward is None and not _is_finite(gradient):
+        if self.backward is not None:
+            return
+        if _is_finite(gradient):
+            self.after = name
+        else:
             self.backward = name
 
     def _gradient(self, name: str, gradient: Tensor) -> Tensor | None:
@@ -266,6 +276,7 @@ def summary(found: Examination) -> Summary:
         "culprit": found.culprit,
         "forward": found.forward,
         "backward": found.backward,
+        "after": found.after if found.backward is not None else None,
         "tokens": [
             {
                 "record": t.record,

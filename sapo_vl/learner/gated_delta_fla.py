@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 PACKAGE, OLDEST = "fla-core", (0, 6)
 """The package with the kernels, and the release they were read in: older ones take other arguments,
 and ignore a keyword that they don't know."""
+
+
+WRONG_TRITON = ((3, 4, 0), (3, 7, 1))
+"""From the first of these releases of Triton up to the second the backward kernel gives wrong
+results on Hopper cards, and fla refuses to run it: fla/ops/common/chunk_o.py, `chunk_bwd_dqkwg`."""
+
+HOPPER = 9
+"""Their major compute capability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +91,37 @@ class KernelPlan:
 
 
 def missing_kernels() -> str | None:
-    """Return what to install before a GPU can run a gated delta net, None if it is there."""
+    """Return what to install before a GPU can train a gated delta net, None if it is there."""
     try:
         installed = metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         found = "is not installed"
     else:
         if tuple(map(int, re.findall(r"\d+", installed)[:2])) >= OLDEST:
-            return None
+            return _wrong_triton()
         found = f"{installed} is too old"
     wanted = f"{PACKAGE}>={'.'.join(map(str, OLDEST))}"
     return (
         f"the model's gated delta nets need flash-linear-attention's kernels on a GPU, and "
         f"{PACKAGE} {found}: pip install '{wanted}', or set model.dtype=float32 for PyTorch's own "
         f"form, which is many times slower"
+    )
+
+
+def _wrong_triton() -> str | None:
+    """Return what to install instead of one of WRONG_TRITON's releases on a Hopper card."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != HOPPER:
+        return None
+    if find_spec("tilelang") is not None:
+        return None  # fla has another kernel with it
+    installed = metadata.version("triton")
+    first, fixed = WRONG_TRITON
+    if not first <= tuple(map(int, re.findall(r"\d+", installed)[:3])) < fixed:
+        return None
+    return (
+        f"Triton {installed} computes wrong gradients of gated delta nets on this GPU, a Hopper: "
+        f"install Triton {'.'.join(map(str, fixed))} or newer with the torch that pins it, or "
+        f"tilelang"
     )
 
 

@@ -58,6 +58,6 @@ class ReferenceWeights:
 
 def _bytes(parameter: Tensor) -> Tensor:
     """Return a view of a parameter's or its shard's bytes."""
-    values = getattr(parameter, "ds_tensor", parameter).detach()
+    values: Tensor = getattr(parameter, "ds_tensor", parameter).detach()
     assert values.is_contiguous(), values.shape
     return values.reshape(-1).view(torch.uint8)

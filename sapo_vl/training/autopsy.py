@@ -45,17 +45,17 @@ def watch(run: Run, trainer: Trainer | None = None) -> None:
     def stalled(minutes: float) -> None:
         said = f"no progress for {minutes:g} minutes (run.stall_minutes)"
         path = at_stall(run, trainer, said)
-        print(f"sapo-vl: {said}; {_stall_line(path)}", file=signals.error_stream(), flush=True)
+        print(f"sapo-vl: {said}; {_pointer(path)}", file=signals.error_stream(), flush=True)
 
     signals.on_stall(stalled)
 
 
-def _stall_line(path: Path | None) -> str:
+def _pointer(path: Path | None) -> str:
+    """Say where a bundle is, None where there is none, and how to run its batch again."""
     if path is None:
         return f"{LIMIT} autopsies of this cause are there already"
-    if (path / "batch.npz").exists():
-        return f"autopsy in {path}: {bundle.command(path)}"
-    return f"autopsy in {path}"
+    replay = f": {bundle.command(path)}" if (path / "batch.npz").exists() else ""
+    return f"autopsy in {path}{replay}"
 
 
 def at_stall(run: Run, trainer: Trainer | None, message: str) -> Path | None:
@@ -95,7 +95,7 @@ def at_bad_gradient(trainer: Trainer, step: Step) -> str:
     assert rollouts is not None, "a bad gradient outside of a mini-batch"
     if not _room(trainer, "nonfinite"):
         records = ", ".join(_records(bundle.groups_of(rollouts))[:SHOWN])
-        return f"{LIMIT} autopsies of this cause are there already; records: {printable(records)}"
+        return f"{_pointer(None)}; records: {printable(records)}"
     denominator = total_weight(rollouts, trainer.objective)
     found = examine(trainer.learner, rollouts, trainer.objective, denominator)
     words = found.culprit or "this rank's share is finite"
@@ -112,10 +112,10 @@ def at_bad_gradient(trainer: Trainer, step: Step) -> str:
 
 def _line(found: Examination, path: Path | None) -> str:
     """Return the line of the first rank with a fault, or rank 0's. Collective."""
-    bad = [(found.culprit, str(path))] if not found.finite and path is not None else []
-    bad, own = distributed.all_gather(bad), distributed.all_gather([str(path)])
+    bad = [] if found.finite else [(found.culprit, path)]
+    bad, own = distributed.all_gather(bad), distributed.all_gather([path])
     culprit, place = bad[0] if bad else ("a second pass was finite on every rank", own[0])
-    return f"first: {printable(culprit)}; autopsy in {place}: {bundle.command(Path(place))}"
+    return f"first: {printable(culprit)}" + ("" if place is None else f"; {_pointer(place)}")
 
 
 def at_alarm(trainer: Trainer, step: Step, message: str) -> None:
@@ -129,7 +129,7 @@ def at_alarm(trainer: Trainer, step: Step, message: str) -> None:
     content = Content(trainer.run.dir, manifest, groups)
     path = _write(trainer, content, wanted=False)
     if path is not None:
-        trainer.log(f"autopsy in {path}: {bundle.command(path)}")
+        trainer.log(_pointer(path))
 
 
 @contextmanager
@@ -157,7 +157,10 @@ def _at_error(trainer: Trainer, step: Step, cause: str, error: RunError) -> None
     _name_checkpoint(trainer, manifest)
     path = bundle.Name(manifest.step, cause, _suffix()).free(root)
     bundle.write_bundle(path, Content(trainer.run.dir, manifest, groups))
-    trainer.log(f"autopsy in {path}: {bundle.command(path)}")
+    if distributed.rank() == 0:
+        trainer.log(_pointer(path))
+    else:
+        print(_pointer(path), flush=True)
 
 
 def _manifest(run: Run, cause: str, message: str, step: Step | None) -> Manifest:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,7 +27,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sapo_vl.errors import DataError
+from sapo_vl.errors import DataError, printable
 from sapo_vl.learner.examine import json_number
 from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs import metrics
@@ -112,7 +113,7 @@ class Name(NamedTuple):
 
 def command(bundle: Path) -> str:
     """Return the command that runs a bundle's batch again."""
-    return f"sapo-vl replay {bundle}"
+    return f"sapo-vl replay {shlex.quote(str(bundle))}"
 
 
 def write_bundle(path: Path, content: Content, weights: Path | None = None) -> None:
@@ -279,9 +280,9 @@ def _readme(path: Path, content: Content) -> str:
         where += f", mini-batch {manifest.mini_batch} of {manifest.mini_batches}"
     if manifest.ranks > 1:
         where += f", rank {manifest.rank} of {manifest.ranks} (its own share of the rollouts)"
-    lines = [f"{manifest.cause} at {where}", "", manifest.message, ""]
+    lines = [f"{manifest.cause} at {where}", "", printable(manifest.message), ""]
     if manifest.records:
-        lines += [f"records: {', '.join(manifest.records)}", ""]
+        lines += [f"records: {', '.join(map(printable, manifest.records))}", ""]
     lines += [f"weights: {_weights(manifest)}", ""]
     if (partial / "batch.npz").exists():
         lines += ["Run the batch again:", "", f"    {command(path)}", ""]

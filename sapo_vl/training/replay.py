@@ -33,7 +33,7 @@ from sapo_vl.model.prompts import PromptRenderer
 from sapo_vl.runs import signals
 from sapo_vl.runs.files import read_json
 from sapo_vl.runs.progress import table
-from sapo_vl.schema import RolloutGroup
+from sapo_vl.schema import Rollout, RolloutGroup
 from sapo_vl.system import distributed
 from sapo_vl.training import bundle, export
 from sapo_vl.training.bundle import Manifest
@@ -53,13 +53,14 @@ class Agreement(StrEnum):
     CLOSE = "reproduced within rounding"
     AGAIN = "reproduced: not finite again, with other figures"
     NOT = "not reproduced: this pass is finite"
+    DIFFERENT = "not reproduced: finite as in the run, with other figures"
     OTHER = "not reproduced: this pass is not finite, the run's second pass was"
     NOTHING = "the run recorded no pass to compare with"
 
     @property
     def is_reproduced(self) -> bool:
         """Whether the command ends with code 0."""
-        return self not in (Agreement.NOT, Agreement.OTHER)
+        return self not in (Agreement.NOT, Agreement.DIFFERENT, Agreement.OTHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def main(folder: Path, model: str | None, overrides: list[str]) -> Agreement:
         config.model = config.model.model_copy(update={"lora": adapters})
         renderer = PromptRenderer(start.assets, config.data)
         rollouts = bundle.read_rollouts(folder, renderer, on_policy=manifest.on_policy)
+        rollouts = _with_reference(rollouts, config)
         objective = objectives.build(config)
         began = time.perf_counter()
         with closing(Learner(config, start.assets)) as learner:
@@ -103,13 +105,29 @@ def main(folder: Path, model: str | None, overrides: list[str]) -> Agreement:
 
 def _config(folder: Path, manifest: Manifest, overrides: list[str]) -> Config:
     """Return the run's config, with its folder where the bundle is now, and the overrides."""
-    run_dir = folder.resolve().parents[1]
+    run_dir = folder.resolve().parent.parent
     moved = [f"run.dir={run_dir}"] if (run_dir / "config.yaml").exists() else []
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{folder} is not a whole autopsy: config.yaml is missing")
     config = load(path, ["learner.offload_while_sampling=false", *moved, *overrides])
     return objectives.resolve(config)
+
+
+def _with_reference(rollouts: list[Rollout], config: Config) -> list[Rollout]:
+    """Return the rollouts that a KL penalty can be computed on; without any, switch it off.
+
+    Of a whole step only those that were trained on have the reference's log-probs.
+    """
+    if not config.algorithm.kl_coef:
+        return rollouts
+    kept = [rollout for rollout in rollouts if rollout.reference_logprobs is not None]
+    if not kept:
+        config.algorithm.kl_coef = 0.0
+        print("no rollout has the reference's log-probs: algorithm.kl_coef=0 here")
+    elif len(kept) < len(rollouts):
+        print(f"{len(rollouts) - len(kept)} responses that were not trained on are left out")
+    return kept or rollouts
 
 
 @contextmanager
@@ -120,11 +138,12 @@ def _start(folder: Path, manifest: Manifest, config: Config, model: str | None) 
     """
     adapters = bool(config.model.lora.rank)
     kept = folder / manifest.weights if manifest.weights else None
-    if kept is not None and not kept.is_dir():
-        raise ConfigError(f"{kept} is missing: name a folder with the weights by --model")
     if model is not None and not adapters:
         yield Start(open_assets(model), None, f"of --model {model}")
         return
+    if kept is not None and not kept.is_dir():
+        advice = "put it back" if adapters else "name a folder with the weights by --model"
+        raise ConfigError(f"{kept} is missing: {advice}")
     if kept is not None and not adapters:
         yield Start(open_assets(kept), None, "of the bundle: those of that moment")
         return
@@ -178,7 +197,7 @@ def compare(recorded: Mapping[str, Any] | None, found: Examination) -> Agreement
     old, new = recorded["parameter_gradient_norms"], found.norms
     if old.keys() == new.keys() and all(_is_close(float(old[n]), new[n]) for n in new):
         return Agreement.CLOSE
-    return Agreement.AGAIN if not found.finite else Agreement.CLOSE
+    return Agreement.DIFFERENT if found.finite else Agreement.AGAIN
 
 
 def _is_close(old: float, new: float) -> bool:

@@ -4,8 +4,9 @@ Prints the table of docs/performance.md.
 
     PYTHONPATH=.:scripts .venv/bin/python -m bench.step_estimate
 
-Nothing here was measured on a GPU. Operations, bytes and utilisations are the planner's
-(sapo_vl/training/plan/seconds.py); what the earlier code did besides is below, with its reason.
+Nothing here was measured on eight GPUs. Operations, bytes and utilisations are the planner's
+(sapo_vl/training/plan/seconds.py), two of them fitted to one H100; what the earlier code did
+besides is below, with its reason.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from sapo_vl.training.plan.fit import Plan, make_plan
 from sapo_vl.training.plan.hardware import gpus
 from sapo_vl.training.plan.learner import weight_bytes
 from sapo_vl.training.plan.meta import module_on_meta
-from sapo_vl.training.plan.seconds import CPU_ADAMW, THREADS, head_seconds, scoring_seconds
+from sapo_vl.training.plan.seconds import (
+    CPU_ADAMW,
+    PASSES,
+    STEP_BYTES,
+    THREADS,
+    head_seconds,
+    scoring_seconds,
+)
 from sapo_vl.training.plan.shape import model_shape
 
 STEP = (
@@ -82,7 +90,7 @@ def estimate() -> list[Row]:
         Row("update: products of the layers", a.products, z.products,
             f"{earlier.work.tokens:,} and {work.tokens:,} tokens a GPU, forward, backward, again"),
         Row("update: elementwise", a.elementwise, z.elementwise,
-            "what the layers save, written and read once"),
+            f"{PASSES} times what the layers save, each pass"),
         Row("update: head", head, z.head,
             f"chunks of {tokens:,} and {_rows(now):,} tokens"),
         Row("update: gathers of the head", gathers, 0.0,
@@ -90,7 +98,8 @@ def estimate() -> list[Row]:
         Row("update: other collectives", a.collectives, z.collectives,
             f"{earlier.work.rows} and {work.rows} micro-batches; weights and gradients, "
             "gradients only"),
-        Row("update: optimizer", a.optimizer, z.optimizer, "28 bytes a parameter, 4 steps"),
+        Row("update: optimizer", a.optimizer, z.optimizer,
+            f"{STEP_BYTES} bytes a parameter, 4 steps"),
         Row("weight sync, sleep, waking", a.sync, z.sync, f"{shape.tensors} tensors"),
     ]  # fmt: skip
 

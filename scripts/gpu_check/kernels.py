@@ -50,7 +50,8 @@ TIMED: dict[str, dict[str, Groups]] = {
 
 FORMS = {"cpu": ("cascade",), "cuda": ("flex", "varlen")}
 
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
+BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+"""An H100 has 3e-6 and 4e-3 (docs/gpu.md); products in TF32 would exceed the first."""
 
 HEAD_SHAPES = {"cpu": ((64, 16),), "cuda": ((2048, 8192), (4096, 8192))}
 """Hidden width and tokens; the vocabulary is the real one."""

@@ -29,16 +29,20 @@ LR = 1e-3
 OLD_NOISE = 0.3
 """Standard deviation of log r in `check_policy`, so that the gate is active on both sides of 1."""
 
-POLICY_BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 5e-2)}
-"""Difference of the loss, and relative error of the gradient of all weights, against float32."""
+POLICY_BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (5e-3, 2e-2)}
+"""Difference of the loss, and relative error of the gradient of all weights, against float32.
 
-UPDATE_BOUNDS = {("cpu", "float32"): 1e-3, ("cuda", "float32"): 1e-2, ("cuda", "bfloat16"): 0.1}
-"""Largest share of an update's effect on log-probs by which two ways to take it may differ.
-
-A GPU adds up gradients in no fixed order, and Adam makes the sign of the smallest count.
+An H100 has 1e-3 and 9e-3 in bfloat16.
 """
 
-SAME_LOGPROBS = {"cpu": 0.0, "cuda": 1e-3}
+UPDATE_BOUNDS = {("cpu", "float32"): 1e-3, ("cuda", "float32"): 1e-3, ("cuda", "bfloat16"): 1e-2}
+"""Largest share of an update's effect on log-probs by which two ways to take it may differ.
+
+A GPU adds up gradients in no fixed order, and Adam makes the sign of the smallest count; on one
+H100 the worst difference was 8e-7.
+"""
+
+SAME_LOGPROBS = {"cpu": 0.0, "cuda": 1e-4}
 """Mean difference of log-probs between ZeRO stages, in nats: they shard, and round nothing."""
 
 PARITY = {"cpu": 1e-4, "cuda": 2e-2}

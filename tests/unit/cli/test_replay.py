@@ -21,6 +21,7 @@ from sapo_vl.training.replay import Agreement
         (Agreement.AGAIN, None),
         (Agreement.NOTHING, None),
         (Agreement.NOT, 1),
+        (Agreement.DIFFERENT, 1),
         (Agreement.OTHER, 1),
     ],
 )

@@ -364,6 +364,25 @@ def test_form_by_device_and_type(monkeypatch):
         gated_delta.choose_form(CUDA, torch.bfloat16)
 
 
+@pytest.mark.parametrize(
+    ("triton", "major", "refused"),
+    [("3.6.0", 9, True), ("3.7.0", 9, True), ("3.6.0", 8, False), ("3.7.1", 9, False),
+     ("3.9.0", 9, False), ("3.3.1", 9, False)],
+)  # fmt: skip
+def test_a_triton_whose_kernels_are_wrong_on_a_hopper_is_refused(
+    monkeypatch, triton, major, refused
+):
+    versions = {"fla-core": "0.6.0", "triton": triton}
+    monkeypatch.setattr(gated_delta_fla.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, 0))
+    reason = gated_delta_fla.missing_kernels()
+    assert (reason is not None) == refused
+    if refused:
+        assert f"Triton {triton} computes wrong gradients" in reason
+        assert "install Triton 3.7.1 or newer" in reason
+
+
 def test_a_gpu_without_the_kernels_is_refused(monkeypatch):
     def absent(name):
         raise gated_delta_fla.metadata.PackageNotFoundError(name)
