@@ -10,6 +10,9 @@ import torch
 from helpers import ROOT, cli, distance, torchrun
 from safetensors.torch import load_file
 
+from sapo_vl.training import replay
+from sapo_vl.training.replay import Agreement
+
 pytestmark = pytest.mark.slow
 
 WORKER = ROOT / "tests" / "integration" / "worker_ranks.py"
@@ -169,3 +172,18 @@ def test_a_run_on_two_ranks(tmp_path):
     assert alone.returncode == 0, alone.stderr
     for file in (out / "final").iterdir():
         assert (tmp_path / "alone" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_rank_whose_share_breaks_has_its_own_autopsy(outputs, capsys):
+    """Its replay in one process has the denominator of both, and rank 0's copy of the weights."""
+    first, second = sorted((outputs[2] / "broken" / "autopsy").iterdir())
+    assert [first.name, second.name] == [f"step_000007-nonfinite-rank{i}" for i in (0, 1)]
+    assert (first / "model" / "model.safetensors").exists()
+    assert not (second / "model").exists()
+    found = json.loads((second / "gradients.json").read_text())
+    assert {(fault["rollout"], fault["token"]) for fault in found["tokens"]} >= {(2, 0)}
+    assert {fault["rollout"] for fault in found["tokens"]} == {2}  # 5 of all: every second one
+    assert json.loads((first / "gradients.json").read_text())["finite"]
+    for path in (first, second):
+        assert json.loads((path / "manifest.json").read_text())["denominator"] == 12  # responses
+        assert replay.main(path, None, []) in (Agreement.EXACT, Agreement.CLOSE)

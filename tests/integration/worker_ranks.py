@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from sapo_vl.system.machine import prepare_environment
 
@@ -14,9 +15,17 @@ prepare_environment()
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-from helpers import bare_prompt, make_rollouts, make_sample, make_samples, tiny_config  # noqa: E402
+from helpers import (  # noqa: E402
+    LOG_ADVANTAGE,
+    bare_prompt,
+    make_rollouts,
+    make_sample,
+    make_samples,
+    tiny_config,
+)
 
 from sapo_vl.algorithm import objectives  # noqa: E402
+from sapo_vl.config import to_yaml  # noqa: E402
 from sapo_vl.evaluation.heldout import EvalSpec, evaluate  # noqa: E402
 from sapo_vl.generator import sampling  # noqa: E402
 from sapo_vl.generator.sampling import SampleEngine  # noqa: E402
@@ -28,6 +37,7 @@ from sapo_vl.rewards.rubric import Rubric  # noqa: E402
 from sapo_vl.runs.signals import StopSignal  # noqa: E402
 from sapo_vl.schema import Prompt, Rollout  # noqa: E402
 from sapo_vl.system import distributed  # noqa: E402
+from sapo_vl.training import autopsy  # noqa: E402
 
 CASES = (
     ("padded", 0),
@@ -176,6 +186,33 @@ def check_resume(learner, config, assets, directory: Path, rendered) -> None:
     distributed.print0("resume: exact")
 
 
+def check_autopsy(assets: ModelAssets, out: Path) -> None:
+    """Break rank 1's share of a mini-batch; both ranks write bundles below `out`."""
+    config = tiny_config(
+        Path(assets.path), f"objective={LOG_ADVANTAGE}", "learner.zero_stage=3", f"run.dir={out}"
+    )
+    if distributed.rank() == 0:
+        out.mkdir()
+        (out / "config.yaml").write_text(to_yaml(config))
+    rollouts = make_rollouts(PromptRenderer(assets, config.data).render(make_samples()))
+    for rollout in rollouts:
+        rollout.advantage = abs(rollout.advantage)
+    rollouts[5].advantage = -2.0
+    share = rollouts[distributed.rank() :: 2]
+    trainer = SimpleNamespace(
+        learner=Learner(config, assets),
+        objective=objectives.build(config),
+        run=SimpleNamespace(dir=out, config=config),
+        config=config,
+    )
+    assert trainer.learner.update(share, trainer.objective, LR).skipped
+    step = SimpleNamespace(number=6, position=1, mini_batch=share, lr=LR)
+    line = autopsy.at_bad_gradient(trainer, step)
+    assert "response 2, token 0" in line, line  # on both ranks
+    assert "step_000007-nonfinite-rank1" in line, line
+    trainer.learner.close()
+
+
 def check_bfloat16(assets: ModelAssets) -> None:
     """ZeRO-3 gives stage 2's log-probs to the bit: it shards weights and rounds nothing."""
     logprobs.CHUNK_LOGITS["cpu"] = 2**24
@@ -259,6 +296,8 @@ def main() -> None:
     for name, overrides in FORMS.items():
         if not name.endswith("plain") or distributed.world_size() == 1:
             train_form(others.get(name.split("-")[0], assets), out / name, overrides)
+    if distributed.world_size() == 2:
+        check_autopsy(assets, out / "broken")
     check_bfloat16(assets)
     check_bfloat16(others["hybrid"])
     stop = StopSignal()
