@@ -3,7 +3,8 @@
     SAPO_TEST_SIGNAL=update:3:SIGKILL python saboteur.py train ...
 
 The signal comes when the moment has come so many times in this process. Timing by a clock would
-hit another place each time. SERVER in a signal's place kills the run's local servers instead.
+hit another place each time. SERVER in a signal's place kills the run's local servers instead. Commas
+separate several strikes.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _arm(moment: str, count: int, struck: str) -> None:
 
 if __name__ == "__main__":
     prepare_environment()
-    if os.environ.get("SAPO_TEST_SIGNAL"):
-        _moment, _count, _name = os.environ["SAPO_TEST_SIGNAL"].split(":")
+    for _strike_text in filter(None, os.environ.get("SAPO_TEST_SIGNAL", "").split(",")):
+        _moment, _count, _name = _strike_text.split(":")
         _arm(_moment, int(_count), _name)
     cli.main()

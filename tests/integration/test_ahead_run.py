@@ -42,18 +42,20 @@ SAMPLER = (
     if EVERY_KILL
     else ("generator.backend=transformers",)
 )
-STRIKES = [("update:6:SIGTERM", 143)]  # in step 2's second mini-batch
+STRIKES = [("update:6:SIGTERM", (143,))]  # in step 2's second mini-batch
 EVERY_STRIKE = [
-    ("sent:1:SIGKILL", -9),  # before the first weights
-    ("asked:3:SIGKILL", -9),  # in a call of the sampler
-    ("update:2:SIGKILL", -9),
-    ("saving:1:SIGKILL", -9),
-    ("saved:1:SIGKILL", -9),  # right after step 1's checkpoint
-    ("asked:2:SERVER", 1),  # the server is killed while it samples
-    ("update:3:SIGTERM", 143),
-    ("sent:2:SIGKILL", -9),
-    ("update:4:SERVER", 1),  # the server is killed while the learner trains
-    ("export:1:SIGKILL", -9),
+    ("sent:1:SIGKILL", (-9,)),  # before the first weights
+    ("asked:3:SIGKILL", (-9,)),  # in a call of the sampler
+    ("update:2:SIGKILL", (-9,)),
+    ("saving:1:SIGKILL", (-9,)),
+    ("saved:1:SIGKILL", (-9,)),  # right after step 1's checkpoint
+    ("asked:2:SERVER", (1,)),  # the server is killed while it samples
+    ("update:3:SIGTERM", (143,)),
+    ("sent:2:SIGKILL", (-9,)),
+    # The server is killed while the learner trains. The run stops if it was sampling for a later
+    # step; else it is started anew, and the run goes on to the next strike.
+    ("update:4:SERVER,export:1:SIGKILL", (1, -9)),
+    ("export:1:SIGKILL", (-9,)),
 ]
 """What `scripts/kills.sh` does, with a real server; CI strikes once, with an engine in process."""
 
@@ -69,9 +71,9 @@ def train(run: Path, lag: int, *, resume: bool = False, strike: str = ""):
 def test_kills_change_no_bit_of_a_run_with_a_lag(lag, tmp_path):
     reference, run = tmp_path / "reference", tmp_path / "run"
     finished(train(reference, lag))
-    for number, (strike, code) in enumerate(EVERY_STRIKE if EVERY_KILL else STRIKES):
+    for number, (strike, codes) in enumerate(EVERY_STRIKE if EVERY_KILL else STRIKES):
         done = train(run, lag, resume=number > 0, strike=strike)
-        assert done.returncode == code, (strike, done.stdout[-3000:], done.stderr[-6000:])
+        assert done.returncode in codes, (strike, done.stdout[-3000:], done.stderr[-6000:])
         assert not (run / "final").exists(), strike
     finished(train(run, lag, resume=True))
     for phase in ("train", "eval"):
