@@ -3,8 +3,8 @@
     SAPO_TEST_SIGNAL=update:3:SIGKILL python saboteur.py train ...
 
 The signal comes when the moment has come so many times in this process. Timing by a clock would
-hit another place each time. SERVER in a signal's place kills the run's local servers instead. Commas
-separate several strikes.
+hit another place each time. SERVER in a signal's place kills the run's local servers instead.
+Commas separate several strikes.
 """
 
 from __future__ import annotations
