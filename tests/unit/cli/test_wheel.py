@@ -71,7 +71,7 @@ def test_what_is_packed(wheel):
     yaml = {f"sapo_vl/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/*/*.yaml")}
     texts = {
         f"sapo_vl/{path.relative_to(ROOT / 'sapo_vl')}"
-        for pattern in ("*.txt", "*.jinja")
+        for pattern in ("*.txt", "*.jinja", "*.css", "*.js")
         for folder in ("", "data", "rewards")
         for path in (ROOT / "sapo_vl" / folder).rglob(pattern)
     }

@@ -114,7 +114,7 @@ def test_a_signal_reaches_the_ranks_and_not_deepspeeds_launchers(checkout, hosts
     try:
         _await(calls, ["ready"] * 2)
         process.send_signal(sent)
-        assert process.wait(timeout=10) == 143
+        assert process.wait(timeout=60) == 143
         _await(calls, ["ready"] * 2 + ["checkpoint"] * 2)
     finally:
         process.kill()

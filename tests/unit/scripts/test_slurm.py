@@ -169,7 +169,7 @@ def test_sigterm_reaches_the_learner_and_then_the_servers_end(job, checkout, tmp
         time.sleep(0.05)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
+    assert process.wait(timeout=60) == 143
     while calls.read_text().count("terminated") < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert calls.read_text().count("terminated") == 4  # three learners and a server
