@@ -109,7 +109,10 @@ def test_a_signal_reaches_the_ranks_and_not_deepspeeds_launchers(checkout, hosts
     calls.write_text("")
     variables = {"CALLS": str(calls), "SAPO_HOSTFILE": str(hosts), "SAPO_NODE": "0"}
     process = subprocess.Popen(
-        ["bash", checkout / "scripts" / "train_vl.sh"], env=os.environ | variables
+        ["bash", checkout / "scripts" / "train_vl.sh"],
+        env=os.environ | variables,
+        # A shell can't trap what it inherits as ignored, as SIGINT is in the background.
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
     )
     try:
         _await(calls, ["ready"] * 2)
