@@ -34,6 +34,9 @@ SIZES = ((1400, 1000), (400, 900))
 LARGEST = 150_000
 """Bytes of a picture: the quality is lowered until it fits."""
 
+VIEW = "step=20&show=mixed&sort=log_ratio"
+"""What the viewer shows: a step of the main job while it still learns, what moved most first."""
+
 ADDRESS = re.compile(r"http://\S+")
 
 
@@ -59,11 +62,13 @@ def main() -> None:
                 "heading => heading.scrollIntoView()"
             )
             shoot(page, arguments.out / f"report-examples-{width}.webp")
-            page.goto(address)
+            page.goto(f"{address}&{VIEW}")
             page.wait_for_load_state("networkidle")
             offered = page.locator("#heat option:not([disabled])")
             names = [option.get_attribute("value") for option in offered.all()]
-            page.locator("#heat").select_option(names[-1])  # none where no heat can be shown
+            page.locator("#heat").select_option(names[-1])  # entropy; "none" where there is none
+            if len(names) > 1:
+                page.locator(".tokens .t").first.wait_for()
             page.wait_for_load_state("networkidle")
             shoot(page, arguments.out / f"viewer-{width}.webp")
             page.close()
