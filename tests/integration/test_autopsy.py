@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import LOG_ADVANTAGE, cli, distance, make_rollouts, make_samples, tiny_config
+from helpers import LOG_ADVANTAGE, cli, distance, make_rollouts, tiny_config
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.errors import ConfigError
@@ -34,24 +33,6 @@ FORMS = {
     "zero-3": ("learner.zero_stage=3", "model.gradient_checkpointing=all"),
     "padded": ("learner.layout=padded", "learner.micro_batch_tokens=100000"),
 }
-
-
-@pytest.fixture
-def build(assets, tiny_folder) -> Iterator[Callable[..., Learner]]:
-    learners = []
-
-    def make(*overrides: str) -> Learner:
-        learners.append(Learner(tiny_config(tiny_folder, *overrides), assets))
-        return learners[-1]
-
-    yield make
-    for learner in learners:
-        learner.close()
-
-
-@pytest.fixture(scope="module")
-def prompts(renderer):
-    return renderer.render(make_samples())
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,25 +29,6 @@ STAGES, LR = [0, 1, 2, 3], 1e-3
 LAYOUTS = ["padded", "shared_prefix"]
 
 Weights = dict[str, torch.Tensor]
-
-
-@pytest.fixture
-def build(assets, tiny_folder) -> Iterator[Callable[..., Learner]]:
-    """Return a function that builds a learner, which is closed after the test."""
-    learners = []
-
-    def make(*overrides: str, of=assets) -> Learner:
-        learners.append(Learner(tiny_config(tiny_folder, *overrides), of))
-        return learners[-1]
-
-    yield make
-    for learner in learners:
-        learner.close()
-
-
-@pytest.fixture(scope="module")
-def prompts(renderer):
-    return renderer.render(make_samples())
 
 
 @pytest.fixture

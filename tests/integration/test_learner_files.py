@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 from helpers import distance, make_rollouts, make_samples, tiny_config
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.errors import DataError
-from sapo_vl.learner.engine import Learner
 from sapo_vl.learner.saved_weights import whole_weights
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def build(assets, tiny_folder) -> Iterator[Callable[..., Learner]]:
-    """Return a function that builds a learner, which is closed after the test."""
-    learners = []
-
-    def make(*overrides: str) -> Learner:
-        learners.append(Learner(tiny_config(tiny_folder, *overrides), assets))
-        return learners[-1]
-
-    yield make
-    for learner in learners:
-        learner.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import distance, make_rollouts, make_samples, tiny_config
+from helpers import distance, make_rollouts, tiny_config
 
 from sapo_vl.algorithm import objectives
 from sapo_vl.learner.engine import Learner
@@ -18,25 +17,6 @@ from sapo_vl.model import lora
 pytestmark = pytest.mark.slow
 
 LR = 1e-2
-
-
-@pytest.fixture
-def build(assets, tiny_folder) -> Iterator[Callable[..., Learner]]:
-    """Return a function that builds a learner, which is closed after the test."""
-    learners = []
-
-    def make(*overrides: str) -> Learner:
-        learners.append(Learner(tiny_config(tiny_folder, *overrides), assets))
-        return learners[-1]
-
-    yield make
-    for learner in learners:
-        learner.close()
-
-
-@pytest.fixture(scope="module")
-def prompts(renderer):
-    return renderer.render(make_samples())
 
 
 def objective(*overrides: str):
