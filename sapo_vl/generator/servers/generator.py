@@ -20,6 +20,7 @@ What can go wrong:
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -97,6 +98,8 @@ class ServerGenerator:
         self._clients = [ServerClient(address, self._key) for address in addresses]
         self._faults: dict[str, str] = {}  # by address, of servers that get no prompts
         self._compared = set[str]()  # addresses whose patches have been compared
+        gc.collect()
+        gc.freeze()  # else each full collection goes through all that has been imported: 0.3 s
 
     @property
     def alive(self) -> list[ServerClient]:
