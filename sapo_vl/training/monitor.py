@@ -146,10 +146,25 @@ def check_verdicts(trainer: Trainer, row: metrics.MetricsRow) -> None:
         )
 
 
-def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
+def take_results(trainer: Trainer, step: Step) -> dict[str, float]:
+    """Take a finished step's results into the difficulty pools; return fields of its row.
+
+    To be called before another batch is started: its draws depend on the pools, and the seconds of
+    rendering are the sampler's. Collective with pools.
+    """
+    assert step.batch is not None, "a step without rollouts"
+    row = {f"seconds/{name}": value for name, value in trainer.sampler.prompts.laps().items()}
+    if trainer.sampler.pools.on:
+        counts = distributed.all_gather(step.batch.pass_counts)
+        row |= trainer.sampler.pools.record(step.number, counts)
+    return row
+
+
+def record_step(trainer: Trainer, step: Step, results: dict[str, float]) -> metrics.MetricsRow:
     """Write a finished step's metrics row and rollouts, update the display, run the checks.
 
-    Returns the row. Raises ParityError, WeightsError and CollapseError.
+    `results` are those of `take_results`. Returns the row. Raises ParityError, WeightsError and
+    CollapseError.
     """
     config, state = trainer.config, trainer.state
     assert step.batch is not None, "a step without rollouts"
@@ -165,12 +180,9 @@ def record_step(trainer: Trainer, step: Step) -> metrics.MetricsRow:
         row |= staleness.by_age(distributed.all_gather([sums]))
     if trainer.receipt is not None:
         row |= trainer.receipt.row()
-    if trainer.sampler.pools.on:
-        counts = distributed.all_gather(step.batch.pass_counts)
-        row |= trainer.sampler.pools.record(step.number, counts)
+    row |= results
     row["mini_batches"] = telemetry.by_mini_batch(stats)
-    seconds = step.timer.seconds | trainer.sampler.prompts.laps()
-    row |= {f"seconds/{name}": value for name, value in seconds.items()}
+    row |= {f"seconds/{name}": value for name, value in step.timer.seconds.items()}
     if "sampling" in step.timer.seconds:
         row["tokens_per_s/generate"] = totals["tokens"] / step.timer.seconds["sampling"]
     if is_written(config, state.step):

@@ -1,13 +1,15 @@
 """Rollout batches sampled ahead of the learner, with a lag that the configuration fixes.
 
 With rollout.ahead = K the batch of step t (counted from 0) is sampled by the weights after
-max(0, t - K) steps, wholly. The order of a step is: take the batch, start sampling the one K steps
-later, train, wait for the sampler, send it the new weights. Nothing goes by order of arrival, so
-that configuration and seed determine a run, whatever the speed of its parts.
+max(0, t - K) steps, wholly. The order of a step is: start sampling the batch of K steps later, take
+this step's, train, wait for the sampler, send it the new weights. Nothing goes by order of arrival,
+so that configuration and seed determine a run, whatever the speed of its parts.
 
-A generator on devices of its own (`remote`) samples in a thread while the learner trains; one that
-shares the learner's devices samples before it trains, which gives the same rollouts. Batches that
-wait are part of a checkpoint: the weights that sampled them are gone.
+A generator on devices of its own (`remote`) samples in a thread: while the learner trains, and
+while the step before is recorded and a checkpoint written. One that shares the learner's devices
+samples before it trains, which gives the same rollouts. Batches that wait are part of a checkpoint
+where the weights that sample them are gone; those of the checkpoint's own weights are sampled anew
+by a run that resumes.
 
 With rollout.in_flight new weights don't wait for the sampler, so that a response may be begun by
 one version and ended by another. How far it had got is a matter of time: such a run can't be
@@ -39,6 +41,7 @@ class RolloutQueue:
         """
         self._options, self._sampler, self._guard = config.rollout, sampler, guard
         self._batches: dict[int, Future[SampledStep]] = {}
+        self._versions: dict[int, int] = {}  # step -> of the weights that sample it, where known
         self._pool: ThreadPoolExecutor | None = None
         if remote and config.rollout.ahead:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="sampler")
@@ -49,22 +52,27 @@ class RolloutQueue:
         """Whether sampling goes on while the learner trains."""
         return self._pool is not None
 
-    def take(self, step: int, cursor: int, version: int) -> SampledStep:
-        """Return the batch of `step`, after starting those up to rollout.ahead steps later.
+    def start(self, step: int, cursor: int, version: int) -> None:
+        """Start sampling the batches of `step` and up to rollout.ahead steps later.
 
-        `version` is that of the generator's weights, for what is started now. Raises whatever
-        sampling raised.
+        Those already started are left alone. `cursor` counts the records drawn before `step`,
+        `version` is that of the generator's weights.
         """
         last = min(step + self._options.ahead, self._options.steps - 1)
         for later in range(step, last + 1):
             if later not in self._batches:
                 self._start(later, cursor + (later - step) * self._options.prompts, version)
+
+    def take(self, step: int, cursor: int, version: int) -> SampledStep:
+        """Return the batch of `step`; see `start` for the rest. Raises whatever sampling raised."""
+        self.start(step, cursor, version)
         with self._guard():
             return self._batches[step].result()
 
     def release(self, step: int) -> None:
         """Forget the batch of a step that is over."""
         self._batches.pop(step, None)
+        self._versions.pop(step, None)
 
     def wait(self) -> None:
         """Wait until nothing is being sampled. Raises whatever sampling raised."""
@@ -76,9 +84,16 @@ class RolloutQueue:
         if not self._options.in_flight:
             self.wait()
 
-    def state_dict(self, first: int) -> list[dict[str, Any]]:
-        """Return the batches of the steps from `first` on, once they are sampled."""
-        kept = {step: batch.result() for step, batch in self._batches.items() if step >= first}
+    def state_dict(self, first: int, version: int | None) -> list[dict[str, Any]]:
+        """Return the batches of the steps from `first` on, once they are sampled.
+
+        Those of the weights `version` are left out: the checkpoint holds these weights, if any.
+        """
+        kept = {
+            step: batch.result()
+            for step, batch in self._batches.items()
+            if step >= first and (version is None or self._versions.get(step) != version)
+        }
         return [
             {
                 "step": step,
@@ -103,6 +118,7 @@ class RolloutQueue:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, step: int, cursor: int, version: int) -> None:
+        self._versions[step] = version
         start = self._sampler.pools.begin(step, cursor)  # here: a thread would see later results
         if self._pool is None:
             sampled = self._sampler.sample(step, cursor, version, self._guard, start)

@@ -175,11 +175,16 @@ class Trainer:
             self.generator.sleep()
 
     def save(self) -> Path:
-        """Write a checkpoint of the exact position, batches that wait included; return its path."""
+        """Write a checkpoint of the exact position; return its path.
+
+        It holds the batches that wait, but for those of its own weights (see RolloutQueue).
+        """
         state = self.state
-        self.queue.wait()
         self._make_room()
-        state.ahead = self.queue.state_dict(state.step + (state.mini_batch > 0))
+        unchanged = state.mini_batch == 0  # since the sampler got the weights
+        state.ahead = self.queue.state_dict(
+            state.step + (state.mini_batch > 0), self.version if unchanged else None
+        )
         state.pools = self.sampler.pools.state_dict()
         path = checkpoint.save(self.checkpoints, self.learner, state, self.config.checkpoint.keep)
         state.ahead = []
@@ -206,13 +211,17 @@ class Trainer:
         state.step, state.mini_batch, state.batch = state.step + 1, 0, None
         state.cursor += config.rollout.prompts
         assert step.batch is not None, "a step without rollouts"
+        stopping = self.run.stop.requested()
         with autopsy.on_error(self, step):
-            row = monitor.record_step(self, step)
+            results = monitor.take_results(self, step)  # on which later draws depend
+            if self.queue.overlaps and state.step < config.rollout.steps and not stopping:
+                self.queue.start(state.step, state.cursor, self.version)
+            row = monitor.record_step(self, step, results)
         self.open_step = None
         state.totals, state.stats = {}, []
         monitor.check_verdicts(self, row)
         with self._checkpoint_on_interrupt():
-            if self.run.stop.requested():
+            if stopping:
                 raise self.run.stop.error()
             last = state.step == config.rollout.steps
             wanted = config.checkpoint.best is not None and self._evaluation_due()

@@ -197,7 +197,7 @@ def check_address(address: str, key: str = "generator.servers") -> None:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return the one context of all sessions: making it takes 50 ms, before a batch's first request."""
+    """Return the context of all sessions: making one takes 50 ms, which a batch would wait for."""
     return httpx.create_ssl_context()
 
 

@@ -95,7 +95,40 @@ def test_sampling_goes_on_while_the_learner_trains(build):
 
     made.learner.update = updated
     steps(made, 2)
-    assert made.generator.versions == [0, 0, 1]
+    made.queue.wait()
+    assert made.generator.versions == [0, 0, 1, 2]  # the last while step 2 was recorded
+
+
+def test_a_checkpoint_leaves_out_what_its_own_weights_are_sampling(build):
+    whole = made_with(build, 1, remote=True, name="whole")
+    steps(whole, 6)
+    first = made_with(build, 1, remote=True, name="cut")
+    saved, generate, save = threading.Event(), first.generator.generate, first.save
+
+    def slow(requests):
+        if len(first.generator.calls) == 2:  # the batch of step 3, by the weights of step 1
+            assert saved.wait(timeout=20), "the checkpoint waits for it"
+        return generate(requests)
+
+    def saving():
+        path = save()
+        saved.set()
+        return path
+
+    first.generator.generate, first.save = slow, saving
+    first.config.checkpoint.every = 1
+    steps(first, 1)
+    first.queue.wait()
+    second = build(right, *OPTIONS, "rollout.ahead=1", name="cut", remote=True)
+    second.inputs.test_set.clear()
+    second.state = checkpoint.load(checkpoint.latest(first.checkpoints), second.learner)
+    assert [saved["step"] for saved in second.state.ahead] == [1]
+    second.queue.load_state_dict(second.state.ahead, second.inputs.renderer)
+    second.sync()
+    steps(second, 6)
+    assert second.learner.updates == whole.learner.updates
+    assert second.generator.versions == [1, 2, 3, 4]
+    assert second.generator.seeds == whole.generator.seeds[2:]
 
 
 def test_an_error_of_the_sampler_ends_the_run_where_its_batch_is_needed(build):
