@@ -44,6 +44,7 @@ def _strike(name: str) -> None:
         return
     from sapo_vl.generator.servers.process import LocalServers
 
+    gc.unfreeze()  # the generator freezes what it has made, and frozen objects are not listed
     for servers in [thing for thing in gc.get_objects() if isinstance(thing, LocalServers)]:
         for group in servers.pids:
             os.killpg(group, signal.SIGKILL)
