@@ -147,6 +147,11 @@ def _check_sampler(config: Config) -> None:
             "generator.servers names running servers and generator.local_servers starts some: "
             "set one of them"
         )
+    if options.backend == "server" and config.learner.offload_while_sampling:
+        raise ValueError(
+            "learner.offload_while_sampling makes room for an engine on the learner's own GPUs, "
+            "which generator.backend=server has none of: set it to false"
+        )
     if config.rollout.in_flight and not (options.backend == "server" and config.rollout.ahead):
         raise ValueError(
             "rollout.in_flight needs generator.backend=server and rollout.ahead of 1 or more"

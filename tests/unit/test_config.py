@@ -376,6 +376,7 @@ SERVED = ("generator.backend=server", "generator.local_servers=1")
         (("generator.servers=[http://h:1]",), "no other backend uses them"),
         ((*SERVED, "generator.servers=[http://h:1]"), "set one of them"),
         (("rollout.in_flight=true", "rollout.ahead=1"), "needs generator.backend=server and"),
+        ((*SERVED, "learner.offload_while_sampling=true"), "offload_while_sampling makes room"),
         ((*SERVED, "rollout.in_flight=true"), "and rollout.ahead of 1 or more"),
     ],
 )

@@ -229,7 +229,7 @@ def _alternatives(plan: Plan) -> Iterator[dict[str, Any]]:
     options: dict[str, list[Any]] = {
         "learner.zero_stage": [2, 3] if ranks > 1 else [],
         "learner.offload_optimizer": [True],
-        "learner.offload_while_sampling": [True],
+        "learner.offload_while_sampling": [config.generator.backend != "server"],
         "model.gradient_checkpointing": list(order[order.index(model.gradient_checkpointing) :]),
         "learner.micro_batch_tokens": [
             learner.micro_batch_tokens // cut
