@@ -73,6 +73,13 @@ _JSON_CHOICE = re.compile(
     re.I,
 )
 _YES_NO = {"yes", "no"}
+_OPENS_YES_NO = re.compile(r"(?:\([A-Za-z]\)\s*)?(yes|no)\s*[,.:;]", re.I)
+_DENIED_FACT = re.compile(r"\b(?:is|are|was|were|does|do|did|has|have)(?:\s+not|n't)\b", re.I)
+_NO_ANSWER = re.compile(  # words of a sentence that denies knowledge, and not what was asked
+    r"\b(?:can|could|unable|possible|impossible|clear|certain|sure|enough|sufficient|provid\w*|"
+    r"specif\w*|information|context|question|determin\w*|answer\w*|know\w*)\b|\bcannot\b|n't see\b",
+    re.I,
+)
 MAX_SINGLES = 600  # single capitals at the end of a text that are looked at
 MAX_NAMED_CHARS = 2000  # of a box, or of the end of a text where an option's text is looked for
 
@@ -168,7 +175,7 @@ def _apply_rules(
     for sentence in sentences[:-4:-1]:
         yield "only option named at the end", _if_unique(_options_named(sentence, choices))
     yield "only option named", _if_unique(_options_named(plain, choices))
-    yield "yes or no", _yes_no(plain, choices)
+    yield "yes or no", _yes_no(_sentences(plain), choices)
 
 
 def _sentences(text: str) -> list[str]:
@@ -357,13 +364,15 @@ def _opening_option(sentence: str, choices: tuple[str, ...]) -> set[str]:
     )
 
 
-def _yes_no(text: str, choices: tuple[str, ...]) -> set[str]:
-    """For the options yes and no: a negated first sentence means no, an affirmative one yes."""
+def _yes_no(sentences: list[str], choices: tuple[str, ...]) -> set[str]:
+    """For the options yes and no: `Yes, ..` in any sentence, or a first one that denies the fact.
+
+    A sentence that affirms something claims nothing: it need not be what was asked.
+    """
     plain = [_plain(option) for option in choices]
-    if set(plain) != _YES_NO or len(plain) != 2:
+    if set(plain) != _YES_NO or len(plain) != 2 or not sentences:
         return set()
-    sentences = [s for s in _SENTENCE.split(text) if s and len(s.split()) > 2]
-    if not sentences:
-        return set()
-    negated = re.search(r"\b(?:not|no|cannot|never|neither)\b|n't\b", sentences[0].casefold())
-    return {LETTERS[plain.index("no" if negated else "yes")]}
+    opened = {m[1].casefold() for m in map(_OPENS_YES_NO.match, sentences) if m}
+    if not opened and _DENIED_FACT.search(sentences[0]) and not _NO_ANSWER.search(sentences[0]):
+        opened = {"no"}
+    return _if_unique(LETTERS[plain.index(word)] for word in opened)

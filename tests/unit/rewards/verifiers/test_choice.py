@@ -118,6 +118,15 @@ N = ("12", "15", "18", "21")
         ("B", "选项B符合题意", N),
         ("B", "B项正确", N),
         ("C", "A、B、D均不符合题意，故选C", N),
+        # a sentence without a "not" is no claim of yes, and one that denies knowledge none of no
+        ("", "The question asks whether there are more buses than bicycles.", ("yes", "no")),
+        ("", "I can't process this file.", ("yes", "no")),
+        ("A", "Yes, there are more buses than bicycles.", ("yes", "no")),
+        ("B", "There are two of each, so the answer is no.", ("yes", "no")),
+        ("A", "The red bar is the longest. (C) Yes, it ends at 9.", ("yes", "no")),
+        ("B", "The red curve does not meet the blue one. They end apart.", ("yes", "no")),
+        ("", "The text does not provide the number of buses.", ("yes", "no")),
+        ("", "The number of buses was not specified.", ("yes", "no")),
     ],
 )
 def test_claim(gold, response, choices):
