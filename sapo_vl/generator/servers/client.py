@@ -92,7 +92,11 @@ class ServerClient:
         return True
 
     def session(self) -> httpx.AsyncClient:
-        """Return a client for the calls of one event loop."""
+        """Return a client for the calls of one event loop.
+
+        A connection ends with its request: the pool goes through all of them, idle ones too, each
+        time that one is wanted or given back.
+        """
         return httpx.AsyncClient(
             base_url=self.address,
             headers=self._headers,
@@ -114,8 +118,8 @@ class ServerClient:
     ) -> Any:
         """Return the JSON of one call, which changes nothing there. Raises as `post` does.
 
-        A connection that breaks is tried once more: the server may have closed an idle one at the
-        moment that it was used. A server that has ended refuses the second.
+        A connection that breaks is tried once more: a server under load may reset one. One
+        that has ended refuses the second.
         """
         try:
             async with asyncio.timeout(seconds):

@@ -11,7 +11,7 @@ from helpers import ROOT, one_line
 
 from sapo_vl.config import Config, load
 from sapo_vl.errors import ConfigError
-from sapo_vl.training.plan import hardware
+from sapo_vl.training.plan import fit, hardware
 from sapo_vl.training.plan.activations import Row, layer_saved
 from sapo_vl.training.plan.engine import engine_memory, kv_bytes_per_token
 from sapo_vl.training.plan.fit import changes_that_fit, make_plan, with_values
@@ -413,6 +413,9 @@ def test_servers_have_no_part_in_the_learners_memory_and_seconds():
     assert not any(ours.phases[0].parts[name] for name in ours.phases[0].parts if "engine" in name)
     assert ours.seconds.prefill == ours.seconds.decode == 0 < theirs.seconds.decode
     assert ours.seconds.old_logprobs == theirs.seconds.old_logprobs > 0
+    moves = "learner.offload_while_sampling"  # no card is shared
+    assert not any(moves in values for values in fit._alternatives(ours))
+    assert any(moves in values for values in fit._alternatives(theirs))
     gated = with_values(servers, {"algorithm.staleness": "gate"})
     assert make_plan(gated, shape, gpus(80, 1)).seconds.old_logprobs == 0
 
