@@ -76,6 +76,32 @@ def test_calls_have_deadlines(servers):
         gone.post("/pause")
 
 
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_connection_that_breaks_is_tried_once_more(broken):
+    asked = []
+
+    async def serve(reader, writer):
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        if len(asked) > broken:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n17")
+            await writer.drain()
+        writer.close()
+
+    async def ask():
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            client = ServerClient(f"http://127.0.0.1:{port}", "key")
+            async with client.session() as session:
+                return await client.ask(session, "GET", "/health", None, 20.0)
+
+    if broken < 2:
+        assert asyncio.run(ask()) == 17
+    else:
+        with pytest.raises(ServerError, match="closed the connection without an answer"):
+            asyncio.run(ask())
+    assert len(asked) == min(broken + 1, 2)
+
+
 def test_errors_travel_between_ranks():
     error = pickle.loads(pickle.dumps(ServerError("http://a:1", "is late")))
     assert (str(error), error.address) == ("server http://a:1: is late", "http://a:1")
